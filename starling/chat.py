@@ -1,0 +1,79 @@
+"""Messages <-> token ids: the only door between text and ids.
+
+A conversation is tokenised exactly as every other tool does it: through the tokenizer's own chat template, with no
+special token added by us.
+"""
+
+from collections.abc import Sequence
+from os.path import commonprefix
+
+from transformers import PreTrainedTokenizerBase
+
+from starling.errors import DataError, ModelError
+from starling.records import Message
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> tuple[int, ...]:
+    """The ids of a conversation that waits for the assistant's turn."""
+    return tuple(_render(tokenizer, messages, waiting=True))
+
+
+def answer_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of sampled ids, without special tokens and surrounding blanks."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+
+def answer_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], answer: str) -> tuple[int, ...]:
+    """The ids that follow `prompt_ids` when the assistant gives `answer` and ends its turn."""
+    prompt = prompt_ids(tokenizer, messages)
+    whole = _render(tokenizer, [*messages, Message(role="assistant", content=answer)], waiting=False)
+    if tuple(whole[: len(prompt)]) != prompt:
+        raise ModelError("the chat template does not continue a waiting conversation with the answer; cannot split them")
+    return tuple(whole[len(prompt) :])
+
+
+def conversation_ids(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], answers: Sequence[str], finished: Sequence[bool]
+) -> tuple[list[int], list[list[int]]]:
+    """The ids that all the conversations share, and what each adds; never empty on either side.
+
+    The reward is read at each conversation's last token. An answer that the token cap cut does not get the token that
+    ends a turn: that token is what tells a finished answer apart.
+    """
+    wholes = []
+    for answer, whole_answer in zip(answers, finished, strict=True):
+        if not answer:
+            raise DataError("an empty answer cannot be scored; leave it out")
+        ids = _render(tokenizer, [*messages, Message(role="assistant", content=answer)], waiting=False)
+        wholes.append(ids if whole_answer else without_end(tokenizer, ids))
+    shortest = min(len(ids) for ids in wholes)
+    shared = commonprefix([ids[: shortest - 1] for ids in wholes])
+    return shared, [ids[len(shared) :] for ids in wholes]
+
+
+def without_end(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
+    """The ids without the special tokens and blanks that close the last turn."""
+    special = set(tokenizer.all_special_ids)
+    stop = len(ids)
+    while stop > 0 and (ids[stop - 1] in special or not tokenizer.decode([ids[stop - 1]]).strip()):
+        stop -= 1
+    return ids[:stop]
+
+
+def require_template(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Refuse a tokenizer that does not say how a conversation is written."""
+    if not tokenizer.chat_template:
+        raise ModelError(f"{name}: its tokenizer has no chat template; save one into the model's folder")
+
+
+def ending_on_reward(template: str) -> str:
+    """A chat template that writes the same conversation but ends on the token that closes the last turn.
+
+    Many templates put a line break after it, on which other tools would read the reward.
+    """
+    return "{%- set rendered -%}" + template + "{%- endset -%}{{ rendered if add_generation_prompt else rendered.rstrip() }}"
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, waiting: bool) -> list[int]:
+    ids = tokenizer.apply_chat_template(list(messages), add_generation_prompt=waiting, return_dict=False)
+    return list(ids)

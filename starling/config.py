@@ -1,0 +1,280 @@
+"""One TOML file is one experiment: a table per stage in road order, read into frozen models.
+
+Precedence: defaults < TOML < `--set table.key=value`. An unknown key fails and names the nearest known one.
+"""
+
+import difflib
+import re
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from starling.errors import UsageError
+
+DEFAULT_RECIPE = "smollm2"
+
+
+class Table(BaseModel):
+    """A frozen table; the text under a field is its help."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class RunTable(Table):
+    model: str = "smollm2"
+    """MODEL that policy and reward model both start from."""
+    seed: int = 42
+    """Every random choice of the run follows from it."""
+    threads: int = Field(0, ge=0)
+    """CPU threads; 0 = all cores that this process may use."""
+
+
+class PromptsTable(Table):
+    files: tuple[str, ...] = ("builtin",)
+    """FILEs with prompts; "builtin" is the set that comes with Starling."""
+    train: int = Field(300, ge=1)
+    """Prompts of the train split that are used, drawn evenly over families."""
+    validation: int = Field(30, ge=1)
+    """Prompts of the validation split that are used."""
+    test: int = Field(100, ge=1)
+    """Prompts of the test split that are used."""
+    max_tokens: int = Field(512, ge=16)
+    """Longest prompt in tokens; a longer one stops the stage and is named."""
+
+
+class Generator(Table):
+    name: str
+    """Stands in the `model` column; unique within the recipe."""
+    model: str = ""
+    """MODEL that answers; "" = the run's own model."""
+    system: str = ""
+    """System prompt; "" = what the model's chat template puts there itself."""
+    temperature: float = Field(0.7, ge=0)
+    """Sampling temperature; 0 = greedy."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Share of the probability that is sampled from; 1 = all of it."""
+    weakened: bool = False
+    """Deliberately bad, to widen the spread; reported apart, at most 2 of 7."""
+
+
+class SampleTable(Table):
+    train_prompts: int = Field(120, ge=1)
+    """Prompts of the train split that are answered and ranked."""
+    validation_prompts: int = Field(24, ge=1)
+    """Prompts of the validation split that are answered and ranked, to test the reward model on."""
+    max_new_tokens: int = Field(80, ge=1)
+    """Token cap of one answer."""
+    token_budget: int = Field(60_000, ge=0)
+    """Sampled tokens at which no further shard is begun; 0 = no limit."""
+    slots: int = Field(64, ge=1)
+    """Answers that are decoded at once in process."""
+    shard_prompts: int = Field(20, ge=1)
+    """Prompts in one shard: the most that an interruption costs."""
+    generators: tuple[Generator, ...] = Field((), min_length=2)
+    """Who answers: K of them, one answer each to every prompt."""
+
+
+class JudgeTable(Table):
+    judge: str = "rubric"
+    """"rubric" (a program) or a MODEL that is asked by the K-wise template, such as openai:NAME@URL."""
+    key_env: str = ""
+    """Environment variable that holds the judge's API key; "" = no key."""
+    concurrency: int = Field(8, ge=1)
+    """Calls under way at once."""
+    max_new_tokens: int = Field(512, ge=8)
+    """Token cap of one reply of an LLM judge."""
+
+
+class RankTable(JudgeTable):
+    tie_margin: float = Field(0.02, ge=0)
+    """Rubric scores closer than this to the best of a level are tied with it."""
+    max_unparsed: float = Field(0.2, ge=0, le=1)
+    """Share of prompts without a readable ranking at which the stage stops."""
+    probe_prompts: int = Field(20, ge=0)
+    """Prompts that the run's own model also judges, to show its unparsed share and position bias; 0 = none."""
+    probe_tokens: int = Field(160, ge=8)
+    """Token cap of one reply of that model."""
+
+
+class FitTable(Table):
+    loss: Literal["plackett_luce"] = "plackett_luce"
+    """Ranking loss."""
+    learning_rate: float = Field(3e-5, gt=0)
+    """AdamW's peak rate; reached after `warmup`, then linear to 0."""
+    warmup: float = Field(0.1, ge=0, lt=1)
+    """Share of the steps over which the rate rises."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW's weight decay."""
+    epochs: int = Field(1, ge=1)
+    """Passes over the rankings."""
+    prompts_per_step: int = Field(8, ge=1)
+    """Rankings in one optimiser step."""
+    layers: int = Field(0, ge=0)
+    """Last blocks that are trained, with head and final norm; 0 = all weights."""
+    microbatch_tokens: int = Field(2048, ge=64)
+    """Packed tokens in one forward pass."""
+    centring_coef: float = Field(0.0, ge=0)
+    """Weight of the squared sum of a prompt's rewards; 0 = off."""
+    token_budget: int = Field(70_000, ge=0)
+    """Packed training tokens at which training ends early; 0 = no limit."""
+    checkpoint_seconds: float = Field(60, gt=0)
+    """Time between checkpoints: the most that an interruption costs."""
+
+
+class TuneTable(Table):
+    algorithm: Literal["apa"] = "apa"
+    """Policy loss."""
+    steps: int = Field(16, ge=1)
+    """Rounds of rollout and update."""
+    prompts_per_step: int = Field(16, ge=1)
+    """Prompts answered in one step."""
+    rollouts_per_prompt: int = Field(4, ge=1)
+    """Answers to each of them (G)."""
+    updates_per_step: int = Field(2, ge=1)
+    """Optimiser steps on one step's rollouts."""
+    max_new_tokens: int = Field(80, ge=1)
+    """Token cap of one rollout."""
+    temperature: float = Field(1.0, gt=0)
+    """Sampling temperature of the rollouts."""
+    layers: int = Field(6, ge=1)
+    """Last blocks that are trained; the frozen ones below run once for policy, reference and critic."""
+    lam: float = Field(0.5, gt=0)
+    """APA's lambda: large = stay close to the initial policy."""
+    learning_rate: float = Field(3e-4, gt=0)
+    """AdamW's rate for the policy, constant."""
+    value_learning_rate: float = Field(1e-3, gt=0)
+    """AdamW's rate for the critic."""
+    warm_up_prompts: int = Field(16, ge=2)
+    """Prompts that the initial policy answers to fix the reward's scale and to teach the critic; not in `steps`."""
+    critic_steps: int = Field(60, ge=0)
+    """Updates of the critic alone on those answers, before the policy moves; 0 = none."""
+    reward_baseline: Literal["none", "leave_one_out"] = "leave_one_out"
+    """What is taken off each reward: the mean of the prompt's other answers, since a K-wise reward means nothing
+    across prompts; or nothing."""
+    whiten_advantages: bool = True
+    """Whether advantages get mean 0 and variance 1 over a step's tokens."""
+    gamma: float = Field(1.0, ge=0, le=1)
+    """Discount per token."""
+    gae_lambda: float = Field(0.95, ge=0, le=1)
+    """GAE's lambda."""
+    reward_shift: float = Field(0.0)
+    """Added to every scaled reward; slightly positive holds length down, since reward sits on the last token."""
+    missing_eos_penalty: float = Field(1.0, ge=0)
+    """Subtracted from the scaled reward of an answer that the token cap cut."""
+    reward_clip: float = Field(5.0, gt=0)
+    """Scaled rewards beyond +-this are clipped."""
+    kl_limit: float = Field(25.0, gt=0)
+    """Mean sequence KL to the initial policy, in nats, at which tuning stops."""
+    microbatch_tokens: int = Field(2048, ge=64)
+    """Packed tokens in one forward pass."""
+    grad_clip: float = Field(1.0, gt=0)
+    """Largest gradient norm."""
+    validate_every: int = Field(4, ge=1)
+    """Steps between two looks of the judge at the validation prompts."""
+    token_budget: int = Field(50_000, ge=0)
+    """Rollout tokens at which tuning ends early; 0 = no limit."""
+    checkpoint_seconds: float = Field(60, gt=0)
+    """Time between checkpoints: the most that an interruption costs."""
+
+
+class EvaluateTable(JudgeTable):
+    answer_tokens: int = Field(80, ge=1)
+    """Token cap of one test answer, the same for both models."""
+    length_band: float = Field(0.25, gt=0)
+    """Answers whose lengths differ by at most this share of the longer one count as equally long."""
+    resamples: int = Field(10_000, ge=100)
+    """Bootstrap resamples over prompt families."""
+
+
+class Config(Table):
+    """A whole experiment."""
+
+    run: RunTable = RunTable()
+    prompts: PromptsTable = PromptsTable()
+    sample: SampleTable
+    rank: RankTable = RankTable()
+    fit: FitTable = FitTable()
+    tune: TuneTable = TuneTable()
+    evaluate: EvaluateTable = EvaluateTable()
+
+
+def find_recipe(name: str) -> Path:
+    """The TOML file that `name` means: a path, or the name of a recipe that comes with Starling."""
+    if Path(name).is_file():
+        return Path(name)
+    recipes = Path(str(resources.files("starling") / "recipes"))
+    shipped = recipes / f"{name.removesuffix('.toml')}.toml"
+    if shipped.is_file():
+        return shipped
+    known = ", ".join(sorted(path.stem for path in recipes.glob("*.toml")))
+    raise UsageError(f"config: there is no file {name!r} and no recipe of that name; recipes: {known}")
+
+
+def load(path: Path, overrides: list[str] | None = None) -> Config:
+    """Read a TOML file, apply `table.key=value` overrides, and check every key and value."""
+    try:
+        text = path.read_text()
+        data = tomllib.loads(text)
+    except OSError as error:
+        raise UsageError(f"config: cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"config: {path} is not TOML: {error}") from None
+    for override in overrides or []:
+        _apply(data, override)
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise UsageError(_explain(error, path, text)) from None
+
+
+def dump(config: Config) -> str:
+    """The resolved configuration as TOML."""
+    return tomli_w.dumps(config.model_dump(mode="json"))
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    table, dot, key = name.strip().partition(".")
+    if not (equals and dot and key):
+        raise UsageError(f"config: --set wants table.key=value, not {override!r}")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    if not isinstance(data.setdefault(table, {}), dict):
+        raise UsageError(f"config: {table!r} is not a table (--set {override})")
+    data[table][key] = value
+
+
+def _explain(error: ValidationError, path: Path, text: str) -> str:
+    first = error.errors()[0]
+    where = [str(part) for part in first["loc"]]
+    key = where[-1]
+    place = f"[{'.'.join(where[:-1])}]" if where[:-1] else "the file"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, _known_keys(where[:-1]), 1, 0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(_known_keys(where[:-1]))}"
+        return f"config: {place} has no key {key!r}{hint}{_line(path, text, key)}{more}"
+    if first["type"] == "missing":
+        return f"config: {place} lacks {key!r} ({path}){more}"
+    return f"config: {place} {key} = {first['input']!r}: {first['msg']}{_line(path, text, key)}{more}"
+
+
+def _known_keys(where: list[str]) -> list[str]:
+    model: Any = Config
+    for part in where:
+        if part.isdigit():
+            continue
+        annotation = model.model_fields[part].annotation
+        model = getattr(annotation, "__args__", (annotation,))[0]
+    return list(model.model_fields)
+
+
+def _line(path: Path, text: str, key: str) -> str:
+    match = re.search(rf"^\s*\[?\[?{re.escape(key)}\b", text, re.MULTILINE)
+    return f" ({path}:{text.count(chr(10), 0, match.start()) + 1 + match.group().count(chr(10))})" if match else ""

@@ -1,0 +1,36 @@
+"""Device, threads, dtype and seeds."""
+
+import hashlib
+import os
+
+import torch
+
+
+def setup(threads: int, seed: int) -> int:
+    """Fix the thread count and the global random state; returns the number of threads in force."""
+    threads = threads or len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    return threads
+
+
+def default() -> torch.device:
+    """The accelerator where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 for the matrix products, float32 for weights, norms and losses."""
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def seed_for(seed: int, *parts: object) -> int:
+    """A seed in [0, 2**63) that depends on the run's seed and on what it is for, and on nothing else."""
+    text = "\x1f".join([str(seed), *map(str, parts)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def generator(seed: int, *parts: object) -> torch.Generator:
+    """A CPU random generator of its own for one purpose."""
+    return torch.Generator().manual_seed(seed_for(seed, *parts))

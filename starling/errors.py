@@ -1,0 +1,29 @@
+"""The errors a person can meet: one line each that says what, where, how many, what to do."""
+
+
+class StarlingError(Exception):
+    """Something in the input, the files or the surroundings is wrong; the command exits with 1."""
+
+    exit_code = 1
+
+
+class UsageError(StarlingError):
+    """The command line or the configuration is wrong; the command exits with 2."""
+
+    exit_code = 2
+
+
+class DataError(StarlingError):
+    """A file does not hold what it should."""
+
+
+class ModelError(StarlingError):
+    """A model cannot be loaded, or is not the kind that is needed."""
+
+
+class CallError(StarlingError):
+    """A model endpoint failed past every retry."""
+
+
+class StopStage(StarlingError):
+    """A limit that the configuration set was passed; what was done so far is kept."""

@@ -1,0 +1,190 @@
+"""What a judge's reply says, read strictly: a verdict that is not there is never made up."""
+
+import re
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_QUOTES = " \t\r\n'\"`*\u2018\u2019\u201c\u201d"
+_DOUBLE = re.compile(r"\[\s*\[")
+_TOKEN = re.compile(r"[\[\],]|[^\[\],]+")
+_LEAD = re.compile(r"\b(?:rank\w*|order|best to worst)\b", re.IGNORECASE)
+_REVERSED = re.compile(r"\bworst[ -](?:to|first)\b|\bleast to (?:most|best)\b", re.IGNORECASE)
+# Counted repetitions: a reply that loops on one character must not make the search explode.
+_NAME = r"[\"'`*(]{{0,4}}(?:(?:Model|Answer|Response|Assistant)\s)?[\"'`*]{{0,4}}((?-i:{label}))[\"'`*)]{{0,4}}"
+_SAYS = re.compile(
+    r"good[-_ ]natured\W{0,8}[:=]\W{0,8}(?P<word>yes|no|true|false)\b(?![\s\"'`*]{0,4}(?:or\b|/|\|))"
+    r"|\b(?:this|it|conversation)\s*(?:is|was|['\u2019]s)(?P<no>\s*n['\u2019]t)?\s+"
+    r"(?:(?P<not>not)\s+|an?\s+|really\s+|clearly\s+){0,3}good[- ]natured\b",
+    re.IGNORECASE,
+)
+
+Tree = list["Tree | str"]
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A strict ranking: 0-based indices into the answers as they were shown, best first."""
+
+    order: list[int]
+
+
+@dataclass(frozen=True)
+class Tied:
+    """A ranking with ties: lists of 0-based indices, best level first."""
+
+    levels: list[list[int]]
+
+
+@dataclass(frozen=True)
+class Unparsed:
+    """A reply without a readable ranking, and why."""
+
+    reason: str
+
+
+def letters(k: int) -> list[str]:
+    """The labels A, B, C... of `k` answers."""
+    if not 1 <= k <= len(string.ascii_uppercase):
+        raise ValueError(f"{k} answers cannot be lettered A to Z; give labels")
+    return list(string.ascii_uppercase[:k])
+
+
+def parse_ranking(reply: str, k: int, labels: Sequence[str] | None = None) -> Ranked | Tied | Unparsed:
+    """The ranking that a reply ends in.
+
+    The last `[[...]]` counts, else the last `[...]`, else a final line that holds exactly the `k` labels, separated by
+    commas. The form that is there decides: where it does not name each label once, no other form is tried.
+    `[[A, B], C]` and `[[A = B, C]]` are ties.
+    """
+    names = letters(k) if labels is None else list(labels)
+    if len(names) != k or len(set(names)) != k:
+        raise ValueError(f"{len(set(names))} distinct labels for {k} answers")
+    found = _last_list(reply)
+    if isinstance(found, Unparsed):
+        return found
+    if found is None:
+        line = next((line.strip() for line in reversed(reply.splitlines()) if line.strip()), "")
+        before, _, listed = line.rpartition(":")
+        levels = [_names(entry) for entry in listed.rstrip(_QUOTES + ".").split(",")]
+        if (before and not _LEAD.search(before)) or not {name for level in levels for name in level} <= set(names):
+            return Unparsed("no list in brackets, and the last line is not the labels separated by commas")
+    else:
+        start, end = found
+        nested = _levels(_tree(reply[start:end]))
+        if nested is None:
+            return Unparsed("the list in brackets is empty or nested too deep")
+        levels = nested
+        before = reply[reply.rfind("\n", 0, start) + 1 : start]
+    if _REVERSED.search(before):
+        return Unparsed("the ranking runs from worst to best")
+    return _permutation(levels, names)
+
+
+def _last_list(reply: str) -> tuple[int, int] | Unparsed | None:
+    """Where the last `[[...]]`, or else the last `[...]`, begins and ends; Unparsed where a later one is cut off."""
+    opened: list[int] = []
+    closed: list[tuple[int, int]] = []
+    for match in re.finditer(r"[\[\]]", reply):
+        if match.group() == "[":
+            opened.append(match.start())
+        elif opened:
+            closed.append((opened.pop(), match.end()))
+    doubles = [span for span in closed if _DOUBLE.match(reply, span[0])]
+    if not closed:
+        return None
+    start, end = (doubles or closed)[-1]
+    if any(position >= end and (not doubles or _DOUBLE.match(reply, position)) for position in opened):
+        return Unparsed("the last list in brackets is cut off")
+    return start, end
+
+
+def _tree(text: str) -> Tree:
+    """The nested lists of texts that a balanced `[...]` spells."""
+    root: Tree = []
+    stack = [root]
+    for token in _TOKEN.findall(text):
+        if token == "[":
+            inner: Tree = []
+            stack[-1].append(inner)
+            stack.append(inner)
+        elif token == "]":
+            stack.pop()
+        elif token != "," and token.strip():
+            stack[-1].append(token)
+    first = root[0]
+    assert isinstance(first, list)
+    return first
+
+
+def _levels(tree: Tree) -> list[list[str]] | None:
+    """The labels of each level, best first; None where the nesting says nothing clear."""
+    if len(tree) == 1 and isinstance(tree[0], list):  # the double brackets of the Nectar form
+        tree = tree[0]
+        if len(tree) == 1 and isinstance(tree[0], list):
+            return None
+    levels: list[list[str]] = []
+    for entry in tree:
+        if isinstance(entry, str):
+            levels.append(_names(entry))
+        elif entry and all(isinstance(inner, str) for inner in entry):
+            levels.append([name for inner in entry for name in _names(str(inner))])
+        else:
+            return None
+    return levels or None
+
+
+def _names(entry: str) -> list[str]:
+    return [name.strip(_QUOTES) for name in entry.strip(_QUOTES).split("=")]
+
+
+def _permutation(levels: list[list[str]], names: Sequence[str]) -> Ranked | Tied | Unparsed:
+    said = [name for level in levels for name in level]
+    if unknown := [name for name in said if name not in names]:
+        return Unparsed(f"the ranking names {unknown[0][:40]!r}, which is no label")
+    if len(set(said)) < len(said):
+        return Unparsed("the ranking names a label twice")
+    if len(said) < len(names):
+        return Unparsed(f"the ranking names {len(said)} of {len(names)} labels")
+    indices = [[names.index(name) for name in level] for level in levels]
+    return Ranked([level[0] for level in indices]) if len(indices) == len(names) else Tied(indices)
+
+
+def parse_pair_verdicts(reply: str, k: int, labels: Sequence[str] | None = None) -> list[tuple[int, int]]:
+    """(winner, loser) of each line such as `A vs B: A`, as 0-based indices, in the order they were said.
+
+    Ties and unclear lines are left out; of two verdicts about one pair the last counts.
+    """
+    names = letters(k) if labels is None else list(labels)
+    name = _NAME.format(label="|".join(sorted(map(re.escape, names), key=len, reverse=True)))
+    gap, dash = r"\s{0,3}", r"\u2013\u2014-"
+    named = re.compile(
+        rf"^[\s\-*>#\d.)]{{0,12}}[(\[]?{name}{gap}(?:,|vs\.?|versus|or|and){gap}{name}[)\]]?{gap}[:=>{dash}]{{1,3}}{gap}"
+        rf"(?:(?:winner|better)\W{{1,3}})?{name}"
+        rf"(?=\s*$|{gap}[.,;:(>]|\s{{1,3}}[{dash}]|\s(?:wins?|won|is|has|because|due|by|provides?)\b)",
+        re.IGNORECASE,
+    )
+    above = re.compile(rf"^[\s\-*#\d.)]{{0,12}}{name}{gap}>{gap}{name}\s*$", re.IGNORECASE)
+    verdicts: dict[frozenset[int], tuple[int, int]] = {}
+    for text in reply.splitlines():
+        if match := named.match(text):
+            first, second, winner = (names.index(group) for group in match.groups())
+        elif match := above.match(text):
+            first, second = (names.index(group) for group in match.groups())
+            winner = first
+        else:
+            continue
+        if first != second and winner in (first, second):
+            pair = frozenset((first, second))
+            verdicts.pop(pair, None)
+            verdicts[pair] = (winner, second if winner == first else first)
+    return list(verdicts.values())
+
+
+def parse_good_natured(reply: str) -> bool | None:
+    """Whether the judge calls the conversation good-natured; its last word on it, None where it says nothing."""
+    said = None
+    for match in _SAYS.finditer(reply):
+        word = match["word"]
+        said = word.lower() in ("yes", "true") if word else match["no"] is None and match["not"] is None
+    return said

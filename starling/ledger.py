@@ -1,0 +1,239 @@
+"""calls.sqlite: every model call, so that no completed one is ever asked again.
+
+A call is marked sent before it leaves and its reply is committed before anybody uses it. Writes that are queued in
+the same turn of the event loop share one transaction. With `synchronous=NORMAL` a committed write survives the death
+of the process; after a power loss the last group may be missing. Keys of endpoints and tokens are never written.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import socket
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from starling.errors import DataError
+from starling.records import Reply
+
+APPLICATION_ID = 0x5354_4C47  # "STLG": tells a ledger from any other SQLite file
+VERSION = 1
+
+_SCHEMA = (
+    "CREATE TABLE sessions (id INTEGER PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, opened REAL NOT NULL)",
+    """CREATE TABLE calls (
+        key BLOB NOT NULL UNIQUE, name TEXT NOT NULL, model TEXT NOT NULL, draw INTEGER NOT NULL, request TEXT NOT NULL,
+        text TEXT, finished INTEGER, prompt_tokens INTEGER, completion_tokens INTEGER)""",
+    """CREATE TABLE attempts (
+        session INTEGER NOT NULL, number INTEGER NOT NULL, key BLOB NOT NULL, sent REAL NOT NULL, ended REAL,
+        outcome TEXT, PRIMARY KEY (session, number)) WITHOUT ROWID""",
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    f"PRAGMA user_version = {VERSION}",
+)
+
+_END_CALL = """
+    INSERT INTO calls (key, name, model, draw, request, text, finished, prompt_tokens, completion_tokens)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET text = excluded.text,
+    finished = excluded.finished, prompt_tokens = excluded.prompt_tokens, completion_tokens = excluded.completion_tokens
+    WHERE calls.text IS NULL"""
+
+_OPEN_HERE: set[tuple[str, int]] = set()  # (path, session) of the ledgers that this process has open
+
+
+def canonical(request: Mapping[str, Any]) -> str:
+    """The one JSON text of a request, whatever the order of its keys."""
+    return json.dumps(request, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def call_key(name: str, model: str, request: str, draw: int) -> str:
+    """The hexadecimal key of a call; `request` is its canonical JSON, `name` that of the endpoint, not its URL."""
+    return hashlib.sha256(json.dumps([name, model, request, draw]).encode()).hexdigest()
+
+
+class Attempt(NamedTuple):
+    """One try at a call: what `replied` and `failed` need to know of it. `request` is canonical JSON."""
+
+    key: str
+    name: str
+    model: str
+    request: str
+    draw: int
+    number: int
+
+
+class Ledger:
+    """The calls on file: a row of `attempts` for each time one left, a row of `calls` for each that came back.
+
+    `interrupted` is the number of calls that were in flight when an earlier process died, counted on opening.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._queue: list[tuple[str, Sequence[Any]]] = []
+        self._waiters: list[asyncio.Future[None]] = []
+        self._number = 0
+        with self._plain_errors():
+            # One thread at a time uses the connection, but it need not be the thread that opened it.
+            self._db = sqlite3.connect(self.path, timeout=60.0, isolation_level=None, check_same_thread=False)
+            try:
+                self._open()
+            except BaseException:
+                self._db.close()
+                raise
+
+    def _open(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")  # two processes may be creating the same file
+        self._create_or_check()
+        self._session, self.interrupted = self._begin_session()
+        self._db.execute("COMMIT")
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        _OPEN_HERE.add((str(self.path.resolve()), self._session))
+
+    def _create_or_check(self) -> None:
+        application, version, tables = (
+            self._db.execute(sql).fetchone()[0]
+            for sql in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
+        )
+        if application == version == tables == 0:
+            for statement in _SCHEMA:
+                self._db.execute(statement)
+        elif application != APPLICATION_ID:
+            raise DataError(f"{self.path}: an SQLite file, but not a ledger of calls; choose another path")
+        elif version != VERSION:
+            raise DataError(
+                f"{self.path}: a ledger of version {version}, this Starling reads version {VERSION}; move it away"
+            )
+
+    def _begin_session(self) -> tuple[int, int]:
+        """The number of the new session, and how many calls of dead sessions never came back."""
+        dead = [
+            (session,)
+            for session, host, pid in self._db.execute("SELECT id, host, pid FROM sessions").fetchall()
+            if not self._alive(session, host, pid)
+        ]
+        sql = "UPDATE attempts SET outcome = 'interrupted' WHERE session = ? AND outcome IS NULL"
+        interrupted = self._db.executemany(sql, dead).rowcount if dead else 0
+        # Sessions are deleted, not their attempts: a number is never given twice, so both columns stay a key.
+        last = self._db.execute("SELECT max(session) FROM (SELECT id AS session FROM sessions UNION ALL"
+                                " SELECT max(session) FROM attempts)").fetchone()[0]  # fmt: skip
+        self._db.executemany("DELETE FROM sessions WHERE id = ?", dead)
+        row = ((last or 0) + 1, socket.gethostname(), os.getpid(), time.time())
+        self._db.execute("INSERT INTO sessions VALUES (?, ?, ?, ?)", row)
+        return row[0], interrupted
+
+    def _alive(self, session: int, host: str, pid: int) -> bool:
+        if pid == os.getpid() and host == socket.gethostname():  # containers hand out the same few numbers
+            return (str(self.path.resolve()), session) in _OPEN_HERE
+        if host != socket.gethostname() or os.name != "posix":
+            return False
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
+
+    def get(self, key: str) -> Reply | None:
+        """The reply that closed a call, or None."""
+        sql = "SELECT text, finished, prompt_tokens, completion_tokens FROM calls WHERE key = ? AND text IS NOT NULL"
+        with self._plain_errors():
+            row = self._db.execute(sql, (bytes.fromhex(key),)).fetchone()
+        if row is None:
+            return None
+        return Reply(text=row[0], finished=bool(row[1]), prompt_tokens=row[2], completion_tokens=row[3])
+
+    def attempts(self, key: str) -> list[str | None]:
+        """How each attempt at a call ended, in the order they were sent; None while it is in flight."""
+        sql = "SELECT outcome FROM attempts WHERE key = ? ORDER BY sent, number"
+        with self._plain_errors():
+            return [row[0] for row in self._db.execute(sql, (bytes.fromhex(key),))]
+
+    def sent(self, key: str, *, name: str, model: str, request: str, draw: int) -> Attempt:
+        """Queue that a call is about to leave."""
+        self._number += 1
+        sql = "INSERT INTO attempts (session, number, key, sent) VALUES (?, ?, ?, ?)"
+        self._queue.append((sql, (self._session, self._number, bytes.fromhex(key), time.time())))
+        return Attempt(key, name, model, request, draw, self._number)
+
+    def replied(self, attempt: Attempt, reply: Reply) -> None:
+        """Queue a valid reply; the first one closes the call and stands."""
+        self._ended(attempt, "reply", (reply.text, reply.finished, reply.prompt_tokens, reply.completion_tokens))
+
+    def failed(self, attempt: Attempt, outcome: str) -> None:
+        """Queue how an attempt ended that leaves its call open."""
+        self._ended(attempt, outcome, (None, None, None, None))
+
+    def _ended(
+        self, attempt: Attempt, outcome: str, reply: tuple[str | None, bool | None, int | None, int | None]
+    ) -> None:
+        row = (bytes.fromhex(attempt.key), attempt.name, attempt.model, attempt.draw, attempt.request, *reply)
+        self._queue.append((_END_CALL, row))
+        sql = "UPDATE attempts SET ended = ?, outcome = ? WHERE session = ? AND number = ?"
+        self._queue.append((sql, (time.time(), outcome, self._session, attempt.number)))
+
+    def commit(self) -> None:
+        """Write everything queued in one transaction."""
+        queue, self._queue = self._queue, []
+        if not queue:
+            return
+        with self._plain_errors():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                for sql, row in queue:
+                    self._db.execute(sql, row)
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    async def settle(self) -> None:
+        """Return when everything queued so far is committed; callers of the same turn share the transaction."""
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        if not self._waiters:
+            loop.call_soon(self._settle_all)
+        self._waiters.append(waiter)
+        await waiter
+
+    def _settle_all(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        failure: BaseException | None = None
+        try:
+            self.commit()
+        except DataError as error:
+            failure = error
+        for waiter in waiters:
+            if waiter.done():
+                continue
+            if failure is None:
+                waiter.set_result(None)
+            else:
+                waiter.set_exception(failure)
+
+    def close(self) -> None:
+        """Commit what is queued and let the file go."""
+        try:
+            self.commit()
+        finally:
+            _OPEN_HERE.discard((str(self.path.resolve()), self._session))
+            self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _plain_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise DataError(f"{self.path}: cannot be used as the ledger of calls: {error}") from error

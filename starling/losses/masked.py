@@ -1,0 +1,32 @@
+"""Sums and means over the tokens that count."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Loss(NamedTuple):
+    """A value to minimise and what to report about it; metrics are detached scalars."""
+
+    value: Tensor
+    metrics: dict[str, Tensor]
+
+
+def mean(value_BT: Tensor, mask_BT: Tensor, num_tokens: Tensor | float | None = None) -> Tensor:
+    """Sum over the counted tokens divided by `num_tokens`, the global count; None means this mask's own.
+
+    Where nothing counts, the sum is an exact 0 and so is the mean.
+    """
+    total = mask_BT.sum() if num_tokens is None else torch.as_tensor(num_tokens, device=value_BT.device)
+    return value_BT.masked_fill(~mask_BT, 0.0).sum() / total.clamp(min=1)
+
+
+def whiten(value_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Mean 0 and variance 1 over the counted tokens; the others are 0. A constant becomes 0."""
+    counted = value_BT[mask_BT]
+    if counted.numel() < 2:
+        return torch.zeros_like(value_BT)
+    centred_BT = (value_BT - counted.mean()).masked_fill(~mask_BT, 0.0)
+    spread = counted.std(correction=0)
+    return centred_BT / spread if counted.max() > counted.min() else torch.zeros_like(value_BT)

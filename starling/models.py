@@ -1,0 +1,178 @@
+"""Models in and out: safetensors, tokenizer, chat template and generation settings, as everybody loads them."""
+
+import copy
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from huggingface_hub.errors import HFValidationError
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from starling import builtin, chat, packing
+from starling.errors import ModelError
+from starling.packing import Packed
+
+_PAD_CANDIDATES = ("<|endoftext|>", "<pad>", "<|pad|>", "<|finetune_right_pad_id|>", "<unk>")
+
+
+class Model(NamedTuple):
+    """A model with its tokenizer."""
+
+    network: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+def resolve(name: str) -> str:
+    """What transformers should load for MODEL: the built-in model's folder, a local folder, or a Hub name."""
+    if name == builtin.NAME:
+        return str(builtin.path())
+    path = Path(name)
+    if path.is_dir() and not (path / "config.json").exists():
+        raise ModelError(f"{name}: the folder holds no config.json, so it is no model")
+    if not path.exists() and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
+        raise ModelError(f"{name}: there is no such folder; MODEL is smollm2, a folder, or a Hub name like owner/model")
+    return name
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """MODEL's tokenizer; it must say how a conversation is written."""
+    tokenizer = _load(AutoTokenizer, name)
+    chat.require_template(tokenizer, name)
+    return tokenizer
+
+
+def load_policy(name: str, dtype: torch.dtype = torch.bfloat16) -> Model:
+    """A causal LM for sampling and tuning, its attention routed through packing."""
+    network = _load(AutoModelForCausalLM, name, dtype=dtype)
+    packing.enable(network)
+    return Model(network.eval(), load_tokenizer(name))
+
+
+def new_reward_model(name: str, dtype: torch.dtype = torch.float32) -> Model:
+    """MODEL with its LM head replaced by a `score` head of zeros, so that at first all answers are equal."""
+    tokenizer = load_tokenizer(name)
+    tokenizer.pad_token = _pad_token(tokenizer, name)
+    tokenizer.padding_side = "right"
+    if not tokenizer.chat_template.endswith(chat.ending_on_reward("")[-40:]):
+        tokenizer.chat_template = chat.ending_on_reward(tokenizer.chat_template)
+    network = _load(AutoModelForSequenceClassification, name, dtype=dtype, num_labels=1)
+    network.config.pad_token_id = tokenizer.pad_token_id
+    nn.init.zeros_(network.score.weight)
+    packing.enable(network)
+    return Model(network, tokenizer)
+
+
+def load_reward_model(name: str, dtype: torch.dtype = torch.float32) -> Model:
+    """A sequence classifier with one label and a head called `score`."""
+    tokenizer = load_tokenizer(name)
+    network = _load(AutoModelForSequenceClassification, name, dtype=dtype)
+    if network.config.num_labels != 1 or not hasattr(network, "score"):
+        raise ModelError(f"{name}: a reward model has one label and a head `score`; this has {network.config.num_labels}")
+    if network.config.pad_token_id in (None, tokenizer.eos_token_id):
+        raise ModelError(f"{name}: the pad token must exist and never end an answer; set pad_token_id in its config.json")
+    packing.enable(network)
+    return Model(network.eval(), tokenizer)
+
+
+def save(model: Model, folder: Path) -> None:
+    """Write weights, config, tokenizer and template in the layout that `from_pretrained` reads."""
+    model.network.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+
+
+def rewards(network: PreTrainedModel, packed: Packed) -> Tensor:
+    """The reward of each answer of a packed sequence, in order, in float32."""
+    hidden_TH = packing.hidden_states(network.base_model, packed)
+    return network.score(hidden_TH[packing.last_tokens(packed)])[:, 0].float()
+
+
+class ValueHead(nn.Module):
+    """A critic on hidden states: hidden -> 2 hidden -> 1 with a ReLU between, 0 at first."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden_size)
+        self.up = nn.Linear(hidden_size, 2 * hidden_size)
+        self.down = nn.Linear(2 * hidden_size, 1)
+        nn.init.zeros_(self.down.weight)
+        nn.init.zeros_(self.down.bias)
+
+    def forward(self, hidden_NH: Tensor) -> Tensor:
+        """The expected return at each position: (N, H) -> (N,)."""
+        return self.down(torch.relu(self.up(self.norm(hidden_NH.float()))))[:, 0]
+
+
+def trunk_of(decoder: PreTrainedModel, layers: int) -> PreTrainedModel:
+    """The decoder without its last `layers` blocks and its final norm; shares the weights."""
+    return _slice(decoder, slice(0, _num_layers(decoder, layers) - layers), norm=nn.Identity())
+
+
+def top_of(decoder: PreTrainedModel, layers: int) -> PreTrainedModel:
+    """A copy of the decoder's last `layers` blocks and final norm in float32, fed with the trunk's hidden states."""
+    top = _slice(decoder, slice(_num_layers(decoder, layers) - layers, None), norm=decoder.norm)
+    top.embed_tokens = None
+    return copy.deepcopy(top).float()
+
+
+def trainable(top: PreTrainedModel) -> dict[str, nn.Parameter]:
+    """The parameters of a top by name."""
+    return dict(top.named_parameters())
+
+
+def copy_top_into(decoder: PreTrainedModel, top: PreTrainedModel) -> None:
+    """Write the weights of `top` over the decoder's last blocks and final norm, in the decoder's dtype."""
+    targets = [*decoder.layers[len(decoder.layers) - len(top.layers) :], decoder.norm]
+    with torch.no_grad():
+        for target, source in zip(targets, [*top.layers, top.norm], strict=True):
+            for old, new in zip(target.parameters(), source.parameters(), strict=True):
+                old.copy_(new)
+
+
+def _slice(decoder: PreTrainedModel, layers: slice, norm: nn.Module) -> PreTrainedModel:
+    part = copy.copy(decoder)
+    part._modules = dict(decoder._modules)
+    part.config = copy.copy(decoder.config)
+    part.layers = decoder.layers[layers]
+    part.norm = norm
+    part.config.num_hidden_layers = len(part.layers)
+    return part
+
+
+def _num_layers(decoder: PreTrainedModel, layers: int) -> int:
+    if decoder.config.model_type.startswith("gemma"):
+        raise ModelError(f"{decoder.config.model_type} scales its input embeddings, so its trunk cannot be shared")
+    if layers >= len(decoder.layers):
+        raise ModelError(f"tune.layers = {layers}: the model has {len(decoder.layers)} blocks; at least one stays frozen")
+    return len(decoder.layers)
+
+
+def _pad_token(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
+    if tokenizer.pad_token is not None and tokenizer.pad_token != tokenizer.eos_token:
+        return str(tokenizer.pad_token)
+    vocabulary = tokenizer.get_vocab()
+    for token in _PAD_CANDIDATES:
+        if token in vocabulary and token != tokenizer.eos_token:
+            return token
+    raise ModelError(f"{name}: no token can serve as padding (pad = eos would hide the end of an answer); add one to it")
+
+
+def _load(kind, name: str, **options):  # type: ignore[no-untyped-def]
+    source = resolve(name)
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    if kind is not AutoTokenizer:
+        options |= {"use_safetensors": True}
+    try:
+        return kind.from_pretrained(source, trust_remote_code=False, **options)
+    except (OSError, ValueError, HFValidationError, SafetensorError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ModelError(f"{name}: cannot be loaded: {first}") from error

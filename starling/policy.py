@@ -1,0 +1,91 @@
+"""The policy that is tuned: a frozen trunk that runs once, and what branches from it.
+
+        ids -> trunk (frozen blocks) -+-> top (trained copy of the last n blocks) -> logits -> logprobs
+                                      +-> reference (the same blocks as they were at first) -> ref_logprobs
+                                                                                        +-> critic -> values
+
+The critic reads the reference's hidden states, which never move, so that its values need not chase the policy.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from starling import device, models, packing
+from starling.losses.logprobs import token_logprobs
+from starling.models import Model, ValueHead
+from starling.packing import Packed
+
+
+class Features(NamedTuple):
+    """What is the same for every update on a packed batch: trunk states (1, T, H), and at each of the N answer tokens,
+    in packed order, the reference's hidden states (N, H) and logprobs (N,)."""
+
+    trunk_1TH: Tensor
+    ref_hidden_NH: Tensor
+    ref_logprob_N: Tensor
+
+
+class Policy:
+    """A causal LM whose last `layers` blocks and final norm are trained in float32; the LM head stays."""
+
+    def __init__(self, model: Model, layers: int) -> None:
+        self.network = model.network.requires_grad_(False)
+        self.tokenizer = model.tokenizer
+        decoder = self.network.get_decoder()
+        self._trunk = models.trunk_of(decoder, layers)
+        self._reference = models.top_of(decoder, layers).requires_grad_(False)
+        self.top = models.top_of(decoder, layers).requires_grad_(True)
+        self.critic = ValueHead(self.network.config.hidden_size).to(self.network.device)
+
+    @torch.no_grad()
+    def features(self, packed: Packed) -> Features:
+        """Run the frozen parts once."""
+        trunk_1TH = packing.hidden_states(self._trunk, packed)[None]
+        with device.autocast(self.network.device):
+            hidden_TH = packing.hidden_states(self._reference, packed, trunk_1TH)
+        ref_hidden_NH = hidden_TH[predicting_positions(packed)]
+        return Features(trunk_1TH, ref_hidden_NH, self._logprobs(ref_hidden_NH, packed))
+
+    def logprobs(self, packed: Packed, features: Features) -> Tensor:
+        """The policy's logprob of every answer token, in packed order: (N,)."""
+        with device.autocast(self.network.device):
+            hidden_TH = packing.hidden_states(self.top, packed, features.trunk_1TH)
+        return self._logprobs(hidden_TH[predicting_positions(packed)], packed)
+
+    def values(self, features: Features) -> Tensor:
+        """The critic's expected return before each answer token is chosen: (N,)."""
+        return self.critic(features.ref_hidden_NH)
+
+    def sync(self) -> None:
+        """Write the trained blocks into the network that samples."""
+        models.copy_top_into(self.network.get_decoder(), self.top)
+
+    def _logprobs(self, hidden_NH: Tensor, packed: Packed) -> Tensor:
+        with device.autocast(self.network.device):
+            logits_NV = self.network.get_output_embeddings()(hidden_NH)
+        return token_logprobs(logits_NV, answer_tokens(packed).to(logits_NV.device))
+
+
+def predicting_positions(packed: Packed) -> list[int]:
+    """For every answer token the packed position whose hidden state predicts it: the one before it in its answer,
+    and the prompt's last for the first."""
+    return [
+        position
+        for prompt, answer in packing.spans(packed.blocks)
+        for position in [prompt.stop - 1, *range(answer.start, answer.stop - 1)]
+    ]
+
+
+def answer_tokens(packed: Packed) -> Tensor:
+    """The answers' token ids in packed order: (N,)."""
+    return torch.cat([packed.ids_1T[0, answer.start : answer.stop] for _, answer in packing.spans(packed.blocks)])
+
+
+def pad(value_N: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Values in packed order -> (B, T) right-padded with 0, and the mask of what counts."""
+    value_BT = torch.nn.utils.rnn.pad_sequence(list(value_N.split(list(lengths))), batch_first=True)
+    mask_BT = torch.arange(value_BT.shape[1], device=value_N.device) < torch.tensor(lengths, device=value_N.device)[:, None]
+    return value_BT, mask_BT

@@ -1,0 +1,120 @@
+"""The nouns that travel along the road, one frozen record each; no tensors, no files."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+KINDS = ("writing", "explanation", "extraction", "rewriting", "advice", "facts", "reasoning", "follow_up", "ill_natured",
+         "look_alike")  # fmt: skip
+SPLITS = ("train", "validation", "test")
+
+
+class Message(TypedDict):
+    """One turn of a conversation, as chat templates read it."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """A conversation that waits for an answer, with what a judge can check about that answer.
+
+    `facts` are alternatives: each entry is satisfied by any one of its spellings. `checks` are
+    `{"check": name, **parameters}`. `topic` holds words of which an answer to the point uses at least one.
+    """
+
+    id: str
+    messages: Sequence[Message]
+    family: str = ""
+    kind: str = ""
+    split: str = "train"
+    source: str = ""
+    reference: str = ""
+    facts: Sequence[Sequence[str]] = ()
+    topic: Sequence[str] = ()
+    checks: Sequence[Mapping[str, Any]] = ()
+    good_natured: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One request to a chat model. `draw` tells repeated identical requests apart (0, 1, 2, ...)."""
+
+    messages: Sequence[Message]
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    draw: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What a chat model answered; `finished` is False where the token cap cut the text."""
+
+    text: str
+    finished: bool
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A call that gave no usable reply past every retry, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One answer to one prompt; `finished` is False where the token cap cut it."""
+
+    prompt_id: str
+    model: str
+    draw: int
+    answer: str
+    finished: bool
+    weakened: bool = False
+    seed: int = 0
+    num_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranking:
+    """The answers to one prompt with their competition ranks (1, 1, 3), best first.
+
+    `orders` holds for each judge call the indices of the answers as they were shown.
+    """
+
+    prompt_id: str
+    messages: Sequence[Message]
+    answers: Sequence[Candidate]
+    ranks: Sequence[float]
+    judge: str
+    template_hash: str = ""
+    orders: Sequence[Sequence[int]] = ()
+    agreement: float | None = None
+    good_natured: bool = True
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a judge says of one prompt: is `answer` better (1), worse (0) or as good (0.5) as `rival`."""
+
+    prompt_id: str
+    model: str
+    rival: str
+    preference: float
+    judge: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """A figure with the number of cases behind it and its 95 % interval."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    n: int

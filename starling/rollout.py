@@ -1,0 +1,98 @@
+"""Rollouts: the policy answers prompts, the reward model scores the answers."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import GenerationConfig
+from transformers.modeling_utils import PreTrainedModel
+
+from starling import chat, device, models, packing
+from starling.device import seed_for
+from starling.errors import StarlingError
+from starling.generate import Request, Sampled, generate, stop_ids
+from starling.models import Model
+from starling.records import Prompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """One prompt and the G answers that the policy gave: ids for training, text for judging."""
+
+    prompt: Prompt
+    prompt_ids: tuple[int, ...]
+    answers: tuple[Sampled, ...]
+    texts: tuple[str, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(answer.ids) for answer in self.answers)
+
+
+def sample_groups(
+    model: Model,
+    prompts: Sequence[Prompt],
+    *,
+    count: int,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    purpose: tuple[object, ...],
+    on_tokens: Callable[[int], None] = lambda count: None,
+) -> list[Group]:
+    """`count` answers to each prompt; the seed of each follows from `purpose`, the prompt and the draw."""
+    ids = [chat.prompt_ids(model.tokenizer, prompt.messages) for prompt in prompts]
+    requests = [
+        Request(
+            prompt=prompt_ids,
+            seed=seed_for(seed, *purpose, prompt.id, draw),
+            temperature=temperature,
+            top_p=top_p,
+        )
+        for prompt, prompt_ids in zip(prompts, ids, strict=True)
+        for draw in range(count)
+    ]
+    sampled = generate(
+        model.network, requests, max_new_tokens=max_new_tokens, stop=stop_ids(model.network), on_tokens=on_tokens
+    )
+    groups = []
+    for number, (prompt, prompt_ids) in enumerate(zip(prompts, ids, strict=True)):
+        answers = tuple(sampled[number * count : (number + 1) * count])
+        texts = tuple(chat.answer_text(model.tokenizer, answer.ids) for answer in answers)
+        groups.append(Group(prompt=prompt, prompt_ids=prompt_ids, answers=answers, texts=texts))
+    return groups
+
+
+def own_settings(network: PreTrainedModel) -> dict[str, float]:
+    """Temperature and top-p as the model's own `generation_config` has them; greedy where it does not sample."""
+    config: GenerationConfig = network.generation_config
+    if not config.do_sample:
+        return {"temperature": 0.0, "top_p": 1.0}
+    return {
+        "temperature": 1.0 if config.temperature is None else float(config.temperature),
+        "top_p": 1.0 if config.top_p is None else float(config.top_p),
+    }
+
+
+@torch.inference_mode()
+def score_texts(
+    reward_model: Model, groups: Sequence[tuple[Prompt, Sequence[str], Sequence[bool]]], microbatch_tokens: int
+) -> list[list[float]]:
+    """The raw reward of each answer, read by the reward model through its own template.
+
+    An empty answer has nothing to read; it is scored as the bare end of a turn.
+    """
+    packs = []
+    for prompt, texts, finished in groups:
+        shown = [text or " " for text in texts]
+        packs.append(chat.conversation_ids(reward_model.tokenizer, prompt.messages, shown, finished))
+    found: list[list[float]] = []
+    for batch in packing.microbatches([packing.size(pack) for pack in packs], microbatch_tokens):
+        packed = packing.pack([packs[index] for index in batch])
+        with device.autocast(reward_model.network.device):
+            rewards = models.rewards(reward_model.network, packed)
+        if not torch.isfinite(rewards).all():
+            raise StarlingError("the reward model gave a reward that is not a number; refit it or lower fit.learning_rate")
+        found.extend(part.tolist() for part in rewards.split([len(packs[index][1]) for index in batch]))
+    return found

@@ -1,0 +1,110 @@
+"""Which checkpoint to keep: the one whose answers the judge prefers on validation prompts.
+
+The reward model's own score never decides, since it is what the policy is pushed to please.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from starling.config import Config
+from starling.judges.protocol import Judge
+from starling.judges.rubric import assess
+from starling.models import Model
+from starling.policy import Policy
+from starling.records import Candidate, Prompt
+from starling.rollout import own_settings, sample_groups
+
+
+class Watch:
+    """Looks at the policy now and then, against the answers of the initial policy, and remembers the best weights."""
+
+    def __init__(self, config: Config, prompts: Sequence[Prompt], judge: Judge) -> None:
+        self._config = config
+        self._prompts = prompts
+        self._judge = judge
+        self._first: list[Candidate] = []
+        self._looks: list[dict[str, float]] = []
+        self.best_step = 0
+        self.best_weights: dict[str, Tensor] = {}
+        self.tokens = 0
+
+    def look(self, policy: Policy, step: int) -> dict[str, float]:
+        """Sample the validation prompts, let the judge compare with the initial policy, keep the weights if best."""
+        answers = self._answers(policy, step)
+        if not self._first:
+            self._first = answers
+        win_rate = self._win_rate(answers)
+        if not self._looks or win_rate > max(look["win_rate"] for look in self._looks):
+            self.best_step = step
+            self.best_weights = {name: value.detach().clone() for name, value in policy.top.state_dict().items()}
+        assessed = [
+            assess(prompt, answer.answer, finished=answer.finished) for prompt, answer in zip(self._prompts, answers, strict=True)
+        ]
+        look = {
+            "step": float(step),
+            "win_rate": win_rate,
+            "rubric_score": sum(found.score for found in assessed) / len(assessed),
+            "mean_length": sum(answer.num_tokens for answer in answers) / len(answers),
+        }
+        self._looks.append(look)
+        return {f"validation/{name}": value for name, value in look.items() if name != "step"}
+
+    def facts(self) -> dict[str, Any]:
+        return {"kept_step": self.best_step, "looks": self._looks, "validation_tokens": self.tokens}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "first": [[a.prompt_id, a.answer, a.finished, a.num_tokens] for a in self._first],
+            "looks": self._looks,
+            "best_step": self.best_step,
+            "best_weights": self.best_weights,
+            "tokens": self.tokens,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._first = [
+            Candidate(prompt_id=prompt_id, model="base", draw=0, answer=answer, finished=finished, num_tokens=tokens)
+            for prompt_id, answer, finished, tokens in state["first"]
+        ]
+        self._looks = list(state["looks"])
+        self.best_step = state["best_step"]
+        self.best_weights = dict(state["best_weights"])
+        self.tokens = state["tokens"]
+
+    def _answers(self, policy: Policy, step: int) -> list[Candidate]:
+        groups = sample_groups(
+            Model(policy.network, policy.tokenizer),
+            self._prompts,
+            count=1,
+            max_new_tokens=self._config.evaluate.answer_tokens,
+            **own_settings(policy.network),
+            seed=self._config.run.seed,
+            purpose=("validation",),
+        )
+        self.tokens += sum(group.num_tokens for group in groups)
+        return [
+            Candidate(
+                prompt_id=group.prompt.id,
+                model="base" if step == 0 else "tuned",
+                draw=0,
+                answer=group.texts[0],
+                finished=group.answers[0].finished,
+                num_tokens=group.num_tokens,
+            )
+            for group in groups
+        ]
+
+    def _win_rate(self, answers: Sequence[Candidate]) -> float:
+        """The share of prompts on which the judge prefers the new answer to the first policy's; a tie is half."""
+        judged = self._judge.rank(
+            [(prompt, [new, old]) for prompt, new, old in zip(self._prompts, answers, self._first, strict=True)]
+        )
+        wins = [preference(verdict.ranks) for verdict in judged if verdict.ranks is not None]
+        return sum(wins) / len(wins) if wins else 0.5
+
+
+def preference(ranks: Sequence[float]) -> float:
+    """1 where the first of two is ranked better, 0 where worse, 0.5 where they tie."""
+    return 0.5 if ranks[0] == ranks[1] else float(ranks[0] < ranks[1])

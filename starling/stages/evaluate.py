@@ -1,0 +1,235 @@
+"""evaluate: base and tuned policy answer the test prompts; the judge compares; every figure with n and interval."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from starling import chat, models, packing, progress, stats, tables
+from starling.config import Config
+from starling.judges import rubric
+from starling.judges.make import make_judge
+from starling.judges.rubric import Assessment
+from starling.ledger import Ledger
+from starling.losses import kl
+from starling.models import Model
+from starling.policy import Policy
+from starling.records import Candidate, Prompt, Score
+from starling.rollout import own_settings, sample_groups, score_texts
+from starling.selection import preference
+from starling.store import Run, write_atomically
+
+MODELS = ("base", "tuned")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One test prompt with both answers and all that was found out about them; pairs are (base, tuned)."""
+
+    prompt: Prompt
+    answers: tuple[Candidate, Candidate]
+    assessed: tuple[Assessment, Assessment]
+    rewards: tuple[float, float]
+    verdict: float | None
+
+    @property
+    def words(self) -> tuple[int, int]:
+        return len(rubric.words(self.answers[0].answer)), len(rubric.words(self.answers[1].answer))
+
+
+def run(run: Run) -> dict[str, Any]:
+    """Write `evaluate/cases.jsonl` and `evaluate/scores.json`; a model's answers that stand are not sampled again."""
+    config = run.config
+    prompts = tables.prompts_of(run, "test")
+    paths = (config.run.model, str(run.folder("tune") / "policy"))
+    answers = [_answers(run, name, path, prompts) for name, path in zip(MODELS, paths, strict=True)]
+    reward_model = models.load_reward_model(str(run.folder("fit") / "model"), torch.bfloat16)
+    shown = [(p, [a.answer, b.answer], [a.finished, b.finished]) for p, a, b in zip(prompts, *answers, strict=True)]
+    rewards = score_texts(reward_model, shown, config.tune.microbatch_tokens)
+    with Ledger(run.ledger_path) as ledger:
+        judge = make_judge(config.evaluate, config, ledger)
+        judged = judge.rank([(p, [b, a]) for p, a, b in zip(prompts, *answers, strict=True)])
+    cases = [
+        Case(
+            prompt=prompt,
+            answers=(base, tuned),
+            assessed=(_assess(prompt, base), _assess(prompt, tuned)),
+            rewards=(reward[0], reward[1]),
+            verdict=None if verdict.ranks is None else preference(verdict.ranks),
+        )
+        for prompt, base, tuned, reward, verdict in zip(prompts, *answers, rewards, judged, strict=True)
+    ]
+    table = {
+        "judge": judge.name,
+        "unparsed": sum(case.verdict is None for case in cases),
+        "scores": [asdict(score) for score in scores(config, cases)],
+        "drift": _drift(config, paths[1], cases),
+        "tokens": sum(answer.num_tokens for case in cases for answer in case.answers),
+        "settings": own_settings(models.load_policy(paths[1]).network) | {"answer_tokens": config.evaluate.answer_tokens},
+    }
+    tables.write_jsonl(run.folder("evaluate") / "cases.jsonl", [_case_row(case) for case in cases])
+    write_atomically(run.folder("evaluate") / "scores.json", json.dumps(table, indent=1) + "\n")
+    return table
+
+
+def scores(config: Config, cases: Sequence[Case]) -> list[Score]:
+    """The before/after figures, intervals by bootstrap over prompt families."""
+    judged = [case for case in cases if case.verdict is not None]
+    held_out = [case for case in cases if case.assessed[0].held_out is not None]
+    band = config.evaluate.length_band
+    alike = [case for case in judged if abs(case.words[0] - case.words[1]) <= band * max(case.words)]
+
+    def figure(name: str, chosen: Sequence[Case], value: Callable[[Case], float]) -> Score:
+        families = [case.prompt.family or case.prompt.id for case in chosen]
+        values = [value(case) for case in chosen]
+        return stats.cluster_mean(name, values, families, resamples=config.evaluate.resamples, seed=config.run.seed)
+
+    found = [
+        figure("win_rate", judged, lambda case: case.verdict or 0.0),
+        figure("win_rate_held_out_checks", held_out, held_out_preference),
+        figure("win_rate_within_length_band", alike, lambda case: case.verdict or 0.0),
+        figure("win_rate_without_finish_and_repetition", judged, preference_without_finish_and_repetition),
+    ]
+    for index, name in enumerate(MODELS):
+        found += [
+            figure(f"{name}/rubric_score", cases, lambda case, i=index: case.assessed[i].score),
+            figure(f"{name}/held_out_checks", held_out, lambda case, i=index: case.assessed[i].held_out or 0.0),
+            figure(f"{name}/reward", cases, lambda case, i=index: case.rewards[i]),
+            figure(f"{name}/tokens", cases, lambda case, i=index: case.answers[i].num_tokens),
+            figure(f"{name}/finished", cases, lambda case, i=index: case.answers[i].finished),
+            *(_aspect(figure, cases, aspect, name, index) for aspect in rubric.WEIGHTS),
+            *_refusals(figure, cases, name, index),
+        ]
+    kinds = sorted({case.prompt.kind for case in judged})
+    for kind in kinds:
+        found.append(figure(f"win_rate/{kind}", [c for c in judged if c.prompt.kind == kind], lambda case: case.verdict or 0.0))
+    return found
+
+
+def explained_by_finish_and_repetition(cases: Sequence[Case]) -> float | None:
+    """Of the prompts that the tuned policy wins, the share it would not win if finish and repetition did not count."""
+    wins = [case for case in cases if case.verdict == 1.0]
+    return sum(preference_without_finish_and_repetition(case) < 1.0 for case in wins) / len(wins) if wins else None
+
+
+def held_out_preference(case: Case) -> float:
+    """Which answer fulfils more of the checks that nothing was ever trained or chosen on; equal is half."""
+    base, tuned = case.assessed[0].held_out or 0.0, case.assessed[1].held_out or 0.0
+    return 0.5 if base == tuned else float(tuned > base)
+
+
+def preference_without_finish_and_repetition(case: Case) -> float:
+    """The verdict by the other aspects alone."""
+    base, tuned = (rubric.total(a.aspects, leave_out=("finish", "repetition")) for a in case.assessed)
+    return 0.5 if abs(base - tuned) < 1e-9 else float(tuned > base)
+
+
+def _answers(run: Run, name: str, path: str, prompts: Sequence[Prompt]) -> list[Candidate]:
+    file = run.folder("evaluate") / f"{name}.parquet"
+    if not file.exists():
+        model = models.load_policy(path)
+        cap = run.config.evaluate.answer_tokens
+        with progress.track(f"evaluate {name}", len(prompts) * cap, "tokens") as advance:
+            groups = sample_groups(
+                model,
+                prompts,
+                count=1,
+                max_new_tokens=cap,
+                **own_settings(model.network),
+                seed=run.config.run.seed,
+                purpose=("test",),
+                on_tokens=advance,
+            )
+        rows = [
+            {
+                "prompt_id": group.prompt.id,
+                "model": name,
+                "draw": 0,
+                "answer": group.texts[0],
+                "finished": group.answers[0].finished,
+                "weakened": False,
+                "seed": 0,
+                "num_tokens": group.num_tokens,
+            }
+            for group in groups
+        ]
+        tables.write_parquet(file, rows, tables.CANDIDATES)
+    return [Candidate(**row) for row in tables.read_rows(file)]
+
+
+def _assess(prompt: Prompt, answer: Candidate) -> Assessment:
+    return rubric.assess(prompt, answer.answer, finished=answer.finished)
+
+
+def _aspect(figure: Any, cases: Sequence[Case], aspect: str, name: str, index: int) -> Score:
+    chosen = [case for case in cases if aspect in case.assessed[index].aspects]
+    return figure(f"{name}/{aspect}", chosen, lambda case: case.assessed[index].aspects[aspect])
+
+
+def _refusals(figure: Any, cases: Sequence[Case], name: str, index: int) -> list[Score]:
+    """How often an ill-natured request, and a harmless one that only sounds so, is refused."""
+    return [
+        figure(
+            f"{name}/refused_{kind}",
+            [case for case in cases if case.prompt.kind == kind],
+            lambda case: float(rubric.refuses(case.answers[index].answer)),
+        )
+        for kind in ("ill_natured", "look_alike")
+    ]
+
+
+@torch.inference_mode()
+def _drift(config: Config, tuned_path: str, cases: Sequence[Case]) -> dict[str, float | None]:
+    """How far the tuned policy moved: KL on its own answers, and the logprob of the reference answers before and after."""
+    base = Policy(models.load_policy(config.run.model), config.tune.layers)
+    tuned = Policy(models.load_policy(tuned_path), config.tune.layers)
+    own, references = [], []
+    for case in cases:
+        prompt_ids = chat.prompt_ids(base.tokenizer, case.prompt.messages)
+        if case.answers[1].answer:
+            own.append((prompt_ids, [chat.answer_ids(base.tokenizer, case.prompt.messages, case.answers[1].answer)]))
+        if case.prompt.reference:
+            references.append((prompt_ids, [chat.answer_ids(base.tokenizer, case.prompt.messages, case.prompt.reference)]))
+    own_base, own_tuned = (_logprobs(policy, own, config) for policy in (base, tuned))
+    reference_base, reference_tuned = (_logprobs(policy, references, config) for policy in (base, tuned))
+    return {
+        "kl": float(kl.k1(own_tuned, own_base).sum()) / max(len(own), 1),
+        "explained_by_finish_and_repetition": explained_by_finish_and_repetition(cases),
+        "reference_logprob_base": float(reference_base.mean()),
+        "reference_logprob_tuned": float(reference_tuned.mean()),
+    }
+
+
+def _logprobs(policy: Policy, packs: Sequence[Any], config: Config) -> torch.Tensor:
+    pieces = []
+    for batch in packing.microbatches([packing.size(pack) for pack in packs], config.tune.microbatch_tokens):
+        packed = packing.pack([packs[index] for index in batch])
+        pieces.append(policy.features(packed).ref_logprob_N)
+    return torch.cat(pieces)
+
+
+def _case_row(case: Case) -> dict[str, Any]:
+    return {
+        "prompt_id": case.prompt.id,
+        "family": case.prompt.family,
+        "kind": case.prompt.kind,
+        "messages": list(case.prompt.messages),
+        "reference": case.prompt.reference,
+        "checks": [dict(check) for check in case.prompt.checks],
+        "verdict": case.verdict,
+        "held_out_verdict": None if case.assessed[0].held_out is None else held_out_preference(case),
+        **{
+            name: {
+                "answer": case.answers[index].answer,
+                "finished": case.answers[index].finished,
+                "tokens": case.answers[index].num_tokens,
+                "score": case.assessed[index].score,
+                "aspects": dict(case.assessed[index].aspects),
+                "held_out": case.assessed[index].held_out,
+                "reward": case.rewards[index],
+            }
+            for index, name in enumerate(MODELS)
+        },
+    }

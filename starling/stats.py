@@ -1,0 +1,63 @@
+"""Figures with intervals."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+from starling.records import Score
+
+
+def cluster_mean(
+    name: str, values: Sequence[float], clusters: Sequence[str], *, resamples: int = 10_000, seed: int = 0
+) -> Score:
+    """The mean of `values` with a 95 % percentile bootstrap interval that resamples whole clusters.
+
+    Cases of one cluster (prompts of a family, pairs of a prompt) go together, so that their likeness does not feign
+    certainty. Without values everything is NaN and n is 0.
+    """
+    if not values:
+        return Score(name=name, value=float("nan"), low=float("nan"), high=float("nan"), n=0)
+    names = sorted(set(clusters))
+    index = {cluster: at for at, cluster in enumerate(names)}
+    total, count = np.zeros(len(names)), np.zeros(len(names))
+    for value, cluster in zip(values, clusters, strict=True):
+        total[index[cluster]] += value
+        count[index[cluster]] += 1
+    mean = float(total.sum() / count.sum())
+    low, high = mean, mean
+    if len(names) > 1 and np.ptp(total / count) > 0:
+        result = stats.bootstrap(
+            (total, count),
+            lambda t, c, axis: t.sum(axis) / c.sum(axis),
+            paired=True,
+            vectorized=True,
+            n_resamples=resamples,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+            batch=1000,
+        )
+        low, high = float(result.confidence_interval.low), float(result.confidence_interval.high)
+    return Score(name=name, value=mean, low=low, high=high, n=len(values))
+
+
+def calibration_error(probability: Sequence[float], outcome: Sequence[float], bins: int = 10) -> float:
+    """Expected calibration error: the mean distance, weighted by cases, of stated probability from observed share.
+
+    Over equal-width bins of [0, 1] (Naeini et al. 2015).
+    """
+    p, y = np.asarray(probability, float), np.asarray(outcome, float)
+    which = np.minimum((p * bins).astype(int), bins - 1)
+    gaps = [abs(p[which == b].mean() - y[which == b].mean()) * (which == b).sum() for b in range(bins) if (which == b).any()]
+    return float(sum(gaps) / len(p))
+
+
+def reliability(probability: Sequence[float], outcome: Sequence[float], bins: int = 10) -> list[tuple[float, float, int]]:
+    """For each bin that holds cases: mean stated probability, observed share, number of cases."""
+    p, y = np.asarray(probability, float), np.asarray(outcome, float)
+    which = np.minimum((p * bins).astype(int), bins - 1)
+    return [
+        (float(p[which == b].mean()), float(y[which == b].mean()), int((which == b).sum()))
+        for b in range(bins)
+        if (which == b).any()
+    ]

@@ -1,0 +1,248 @@
+"""Every FILE form in and out: Parquet and JSON lines, prompts, candidates, and rankings in Nectar's form."""
+
+import gzip
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from starling.errors import DataError
+from starling.records import SPLITS, Candidate, Message, Prompt, Ranking
+from starling.store import Run, explained
+
+_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+PROMPTS = pa.schema([
+    ("id", pa.string()), ("messages", _MESSAGES), ("family", pa.string()), ("kind", pa.string()),
+    ("split", pa.string()), ("source", pa.string()), ("reference", pa.string()),
+    ("facts", pa.list_(pa.list_(pa.string()))), ("topic", pa.list_(pa.string())), ("checks", pa.string()),
+    ("good_natured", pa.bool_()),
+])  # fmt: skip
+CANDIDATES = pa.schema([
+    ("prompt_id", pa.string()), ("model", pa.string()), ("draw", pa.int64()), ("answer", pa.string()),
+    ("finished", pa.bool_()), ("weakened", pa.bool_()), ("seed", pa.int64()), ("num_tokens", pa.int64()),
+])  # fmt: skip
+_ANSWERS = pa.list_(pa.struct([
+    ("answer", pa.string()), ("model", pa.string()), ("rank", pa.float64()), ("finished", pa.bool_()),
+    ("weakened", pa.bool_()), ("num_tokens", pa.int64()),
+]))  # fmt: skip
+# Nectar's columns exactly, then ours.
+RANKINGS = pa.schema([
+    ("prompt", pa.string()), ("answers", _ANSWERS), ("turns", pa.int64()), ("num_responses", pa.int64()),
+    ("source", pa.list_(pa.string())), ("good_natured", pa.bool_()), ("prompt_id", pa.string()),
+    ("messages", _MESSAGES), ("judge", pa.string()), ("template_hash", pa.string()),
+    ("orders", pa.list_(pa.list_(pa.int64()))), ("agreement", pa.float64()),
+])  # fmt: skip
+_TURN = re.compile(r"\n\nHuman: |\n\nAssistant: ?")
+
+
+def write_parquet(path: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
+    """Write a table under a temporary name and rename it."""
+    with explained(f"writing {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), partial)
+        os.replace(partial, path)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a Parquet, JSONL or JSONL.gz file, or of all Parquet shards of a folder in name order."""
+    if path.is_dir():
+        shards = sorted(path.glob("*.parquet"))
+        if not shards:
+            raise DataError(f"{path}: the folder holds no Parquet files")
+        return [row for shard in shards for row in read_rows(shard)]
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file")
+    if path.suffix == ".parquet":
+        try:
+            return pq.read_table(path).to_pylist()
+        except pa.ArrowInvalid as error:
+            raise DataError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
+    return list(_json_lines(path))
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSON lines under a temporary name and rename the file."""
+    with explained(f"writing {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        with partial.open("w") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        os.replace(partial, path)
+
+
+def builtin_prompts() -> list[Prompt]:
+    """The prompts that come with Starling, all three splits."""
+    folder = Path(str(resources.files("starling") / "data"))
+    return [
+        prompt_from_row(row | {"split": split, "source": "starling"}, f"{split}.jsonl:{number}")
+        for split in SPLITS
+        for number, row in enumerate(read_rows(folder / f"{split}.jsonl"), 1)
+    ]
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """Prompts from a user's file; rows need `messages` or `prompt`, and may bring what a judge can check."""
+    return [
+        prompt_from_row({"id": f"{path.stem}-{number}", "source": path.stem} | row, f"{path}:{number}")
+        for number, row in enumerate(read_rows(path), 1)
+    ]
+
+
+def prompts_of(run: Run, *splits: str) -> list[Prompt]:
+    """The run's prompts of the given splits, in the table's order."""
+    rows = read_rows(run.folder("prompts"))
+    prompts = [prompt_from_row(row, f"prompts:{number}") for number, row in enumerate(rows)]
+    return [prompt for prompt in prompts if prompt.split in splits]
+
+
+def candidates_of(run: Run) -> list[Candidate]:
+    """The run's sampled answers."""
+    return [Candidate(**row) for row in read_rows(run.folder("sample"))]
+
+
+def rankings_of(run: Run, prompts: Sequence[Prompt]) -> list[Ranking]:
+    """The run's rankings of the given prompts, in the table's order."""
+    wanted = {prompt.id for prompt in prompts}
+    rankings = [ranking_from_row(row, f"rank:{number}") for number, row in enumerate(read_rows(run.folder("rank")))]
+    return [ranking for ranking in rankings if ranking.prompt_id in wanted]
+
+
+def prompt_row(prompt: Prompt) -> dict[str, Any]:
+    return asdict(prompt) | {"checks": json.dumps([dict(check) for check in prompt.checks])}
+
+
+def prompt_from_row(row: Mapping[str, Any], where: str) -> Prompt:
+    """A prompt from a table row; `where` names the row in errors."""
+    known = {field.name for field in fields(Prompt)}
+    values = {key: value for key, value in row.items() if key in known and value is not None}
+    if isinstance(values.get("checks"), str):
+        values["checks"] = json.loads(values["checks"])
+    if "messages" not in values:
+        if not isinstance(row.get("prompt"), str):
+            raise DataError(f"{where}: a prompt needs a column `messages` or `prompt`; found: {', '.join(sorted(row))}")
+        values["messages"] = messages_from_text(row["prompt"])
+    _check_messages(values["messages"], where)
+    if values.get("split", "train") not in SPLITS:
+        raise DataError(f"{where}: split is {values['split']!r}, not one of {', '.join(SPLITS)}")
+    return Prompt(**values)
+
+
+def ranking_row(ranking: Ranking) -> dict[str, Any]:
+    """A ranking in Nectar's columns, answers sorted by rank, and ours after them."""
+    pairs = sorted(zip(ranking.ranks, ranking.answers, strict=True), key=lambda pair: pair[0])
+    answers = [
+        {"answer": a.answer, "model": a.model, "rank": float(rank), "finished": a.finished, "weakened": a.weakened,
+         "num_tokens": a.num_tokens}
+        for rank, a in pairs
+    ]  # fmt: skip
+    return {
+        "prompt": text_from_messages(ranking.messages),
+        "answers": answers,
+        "turns": sum(message["role"] == "user" for message in ranking.messages),
+        "num_responses": len(answers),
+        "source": [ranking.source],
+        "good_natured": ranking.good_natured,
+        "prompt_id": ranking.prompt_id,
+        "messages": list(ranking.messages),
+        "judge": ranking.judge,
+        "template_hash": ranking.template_hash,
+        "orders": [list(order) for order in ranking.orders],
+        "agreement": ranking.agreement,
+    }
+
+
+def ranking_from_row(row: Mapping[str, Any], where: str) -> Ranking:
+    """A ranking from a row in Nectar form or in `prompt/chosen/rejected` form."""
+    if "chosen" in row and "rejected" in row:
+        messages, texts = _pair(row, where)
+        entries = [{"answer": text, "model": name, "rank": rank} for text, name, rank in zip(texts, ("chosen", "rejected"), (1, 2), strict=True)]  # fmt: skip
+    elif isinstance(row.get("answers"), list):
+        entries = row["answers"]
+        messages = row.get("messages") or messages_from_text(row.get("prompt") or "")
+    else:
+        raise DataError(
+            f"{where}: a ranking needs `prompt` and `answers` (Nectar), or `prompt`, `chosen` and `rejected`; "
+            f"found: {', '.join(sorted(row))}"
+        )
+    _check_messages(messages, where)
+    prompt_id = str(row.get("prompt_id") or where)
+    answers, ranks = [], []
+    for draw, entry in enumerate(entries):
+        if not isinstance(entry.get("answer"), str) or not _is_rank(entry.get("rank")):
+            raise DataError(f"{where}: answer {draw} needs a text `answer` and a `rank` of 1 or more")
+        ranks.append(float(entry["rank"]))
+        answers.append(
+            Candidate(
+                prompt_id=prompt_id, model=str(entry.get("model") or ""), draw=draw, answer=entry["answer"],
+                finished=entry.get("finished") is not False, weakened=bool(entry.get("weakened")),
+                num_tokens=int(entry.get("num_tokens") or 0),
+            )
+        )  # fmt: skip
+    return Ranking(
+        prompt_id=prompt_id, messages=messages, answers=answers, ranks=ranks, judge=str(row.get("judge") or ""),
+        template_hash=str(row.get("template_hash") or ""), good_natured=row.get("good_natured") is not False,
+    )  # fmt: skip
+
+
+def text_from_messages(messages: Sequence[Message]) -> str:
+    """Nectar's prompt text: Human and Assistant turns, ending on an empty assistant turn."""
+    names = {"user": "Human", "assistant": "Assistant", "system": "System"}
+    return "".join(f"\n\n{names[m['role']]}: {m['content']}" for m in messages) + "\n\nAssistant: "
+
+
+def messages_from_text(text: str) -> list[Message]:
+    """The turns of a prompt in Nectar's text form; a text without turns is one user message."""
+    pieces = _TURN.split(text)
+    if len(pieces) == 1:
+        return [Message(role="user", content=text)]
+    turns = pieces[1:-1] if not pieces[-1].strip() else pieces[1:]
+    return [Message(role="assistant" if at % 2 else "user", content=turn) for at, turn in enumerate(turns)]
+
+
+def _pair(row: Mapping[str, Any], where: str) -> tuple[list[Message], list[str]]:
+    chosen, rejected = row["chosen"], row["rejected"]
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        return messages_from_text(row.get("prompt") or ""), [chosen, rejected]
+    if not (chosen and rejected and isinstance(chosen, list) and isinstance(rejected, list)):
+        raise DataError(f"{where}: `chosen` and `rejected` must both be texts or both be message lists")
+    prompt = row.get("prompt")
+    messages = prompt if isinstance(prompt, list) else chosen[:-1] or messages_from_text(prompt or "")
+    return messages, [chosen[-1]["content"], rejected[-1]["content"]]
+
+
+def _check_messages(messages: Any, where: str) -> None:
+    if not isinstance(messages, list) or not messages:
+        raise DataError(f"{where}: `messages` must be a list of at least one turn")
+    for message in messages:
+        if not isinstance(message, Mapping) or not isinstance(message.get("content"), str) or "role" not in message:
+            raise DataError(f"{where}: every message needs a `role` and a text `content`")
+        if not message["content"].strip():
+            raise DataError(f"{where}: the {message['role']}'s message is empty")
+    if messages[-1]["role"] != "user":
+        raise DataError(f"{where}: the last message is the {messages[-1]['role']}'s; a prompt ends on the user's")
+
+
+def _is_rank(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 1  # NaN fails the comparison
+
+
+def _json_lines(path: Path) -> Iterable[dict[str, Any]]:
+    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{path}:{number}: not JSON ({error})") from None
+            if not isinstance(row, dict):
+                raise DataError(f"{path}:{number}: a line must be a JSON object")
+            yield row

@@ -1,0 +1,89 @@
+"""What every test stands on: fixed seeds, a cache of its own, no network, one thread, a tiny model."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+CORPUS = ["the rain in spain stays mainly in the plain", "what is the name of the river that runs through the town"]
+_scratch: list[str] = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before anything of Hugging Face is imported: it reads its environment then."""
+    folder = tempfile.mkdtemp(prefix="starling-tests-")
+    _scratch.append(folder)
+    os.environ |= {
+        "STARLING_CACHE": f"{folder}/starling",
+        "HF_HOME": f"{folder}/huggingface",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    torch.set_num_threads(1)
+    settings.register_profile("starling", derandomize=True, database=None, deadline=None, max_examples=100)
+    settings.load_profile("starling")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    for folder in _scratch:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> int:
+    """Every test starts from the same random state."""
+    torch.manual_seed(20231128)
+    return 20231128
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random four-layer Llama that reads and writes ChatML.
+
+    As with `smollm2`, its tokenizer pads with the token that ends a turn. It stops at two ids.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers.utils import logging
+
+    folder = tmp_path_factory.mktemp("tiny")
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(
+        CORPUS,
+        trainers.BpeTrainer(vocab_size=300, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False),
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|im_end|>",
+        unk_token="<|endoftext|>",
+    )  # fmt: skip
+    tokenizer.chat_template = CHATML
+    tokenizer.save_pretrained(folder)
+
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        network = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4,
+                num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.2, bos_token_id=1,
+                eos_token_id=2, pad_token_id=2,
+            )
+        )  # fmt: skip
+        for name, weight in network.named_parameters():
+            if "norm" in name:  # all ones would hide a norm that is left out
+                torch.nn.init.uniform_(weight, 0.5, 1.5)
+    network.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=[2, 0], pad_token_id=2)
+    logging.disable_progress_bar()
+    network.save_pretrained(folder)
+    return folder

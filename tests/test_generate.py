@@ -1,0 +1,283 @@
+"""Sampling from a model in this process."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+from transformers.modeling_utils import PreTrainedModel
+
+from starling import packing
+from starling.generate import Request, generate, sample, stop_ids
+from tolerances import CLOSE
+
+MISTRAL = pytest.param(
+    "mistral",
+    marks=pytest.mark.xfail(
+        strict=True,
+        reason="packing reads the window off the attention module; mistral, mixtral and phi3 pass it as an argument",
+    ),
+)
+NEVER: frozenset[int] = frozenset()
+PROMPTS = [(5, 6, 7), (40, 41, 42, 43, 44, 45, 46), (80,), (100, 7, 9, 11)]
+
+
+def load(folder: Path) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Path) -> PreTrainedModel:
+    network = load(tiny_model)
+    packing.enable(network)
+    return network
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_model: Path) -> PreTrainedModel:
+    """The same model as transformers runs it."""
+    return load(tiny_model)
+
+
+def requests(**settings) -> list[Request]:
+    """Three answers to each prompt, interleaved."""
+    return [Request(prompt=PROMPTS[at % 4], seed=1000 + at, **settings) for at in range(12)]
+
+
+def greedy_by_transformers(plain: PreTrainedModel, prompt: tuple[int, ...], count: int) -> list[int]:
+    settings = GenerationConfig(
+        do_sample=False, max_new_tokens=count, min_new_tokens=count, eos_token_id=None, pad_token_id=0
+    )
+    ids = torch.tensor([prompt])
+    return plain.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)[
+        0, len(prompt) :
+    ].tolist()
+
+
+def distribution(plain: PreTrainedModel, ids: tuple[int, ...], temperature: float) -> list[float]:
+    """The next token's probabilities after `ids`, in float64."""
+    logits = plain(torch.tensor([ids]), use_cache=False).logits[0, -1].double() / temperature
+    return logits.softmax(0).tolist()
+
+
+@pytest.mark.parametrize("slots", [1, 3, 64])
+def test_greedy_answers_equal_those_of_transformers(model, plain, slots: int) -> None:
+    wanted = [Request(prompt=prompt, seed=1, temperature=0.0) for prompt in PROMPTS]
+    answers = generate(model, wanted, max_new_tokens=20, stop=NEVER, slots=slots)
+    for prompt, answer in zip(PROMPTS, answers, strict=True):
+        assert answer.ids == greedy_by_transformers(plain, prompt, 20)
+        assert answer.logprobs == [0.0] * 20
+
+
+@pytest.mark.parametrize("slots", [1, 2, 5, 12, 64])
+def test_the_same_request_gives_the_same_ids_in_any_number_of_slots(model, slots: int) -> None:
+    stop = frozenset(range(0, 300, 11))  # answers of many lengths, so that slots are refilled
+    expected = [generate(model, [r], max_new_tokens=15, stop=stop)[0] for r in requests(top_p=0.95)]
+    assert len({len(answer.ids) for answer in expected}) > 3
+    answers = generate(model, requests(top_p=0.95), max_new_tokens=15, stop=stop, slots=slots)
+    assert [answer.ids for answer in answers] == [answer.ids for answer in expected]
+    assert [answer.finished for answer in answers] == [answer.finished for answer in expected]
+
+
+def test_the_same_request_gives_the_same_ids_in_other_company(model) -> None:
+    forwards = generate(model, requests(), max_new_tokens=10, stop=NEVER, slots=5)
+    backwards = generate(model, requests()[::-1], max_new_tokens=10, stop=NEVER, slots=4)[::-1]
+    assert [answer.ids for answer in forwards] == [answer.ids for answer in backwards]
+
+
+def test_different_seeds_give_different_answers_to_one_prompt(model) -> None:
+    wanted = [Request(prompt=PROMPTS[0], seed=seed) for seed in range(5)]
+    answers = generate(model, wanted, max_new_tokens=10, stop=NEVER)
+    assert len({tuple(answer.ids) for answer in answers}) == 5
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.0, 1.5])
+@torch.no_grad()
+def test_logprobs_equal_a_teacher_forced_pass(model, plain, temperature: float) -> None:
+    wanted = requests(temperature=temperature)
+    answers = generate(model, wanted, max_new_tokens=12, stop=NEVER, slots=5)
+    for request, answer in zip(wanted, answers, strict=True):
+        logits = plain(torch.tensor([[*request.prompt, *answer.ids]]), use_cache=False).logits[0].double()
+        logprob = (logits / temperature).log_softmax(-1)[len(request.prompt) - 1 : -1]
+        expected = [logprob[at, token].item() for at, token in enumerate(answer.ids)]
+        assert answer.logprobs == pytest.approx(expected, abs=1e-4)
+
+
+@torch.no_grad()
+def test_tokens_are_those_at_the_requests_uniform_numbers(model, plain) -> None:
+    wanted = requests()[:4]
+    for request, answer in zip(wanted, generate(model, wanted, max_new_tokens=8, stop=NEVER, slots=2), strict=True):
+        numbers = torch.rand(8, generator=torch.Generator().manual_seed(request.seed), dtype=torch.float64).tolist()
+        for at, (token, number) in enumerate(zip(answer.ids, numbers, strict=True)):
+            prob = distribution(plain, (*request.prompt, *answer.ids[:at]), 1.0)
+            assert sum(prob[:token]) - CLOSE <= number < sum(prob[: token + 1]) + CLOSE
+
+
+@pytest.mark.parametrize("top_p", [0.1, 0.5, 0.9])
+@torch.no_grad()
+def test_top_p_samples_within_the_nucleus_under_its_own_distribution(model, plain, top_p: float) -> None:
+    wanted = requests(top_p=top_p)
+    for request, answer in zip(wanted, generate(model, wanted, max_new_tokens=6, stop=NEVER), strict=True):
+        for at, (token, logprob) in enumerate(zip(answer.ids, answer.logprobs, strict=True)):
+            prob = distribution(plain, (*request.prompt, *answer.ids[:at]), 1.0)
+            nucleus: list[int] = []  # the likeliest tokens until their sum reaches top_p
+            for candidate in sorted(range(300), key=lambda index: -prob[index]):
+                nucleus.append(candidate)
+                if sum(prob[index] for index in nucleus) >= top_p:
+                    break
+            assert token in nucleus
+            assert logprob == pytest.approx(math.log(prob[token] / sum(prob[i] for i in nucleus)), abs=1e-4)
+
+
+def test_every_stop_id_ends_an_answer_and_belongs_to_it(model) -> None:
+    free = generate(model, requests(), max_new_tokens=10, stop=NEVER)
+    stop = frozenset({free[0].ids[4], free[1].ids[7]})
+    for answer, whole in zip(generate(model, requests(), max_new_tokens=10, stop=stop, slots=5), free, strict=True):
+        ends = [at for at, token in enumerate(whole.ids) if token in stop]
+        length = ends[0] + 1 if ends else 10
+        assert answer.ids == whole.ids[:length]
+        assert answer.finished == bool(ends)
+        assert len(answer.logprobs) == length
+
+
+def test_a_stop_id_at_the_token_cap_still_finishes_the_answer(model) -> None:
+    request = requests()[0]
+    last = generate(model, [request], max_new_tokens=1, stop=NEVER)[0]
+    assert not last.finished
+    again = generate(model, [request], max_new_tokens=1, stop=frozenset(last.ids))[0]
+    assert (again.ids, again.finished) == (last.ids, True)
+
+
+def test_the_token_cap_cuts_answers_which_are_then_unfinished(model) -> None:
+    long = generate(model, requests(), max_new_tokens=9, stop=NEVER, slots=5)
+    short = generate(model, requests(), max_new_tokens=4, stop=NEVER, slots=5)
+    assert [answer.ids for answer in short] == [answer.ids[:4] for answer in long]
+    assert not any(answer.finished for answer in short + long)
+
+
+def test_no_request_gives_no_answer(model) -> None:
+    assert generate(model, [], max_new_tokens=9, stop=NEVER) == []
+
+
+def test_the_listener_hears_of_every_token(model) -> None:
+    heard: list[int] = []
+    stop = frozenset(range(0, 300, 11))
+    answers = generate(model, requests(), max_new_tokens=15, stop=stop, slots=5, on_tokens=heard.append)
+    assert sum(heard) == sum(len(answer.ids) for answer in answers)
+    assert max(heard) == 5
+
+
+def test_greedy_and_sampled_requests_go_together(model, plain) -> None:
+    mixed = [Request(prompt=PROMPTS[0], seed=1, temperature=0.0), *requests()[:3]]
+    answers = generate(model, mixed, max_new_tokens=10, stop=NEVER)
+    assert answers[0].ids == greedy_by_transformers(plain, PROMPTS[0], 10)
+    alone = generate(model, requests()[:3], max_new_tokens=10, stop=NEVER)
+    assert [answer.ids for answer in answers[1:]] == [answer.ids for answer in alone]
+
+
+@pytest.mark.parametrize("family", ["qwen2", MISTRAL])
+def test_decoding_past_a_sliding_window_equals_transformers(family: str) -> None:
+    shape = {
+        "vocab_size": 50, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "sliding_window": 6, "initializer_range": 0.5, "pad_token_id": 0, "eos_token_id": 49,
+    }  # fmt: skip
+    if family == "mistral":
+        network = MistralForCausalLM(MistralConfig(**shape, head_dim=8)).eval()
+    else:
+        sliding = Qwen2Config(**shape, use_sliding_window=True, layer_types=["sliding_attention"] * 2)
+        network = Qwen2ForCausalLM(sliding).eval()
+    expected = greedy_by_transformers(network, (1, 2, 3, 4), 12)
+    packing.enable(network)
+    answer = generate(network, [Request(prompt=(1, 2, 3, 4), seed=1, temperature=0.0)], max_new_tokens=12, stop=NEVER)[
+        0
+    ]
+    assert answer.ids == expected
+
+
+@pytest.mark.parametrize(
+    ("eos", "expected"), [([2, 0], {0, 2}), (2, {2}), (None, set())], ids=["several", "one", "none"]
+)
+def test_stop_ids_are_all_those_of_the_generation_settings(tiny_model: Path, eos, expected: set[int]) -> None:
+    network = load(tiny_model)
+    network.generation_config.eos_token_id = eos
+    assert stop_ids(network) == expected
+
+
+def one(values: list[float]) -> torch.Tensor:
+    return torch.tensor(values)
+
+
+@pytest.mark.parametrize(
+    ("number", "token"),
+    [(0.0, 0), (0.4999, 0), (0.5, 1), (0.7499, 1), (0.75, 2), (0.9999, 2)],
+)
+def test_sample_inverts_the_cumulative_distribution(number: float, token: int) -> None:
+    # weights 2, 1, 1: cumulative 1/2, 3/4, 1
+    logits = torch.tensor([[math.log(2), 0.0, 0.0]])
+    tokens, logprobs = sample(logits, one([number]), one([1.0]), one([1.0]))
+    assert tokens.tolist() == [token]
+    assert logprobs.item() == pytest.approx(math.log([1 / 2, 1 / 4, 1 / 4][token]), abs=CLOSE)
+
+
+def test_sample_under_temperature_by_hand() -> None:
+    # weights 4, 1, 1 at temperature 2: 2, 1, 1
+    logits = torch.tensor([[math.log(4), 0.0, 0.0]])
+    tokens, logprobs = sample(logits, one([0.6]), one([2.0]), one([1.0]))
+    assert tokens.tolist() == [1]
+    assert logprobs.item() == pytest.approx(math.log(1 / 4), abs=CLOSE)
+
+
+def test_sample_under_top_p_by_hand() -> None:
+    # probabilities 0.1, 0.5, 0.15, 0.25; top_p 0.7 keeps 0.5 and 0.25, that is 2/3 and 1/3
+    logits = torch.tensor([[0.1, 0.5, 0.15, 0.25]]).log().expand(4, 4)
+    tokens, logprobs = sample(logits, one([0.0, 0.66, 0.67, 0.9999]), torch.ones(4), torch.full((4,), 0.7))
+    assert tokens.tolist() == [1, 1, 3, 3]
+    assert logprobs.tolist() == pytest.approx([math.log(2 / 3)] * 2 + [math.log(1 / 3)] * 2, abs=CLOSE)
+
+
+def test_top_p_keeps_at_least_the_likeliest_token() -> None:
+    tokens, logprobs = sample(torch.tensor([[1.0, 3.0, 2.0]]), one([0.99]), one([1.0]), one([1e-6]))
+    assert (tokens.item(), logprobs.item()) == (1, 0.0)
+
+
+def test_top_p_stops_at_the_token_that_reaches_it() -> None:
+    # 1/2 reaches 0.5 exactly: the two of 1/4 stay outside
+    tokens, _ = sample(torch.tensor([[math.log(2), 0.0, 0.0]]), one([0.999]), one([1.0]), one([0.5]))
+    assert tokens.item() == 0
+
+
+def test_temperature_zero_takes_the_likeliest_token_with_logprob_zero() -> None:
+    tokens, logprobs = sample(torch.tensor([[1.0, 3.0, 2.0]]), one([0.0]), one([0.0]), one([1.0]))
+    assert (tokens.item(), logprobs.item()) == (1, 0.0)
+
+
+def test_evenly_spread_numbers_draw_each_token_by_its_probability() -> None:
+    prob = torch.tensor([0.1, 0.2, 0.3, 0.4])
+    numbers = (torch.arange(1000) + 0.5) / 1000
+    tokens, _ = sample(prob.log().expand(1000, 4), numbers, torch.ones(1000), torch.ones(1000))
+    assert tokens.bincount().tolist() == [100, 200, 300, 400]
+
+
+def test_the_largest_number_below_one_still_draws_from_the_nucleus() -> None:
+    # rounded to float32 it is 1, past the end of the cumulative distribution
+    logits = torch.tensor([[0.1, 0.5, 0.25, 0.15]]).log()
+    number = torch.tensor([1 - 2**-53], dtype=torch.float64)
+    tokens, logprobs = sample(logits, number, one([1.0]), one([0.7]))
+    assert tokens.item() == 2
+    assert logprobs.item() == pytest.approx(math.log(1 / 3), abs=CLOSE)
+
+
+def test_bfloat16_logits_are_sampled_in_float32() -> None:
+    logits = torch.randn(1, 300).bfloat16()
+    tokens, logprobs = sample(logits, one([0.3]), one([1.0]), one([1.0]))
+    expected = logits[0].double().log_softmax(0)[tokens.item()].item()
+    assert logprobs.dtype == torch.float32
+    assert logprobs.item() == pytest.approx(expected, abs=CLOSE)

@@ -1,0 +1,302 @@
+"""Models in and out, as everybody loads them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GemmaConfig,
+    GemmaModel,
+)
+
+from starling import chat, models, packing
+from starling.errors import ModelError
+from starling.models import Model
+from starling.packing import pack
+from starling.records import Message
+from tolerances import CLOSE
+
+MESSAGES = [Message(role="user", content="what is the rain?")]
+ANSWERS = ["in spain", "the rain stays mainly in the plain", "wet", "no"]
+GROUPS = [([5, 6, 7, 8], [[20, 21], [30, 31, 32]]), ([40, 41], [[50, 51, 52]])]
+
+
+@pytest.fixture
+def reward_folder(tiny_model: Path, tmp_path: Path) -> Path:
+    """A saved reward model whose head is no longer zero."""
+    model = models.new_reward_model(str(tiny_model))
+    torch.nn.init.normal_(model.network.score.weight)
+    models.save(model, tmp_path / "reward")
+    return tmp_path / "reward"
+
+
+@pytest.fixture
+def decoder(tiny_model: Path):
+    return models.load_policy(str(tiny_model), torch.float32).network.get_decoder()
+
+
+def our_scores(folder: Path, finished: bool = True) -> list[float]:
+    network, tokenizer = models.load_reward_model(str(folder))
+    shared, own = chat.conversation_ids(tokenizer, MESSAGES, ANSWERS, [finished] * len(ANSWERS))
+    with torch.no_grad():
+        return models.rewards(network, pack([(shared, own)])).tolist()
+
+
+def edit_config(folder: Path, **changes) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_policy_is_the_model_with_its_attention_packed(tiny_model: Path) -> None:
+    network, tokenizer = models.load_policy(str(tiny_model), torch.float32)
+    plain = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+    with torch.no_grad():
+        found = network.get_output_embeddings()(packing.hidden_states(network.get_decoder(), pack([([5, 6, 7], [])])))
+        assert torch.allclose(found, plain(torch.tensor([[5, 6, 7]])).logits[0], atol=CLOSE)
+    assert not network.training
+    assert tokenizer.chat_template
+
+
+def test_policy_is_bfloat16_unless_told(tiny_model: Path) -> None:
+    assert models.load_policy(str(tiny_model)).network.dtype == torch.bfloat16
+
+
+def test_saved_policy_is_the_same_for_everybody(tiny_model: Path, tmp_path: Path) -> None:
+    policy = models.load_policy(str(tiny_model), torch.float32)
+    models.save(policy, tmp_path / "policy")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
+    for name, weight in AutoModelForCausalLM.from_pretrained(tiny_model).state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], weight)
+    assert sorted(loaded.generation_config.eos_token_id) == [0, 2]
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "policy")
+    assert tokenizer.chat_template == AutoTokenizer.from_pretrained(tiny_model).chat_template
+    assert loaded.config._attn_implementation != packing.ATTENTION
+
+
+def test_a_new_reward_model_finds_all_answers_equal(tiny_model: Path) -> None:
+    network, _ = models.new_reward_model(str(tiny_model))
+    with torch.no_grad():
+        assert models.rewards(network, pack(GROUPS)).tolist() == [0.0, 0.0, 0.0]
+    assert [name for name, _ in network.named_parameters() if name.startswith("score")] == ["score.weight"]
+
+
+def test_a_reward_model_pads_with_a_token_that_never_ends_an_answer(tiny_model: Path) -> None:
+    assert AutoTokenizer.from_pretrained(tiny_model).pad_token_id == 2
+    network, tokenizer = models.new_reward_model(str(tiny_model))
+    assert (tokenizer.pad_token, tokenizer.pad_token_id, network.config.pad_token_id) == ("<|endoftext|>", 0, 0)
+
+
+def test_a_reward_model_of_a_reward_model_keeps_its_template(reward_folder: Path) -> None:
+    again = models.new_reward_model(str(reward_folder))
+    assert again.tokenizer.chat_template == AutoTokenizer.from_pretrained(reward_folder).chat_template
+
+
+def test_a_tokenizer_without_a_free_token_for_padding_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "padless"
+    shutil.copytree(tiny_model, folder)
+    for path in (folder / "tokenizer.json", folder / "tokenizer_config.json"):
+        path.write_text(path.read_text().replace("<|endoftext|>", "<|other|>"))
+    with pytest.raises(ModelError, match="no token can serve as padding"):
+        models.new_reward_model(str(folder))
+
+
+def test_rewards_are_the_head_on_each_conversations_last_token(reward_folder: Path) -> None:
+    network, _ = models.load_reward_model(str(reward_folder))
+    base = AutoModelForSequenceClassification.from_pretrained(reward_folder)
+    with torch.no_grad():
+        found = models.rewards(network, pack(GROUPS))
+        for reward, ids in zip(
+            found, ([5, 6, 7, 8, 20, 21], [5, 6, 7, 8, 30, 31, 32], [40, 41, 50, 51, 52]), strict=True
+        ):
+            last = base.base_model(torch.tensor([ids])).last_hidden_state[0, -1]
+            assert reward.item() == pytest.approx((base.score.weight[0] @ last).item(), abs=CLOSE)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_saved_reward_model_scores_the_same_elsewhere(reward_folder: Path, side: str, batch: int) -> None:
+    elsewhere = AutoModelForSequenceClassification.from_pretrained(reward_folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(reward_folder, padding_side=side)
+    conversations = [[*MESSAGES, {"role": "assistant", "content": answer}] for answer in ANSWERS]
+    found = []
+    for start in range(0, 4, batch):
+        inputs = tokenizer.apply_chat_template(
+            conversations[start : start + batch], padding=True, return_tensors="pt", return_dict=True
+        )
+        with torch.no_grad():
+            found += elsewhere(**inputs).logits[:, 0].tolist()
+    ours = our_scores(reward_folder)
+    assert found == pytest.approx(ours, abs=CLOSE)
+    assert len({round(score, 3) for score in ours}) == 4
+
+
+def test_rewards_are_float32_whatever_the_model_is(reward_folder: Path) -> None:
+    network, _ = models.load_reward_model(str(reward_folder), torch.bfloat16)
+    with torch.no_grad():
+        assert models.rewards(network, pack(GROUPS)).dtype == torch.float32
+
+
+def test_whether_an_answer_was_cut_changes_its_reward(reward_folder: Path) -> None:
+    cut, whole = our_scores(reward_folder, finished=False), our_scores(reward_folder, finished=True)
+    assert all(abs(a - b) > 1e-3 for a, b in zip(cut, whole, strict=True))
+
+
+@pytest.mark.parametrize("pad", [2, None], ids=["pad is eos", "no pad"])
+def test_a_reward_model_that_pads_with_the_end_is_refused(reward_folder: Path, pad: int | None) -> None:
+    edit_config(reward_folder, pad_token_id=pad)
+    with pytest.raises(ModelError, match="pad token must exist and never end an answer"):
+        models.load_reward_model(str(reward_folder))
+
+
+def test_a_classifier_of_two_labels_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    network = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=2)
+    models.save(Model(network, AutoTokenizer.from_pretrained(tiny_model)), tmp_path / "two")
+    with pytest.raises(ModelError, match="this has 2"):
+        models.load_reward_model(str(tmp_path / "two"))
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_trunk_and_top_make_the_whole_decoder(decoder, layers: int) -> None:
+    packed = pack(GROUPS)
+    trunk, top = models.trunk_of(decoder, layers), models.top_of(decoder, layers)
+    with torch.no_grad():
+        whole = packing.hidden_states(decoder, packed)
+        middle = packing.hidden_states(trunk, packed)
+        assert torch.allclose(packing.hidden_states(top, packed, middle[None]), whole, atol=CLOSE)
+        assert not torch.allclose(middle, whole, atol=0.1)
+    assert (len(trunk.layers), len(top.layers), len(decoder.layers)) == (4 - layers, layers, 4)
+    assert decoder.config.num_hidden_layers == 4
+
+
+def test_trunk_shares_the_weights_and_top_is_a_copy(decoder) -> None:
+    trunk, top = models.trunk_of(decoder, 1), models.top_of(decoder, 1)
+    assert trunk.layers[0].mlp.up_proj.weight is decoder.layers[0].mlp.up_proj.weight
+    before = decoder.layers[3].mlp.up_proj.weight.clone()
+    with torch.no_grad():
+        for parameter in models.trainable(top).values():
+            parameter.add_(1)
+    assert torch.equal(decoder.layers[3].mlp.up_proj.weight, before)
+
+
+def test_top_is_float32_and_has_blocks_and_norm_only(tiny_model: Path) -> None:
+    top = models.top_of(models.load_policy(str(tiny_model), torch.bfloat16).network.get_decoder(), 2)
+    parameters = models.trainable(top)
+    assert {name.split(".")[0] for name in parameters} == {"layers", "norm"}
+    assert {name.split(".")[1] for name in parameters if name.startswith("layers")} == {"0", "1"}
+    assert {parameter.dtype for parameter in parameters.values()} == {torch.float32}
+
+
+def test_a_top_is_written_back_and_read_again(decoder) -> None:
+    top = models.top_of(decoder, 2)
+    lower = [parameter.clone() for layer in decoder.layers[:2] for parameter in layer.parameters()]
+    with torch.no_grad():
+        for parameter in models.trainable(top).values():
+            parameter.add_(torch.randn_like(parameter))
+    models.copy_top_into(decoder, top)
+    again = models.trainable(models.top_of(decoder, 2))
+    for name, parameter in models.trainable(top).items():
+        assert torch.equal(again[name], parameter)
+    untouched = [parameter for layer in decoder.layers[:2] for parameter in layer.parameters()]
+    assert all(torch.equal(old, new) for old, new in zip(lower, untouched, strict=True))
+
+
+def test_a_top_is_written_back_in_the_decoders_dtype(tiny_model: Path) -> None:
+    decoder = models.load_policy(str(tiny_model), torch.bfloat16).network.get_decoder()
+    top = models.top_of(decoder, 1)
+    with torch.no_grad():
+        top.norm.weight.fill_(1 / 3)
+    models.copy_top_into(decoder, top)
+    assert decoder.norm.weight.dtype == torch.bfloat16
+    assert torch.equal(decoder.norm.weight, torch.full((32,), 1 / 3).bfloat16())
+
+
+@pytest.mark.parametrize("part", [models.trunk_of, models.top_of], ids=["trunk", "top"])
+def test_at_least_one_block_stays_frozen(decoder, part) -> None:
+    with pytest.raises(ModelError, match=r"tune\.layers = 4: the model has 4 blocks"):
+        part(decoder, 4)
+
+
+def test_a_model_that_scales_its_embeddings_is_not_split() -> None:
+    config = GemmaConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, pad_token_id=0,
+    )  # fmt: skip
+    with pytest.raises(ModelError, match="scales its input embeddings"):
+        models.trunk_of(GemmaModel(config), 1)
+
+
+def test_the_value_head_expects_nothing_at_first() -> None:
+    head = models.ValueHead(8)
+    assert head(torch.randn(5, 8)).tolist() == [0.0] * 5
+    assert head(torch.randn(5, 8).bfloat16()).dtype == torch.float32
+
+
+def test_the_value_head_can_leave_zero() -> None:
+    head = models.ValueHead(8)
+    head(torch.randn(5, 8)).sum().backward()
+    assert head.down.weight.grad.abs().max().item() > 0
+    assert head.down.bias.grad.item() == 5  # one for each position
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("./nowhere", "no such folder"),
+        ("/nowhere/at/all", "no such folder"),
+        ("misspelt", "no such folder"),
+        ("a/b/c", "no such folder"),
+        ("~/model", "no such folder"),
+    ],
+)
+def test_a_name_that_is_no_model_is_refused(name: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        models.resolve(name)
+
+
+def test_a_folder_and_a_hub_name_are_left_to_transformers(tiny_model: Path) -> None:
+    assert models.resolve(str(tiny_model)) == str(tiny_model)
+    assert models.resolve("owner/model") == "owner/model"
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"holds no config\.json"):
+        models.load_policy(str(tmp_path))
+
+
+def test_a_hub_name_out_of_reach_is_a_plain_error() -> None:
+    with pytest.raises(ModelError, match="owner/model: cannot be loaded"):
+        models.load_policy("owner/model")
+
+
+def test_a_broken_model_is_a_plain_error(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(tiny_model, folder)
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        models.load_policy(str(folder))
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_damaged_weights_are_a_plain_error(tiny_model: Path, tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(tiny_model, folder)
+    weights = folder / "model.safetensors"
+    if damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    else:
+        weights.unlink()
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        models.load_policy(str(folder))
+
+
+def test_a_model_without_a_template_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_model, folder)
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(ModelError, match="no chat template"):
+        models.load_policy(str(folder))

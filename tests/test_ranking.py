@@ -1,0 +1,241 @@
+"""Likelihood of a ranking of K answers under the Plackett-Luce model."""
+
+import itertools
+import math
+
+import choix
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from starling.losses.ranking import centring_penalty, plackett_luce_nll
+from tolerances import CLOSE, EXACT
+
+
+def nll(weights, ranks=None, mask=None) -> float:
+    """The loss of one prompt whose answers have the given weights exp(reward)."""
+    reward = torch.tensor([weights], dtype=torch.float64).log()
+    rank = None if ranks is None else torch.tensor([ranks])
+    return plackett_luce_nll(reward, rank, None if mask is None else torch.tensor([mask])).item()
+
+
+def by_loops(rewards: list[float], ranks: list[int]) -> float:
+    """Efron's likelihood in plain Python, place after place."""
+    weight = [math.exp(r) for r in rewards]
+    total = 0.0
+    for level in sorted({rank for rank in ranks if rank > 0}):
+        tied = [w for w, rank in zip(weight, ranks, strict=True) if rank == level]
+        field = sum(w for w, rank in zip(weight, ranks, strict=True) if rank >= level or rank == 0)
+        for place, w in enumerate(tied):
+            total += math.log(field - place / len(tied) * sum(tied)) - math.log(w)
+    return total
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 7])
+def test_equal_scores_give_log_k_factorial(k: int) -> None:
+    found = plackett_luce_nll(torch.full((1, k), 3.7, dtype=torch.float64)).item()
+    assert found == pytest.approx(math.log(math.factorial(k)), abs=EXACT)
+
+
+def test_three_answers_by_hand() -> None:
+    # weights 3, 2, 1 from the best: 3/6 * 2/3 * 1/1 = 1/3
+    assert nll([3, 2, 1]) == pytest.approx(math.log(3), abs=EXACT)
+    # weights 1, 2, 3 from the best: 1/6 * 2/5 * 1/1 = 1/15
+    assert nll([1, 2, 3]) == pytest.approx(math.log(15), abs=EXACT)
+
+
+def test_ranks_say_who_is_best_not_the_columns() -> None:
+    # the best has weight 3, then 2, then 1
+    assert nll([1, 3, 2], [3, 1, 2]) == pytest.approx(math.log(3), abs=EXACT)
+
+
+@pytest.mark.parametrize("difference", [-30.0, -1.0, 0.0, 0.5, 20.0])
+def test_two_answers_are_bradley_terry(difference: float) -> None:
+    reward = torch.tensor([[difference, 0.0]], dtype=torch.float64)
+    expected = max(-difference, 0) + math.log1p(math.exp(-abs(difference)))  # softplus(s_worse - s_better)
+    assert plackett_luce_nll(reward).item() == pytest.approx(expected, abs=EXACT)
+
+
+@pytest.mark.parametrize("k", [2, 3, 4])
+def test_probabilities_of_all_orders_sum_to_one(k: int) -> None:
+    reward = torch.randn(1, k, dtype=torch.float64) * 2
+    orders = torch.tensor(list(itertools.permutations(range(1, k + 1))))
+    total = plackett_luce_nll(reward.expand(len(orders), k), orders).neg().exp().sum().item()
+    assert total == pytest.approx(1, abs=EXACT)
+
+
+@pytest.mark.parametrize("difference", [-3.0, 0.0, 1.7])
+def test_a_tie_of_two_by_its_closed_form(difference: float) -> None:
+    found = plackett_luce_nll(torch.tensor([[difference, 0.0]], dtype=torch.float64), torch.tensor([[1, 1]])).item()
+    expected = math.log1p(math.exp(difference)) + math.log1p(math.exp(-difference)) - math.log(2)
+    assert found == pytest.approx(expected, abs=EXACT)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "odds"),
+    [
+        # weights 1, 2, 3. First place against 6, second against 6 - (1 + 2) / 2 = 4.5: (6 * 4.5) / (1 * 2)
+        ((1, 1, 3), 13.5),
+        # first: 6 / 1; then 5 / 2 and (5 - 5/2) / 3: 6 * 5 * 2.5 / 6
+        ((1, 2, 2), 12.5),
+        # 6 * (6 - 2) * (6 - 4) / 6
+        ((1, 1, 1), 8.0),
+    ],
+    ids=["two lead", "two trail", "all equal"],
+)
+def test_efron_ties_of_three_by_hand(ranks, odds: float) -> None:
+    assert nll([1, 2, 3], ranks) == pytest.approx(math.log(odds), abs=EXACT)
+
+
+def test_ranks_may_skip_places_and_be_floats() -> None:
+    reward = torch.tensor([[1.0, 2.0, 3.0]], dtype=torch.float64).log()
+    dense, competition = torch.tensor([[1, 1, 2]]), torch.tensor([[1.0, 1.0, 3.0]], dtype=torch.float64)
+    assert plackett_luce_nll(reward, dense).item() == pytest.approx(math.log(13.5), abs=EXACT)
+    assert plackett_luce_nll(reward, competition).item() == pytest.approx(math.log(13.5), abs=EXACT)
+
+
+def test_top_m_by_hand() -> None:
+    # weights 4, 3, 2, 1, only the two best places known: 4/10 * 3/6 = 1/5
+    assert nll([4, 3, 2, 1], [1, 2, 0, 0]) == pytest.approx(math.log(5), abs=EXACT)
+    # the same with the unplaced answers first
+    assert nll([2, 1, 4, 3], [0, 0, 1, 2]) == pytest.approx(math.log(5), abs=EXACT)
+
+
+def test_top_m_is_the_sum_over_the_orders_of_the_rest() -> None:
+    reward = torch.randn(1, 5, dtype=torch.float64)
+    orders = torch.tensor([[1, 2, *rest] for rest in itertools.permutations((3, 4, 5))])
+    expected = plackett_luce_nll(reward.expand(6, 5), orders).neg().exp().sum().item()
+    found = plackett_luce_nll(reward, torch.tensor([[1, 2, 0, 0, 0]])).neg().exp().item()
+    assert found == pytest.approx(expected, abs=EXACT)
+
+
+def test_without_any_known_place_nothing_is_learnt() -> None:
+    assert nll([4, 3, 2], [0, 0, 0]) == 0
+
+
+@pytest.mark.parametrize("filler", [1.0, 1e4, 1e-4])
+def test_masked_answers_leave_no_trace(filler: float) -> None:
+    # as in the test by hand: 3/6 * 2/3 * 1/1
+    assert nll([3, 2, filler, 1], mask=[True, True, False, True]) == pytest.approx(math.log(3), abs=EXACT)
+    assert nll([filler, 3, 2, 1], [1, 1, 2, 3], [False, True, True, True]) == pytest.approx(math.log(3), abs=EXACT)
+
+
+def test_masked_answers_get_no_gradient() -> None:
+    reward = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
+    mask = torch.tensor([[True, True, False, True], [True, False, False, True]])
+    plackett_luce_nll(reward, None, mask).sum().backward()
+    assert torch.equal(reward.grad[~mask], torch.zeros(3, dtype=torch.float64))
+    assert reward.grad[mask].abs().min().item() > 0
+
+
+ranked = st.lists(st.tuples(st.floats(-5, 5), st.integers(0, 4)), min_size=1, max_size=7)
+
+
+@given(ranked)
+def test_ties_and_unplaced_answers_equal_plain_python(answers: list[tuple[float, int]]) -> None:
+    rewards, ranks = [r for r, _ in answers], [rank for _, rank in answers]
+    found = plackett_luce_nll(torch.tensor([rewards], dtype=torch.float64), torch.tensor([ranks])).item()
+    assert found == pytest.approx(by_loops(rewards, ranks), abs=1e-10)
+
+
+@given(ranked, st.floats(-50, 50), st.randoms(use_true_random=False))
+def test_neither_shift_nor_order_of_the_columns_matters(answers, shift: float, random) -> None:
+    shuffled = random.sample(answers, len(answers))
+    found = plackett_luce_nll(
+        torch.tensor([[r + shift for r, _ in shuffled]], dtype=torch.float64),
+        torch.tensor([[rank for _, rank in shuffled]]),
+    ).item()
+    assert found == pytest.approx(by_loops([r for r, _ in answers], [rank for _, rank in answers]), abs=1e-10)
+
+
+def test_prompts_are_independent_of_each_other() -> None:
+    reward, rank = torch.randn(6, 4, dtype=torch.float64), torch.randint(0, 4, (6, 4))
+    expected = [by_loops(r, k) for r, k in zip(reward.tolist(), rank.tolist(), strict=True)]
+    order = torch.randperm(6)
+    found = plackett_luce_nll(reward[order], rank[order])
+    assert found.tolist() == pytest.approx([expected[i] for i in order.tolist()], abs=1e-10)
+
+
+def test_likelihood_equals_that_of_choix() -> None:
+    params = np.random.default_rng(1).normal(size=6)
+    rankings = choix.generate_rankings(params, 20, 4)
+    reward = torch.tensor(np.array([[params[item] for item in ranking] for ranking in rankings]))
+    assert plackett_luce_nll(reward).sum().item() == pytest.approx(
+        -choix.log_likelihood_rankings(rankings, params), rel=EXACT
+    )
+
+
+def test_fitted_parameters_equal_those_of_choix() -> None:
+    random = np.random.default_rng(2)
+    truth = random.normal(size=5)
+    rankings = [tuple(int(i) for i in np.argsort(-(truth + random.gumbel(size=5)))[: 3 + at % 3]) for at in range(60)]
+    expected = choix.ilsr_rankings(5, rankings, tol=1e-10)
+    theta = torch.zeros(5, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([theta], max_iter=200, tolerance_grad=1e-12, tolerance_change=1e-14)
+
+    def closure() -> torch.Tensor:
+        optimiser.zero_grad()
+        loss = sum(plackett_luce_nll(theta[list(ranking)][None]).sum() for ranking in rankings) / len(rankings)
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    found = theta.detach() - theta.detach().mean()
+    assert found.tolist() == pytest.approx((expected - expected.mean()).tolist(), abs=1e-6)
+
+
+def test_gradient_equals_finite_differences() -> None:
+    rewards, ranks, step = [0.3, -1.0, 0.8, 0.1, 2.0], [1, 2, 2, 0, 4], 1e-5
+    reward = torch.tensor([rewards], dtype=torch.float64, requires_grad=True)
+    plackett_luce_nll(reward, torch.tensor([ranks])).sum().backward()
+    for at in range(5):
+        up, down = ([r + sign * step * (i == at) for i, r in enumerate(rewards)] for sign in (1, -1))
+        slope = (by_loops(up, ranks) - by_loops(down, ranks)) / (2 * step)
+        assert reward.grad[0, at].item() == pytest.approx(slope, abs=1e-8)
+
+
+def test_descent_raises_the_best_and_lowers_the_worst() -> None:
+    reward = torch.zeros(1, 4, requires_grad=True)
+    plackett_luce_nll(reward).sum().backward()
+    # softmax shares 1/4, 1/3, 1/2, 1 summed over the places an answer competes for, less 1
+    expected = [1 / 4 - 1, 1 / 4 + 1 / 3 - 1, 1 / 4 + 1 / 3 + 1 / 2 - 1, 1 / 4 + 1 / 3 + 1 / 2 + 1 - 1]
+    assert reward.grad[0].tolist() == pytest.approx(expected, abs=CLOSE)
+
+
+@pytest.mark.parametrize("ranks", [(1, 2, 3), (3, 2, 1), (1, 1, 3), (1, 0, 0), (1, 1, 1)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_extreme_rewards_give_finite_value_and_gradient(ranks, dtype: torch.dtype) -> None:
+    reward = torch.tensor([[1e4, 0.0, -1e4]], dtype=dtype, requires_grad=True)
+    value = plackett_luce_nll(reward, torch.tensor([ranks])).sum()
+    value.backward()
+    assert torch.isfinite(value)
+    assert torch.isfinite(reward.grad).all()
+
+
+def test_extreme_rewards_by_hand() -> None:
+    # in the right order certain; in the reverse order 2e4 + 1e4 short
+    reward = torch.tensor([[1e4, 0.0, -1e4]], dtype=torch.float64)
+    assert plackett_luce_nll(reward).item() == pytest.approx(0, abs=EXACT)
+    assert plackett_luce_nll(reward, torch.tensor([[3, 2, 1]])).item() == pytest.approx(3e4, rel=EXACT)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_rewards_are_computed_in_float32(dtype: torch.dtype) -> None:
+    reward, ranks = (torch.randn(8, 7) * 2).to(dtype), torch.randint(0, 5, (8, 7))
+    found = plackett_luce_nll(reward, ranks)
+    assert found.dtype == torch.float32
+    expected = [by_loops(r, k) for r, k in zip(reward.double().tolist(), ranks.tolist(), strict=True)]
+    assert found.tolist() == pytest.approx(expected, abs=CLOSE, rel=CLOSE)
+
+
+def test_centring_penalty_by_hand() -> None:
+    # (1 + 2 - 4)^2 = 1 and, the second answer not counting, (1 - 4)^2 = 9
+    reward = torch.tensor([[1.0, 2.0, -4.0], [1.0, 2.0, -4.0]], dtype=torch.float64, requires_grad=True)
+    mask = torch.tensor([[True, True, True], [True, False, True]])
+    penalty = centring_penalty(reward, mask)
+    assert penalty.tolist() == pytest.approx([1.0, 9.0], abs=EXACT)
+    penalty.sum().backward()
+    # 2 * sum for every answer that counts
+    assert reward.grad.tolist() == [[-2.0, -2.0, -2.0], [-6.0, 0.0, -6.0]]

@@ -1,0 +1,66 @@
+"""The critic's regression onto returns."""
+
+import pytest
+import torch
+
+from starling.losses.value import value_loss
+from tolerances import EXACT
+
+MASK = torch.tensor([[True, True, False]])
+
+
+def tensor(*values: float) -> torch.Tensor:
+    return torch.tensor([values], dtype=torch.float64)
+
+
+def test_value_loss_by_hand() -> None:
+    # half the mean of (1 - 3)^2 = 4 and (2 - 2)^2 = 0
+    loss = value_loss(tensor(1, 2, 9), tensor(3, 2, -9), MASK)
+    assert loss.value.item() == pytest.approx(1.0, abs=EXACT)
+
+
+def test_explained_variance_by_hand() -> None:
+    # returns 3, 2: variance 1/4; errors -2, 0: variance 1; 1 - 4 = -3
+    loss = value_loss(tensor(1, 2, 9), tensor(3, 2, -9), MASK)
+    assert loss.metrics["explained_variance"].item() == pytest.approx(-3.0, abs=EXACT)
+
+
+@pytest.mark.parametrize(
+    ("value", "share"),
+    [((3, 2, 0), 1.0), ((5, 4, 0), 1.0), ((2.5, 2.5, 0), 0.0)],
+    ids=["perfect", "perfect but for a shift", "constant"],
+)
+def test_explained_variance_of_known_critics(value, share: float) -> None:
+    found = value_loss(tensor(*value), tensor(3, 2, -9), MASK).metrics["explained_variance"].item()
+    assert found == pytest.approx(share, abs=EXACT)
+
+
+def test_gradient_is_the_error_over_the_number_of_tokens() -> None:
+    value = tensor(1, 2, 9).requires_grad_()
+    value_loss(value, tensor(3, 5, -9), MASK).value.backward()
+    # (1 - 3) / 2, (2 - 5) / 2, nothing for the padding
+    assert value.grad[0].tolist() == pytest.approx([-1.0, -1.5, 0.0], abs=EXACT)
+
+
+def test_metrics_carry_no_gradient() -> None:
+    loss = value_loss(tensor(1, 2, 9).requires_grad_(), tensor(3, 5, -9), MASK)
+    assert loss.value.requires_grad
+    assert not any(metric.requires_grad for metric in loss.metrics.values())
+
+
+def test_a_common_shift_of_value_and_return_changes_nothing() -> None:
+    value, target, mask = torch.randn(4, 6).double(), torch.randn(4, 6).double(), torch.rand(4, 6) < 0.7
+    before, after = value_loss(value, target, mask), value_loss(value + 3, target + 3, mask)
+    assert after.value.item() == pytest.approx(before.value.item(), abs=EXACT)
+    assert after.metrics["explained_variance"].item() == pytest.approx(before.metrics["explained_variance"].item())
+
+
+def test_microbatches_add_up_to_the_batch() -> None:
+    value, target, mask = torch.randn(4, 6).double(), torch.randn(4, 6).double(), torch.rand(4, 6) < 0.7
+    total = mask.sum().item()
+    parts = sum(
+        value_loss(value[i : i + 2], target[i : i + 2], mask[i : i + 2], num_tokens=total).value for i in (0, 2)
+    )
+    expected = sum(0.5 * (v - r) ** 2 for v, r in zip(value[mask].tolist(), target[mask].tolist(), strict=True)) / total
+    assert parts.item() == pytest.approx(expected, abs=EXACT)
+    assert value_loss(value, target, mask).value.item() == pytest.approx(expected, abs=EXACT)
