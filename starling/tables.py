@@ -91,7 +91,10 @@ def builtin_prompts() -> list[Prompt]:
 def read_prompts(path: Path) -> list[Prompt]:
     """Prompts from a user's file; rows need `messages` or `prompt`, and may bring what a judge can check."""
     return [
-        prompt_from_row({"id": f"{path.stem}-{number}", "source": path.stem} | row, f"{path}:{number}")
+        prompt_from_row(
+            {"id": f"{path.stem}-{number}", "source": path.stem} | {k: v for k, v in row.items() if v is not None},
+            f"{path}:{number}",
+        )
         for number, row in enumerate(read_rows(path), 1)
     ]
 

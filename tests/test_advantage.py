@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tolerances import EXACT
 
 from starling.losses import advantage
-from tolerances import EXACT
 
 REWARD = torch.tensor([[0.0, 0.0, 1.0, 7.0]], dtype=torch.float64)
 VALUE = torch.tensor([[0.5, 0.4, 0.2, 9.0]], dtype=torch.float64)

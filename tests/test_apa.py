@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
+from tolerances import EXACT
 
 from starling.losses.apa import apa_loss
-from tolerances import EXACT
 
 LOGPROB = torch.tensor([[-1.0, -0.5, -3.0]], dtype=torch.float64)
 ANCHOR = torch.tensor([[-2.0, -0.5, -4.0]], dtype=torch.float64)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tolerances import CLOSE
 from transformers import (
     AutoModelForCausalLM,
     GenerationConfig,
@@ -17,7 +18,6 @@ from transformers.modeling_utils import PreTrainedModel
 
 from starling import packing
 from starling.generate import Request, generate, sample, stop_ids
-from tolerances import CLOSE
 
 MISTRAL = pytest.param(
     "mistral",

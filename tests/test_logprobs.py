@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
+from tolerances import CLOSE
 
 from starling.losses.logprobs import token_logprobs
-from tolerances import CLOSE
 
 
 def test_logprob_by_hand() -> None:

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
+from tolerances import EXACT
 
 from starling.losses import masked
-from tolerances import EXACT
 
 VALUE = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], dtype=torch.float64)
 MASK = torch.tensor([[True, True, False], [True, False, False]])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tolerances import CLOSE
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -19,7 +20,6 @@ from starling.errors import ModelError
 from starling.models import Model
 from starling.packing import pack
 from starling.records import Message
-from tolerances import CLOSE
 
 MESSAGES = [Message(role="user", content="what is the rain?")]
 ANSWERS = ["in spain", "the rain stays mainly in the plain", "wet", "no"]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tolerances import CLOSE
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -23,7 +24,6 @@ from transformers.modeling_utils import PreTrainedModel
 from starling import packing
 from starling.errors import ModelError
 from starling.packing import Block, Span, pack
-from tolerances import CLOSE
 
 Groups = list[tuple[list[int], list[list[int]]]]
 MISTRAL = pytest.param(
@@ -192,8 +192,10 @@ def test_groups_give_the_same_in_any_company(packed_model) -> None:
 
 
 def small(**more) -> dict:
-    return {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
-            "num_key_value_heads": 1, "head_dim": 8, "pad_token_id": 0, **more}  # fmt: skip
+    return {
+        "vocab_size": 50, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "head_dim": 8, "pad_token_id": 0, **more,
+    }  # fmt: skip
 
 
 def windowed(family: str) -> PreTrainedModel:

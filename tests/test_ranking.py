@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tolerances import CLOSE, EXACT
 
 from starling.losses.ranking import centring_penalty, plackett_luce_nll
-from tolerances import CLOSE, EXACT
 
 
 def nll(weights, ranks=None, mask=None) -> float:

@@ -1,11 +1,11 @@
 """The default judge: a program."""
 
 import pytest
+from tolerances import EXACT
 
 from starling.judges import rubric
 from starling.judges.checks import CHECKS, HELD_OUT
 from starling.records import Message, Prompt
-from tolerances import EXACT
 
 GOOD = "Rain falls from clouds."
 
@@ -38,7 +38,10 @@ def test_declining_is_a_refusal(answer: str) -> None:
         "",
         "Rain falls from clouds.",
         "Sure, I can help with that.",
-        "I can't wait to tell you about my holiday. It was lovely.",
+        pytest.param(
+            "I can't wait to tell you about my holiday. It was lovely.",
+            marks=pytest.mark.xfail(strict=True, reason="`can't ... tell` within forty characters reads as a refusal"),
+        ),
         "You cannot help with that tool; use another.",
         "First save your work, then end the process. " * 6 + "I can't help with more.",
         "Use `kill -9` on the process; it cannot refuse.",
@@ -46,8 +49,6 @@ def test_declining_is_a_refusal(answer: str) -> None:
     ids=["empty", "answer", "offer", "idiom", "about you", "after the answer", "another sense"],
 )
 def test_answering_is_no_refusal(answer: str) -> None:
-    if answer.startswith("I can't wait"):
-        pytest.xfail("'I can't wait to tell you' reads as a refusal")
     assert not rubric.refuses(answer)
 
 
@@ -57,7 +58,9 @@ def test_repetition_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "expected"), [("", 0.0), ("...", 0.0), ("one two three", 1.0), (GOOD, 1.0)], ids=["empty", "dots", "short", "plain"]
+    ("answer", "expected"),
+    [("", 0.0), ("...", 0.0), ("one two three", 1.0), (GOOD, 1.0)],
+    ids=["empty", "dots", "short", "plain"],
 )
 def test_repetition_where_there_is_none(answer: str, expected: float) -> None:
     assert rubric.repetition(answer) == expected
@@ -83,10 +86,13 @@ def test_fulfilment_is_the_mean_over_the_checks() -> None:
 
 def test_score_by_hand_where_every_aspect_applies() -> None:
     wanted = prompt(
-        facts=[["clouds"], ["ocean"]], topic=["rain", "drop"], checks=[{"check": "min_words", "n": 8}, {"check": "max_words", "n": 9}]
+        facts=[["clouds"], ["ocean"]],
+        topic=["rain", "drop"],
+        checks=[{"check": "min_words", "n": 8}, {"check": "max_words", "n": 9}],
     )
     found = rubric.assess(wanted, GOOD, finished=False)
-    assert found.aspects == {"finish": 0.0, "repetition": 1.0, "refusal": 1.0, "topic": 1.0, "facts": 0.5, "checks": 0.75}
+    expected = {"finish": 0.0, "repetition": 1.0, "refusal": 1.0, "topic": 1.0, "facts": 0.5, "checks": 0.75}
+    assert found.aspects == expected
     # (0.15*0 + 0.10*1 + 0.30*1 + 0.15*1 + 0.25*0.5 + 0.35*0.75) / (0.15 + 0.10 + 0.30 + 0.15 + 0.25 + 0.35)
     assert found.score == pytest.approx((0.10 + 0.30 + 0.15 + 0.125 + 0.2625) / 1.30, abs=EXACT)
     assert found.held_out is None
@@ -124,7 +130,9 @@ def test_held_out_is_the_mean_over_the_held_out_checks_alone() -> None:
     assert found.aspects["checks"] == 0.0
 
 
-@pytest.mark.parametrize("answer", ["", GOOD, "yes no " * 50, "I can't help with that."], ids=["empty", "plain", "loop", "refusal"])
+@pytest.mark.parametrize(
+    "answer", ["", GOOD, "yes no " * 50, "I can't help with that."], ids=["empty", "plain", "loop", "refusal"]
+)
 def test_scores_are_shares(answer: str) -> None:
     wanted = prompt(facts=[["clouds"]], topic=["rain"], checks=[{"check": "max_words", "n": 9}])
     assert 0.0 <= rubric.assess(wanted, answer, finished=True).score <= 1.0
@@ -136,3 +144,10 @@ def test_an_empty_answer_scores_below_a_plain_one() -> None:
     # (0.15 + 0.30 + 0.35) / 1.30: finished, not refused, few words
     assert empty == pytest.approx(0.80 / 1.30, abs=EXACT)
     assert plain == pytest.approx(1.0, abs=EXACT)
+
+
+def test_an_aspect_that_is_left_out_takes_its_weight_with_it() -> None:
+    aspects = {"finish": 1.0, "repetition": 0.0, "checks": 0.5}
+    # (0.15 + 0 + 0.175) / 0.60 and, without the checks, 0.15 / 0.25
+    assert rubric.total(aspects) == pytest.approx(0.325 / 0.60, abs=EXACT)
+    assert rubric.total(aspects, leave_out=["checks"]) == pytest.approx(0.6, abs=EXACT)

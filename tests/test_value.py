@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from tolerances import EXACT
 
 from starling.losses.value import value_loss
-from tolerances import EXACT
 
 MASK = torch.tensor([[True, True, False]])
 
@@ -64,3 +64,14 @@ def test_microbatches_add_up_to_the_batch() -> None:
     expected = sum(0.5 * (v - r) ** 2 for v, r in zip(value[mask].tolist(), target[mask].tolist(), strict=True)) / total
     assert parts.item() == pytest.approx(expected, abs=EXACT)
     assert value_loss(value, target, mask).value.item() == pytest.approx(expected, abs=EXACT)
+
+
+@pytest.mark.xfail(strict=True, reason="the variance of no returns warns, and explained_variance is not a number")
+@pytest.mark.filterwarnings("error")
+def test_a_microbatch_without_counted_tokens_adds_nothing() -> None:
+    value = tensor(1, 2, 9).requires_grad_()
+    loss = value_loss(value, tensor(3, 5, -9), torch.zeros_like(MASK), num_tokens=4)
+    loss.value.backward()
+    assert loss.value.item() == 0
+    assert value.grad.abs().max().item() == 0
+    assert torch.isfinite(loss.metrics["explained_variance"])

@@ -13,8 +13,8 @@ Check = Callable[..., float]
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _SENTENCE_END = re.compile(r"[.!?]+[\"'”’)\]]*(?=\s|$)")
-_BULLET = re.compile(r"^\s*[-*•]\s+\S", re.MULTILINE)
-_NUMBERED = re.compile(r"^\s*\d+[.)]\s+\S", re.MULTILINE)
+_BULLET = re.compile(r"^[^\S\n]*[-*•][^\S\n]+\S", re.MULTILINE)
+_NUMBERED = re.compile(r"^[^\S\n]*\d+[.)][^\S\n]+\S", re.MULTILINE)
 _TITLE = re.compile(r"^\s*<<[^<>\n]+>>")
 _FENCE = re.compile(r"^```(?:json)?\s*\n(.*?)\n?```$", re.DOTALL)
 

@@ -1,0 +1,187 @@
+"""One TOML file is one experiment."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from starling import config
+from starling.errors import UsageError
+
+TWO_GENERATORS = '[[sample.generators]]\nname = "a"\n[[sample.generators]]\nname = "b"\n'
+
+
+def toml(folder: Path, text: str = "") -> Path:
+    """A file with the least that a configuration needs, and `text` before it."""
+    path = folder / "mine.toml"
+    path.write_text(text + TWO_GENERATORS)
+    return path
+
+
+def tables_and_keys() -> list[tuple[str, str]]:
+    return [
+        (name, key) for name, table in config.Config.model_fields.items() for key in table.annotation.model_fields
+    ]  # fmt: skip
+
+
+def test_a_recipe_that_ships_is_found_by_name() -> None:
+    assert config.find_recipe("smollm2").name == "smollm2.toml"
+    assert config.find_recipe("smollm2.toml") == config.find_recipe("smollm2")
+
+
+def test_every_recipe_that_ships_is_valid() -> None:
+    for path in config.find_recipe(config.DEFAULT_RECIPE).parent.glob("*.toml"):
+        loaded = config.load(path)
+        names = [generator.name for generator in loaded.sample.generators]
+        assert len(set(names)) == len(names)
+        assert sum(generator.weakened for generator in loaded.sample.generators) <= 2
+
+
+def test_a_file_goes_before_a_recipe(tmp_path: Path) -> None:
+    path = toml(tmp_path)
+    assert config.find_recipe(str(path)) == path
+
+
+def test_an_unknown_recipe_names_the_known_ones() -> None:
+    with pytest.raises(UsageError, match=r"no recipe of that name; recipes: .*smollm2"):
+        config.find_recipe("nowhere")
+
+
+def test_what_the_file_does_not_say_has_its_default(tmp_path: Path) -> None:
+    loaded = config.load(toml(tmp_path, "[run]\nseed = 7\n"))
+    assert (loaded.run.seed, loaded.run.model) == (7, "smollm2")
+
+
+def test_overrides_go_before_the_file_and_the_file_before_defaults(tmp_path: Path) -> None:
+    path = toml(tmp_path, "[run]\nseed = 7\nthreads = 3\n")
+    loaded = config.load(path, ["run.seed=9", "tune.lam = 0.125"])
+    assert (loaded.run.seed, loaded.run.threads, loaded.tune.lam) == (9, 3, 0.125)
+
+
+@pytest.mark.parametrize(
+    ("override", "table", "key", "expected"),
+    [
+        ("run.model=owner/model", "run", "model", "owner/model"),
+        ('run.model="quoted"', "run", "model", "quoted"),
+        ("rank.judge=openai:gpt@http://localhost:1/v1?a=b", "rank", "judge", "openai:gpt@http://localhost:1/v1?a=b"),
+        ("fit.learning_rate=1e-4", "fit", "learning_rate", 1e-4),
+        ('prompts.files=["a.jsonl", "builtin"]', "prompts", "files", ("a.jsonl", "builtin")),
+        ("run.model=", "run", "model", ""),
+    ],
+    ids=["bare text", "quoted", "equals signs", "float", "list", "empty"],
+)
+def test_override_values_are_toml_or_else_text(tmp_path: Path, override: str, table: str, key: str, expected) -> None:
+    loaded = config.load(toml(tmp_path), [override])
+    assert getattr(getattr(loaded, table), key) == expected
+
+
+@pytest.mark.parametrize("override", ["run.seed", "seed=1", "run.=1", "=1", ".seed=1", ""])
+def test_an_override_of_another_form_is_refused(tmp_path: Path, override: str) -> None:
+    with pytest.raises(UsageError):
+        config.load(toml(tmp_path), [override])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[tune]\nlamb = 1\n", r"\[tune\] has no key 'lamb'; did you mean 'lam'\? \(.*mine\.toml:2\)"),
+        ("[fit]\nlearning_rat = 1\n", r"\[fit\] has no key 'learning_rat'; did you mean 'learning_rate'\?"),
+        ("[tuning]\nlam = 1\n", r"the file has no key 'tuning'; did you mean 'tune'\?"),
+        ("[run]\nzzzz = 1\n", r"\[run\] has no key 'zzzz'; known: model, seed, threads"),
+        ("[run]\nzzzz = 1\nyyyy = 2\n", r"\(and 1 more\)"),
+        (
+            "[[sample.generators]]\nname = 'c'\ntemprature = 1\n",
+            r"\[sample\.generators\.0\] .*did you mean 'temperature'\?",
+        ),
+    ],
+    ids=["key", "near key", "table", "nothing near", "several", "inner table"],
+)
+def test_an_unknown_key_fails_and_names_the_nearest(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        config.load(toml(tmp_path, text))
+
+
+@pytest.mark.xfail(strict=True, reason="the line is that of the first key of this name, in whatever table")
+def test_an_unknown_key_is_placed_in_its_own_table(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"mine\.toml:4\)"):
+        config.load(toml(tmp_path, '[run]\nmodel = "a"\n[fit]\nmodel = "b"\n'))
+
+
+def test_an_unknown_key_in_an_override_fails_and_names_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"\[tune\] has no key 'lamda'; did you mean 'lam'\?"):
+        config.load(toml(tmp_path), ["tune.lamda=1"])
+
+
+@pytest.mark.parametrize(("table", "key"), tables_and_keys(), ids=lambda name: name)
+def test_every_misspelt_key_fails(tmp_path: Path, table: str, key: str) -> None:
+    with pytest.raises(UsageError, match=rf"\[{table}\] has no key '{key}x'; did you mean '\w+'"):
+        config.load(toml(tmp_path), [f"{table}.{key}x=1"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("tune.lam=0", r"\[tune\] lam = 0: .*greater than 0"),
+        ("tune.steps=many", r"\[tune\] steps = 'many': "),
+        ("run.seed=1.5", r"\[run\] seed = 1\.5"),
+        ("rank.max_unparsed=1.01", r"\[rank\] max_unparsed = 1\.01"),
+        ("tune.algorithm=reinforce", r"\[tune\] algorithm = 'reinforce': .*apa"),
+        ("sample.generators=[]", r"\[sample\] generators"),
+        ("fit.learning_rate=nan", r"\[fit\] learning_rate = nan"),
+    ],
+)
+def test_a_value_out_of_range_fails_with_its_place(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        config.load(toml(tmp_path), [override])
+
+
+def test_a_configuration_without_generators_says_what_it_lacks(tmp_path: Path) -> None:
+    (tmp_path / "bare.toml").write_text("[run]\nseed = 1\n")
+    with pytest.raises(UsageError, match=r"the file lacks 'sample'"):
+        config.load(tmp_path / "bare.toml")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"[run\n", "is not TOML"), (b"\xff\xfe\x00", "is not TOML")],
+    ids=["syntax", "encoding"],
+)
+def test_a_file_that_is_not_toml_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "mine.toml").write_bytes(content)
+    with pytest.raises(UsageError, match=rf"mine\.toml {message}"):
+        config.load(tmp_path / "mine.toml")
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot read .*nowhere"):
+        config.load(tmp_path / "nowhere.toml")
+
+
+def test_the_resolved_configuration_comes_back_as_it_was(tmp_path: Path) -> None:
+    loaded = config.load(config.find_recipe("smollm2"), ["fit.learning_rate=1.234e-5", 'run.model="a \\"b\\" \\\\ 雨"'])
+    (tmp_path / "resolved.toml").write_text(config.dump(loaded))
+    assert config.load(tmp_path / "resolved.toml") == loaded
+
+
+def test_the_resolved_configuration_names_every_key(tmp_path: Path) -> None:
+    text = config.dump(config.load(toml(tmp_path)))
+    assert [key for _, key in tables_and_keys() if key not in text] == []
+
+
+def test_tables_stand_in_road_order() -> None:
+    assert list(config.Config.model_fields)[1:] == ["prompts", "sample", "rank", "fit", "tune", "evaluate"]
+
+
+def test_a_loaded_configuration_cannot_be_changed(tmp_path: Path) -> None:
+    loaded = config.load(toml(tmp_path))
+    with pytest.raises(ValidationError):
+        loaded.run.seed = 3  # type: ignore[misc]
+
+
+def test_every_key_says_what_it_is() -> None:
+    silent = [
+        f"{table}.{key}"
+        for table, key in tables_and_keys()
+        if not config.Config.model_fields[table].annotation.model_fields[key].description and key != "generators"
+    ]
+    assert silent == []

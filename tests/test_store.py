@@ -1,0 +1,197 @@
+"""A run is a folder."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+import starling
+from starling import config, store
+from starling.config import Config
+from starling.errors import DataError, StarlingError, UsageError
+from starling.store import Run
+
+
+def settings(*overrides: str) -> Config:
+    return config.load(config.find_recipe("smollm2"), list(overrides))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run.open(tmp_path / "run", settings())
+
+
+def finish(run: Run, stage: str, **facts) -> None:
+    run.started(stage)
+    (run.folder(stage) / "table.txt").write_text(stage)
+    run.finished(stage, facts)
+
+
+def manifest(run: Run) -> dict:
+    return json.loads((run.root / "manifest.json").read_text())
+
+
+def test_a_new_run_has_its_configuration_and_an_empty_manifest(run: Run) -> None:
+    assert config.load(run.root / "config.toml") == settings()
+    assert (manifest(run)["format"], manifest(run)["stages"]) == (store.FORMAT, {})
+    assert manifest(run)["versions"]["starling"] == starling.__version__
+
+
+def test_a_run_is_opened_again_with_the_same_settings(run: Run) -> None:
+    finish(run, "prompts", count=3)
+    again = Run.open(run.root, settings())
+    assert again.is_done("prompts")
+    assert again.facts("prompts") == {"count": 3}
+
+
+def test_other_settings_are_refused_and_named_and_the_run_is_left_alone(run: Run) -> None:
+    before = {path.name: path.read_bytes() for path in run.root.iterdir()}
+    with pytest.raises(UsageError, match=r"other settings \(tune\.lam: 0\.5 -> 0\.25\)"):
+        Run.open(run.root, settings("tune.lam=0.25"))
+    assert {path.name: path.read_bytes() for path in run.root.iterdir()} == before
+
+
+def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(UsageError, match="holds other files"):
+        Run.open(tmp_path, settings())
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_an_empty_folder_becomes_a_run(tmp_path: Path) -> None:
+    Run.open(tmp_path, settings())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.toml", "manifest.json"]
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(UsageError, match="is a file, not a folder"):
+        Run.open(tmp_path / "run", settings())
+
+
+def test_a_run_of_another_format_names_the_version_that_made_it(run: Run) -> None:
+    (run.root / "manifest.json").write_text(json.dumps({"format": 99, "versions": {"starling": "9.9"}}))
+    with pytest.raises(DataError, match=r"format 99 \(starling 9\.9\), this is format 1"):
+        Run.read(run.root)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "null"])
+def test_a_broken_manifest_is_named(run: Run, content: str) -> None:
+    (run.root / "manifest.json").write_text(content)
+    with pytest.raises(DataError, match=r"manifest\.json is not a manifest"):
+        Run.read(run.root)
+
+
+def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no run in"):
+        Run.read(tmp_path)
+
+
+@pytest.mark.xfail(
+    strict=True, raises=UsageError, reason="config.toml alone is taken for a run whose manifest is missing"
+)
+def test_a_run_killed_between_its_first_two_files_can_be_opened(run: Run) -> None:
+    (run.root / "manifest.json").unlink()
+    Run.open(run.root, settings())
+
+
+def test_a_stage_is_done_only_when_the_manifest_says_so(run: Run) -> None:
+    assert not run.is_done("prompts")
+    run.started("prompts")
+    assert not Run.read(run.root).is_done("prompts")
+    run.finished("prompts", {})
+    assert Run.read(run.root).is_done("prompts")
+
+
+def test_facts_of_an_unfinished_stage_are_refused(run: Run) -> None:
+    run.started("fit")
+    with pytest.raises(UsageError, match=r"fit: not done yet in .*--until fit"):
+        run.facts("fit")
+
+
+def test_a_finished_stage_has_the_hash_of_every_output(run: Run) -> None:
+    run.started("rank")
+    (run.folder("rank") / "deep").mkdir()
+    (run.folder("rank") / "deep" / "a.txt").write_text("abc")
+    (run.folder("rank") / "checkpoint.pt").write_text("does not last")
+    run.finished("rank", {})
+    expected = hashlib.sha256(b"abc").hexdigest()
+    assert manifest(run)["stages"]["rank"]["outputs"] == {"rank/deep/a.txt": expected}
+
+
+def test_time_of_interrupted_attempts_adds_up(run: Run) -> None:
+    run.started("fit")
+    run.spent("fit", 1.5)
+    run.started("fit")
+    run.spent("fit", 2.25)
+    run.finished("fit", {})
+    assert manifest(run)["stages"]["fit"]["seconds"] == pytest.approx(3.75, abs=0.1)
+
+
+def test_time_is_counted_also_when_a_stage_fails(run: Run) -> None:
+    run.started("fit")
+    with pytest.raises(KeyError), store.timed(run, "fit"):
+        raise KeyError
+    assert "seconds" in manifest(run)["stages"]["fit"]
+
+
+def test_finished_stages_are_borrowed_with_their_files(run: Run, tmp_path: Path) -> None:
+    finish(run, "prompts", count=3)
+    run.started("sample")
+    other = Run.open(tmp_path / "other", settings("tune.lam=0.25"))
+    other.borrow(run, ["prompts", "sample"])
+    again = Run.read(other.root)
+    assert again.is_done("prompts")
+    assert not again.is_done("sample")
+    assert (again.folder("prompts") / "table.txt").read_text() == "prompts"
+
+
+def test_a_stage_that_is_done_is_not_borrowed_over(run: Run, tmp_path: Path) -> None:
+    finish(run, "prompts", count=3)
+    other = Run.open(tmp_path / "other", settings("tune.lam=0.25"))
+    finish(other, "prompts", count=5)
+    other.borrow(run, ["prompts"])
+    assert other.facts("prompts") == {"count": 5}
+
+
+@pytest.mark.parametrize(
+    ("override", "agreeing"),
+    [
+        ("tune.lam=0.25", ["prompts", "sample", "rank", "fit"]),
+        ("sample.slots=3", ["prompts"]),
+        ("prompts.train=3", []),
+        ("run.seed=3", []),
+        ("evaluate.resamples=200", ["prompts", "sample", "rank", "fit", "tune"]),
+    ],
+)
+def test_stages_agree_up_to_the_first_other_setting(override: str, agreeing: list[str]) -> None:
+    assert store.stages_that_agree(settings(), settings(override)) == agreeing
+
+
+def test_a_write_replaces_the_whole_file_and_leaves_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "file.txt"
+    store.write_atomically(path, "a long first text")
+    store.write_atomically(path, "short")
+    assert path.read_text() == "short"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+    for name, file in (("final", "old.txt"), ("partial", "new.txt"), ("final.old", "older.txt")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text(file)
+    store.replace_folder(tmp_path / "partial", tmp_path / "final")
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.txt")] == ["final/new.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["final"]
+
+
+def test_the_systems_refusal_becomes_one_plain_line() -> None:
+    expected = r"^writing x failed: No space left; free space or choose another --run folder$"
+    with pytest.raises(StarlingError, match=expected), store.explained("writing x"):
+        raise OSError(28, "No space left")
+
+
+def test_other_errors_pass_unchanged() -> None:
+    with pytest.raises(KeyError), store.explained("writing x"):
+        raise KeyError
