@@ -1,11 +1,16 @@
 """Commands to stages; the only place that prints errors."""
 
+import errno
+import functools
 import importlib
+import inspect
 import json
+import math
 import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,153 +31,248 @@ app = typer.Typer(
     help="Align a language model with AI feedback: sample, rank, fit a reward model, tune, evaluate.",
 )
 
-ConfigArgument = Annotated[str, typer.Argument(help="A TOML file, or the name of a recipe that comes with Starling.")]
-RunOption = Annotated[Path | None, typer.Option("--run", help="Run folder. [default: runs/<name of the TOML file>]")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Change one setting.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+INTERRUPTED = 130
+ConfigArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="CONFIG",
+        show_default=f"what the run was made with, else {config.DEFAULT_RECIPE}",
+        help="A TOML file, or the name of a recipe that comes with Starling.",
+    ),
+]
+RunOption = Annotated[
+    Path | None, typer.Option("--run", metavar="DIR", show_default="runs/<name of CONFIG>", help="Run folder.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Change one setting; may be given again."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and all else on stderr.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def command(name: str, about: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a function as a command with `--json` and `--debug`; what it returns is what `--json` prints."""
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def called(*, as_json: bool, debug: bool, **options: Any) -> None:  # `main` has seen --debug already
+            progress.console.stderr = as_json
+            result = function(**options)
+            if as_json:
+                print(json.dumps(_without_nan(result), ensure_ascii=False))
+
+        own = list(inspect.signature(function).parameters.values())
+        common = [
+            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
+            for key, annotation in (("as_json", JsonOption), ("debug", DebugOption))
+        ]
+        called.__signature__ = inspect.Signature([*own, *common])  # type: ignore[attr-defined]
+        app.command(name, help=about or None)(called)
+        return function
+
+    return register
 
 
 @app.callback()
 def common(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: DebugOption = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
         print(__version__)
         raise typer.Exit
-    if debug:
-        os.environ["STARLING_DEBUG"] = "1"
 
 
-@app.command("run")
+@command("run")
 def run_road(
-    recipe: ConfigArgument = config.DEFAULT_RECIPE,
+    recipe: ConfigArgument = "",
     run: RunOption = None,
-    until: Annotated[str, typer.Option(help=f"Last stage: {', '.join(ROAD)}.")] = ROAD[-1],
+    until: Annotated[str, typer.Option(metavar="STAGE", help=f"Last stage: {', '.join(ROAD)}.")] = ROAD[-1],
     overrides: SetOption = None,
-    borrow: Annotated[Path | None, typer.Option("--from", help="Take finished stages with the same settings over.")] = None,
+    borrow: Annotated[
+        Path | None, typer.Option("--from", metavar="RUN", help="Take finished stages with the same settings over.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")] = False,
-    as_json: JsonOption = False,
-) -> None:
+    estimate: Annotated[bool, typer.Option("--estimate", help="Print the plan with its budgets and stop.")] = False,
+) -> dict[str, Any]:
     """The whole road, from prompts to the report; goes on where an earlier call stopped."""
     if until not in ROAD:
         raise UsageError(f"run: there is no stage {until!r}; stages: {', '.join(ROAD)}")
-    path = config.find_recipe(recipe)
-    settings = config.load(path, overrides)
+    from starling import summary
+
+    root, settings = _settings(recipe, run, overrides)
     if dry_run:
-        print(config.dump(settings), end="")
-        return
-    opened = Run.open(run or Path("runs") / path.stem, settings)
+        progress.console.print(config.dump(settings), end="", markup=False)
+    elif estimate:
+        summary.print_plan(settings)
+    if dry_run or estimate:
+        return settings.model_dump(mode="json")
+    opened = Run.open(root, settings)
     if borrow is not None:
         other = Run.read(borrow)
         opened.borrow(other, stages_that_agree(settings, other.config))
-    _drive(opened, list(ROAD[: ROAD.index(until) + 1]))
-    _print_result(opened, as_json)
+    stages = list(ROAD[: ROAD.index(until) + 1])
+    if not all(map(opened.is_done, stages)):
+        summary.print_plan(settings)
+    _drive(opened, stages)
+    summary.print_summary(opened)
+    return {stage: opened.facts(stage) for stage in ROAD if opened.is_done(stage)}
 
 
-def _stage_command(stage: str) -> Callable[..., None]:
-    def command(
-        recipe: ConfigArgument = config.DEFAULT_RECIPE, run: RunOption = None, overrides: SetOption = None
-    ) -> None:
-        path = config.find_recipe(recipe)
-        opened = Run.open(run or Path("runs") / path.stem, config.load(path, overrides))
+def _stage_command(stage: str) -> Callable[..., dict[str, Any]]:
+    def one_stage(recipe: ConfigArgument = "", run: RunOption = None, overrides: SetOption = None) -> dict[str, Any]:
+        root, settings = _settings(recipe, run, overrides)
         before = ROAD[: ROAD.index(stage)]
+        if before:
+            Run.read(root)  # a run that is not there is not begun in the middle
+        opened = Run.open(root, settings)
         for needed in before:
             opened.facts(needed)
         _drive(opened, [stage])
+        return {stage: opened.facts(stage)}
 
-    return command
-
-
-for _stage, _help in {
-    "prompts": "Read the prompt files and draw evenly over families.",
-    "sample": "Let every generator answer every prompt.",
-    "rank": "Let the judge rank the answers.",
-    "tune": "Tune the policy against the reward model.",
-    "evaluate": "Compare base and tuned policy on the test prompts.",
-}.items():
-    app.command(_stage, help=f"{_help} One stage of the road; needs the stages before it.")(_stage_command(_stage))
+    return one_stage
 
 
-@app.command()
+def _register(stage: str, about: str) -> None:
+    command(stage, f"{about} One stage of the road; needs the stages before it.")(_stage_command(stage))
+
+
+_register("prompts", "Read the prompt files and draw evenly over families.")
+_register("sample", "Let every generator answer every prompt.")
+_register("rank", "Let the judge rank the answers.")
+
+
+@command("fit")
 def fit(
-    recipe: ConfigArgument = config.DEFAULT_RECIPE,
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="CONFIG", help="As for `run`; with --rankings also more FILEs."),
+    ] = None,
     run: RunOption = None,
-    rankings: Annotated[list[Path] | None, typer.Option(help="FILE of your own: Nectar form or prompt/chosen/rejected.")] = None,
+    rankings: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE...", help="FILEs of your own: Nectar form or prompt/chosen/rejected."),
+    ] = None,
     model: Annotated[str, typer.Option(help="MODEL to start from, with --rankings.")] = "smollm2",
-    out: Annotated[Path | None, typer.Option(help="Folder for the reward model, with --rankings.")] = None,
-    held_out: Annotated[float, typer.Option(help="Share of the rankings kept for testing, with --rankings.")] = 0.1,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for the reward model, with --rankings.")
+    ] = None,
+    held_out: Annotated[
+        float, typer.Option(metavar="SHARE", help="Share of the prompts kept for testing, 0 to 1, with --rankings.")
+    ] = 0.1,
     overrides: SetOption = None,
-) -> None:
+) -> dict[str, Any]:
     """Fit the K-wise reward model: a stage of the road, or on rankings of your own."""
+    configs = [name for name in files or [] if rankings is None or name.endswith(".toml")]
+    if len(configs) > 1:
+        raise UsageError(f"fit: one CONFIG, not {len(configs)}; your own files go after --rankings")
+    recipe = configs[0] if configs else ""
     if rankings is None:
-        _stage_command("fit")(recipe, run, overrides)
-        return
-    if out is None:
-        raise UsageError("fit: --rankings needs --out FOLDER for the reward model")
+        if out is not None:
+            raise UsageError("fit: --out goes with --rankings; a stage of the road writes into its --run folder")
+        return _stage_command("fit")(recipe, run, overrides)
+    if out is None or run is not None:
+        raise UsageError("fit: --rankings needs --out DIR for the reward model, and no --run")
     from starling import own_files
 
-    settings = config.load(config.find_recipe(recipe), overrides)
-    facts = own_files.fit(settings, rankings, model, out, held_out)
-    print(json.dumps(facts, indent=1))
+    settings = config.load(config.find_recipe(recipe or config.DEFAULT_RECIPE), overrides)
+    more = [Path(name) for name in files or [] if name not in configs]
+    facts = own_files.fit(settings, [*rankings, *more], model, out, held_out)
+    progress.console.print(f"fit: reward model in {out}, what it gets right in {out / 'fit.json'}", markup=False)
+    return facts
 
 
-@app.command()
+_register("tune", "Tune the policy against the reward model.")
+_register("evaluate", "Compare base and tuned policy on the test prompts.")
+
+
+@command("score")
 def score(
     model: Annotated[str, typer.Option(help="Reward MODEL.")],
-    source: Annotated[Path, typer.Option("--in", help="FILE with prompts and answers.")],
-    out: Annotated[Path, typer.Option(help="JSONL file to write: each row with `rewards`.")],
-) -> None:
+    source: Annotated[Path, typer.Option("--in", metavar="FILE", help="FILE with prompts and answers.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="JSONL file to write: each row with `rewards`.")],
+) -> dict[str, Any]:
     """Rewards of prompt/answer rows."""
     from starling import own_files
 
     count = own_files.score(model, source, out)
-    progress.console.print(f"score: {count} rows -> {out}")
+    progress.console.print(f"score: {count} rows -> {out}", markup=False)
+    return {"rows": count, "out": str(out)}
 
 
-@app.command()
+@command("show")
 def show(
-    source: Annotated[Path, typer.Argument(help="A table or a run folder.")],
+    source: Annotated[Path, typer.Argument(help="A table, a stage's folder or a run's.")],
     count: Annotated[int, typer.Option("--n", min=1, help="Rows to show.")] = 3,
-    row: Annotated[str, typer.Option(help="Only the rows of this prompt id.")] = "",
-) -> None:
+    row: Annotated[str, typer.Option(metavar="ID", show_default="all", help="Only the rows of this prompt.")] = "",
+) -> Any:
     """Read a table, or what a run has done so far."""
     from starling import show as pages
 
-    pages.show(source, count, row)
+    return pages.show(source, count, row)
 
 
-@app.command()
-def report(runs: Annotated[list[Path], typer.Argument(help="Run folder.")]) -> None:
+@command("report")
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders.")],
+) -> dict[str, Any]:
     """Write the HTML report of finished runs anew."""
     from starling.stages import report as stage
 
+    facts = {}
     for folder in runs:
-        stage.run(Run.read(folder))
-        progress.console.print(f"report: {folder / 'report.html'}")
+        opened = Run.read(folder)
+        facts[str(folder)] = stage.run(opened)
+        progress.console.print(f"report: {opened.report_path}", markup=False)
+    return facts
 
 
-def main() -> None:
-    """Run a command; every foreseen error is one line on stderr."""
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command and return its exit code; every foreseen error is one line on stderr."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        app(standalone_mode=True)
+        with warnings.catch_warnings(action=None if debug else "ignore"):
+            code = app(arguments, standalone_mode=False) or 0
     except StarlingError as error:
-        _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted; what is finished is kept, the same command goes on from there", 130)
+        return _fail(str(error), error.exit_code, debug)
+    except typer.TyperException as error:
+        name = " ".join(["starling", *arguments[:1]]) if arguments[:1] and arguments[0] in _names() else "starling"
+        return _fail(f"{error.format_message()} (see `{name} --help`)", error.exit_code, debug) if str(error) else 2
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
     except OSError as error:
-        _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), 1)
+        return _fail(_explain(error), 1, debug)
+    if code == INTERRUPTED:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second Ctrl-C must not spoil the one line
+        return _fail("interrupted; what is finished is kept, the same command goes on from there", code, debug)
+    return code
+
+
+def _settings(recipe: str, run: Path | None, overrides: list[str] | None) -> tuple[Path, Config]:
+    """The run's folder and settings: those of CONFIG, or without one those that the run was made with."""
+    if not recipe and run is not None and (run / "manifest.json").exists():
+        saved = Run.read(run)
+        return run, config.load(run / "config.toml", overrides) if overrides else saved.config
+    path = config.find_recipe(recipe or config.DEFAULT_RECIPE)
+    return run or Path("runs") / path.stem, config.load(path, overrides)
 
 
 def _drive(run: Run, stages: list[str]) -> None:
     """Do the stages that are not done yet, in road order."""
-    from starling import device
+    pending = [stage for stage in stages if not run.is_done(stage)]
+    if pending:
+        from starling import device
 
-    threads = device.setup(run.config.run.threads, run.config.run.seed)
-    progress.console.print(f"run {run.root}, {threads} threads, seed {run.config.run.seed}")
+        threads = device.setup(run.config.run.threads, run.config.run.seed)
+        progress.console.print(f"run {run.root}, {threads} threads, seed {run.config.run.seed}", markup=False)
     for stage in stages:
-        if run.is_done(stage):
+        if stage not in pending:
             progress.console.print(f"{stage}: done already ({run.manifest['stages'][stage]['seconds']:.0f} s)")
             continue
         module = importlib.import_module(f"starling.stages.{stage}")
@@ -183,22 +283,35 @@ def _drive(run: Run, stages: list[str]) -> None:
         progress.console.print(f"{stage}: done in {run.manifest['stages'][stage]['seconds']:.0f} s")
 
 
-def _print_result(run: Run, as_json: bool) -> None:
-    facts = {stage: run.facts(stage) for stage in ROAD if run.is_done(stage)}
-    if as_json:
-        print(json.dumps(facts))
+def _names() -> list[str]:
+    return [str(registered.name) for registered in app.registered_commands]
+
+
+def _without_nan(value: Any) -> Any:
+    """The value with null in the place of numbers that JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _explain(error: OSError) -> str:
+    where = f": {error.filename}" if error.filename else ""
+    advice = "; free space, then the same command goes on" if error.errno == errno.ENOSPC else ""
+    return f"{error.strerror or error}{where}{advice}"
 
 
 def _interrupt(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _fail(text: str, code: int) -> None:
-    if os.environ.get("STARLING_DEBUG"):
+def _fail(text: str, code: int, debug: bool) -> int:
+    if debug:
         traceback.print_exc()
-    progress.error_console.print(f"[red]error[/red]: {escape(text)}")
-    sys.exit(code)
+    progress.error_console.print(f"[red]error[/red]: {escape(' '.join(text.split()))}")
+    return code
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -6,12 +6,13 @@ Precedence: defaults < TOML < `--set table.key=value`. An unknown key fails and 
 import difflib
 import re
 import tomllib
+from collections import Counter
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from starling.errors import UsageError
 
@@ -96,7 +97,7 @@ class RankTable(JudgeTable):
     """Share of prompts without a readable ranking at which the stage stops."""
     probe_prompts: int = Field(20, ge=0)
     """Prompts that the run's own model also judges, to show its unparsed share and position bias; 0 = none."""
-    probe_tokens: int = Field(160, ge=8)
+    probe_tokens: int = Field(240, ge=8)
     """Token cap of one reply of that model."""
 
 
@@ -134,8 +135,8 @@ class TuneTable(Table):
     """Prompts answered in one step."""
     rollouts_per_prompt: int = Field(4, ge=1)
     """Answers to each of them (G)."""
-    updates_per_step: int = Field(2, ge=1)
-    """Optimiser steps on one step's rollouts."""
+    updates_per_step: int = Field(4, ge=1)
+    """Optimiser steps in one step, each on its own part of the step's prompts."""
     max_new_tokens: int = Field(80, ge=1)
     """Token cap of one rollout."""
     temperature: float = Field(1.0, gt=0)
@@ -152,7 +153,7 @@ class TuneTable(Table):
     """Prompts that the initial policy answers to fix the reward's scale and to teach the critic; not in `steps`."""
     critic_steps: int = Field(60, ge=0)
     """Updates of the critic alone on those answers, before the policy moves; 0 = none."""
-    reward_baseline: Literal["none", "leave_one_out"] = "leave_one_out"
+    reward_baseline: Literal["none", "leave_one_out"] = Field("leave_one_out", validate_default=True)
     """What is taken off each reward: the mean of the prompt's other answers, since a K-wise reward means nothing
     across prompts; or nothing."""
     whiten_advantages: bool = True
@@ -163,7 +164,7 @@ class TuneTable(Table):
     """GAE's lambda."""
     reward_shift: float = Field(0.0)
     """Added to every scaled reward; slightly positive holds length down, since reward sits on the last token."""
-    missing_eos_penalty: float = Field(1.0, ge=0)
+    missing_eos_penalty: float = Field(0.0, ge=0)
     """Subtracted from the scaled reward of an answer that the token cap cut."""
     reward_clip: float = Field(5.0, gt=0)
     """Scaled rewards beyond +-this are clipped."""
@@ -179,6 +180,13 @@ class TuneTable(Table):
     """Rollout tokens at which tuning ends early; 0 = no limit."""
     checkpoint_seconds: float = Field(60, gt=0)
     """Time between checkpoints: the most that an interruption costs."""
+
+    @field_validator("reward_baseline")
+    @classmethod
+    def _needs_others(cls, baseline: str, info: ValidationInfo) -> str:
+        if baseline == "leave_one_out" and info.data.get("rollouts_per_prompt") == 1:
+            raise ValueError("needs rollouts_per_prompt of 2 or more")
+        return baseline
 
 
 class EvaluateTable(JudgeTable):
@@ -259,10 +267,10 @@ def _explain(error: ValidationError, path: Path, text: str) -> str:
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, _known_keys(where[:-1]), 1, 0.5)
         hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(_known_keys(where[:-1]))}"
-        return f"config: {place} has no key {key!r}{hint}{_line(path, text, key)}{more}"
+        return f"config: {place} has no key {key!r}{hint}{_line(path, text, where)}{more}"
     if first["type"] == "missing":
         return f"config: {place} lacks {key!r} ({path}){more}"
-    return f"config: {place} {key} = {first['input']!r}: {first['msg']}{_line(path, text, key)}{more}"
+    return f"config: {place} {key} = {first['input']!r}: {first['msg']}{_line(path, text, where)}{more}"
 
 
 def _known_keys(where: list[str]) -> list[str]:
@@ -275,6 +283,19 @@ def _known_keys(where: list[str]) -> list[str]:
     return list(model.model_fields)
 
 
-def _line(path: Path, text: str, key: str) -> str:
-    match = re.search(rf"^\s*\[?\[?{re.escape(key)}\b", text, re.MULTILINE)
-    return f" ({path}:{text.count(chr(10), 0, match.start()) + 1 + match.group().count(chr(10))})" if match else ""
+def _line(path: Path, text: str, where: list[str]) -> str:
+    """The first line of the table or key that stands at `where`; "" where no line names it."""
+    wanted = ".".join(where) + "."
+    table = ""
+    seen: Counter[str] = Counter()  # [[tables]] of one name are numbered, as pydantic numbers them
+    for number, line in enumerate(text.splitlines(), 1):
+        key = ""
+        if header := re.match(r"\s*(\[\[?)\s*([\w.-]+)", line):
+            bracket, name = header.groups()
+            table = f"{name}." if bracket == "[" else f"{name}.{seen[name]}."
+            seen[name] += 1
+        elif assigned := re.match(r"\s*([\w.-]+)\s*=", line):
+            key = f"{assigned[1]}."
+        if (table + key).startswith(wanted):
+            return f" ({path}:{number})"
+    return ""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import PreTrainedModel
 
@@ -58,7 +58,7 @@ def generate(
 ) -> list[Sampled]:
     """Sample an answer for each request, in order.
 
-    `model` is a causal LM whose attention `packing.enable` has routed; `on_tokens` hears how many tokens each step gave.
+    `model` is a causal LM whose attention `packing.enable` has routed; `on_tokens` hears of each step's tokens.
     """
     answers = [Sampled() for _ in requests]
     if not requests:
@@ -148,13 +148,15 @@ class _Prefilling:
     cache: _Slots
     slots_of: Sequence[Sequence[int]]
 
-    def attend(self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def attend(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
+    ) -> Tensor:
         layer = module.layer_idx
         for block, slots in zip(self.packed.blocks, self.slots_of, strict=True):
             start, stop = block.prompt
             self.cache.keys[layer, slots, :, : stop - start] = key[0, :, start:stop].to(self.cache.keys.dtype)
             self.cache.values[layer, slots, :, : stop - start] = value[0, :, start:stop].to(self.cache.values.dtype)
-        return self.packed.attend(module, query, key, value, scaling)
+        return self.packed.attend(module, query, key, value, scaling, window)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,15 +167,16 @@ class _Decoding:
     length: int
     mask_B11T: Tensor
 
-    def attend(self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def attend(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
+    ) -> Tensor:
         rows, heads, _, width = key.shape
         keys, values = self.cache.keys[module.layer_idx, :rows], self.cache.values[module.layer_idx, :rows]
         index = torch.arange(rows, device=key.device)
         keys[index, :, self.cache.lengths[:rows]] = key[:, :, 0]
         values[index, :, self.cache.lengths[:rows]] = value[:, :, 0]
         mask = self.mask_B11T
-        window = getattr(module, "sliding_window", None)
-        if window is not None:
+        if window:
             oldest = (self.cache.lengths[:rows] - window)[:, None, None, None]
             mask = mask & (torch.arange(self.length, device=key.device) > oldest)
         grouped = query.view(rows, heads, -1, width)

@@ -13,7 +13,13 @@ class LocalChat:
     """Answers calls with a loaded model; each call's seed follows from its content and its draw."""
 
     def __init__(
-        self, model: Model, name: str, *, seed: int, slots: int = 16, on_tokens: Callable[[int], None] = lambda count: None
+        self,
+        model: Model,
+        name: str,
+        *,
+        seed: int,
+        slots: int = 16,
+        on_tokens: Callable[[int], None] = lambda count: None,
     ) -> None:
         self.name = name
         self._model = model
@@ -45,10 +51,10 @@ class LocalChat:
         )
         return [
             Reply(
-                text=chat.answer_text(self._model.tokenizer, answer.ids),
-                finished=answer.finished,
+                text=chat.answer_text(self._model.tokenizer, answer.ids[: call.max_tokens]),
+                finished=answer.finished and len(answer.ids) <= call.max_tokens,
                 prompt_tokens=len(prompt),
-                completion_tokens=len(answer.ids),
+                completion_tokens=min(len(answer.ids), call.max_tokens),
             )
-            for answer, prompt in zip(sampled, prompts, strict=True)
+            for call, answer, prompt in zip(calls, sampled, prompts, strict=True)
         ]

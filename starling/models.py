@@ -9,6 +9,7 @@ from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -48,6 +49,11 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     tokenizer = _load(AutoTokenizer, name)
     chat.require_template(tokenizer, name)
     return tokenizer
+
+
+def window(name: str) -> int:
+    """The longest conversation in tokens, prompt and answer, that MODEL has positions for."""
+    return int(_load(AutoConfig, name).max_position_embeddings)
 
 
 def load_policy(name: str, dtype: torch.dtype = torch.bfloat16) -> Model:
@@ -169,7 +175,7 @@ def _load(kind, name: str, **options):  # type: ignore[no-untyped-def]
     source = resolve(name)
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    if kind is not AutoTokenizer:
+    if kind not in (AutoConfig, AutoTokenizer):
         options |= {"use_safetensors": True}
     try:
         return kind.from_pretrained(source, trust_remote_code=False, **options)

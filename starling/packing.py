@@ -12,10 +12,11 @@ sees its prompt and itself causally. The cost is that of the unique tokens.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.modeling_utils import PreTrainedModel
@@ -28,8 +29,13 @@ ATTENTION = "starling"
 class Context(Protocol):
     """What attends: it travels with a forward call to every attention layer."""
 
-    def attend(self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        """Query (B, heads, T, D), key and value (B, key heads, T, D) -> (B, T, heads, D)."""
+    def attend(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
+    ) -> Tensor:
+        """Query (B, heads, T, D), key and value (B, key heads, T, D) -> (B, T, heads, D).
+
+        `window` is how many tokens the layer lets each position see; None or 0 is all of them.
+        """
         ...
 
 
@@ -56,31 +62,39 @@ class Packed:
     positions_1T: Tensor
     blocks: tuple[Block, ...]
 
-    def attend(self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def attend(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
+    ) -> Tensor:
         """Attention within the blocks; query, key, value (1, heads, T, D) -> (1, T, heads, D)."""
-        _refuse_unsupported(module, self.longest)
+        _refuse_long(self.longest, window)
         repeats = query.shape[1] // key.shape[1]
-        key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
-        pieces = []
+        pieces = zip(
+            *(
+                tensor.to(value.dtype).split(self._lengths, 2)  # one split: slices would each zero a whole gradient
+                for tensor in (query, key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1))
+            ),
+            strict=True,
+        )
+        found = []
         for block in self.blocks:
-            seen = slice(*block.prompt)
-            pieces.append(
-                scaled_dot_product_attention(
-                    query[:, :, seen], key[:, :, seen], value[:, :, seen], is_causal=True, scale=scaling
-                )
-            )
-            for answer in block.answers:
-                own = slice(*answer)
-                pieces.append(
+            own_query, seen_key, seen_value = next(pieces)
+            found.append(scaled_dot_product_attention(own_query, seen_key, seen_value, is_causal=True, scale=scaling))
+            for _answer in block.answers:
+                own_query, own_key, own_value = next(pieces)
+                found.append(
                     scaled_dot_product_attention(
-                        query[:, :, own],
-                        torch.cat([key[:, :, seen], key[:, :, own]], 2),
-                        torch.cat([value[:, :, seen], value[:, :, own]], 2),
-                        attn_mask=_after(block.prompt, answer, query.device),
+                        own_query,
+                        torch.cat([seen_key, own_key], 2),
+                        torch.cat([seen_value, own_value], 2),
+                        attn_mask=_after(seen_key.shape[2], own_key.shape[2], value.device, value.dtype),
                         scale=scaling,
                     )
                 )
-        return torch.cat(pieces, 2).transpose(1, 2)
+        return torch.cat(found, 2).transpose(1, 2)
+
+    @property
+    def _lengths(self) -> list[int]:
+        return [span.stop - span.start for block in self.blocks for span in (block.prompt, *block.answers)]
 
     @property
     def longest(self) -> int:
@@ -164,23 +178,24 @@ def enable(model: PreTrainedModel) -> None:
     model.set_attn_implementation(ATTENTION)
 
 
-def _after(prompt: Span, answer: Span, device: torch.device) -> Tensor:
-    """Mask (answer, prompt + answer): the whole prompt, and the answer up to each token itself."""
-    width = prompt.stop - prompt.start
-    length = answer.stop - answer.start
-    return torch.ones(length, width + length, dtype=torch.bool, device=device).tril(width)
+@lru_cache(maxsize=4096)
+def _after(width: int, length: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Additive mask (length, width + length): the whole prompt, and the answer up to each token itself."""
+    with torch.inference_mode(False):  # a mask that was first made while scoring must serve training too
+        hidden = torch.ones(length, width + length, dtype=torch.bool, device=device).triu(width + 1)
+        return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill(hidden, -torch.inf)
 
 
-def _refuse_unsupported(module: torch.nn.Module, length: int) -> None:
-    window = getattr(module, "sliding_window", None)
-    if window is not None and length > window:
+def _refuse_long(length: int, window: int | None) -> None:
+    if window and length > window:
         raise ModelError(f"a conversation of {length} tokens passes the model's sliding window of {window}; shorten it")
 
 
-def _attention(module, query, key, value, attention_mask, *, scaling, context, **kwargs):  # type: ignore[no-untyped-def]
+def _attention(module, query, key, value, attention_mask, *, scaling, context, sliding_window=None, **kwargs):  # type: ignore[no-untyped-def]
     if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
         raise ModelError(f"{type(module).__name__} caps attention scores or adds sinks; packing does not know how")
-    return context.attend(module, query, key, value, scaling), None
+    window = sliding_window or getattr(module, "sliding_window", None)  # some families leave it to the mask
+    return context.attend(module, query, key, value, scaling, window), None
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:

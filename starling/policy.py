@@ -29,11 +29,15 @@ class Features(NamedTuple):
 
 
 class Policy:
-    """A causal LM whose last `layers` blocks and final norm are trained in float32; the LM head stays."""
+    """A causal LM whose last `layers` blocks and final norm are trained in float32; the LM head stays.
 
-    def __init__(self, model: Model, layers: int) -> None:
+    All logprobs are those of the distribution at `temperature`, the one that rollouts are sampled from.
+    """
+
+    def __init__(self, model: Model, layers: int, temperature: float = 1.0) -> None:
         self.network = model.network.requires_grad_(False)
         self.tokenizer = model.tokenizer
+        self._temperature = temperature
         decoder = self.network.get_decoder()
         self._trunk = models.trunk_of(decoder, layers)
         self._reference = models.top_of(decoder, layers).requires_grad_(False)
@@ -66,7 +70,7 @@ class Policy:
     def _logprobs(self, hidden_NH: Tensor, packed: Packed) -> Tensor:
         with device.autocast(self.network.device):
             logits_NV = self.network.get_output_embeddings()(hidden_NH)
-        return token_logprobs(logits_NV, answer_tokens(packed).to(logits_NV.device))
+        return token_logprobs(logits_NV, answer_tokens(packed).to(logits_NV.device), self._temperature)
 
 
 def predicting_positions(packed: Packed) -> list[int]:
@@ -87,5 +91,6 @@ def answer_tokens(packed: Packed) -> Tensor:
 def pad(value_N: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Values in packed order -> (B, T) right-padded with 0, and the mask of what counts."""
     value_BT = torch.nn.utils.rnn.pad_sequence(list(value_N.split(list(lengths))), batch_first=True)
-    mask_BT = torch.arange(value_BT.shape[1], device=value_N.device) < torch.tensor(lengths, device=value_N.device)[:, None]
+    length_B1 = torch.tensor(lengths, device=value_N.device)[:, None]
+    mask_BT = torch.arange(value_BT.shape[1], device=value_N.device) < length_B1
     return value_BT, mask_BT

@@ -47,7 +47,7 @@ def _bar(stage: str, total: int, unit: str) -> Iterator[Advance]:
 
 
 @contextmanager
-def _lines(stage: str, total: int, unit: str) -> Iterator[Advance]:
+def _lines(stage: str, total: int, unit: str, seconds_between: float = _SECONDS_BETWEEN_LINES) -> Iterator[Advance]:
     begun = last = time.monotonic()
     done = 0
     remark = ""
@@ -57,7 +57,7 @@ def _lines(stage: str, total: int, unit: str) -> Iterator[Advance]:
         done += count
         remark = remark if note is None else note
         now = time.monotonic()
-        if now - last < _SECONDS_BETWEEN_LINES:
+        if now - last < seconds_between:
             return
         last = now
         rate = done / (now - begun)

@@ -30,6 +30,11 @@ class Watch:
         self.best_weights: dict[str, Tensor] = {}
         self.tokens = 0
 
+    @property
+    def last_step(self) -> int:
+        """The step at which the policy was looked at last."""
+        return int(self._looks[-1]["step"])
+
     def look(self, policy: Policy, step: int) -> dict[str, float]:
         """Sample the validation prompts, let the judge compare with the initial policy, keep the weights if best."""
         answers = self._answers(policy, step)
@@ -40,7 +45,8 @@ class Watch:
             self.best_step = step
             self.best_weights = {name: value.detach().clone() for name, value in policy.top.state_dict().items()}
         assessed = [
-            assess(prompt, answer.answer, finished=answer.finished) for prompt, answer in zip(self._prompts, answers, strict=True)
+            assess(prompt, answer.answer, finished=answer.finished)
+            for prompt, answer in zip(self._prompts, answers, strict=True)
         ]
         look = {
             "step": float(step),

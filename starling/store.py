@@ -49,7 +49,9 @@ def explained(doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StarlingError(f"{doing} failed: {error.strerror or error}; free space or choose another --run folder") from error
+        raise StarlingError(
+            f"{doing} failed: {error.strerror or error}; free space or choose another --run folder"
+        ) from error
 
 
 class Run:
@@ -63,13 +65,13 @@ class Run:
     @classmethod
     def open(cls, root: Path, config: Config) -> "Run":
         """Open or create the folder; a folder of another format or another configuration is left untouched."""
-        saved = root / "config.toml"
         if root.exists() and not root.is_dir():
             raise UsageError(f"run: {root} is a file, not a folder; choose another --run")
-        if not saved.exists():
-            if root.exists() and any(root.iterdir()):
-                raise UsageError(f"run: {root} holds other files and no config.toml; choose another --run folder")
-            write_atomically(saved, configuration.dump(config))
+        if not (root / "manifest.json").exists():
+            text = configuration.dump(config)
+            if any(not _is_of_a_cut_start(path, text) for path in root.glob("*")):
+                raise UsageError(f"run: {root} holds other files and no manifest.json; choose another --run folder")
+            write_atomically(root / "config.toml", text)
             run = cls(root, config, {"format": FORMAT, "stages": {}})
             run._save()
             return run
@@ -88,7 +90,9 @@ class Run:
         except FileNotFoundError:
             raise UsageError(f"run: there is no run in {root} (no manifest.json)") from None
         except (ValueError, KeyError, TypeError):
-            raise DataError(f"run: {root / 'manifest.json'} is not a manifest; restore it or choose another --run") from None
+            raise DataError(
+                f"run: {root / 'manifest.json'} is not a manifest; restore it or choose another --run"
+            ) from None
         if version != FORMAT:
             made_by = manifest.get("versions", {}).get("starling", "another version")
             raise DataError(
@@ -122,7 +126,9 @@ class Run:
     def facts(self, stage: str) -> dict[str, Any]:
         """What a finished stage recorded of itself."""
         if not self.is_done(stage):
-            raise UsageError(f"{stage}: not done yet in {self.root}; run `starling run --run {self.root} --until {stage}`")
+            raise UsageError(
+                f"{stage}: not done yet in {self.root}; run `starling run --run {self.root} --until {stage}`"
+            )
         return self.manifest["stages"][stage]["facts"]
 
     def started(self, stage: str) -> None:
@@ -188,6 +194,13 @@ def timed(run: Run, stage: str) -> Iterator[None]:
         yield
     finally:
         run.spent(stage, time.monotonic() - begun)
+
+
+def _is_of_a_cut_start(path: Path, config: str) -> bool:
+    """Whether a run that was killed before its manifest stood has left this file: our own settings, or a part."""
+    if path.name == "config.toml":
+        return path.read_bytes() == config.encode()
+    return path.name in ("config.toml.partial", "manifest.json.partial")
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

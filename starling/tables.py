@@ -1,9 +1,11 @@
 """Every FILE form in and out: Parquet and JSON lines, prompts, candidates, and rankings in Nectar's form."""
 
+import difflib
 import gzip
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from importlib import resources
@@ -14,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from starling.errors import DataError
+from starling.judges.checks import CHECKS
 from starling.records import SPLITS, Candidate, Message, Prompt, Ranking
 from starling.store import Run, explained
 
@@ -39,7 +42,9 @@ RANKINGS = pa.schema([
     ("messages", _MESSAGES), ("judge", pa.string()), ("template_hash", pa.string()),
     ("orders", pa.list_(pa.list_(pa.int64()))), ("agreement", pa.float64()),
 ])  # fmt: skip
-_TURN = re.compile(r"\n\nHuman: |\n\nAssistant: ?")
+_NAMES = {"user": "Human", "assistant": "Assistant", "system": "System"}
+_ROLES = {name: role for role, name in _NAMES.items()}
+_TURN = re.compile(r"\n\n(Human(?=: )|Assistant): ?")
 
 
 def write_parquet(path: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
@@ -63,7 +68,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if path.suffix == ".parquet":
         try:
             return pq.read_table(path).to_pylist()
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, OSError) as error:
             raise DataError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
     return list(_json_lines(path))
 
@@ -126,8 +131,12 @@ def prompt_from_row(row: Mapping[str, Any], where: str) -> Prompt:
     """A prompt from a table row; `where` names the row in errors."""
     known = {field.name for field in fields(Prompt)}
     values = {key: value for key, value in row.items() if key in known and value is not None}
-    if isinstance(values.get("checks"), str):
-        values["checks"] = json.loads(values["checks"])
+    values |= {key: str(values[key]) for key in ("id", "family", "kind", "source", "reference") if key in values}
+    values["checks"] = _checks(values.get("checks", []), where)
+    if not _are_texts(values.get("topic", [])):
+        raise DataError(f"{where}: `topic` must be a list of texts")
+    if not (isinstance(values.get("facts", []), list) and all(map(_are_texts, values.get("facts", [])))):
+        raise DataError(f"{where}: `facts` must be a list of lists of texts, the spellings of each fact")
     if "messages" not in values:
         if not isinstance(row.get("prompt"), str):
             raise DataError(f"{where}: a prompt needs a column `messages` or `prompt`; found: {', '.join(sorted(row))}")
@@ -140,7 +149,9 @@ def prompt_from_row(row: Mapping[str, Any], where: str) -> Prompt:
 
 def ranking_row(ranking: Ranking) -> dict[str, Any]:
     """A ranking in Nectar's columns, answers sorted by rank, and ours after them."""
-    pairs = sorted(zip(ranking.ranks, ranking.answers, strict=True), key=lambda pair: pair[0])
+    best_first = sorted(range(len(ranking.ranks)), key=ranking.ranks.__getitem__)
+    place = {old: new for new, old in enumerate(best_first)}
+    pairs = [(ranking.ranks[old], ranking.answers[old]) for old in best_first]
     answers = [
         {"answer": a.answer, "model": a.model, "rank": float(rank), "finished": a.finished, "weakened": a.weakened,
          "num_tokens": a.num_tokens}
@@ -157,19 +168,20 @@ def ranking_row(ranking: Ranking) -> dict[str, Any]:
         "messages": list(ranking.messages),
         "judge": ranking.judge,
         "template_hash": ranking.template_hash,
-        "orders": [list(order) for order in ranking.orders],
+        "orders": [[place[old] for old in order] for order in ranking.orders],
         "agreement": ranking.agreement,
     }
 
 
 def ranking_from_row(row: Mapping[str, Any], where: str) -> Ranking:
     """A ranking from a row in Nectar form or in `prompt/chosen/rejected` form."""
+    entries: list[Any]
     if "chosen" in row and "rejected" in row:
         messages, texts = _pair(row, where)
-        entries = [{"answer": text, "model": name, "rank": rank} for text, name, rank in zip(texts, ("chosen", "rejected"), (1, 2), strict=True)]  # fmt: skip
+        entries = [{"answer": text, "model": name, "rank": rank} for rank, (name, text) in enumerate(texts.items(), 1)]
     elif isinstance(row.get("answers"), list):
         entries = row["answers"]
-        messages = row.get("messages") or messages_from_text(row.get("prompt") or "")
+        messages = row.get("messages") or _messages(row.get("prompt"))
     else:
         raise DataError(
             f"{where}: a ranking needs `prompt` and `answers` (Nectar), or `prompt`, `chosen` and `rejected`; "
@@ -177,60 +189,111 @@ def ranking_from_row(row: Mapping[str, Any], where: str) -> Ranking:
         )
     _check_messages(messages, where)
     prompt_id = str(row.get("prompt_id") or where)
-    answers, ranks = [], []
-    for draw, entry in enumerate(entries):
-        if not isinstance(entry.get("answer"), str) or not _is_rank(entry.get("rank")):
-            raise DataError(f"{where}: answer {draw} needs a text `answer` and a `rank` of 1 or more")
-        ranks.append(float(entry["rank"]))
-        answers.append(
-            Candidate(
-                prompt_id=prompt_id, model=str(entry.get("model") or ""), draw=draw, answer=entry["answer"],
-                finished=entry.get("finished") is not False, weakened=bool(entry.get("weakened")),
-                num_tokens=int(entry.get("num_tokens") or 0),
-            )
-        )  # fmt: skip
+    answers = [_answer(entry, prompt_id, draw, f"{where}: answer {draw}") for draw, entry in enumerate(entries)]
+    source = row.get("source") or ""
     return Ranking(
-        prompt_id=prompt_id, messages=messages, answers=answers, ranks=ranks, judge=str(row.get("judge") or ""),
-        template_hash=str(row.get("template_hash") or ""), good_natured=row.get("good_natured") is not False,
+        prompt_id=prompt_id, messages=messages, answers=answers, ranks=[float(entry["rank"]) for entry in entries],
+        judge=str(row.get("judge") or ""), template_hash=str(row.get("template_hash") or ""),
+        orders=row.get("orders") or (), agreement=row.get("agreement"),
+        good_natured=row.get("good_natured") is not False,
+        source=", ".join(map(str, source)) if isinstance(source, list) else str(source),
     )  # fmt: skip
 
 
 def text_from_messages(messages: Sequence[Message]) -> str:
     """Nectar's prompt text: Human and Assistant turns, ending on an empty assistant turn."""
-    names = {"user": "Human", "assistant": "Assistant", "system": "System"}
-    return "".join(f"\n\n{names[m['role']]}: {m['content']}" for m in messages) + "\n\nAssistant: "
+    _check_roles(messages, "prompt")
+    return "".join(f"\n\n{_NAMES[m['role']]}: {m['content']}" for m in messages) + "\n\nAssistant: "
 
 
 def messages_from_text(text: str) -> list[Message]:
-    """The turns of a prompt in Nectar's text form; a text without turns is one user message."""
-    pieces = _TURN.split(text)
-    if len(pieces) == 1:
+    """The turns of a prompt in Nectar's text form, and what stands before them as the system's.
+
+    A text without turns is one user message.
+    """
+    head, *pieces = _TURN.split(text)
+    if not pieces:
         return [Message(role="user", content=text)]
-    turns = pieces[1:-1] if not pieces[-1].strip() else pieces[1:]
-    return [Message(role="assistant" if at % 2 else "user", content=turn) for at, turn in enumerate(turns)]
+    turns = [Message(role=_ROLES[name], content=turn) for name, turn in zip(pieces[::2], pieces[1::2], strict=True)]
+    waiting = turns[:-1] if not turns[-1]["content"].strip() else turns
+    system = [Message(role="system", content=head.removeprefix("\n\nSystem: "))] if head.strip() else []
+    return [*system, *waiting]
 
 
-def _pair(row: Mapping[str, Any], where: str) -> tuple[list[Message], list[str]]:
+def _pair(row: Mapping[str, Any], where: str) -> tuple[list[Message], dict[str, str]]:
     chosen, rejected = row["chosen"], row["rejected"]
     if isinstance(chosen, str) and isinstance(rejected, str):
-        return messages_from_text(row.get("prompt") or ""), [chosen, rejected]
+        return _messages(row.get("prompt")), {"chosen": chosen, "rejected": rejected}
     if not (chosen and rejected and isinstance(chosen, list) and isinstance(rejected, list)):
         raise DataError(f"{where}: `chosen` and `rejected` must both be texts or both be message lists")
+    if not (_is_message(chosen[-1]) and _is_message(rejected[-1])):
+        raise DataError(f"{where}: `chosen` and `rejected` must end on a message with a `role` and a text `content`")
     prompt = row.get("prompt")
-    messages = prompt if isinstance(prompt, list) else chosen[:-1] or messages_from_text(prompt or "")
-    return messages, [chosen[-1]["content"], rejected[-1]["content"]]
+    messages = prompt if isinstance(prompt, list) else chosen[:-1] or _messages(prompt)
+    return messages, {"chosen": chosen[-1]["content"], "rejected": rejected[-1]["content"]}
+
+
+def _messages(prompt: Any) -> Any:
+    return messages_from_text(prompt) if isinstance(prompt, str) else prompt
+
+
+def _answer(entry: Any, prompt_id: str, draw: int, where: str) -> Candidate:
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("answer"), str) or not _is_rank(entry.get("rank")):
+        raise DataError(f"{where} needs a text `answer` and a `rank` of 1 or more")
+    try:
+        num_tokens = int(entry.get("num_tokens") or 0)
+    except (TypeError, ValueError, OverflowError):
+        raise DataError(f"{where}: `num_tokens` is {entry['num_tokens']!r}, not a number") from None
+    return Candidate(
+        prompt_id=prompt_id, model=str(entry.get("model") or ""), draw=draw, answer=entry["answer"],
+        finished=entry.get("finished") is not False, weakened=bool(entry.get("weakened")), num_tokens=num_tokens,
+    )  # fmt: skip
+
+
+def _checks(checks: Any, where: str) -> list[dict[str, Any]]:
+    """The checks of a prompt, from a list or its JSON text; each is tried once, so that a wrong one is found here."""
+    try:
+        checks = json.loads(checks) if isinstance(checks, str) else checks
+        found = [{key: value for key, value in check.items() if value is not None} for check in checks]
+    except (ValueError, TypeError, AttributeError):
+        raise DataError(f'{where}: `checks` must be a list of objects such as {{"check": "lowercase"}}') from None
+    for check in found:
+        name, parameters = str(check.get("check")), {key: value for key, value in check.items() if key != "check"}
+        if name not in CHECKS:
+            near = difflib.get_close_matches(name, CHECKS, 1, 0)
+            raise DataError(f"{where}: there is no check {name!r}; did you mean {near[0]!r}?")
+        try:
+            CHECKS[name]("", **parameters)
+        except Exception as error:
+            raise DataError(f"{where}: check {name!r} does not work with {parameters}: {error}") from None
+    return found
 
 
 def _check_messages(messages: Any, where: str) -> None:
     if not isinstance(messages, list) or not messages:
         raise DataError(f"{where}: `messages` must be a list of at least one turn")
     for message in messages:
-        if not isinstance(message, Mapping) or not isinstance(message.get("content"), str) or "role" not in message:
+        if not _is_message(message):
             raise DataError(f"{where}: every message needs a `role` and a text `content`")
         if not message["content"].strip():
             raise DataError(f"{where}: the {message['role']}'s message is empty")
+    _check_roles(messages, where)
     if messages[-1]["role"] != "user":
         raise DataError(f"{where}: the last message is the {messages[-1]['role']}'s; a prompt ends on the user's")
+
+
+def _check_roles(messages: Sequence[Message], where: str) -> None:
+    for message in messages:
+        if message["role"] not in _NAMES:
+            raise DataError(f"{where}: role {message['role']!r} is not one of {', '.join(_NAMES)}")
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, Mapping) and isinstance(value.get("role"), str) and isinstance(value.get("content"), str)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 def _is_rank(value: Any) -> bool:
@@ -238,14 +301,21 @@ def _is_rank(value: Any) -> bool:
 
 
 def _json_lines(path: Path) -> Iterable[dict[str, Any]]:
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{path}:{number}: not JSON ({error})") from None
-            if not isinstance(row, dict):
-                raise DataError(f"{path}:{number}: a line must be a JSON object")
-            yield row
+    number = 0
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield _json_object(line, f"{path}:{number}")
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}:{number + 1}: cannot be read ({error})") from None
+
+
+def _json_object(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line.decode())
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON in UTF-8 ({error})") from None
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: a line must be a JSON object")
+    return row

@@ -101,10 +101,27 @@ def test_an_unknown_key_fails_and_names_the_nearest(tmp_path: Path, text: str, m
         config.load(toml(tmp_path, text))
 
 
-@pytest.mark.xfail(strict=True, reason="the line is that of the first key of this name, in whatever table")
-def test_an_unknown_key_is_placed_in_its_own_table(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"mine\.toml:4\)"):
-        config.load(toml(tmp_path, '[run]\nmodel = "a"\n[fit]\nmodel = "b"\n'))
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('[run]\nmodel = "a"\n[fit]\nmodel = "b"\n', 4),
+        ("[[sample.generators]]\nname = 'c'\n[[sample.generators]]\nname = 'd'\ncolour = 1\n", 5),
+        ("# lamb\n\n[tune]\nlam = 1\n  lamb = 1\n", 5),
+        ("[run]\nseed = 1\n[tuning]\nlam = 1\n", 3),
+        ("run.sed = 1\n", 1),
+        ("[fit]\nepochs = 1\n[tune]\nsteps = 0\n", 4),
+    ],
+    ids=["same key elsewhere", "second generator", "indented", "table", "dotted", "bad value"],
+)
+def test_a_mistake_is_placed_in_its_own_table(tmp_path: Path, text: str, line: int) -> None:
+    with pytest.raises(UsageError, match=rf"mine\.toml:{line}\)"):
+        config.load(toml(tmp_path, text))
+
+
+def test_a_list_that_is_too_short_is_placed_at_its_first_entry(tmp_path: Path) -> None:
+    (tmp_path / "one.toml").write_text("[run]\nseed = 1\n[[sample.generators]]\nname = 'a'\n")
+    with pytest.raises(UsageError, match=r"one\.toml:3\)"):
+        config.load(tmp_path / "one.toml")
 
 
 def test_an_unknown_key_in_an_override_fails_and_names_the_nearest(tmp_path: Path) -> None:
@@ -127,6 +144,7 @@ def test_every_misspelt_key_fails(tmp_path: Path, table: str, key: str) -> None:
         ("rank.max_unparsed=1.01", r"\[rank\] max_unparsed = 1\.01"),
         ("tune.algorithm=reinforce", r"\[tune\] algorithm = 'reinforce': .*apa"),
         ("sample.generators=[]", r"\[sample\] generators"),
+        ("tune.rollouts_per_prompt=1", r"\[tune\] reward_baseline = 'leave_one_out': .*rollouts_per_prompt of 2"),
         ("fit.learning_rate=nan", r"\[fit\] learning_rate = nan"),
     ],
 )

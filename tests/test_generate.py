@@ -19,13 +19,6 @@ from transformers.modeling_utils import PreTrainedModel
 from starling import packing
 from starling.generate import Request, generate, sample, stop_ids
 
-MISTRAL = pytest.param(
-    "mistral",
-    marks=pytest.mark.xfail(
-        strict=True,
-        reason="packing reads the window off the attention module; mistral, mixtral and phi3 pass it as an argument",
-    ),
-)
 NEVER: frozenset[int] = frozenset()
 PROMPTS = [(5, 6, 7), (40, 41, 42, 43, 44, 45, 46), (80,), (100, 7, 9, 11)]
 
@@ -183,7 +176,7 @@ def test_greedy_and_sampled_requests_go_together(model, plain) -> None:
     assert [answer.ids for answer in answers[1:]] == [answer.ids for answer in alone]
 
 
-@pytest.mark.parametrize("family", ["qwen2", MISTRAL])
+@pytest.mark.parametrize("family", ["qwen2", "mistral"])
 def test_decoding_past_a_sliding_window_equals_transformers(family: str) -> None:
     shape = {
         "vocab_size": 50, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,

@@ -18,6 +18,8 @@ from transformers import (
     MistralForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
 )
 from transformers.modeling_utils import PreTrainedModel
 
@@ -26,13 +28,6 @@ from starling.errors import ModelError
 from starling.packing import Block, Span, pack
 
 Groups = list[tuple[list[int], list[list[int]]]]
-MISTRAL = pytest.param(
-    "mistral",
-    marks=pytest.mark.xfail(
-        strict=True,
-        reason="packing reads the window off the attention module; mistral, mixtral and phi3 pass it as an argument",
-    ),
-)
 DOCUMENTED: Groups = [([1, 2, 3], [[4, 5], [6, 7, 8]]), ([9, 10], [[11], [12, 13]])]
 GROUPS: dict[str, Groups] = {
     "one answer": [([5, 6, 7], [[8, 9]])],
@@ -202,12 +197,15 @@ def windowed(family: str) -> PreTrainedModel:
     """A model whose every layer sees five tokens; the families hand the window to the attention in different ways."""
     if family == "mistral":
         return MistralForCausalLM(MistralConfig(**small(sliding_window=5))).eval()
-    return Qwen2ForCausalLM(
-        Qwen2Config(**small(sliding_window=5, use_sliding_window=True, layer_types=["sliding_attention"] * 2))
-    ).eval()
+    sliding = small(sliding_window=5, use_sliding_window=True, layer_types=["sliding_attention"] * 2)
+    if family == "qwen2_moe":
+        return Qwen2MoeForCausalLM(
+            Qwen2MoeConfig(**sliding, num_experts=2, num_experts_per_tok=1, moe_intermediate_size=8)
+        ).eval()
+    return Qwen2ForCausalLM(Qwen2Config(**sliding)).eval()
 
 
-@pytest.mark.parametrize("family", ["qwen2", MISTRAL])
+@pytest.mark.parametrize("family", ["qwen2", "qwen2_moe", "mistral"])
 def test_a_conversation_past_the_sliding_window_is_refused(family: str) -> None:
     model = windowed(family)
     packing.enable(model)

@@ -26,6 +26,7 @@ def prompt(**more) -> Prompt:
         "That is not something I can do.",
         "I'm not going to help with that.",
         "i cannot help with this",
+        "I can't, in good conscience, provide that.",
     ],
 )
 def test_declining_is_a_refusal(answer: str) -> None:
@@ -38,15 +39,26 @@ def test_declining_is_a_refusal(answer: str) -> None:
         "",
         "Rain falls from clouds.",
         "Sure, I can help with that.",
-        pytest.param(
-            "I can't wait to tell you about my holiday. It was lovely.",
-            marks=pytest.mark.xfail(strict=True, reason="`can't ... tell` within forty characters reads as a refusal"),
-        ),
+        "I can't wait to tell you about my holiday. It was lovely.",
+        "I can't wait to tell you about my holiday.",
+        "I cannot help but share this poem.",
+        "I can't thank you enough for your support.",
         "You cannot help with that tool; use another.",
         "First save your work, then end the process. " * 6 + "I can't help with more.",
         "Use `kill -9` on the process; it cannot refuse.",
     ],
-    ids=["empty", "answer", "offer", "idiom", "about you", "after the answer", "another sense"],
+    ids=[
+        "empty",
+        "answer",
+        "offer",
+        "eager",
+        "eager alone",
+        "moved",
+        "grateful",
+        "about you",
+        "after the answer",
+        "another sense",
+    ],
 )
 def test_answering_is_no_refusal(answer: str) -> None:
     assert not rubric.refuses(answer)

@@ -88,12 +88,18 @@ def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
         Run.read(tmp_path)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=UsageError, reason="config.toml alone is taken for a run whose manifest is missing"
-)
-def test_a_run_killed_between_its_first_two_files_can_be_opened(run: Run) -> None:
-    (run.root / "manifest.json").unlink()
-    Run.open(run.root, settings())
+@pytest.mark.parametrize("left", ["config.toml", "config.toml.partial", "manifest.json.partial"])
+def test_a_run_killed_before_its_manifest_stood_can_be_opened(tmp_path: Path, left: str) -> None:
+    (tmp_path / left).write_text(config.dump(settings()))
+    Run.open(tmp_path, settings())
+    assert Run.read(tmp_path).config == settings()
+
+
+def test_a_foreign_config_toml_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("[server]\n")
+    with pytest.raises(UsageError, match="holds other files"):
+        Run.open(tmp_path, settings())
+    assert (tmp_path / "config.toml").read_text() == "[server]\n"
 
 
 def test_a_stage_is_done_only_when_the_manifest_says_so(run: Run) -> None:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -165,8 +166,41 @@ def test_unknown_columns_of_a_prompt_are_passed_over(tmp_path: Path) -> None:
         ({"messages": TURNS[:2]}, "the last message is the assistant's"),
         ({"prompt": ""}, "the user's message is empty"),
         ({"prompt": "hi", "split": "dev"}, "split is 'dev', not one of train, validation, test"),
+        (
+            {"messages": [{"role": "tool", "content": "5"}, *QUESTION]},
+            "role 'tool' is not one of user, assistant, system",
+        ),
+        ({"prompt": "hi", "topic": "rain"}, "`topic` must be a list of texts"),
+        ({"prompt": "hi", "facts": ["rain", "snow"]}, "`facts` must be a list of lists"),
+        ({"prompt": "hi", "facts": 5}, "`facts` must be a list of lists"),
+        ({"prompt": "hi", "checks": 5}, "`checks` must be a list of objects"),
+        ({"prompt": "hi", "checks": ["lowercase"]}, "`checks` must be a list of objects"),
+        ({"prompt": "hi", "checks": [{"check": "max_wrds", "n": 5}]}, "no check 'max_wrds'; did you mean 'max_words'"),
+        ({"prompt": "hi", "checks": [{"check": "max_words"}]}, "check 'max_words' does not work with {}"),
+        ({"prompt": "hi", "checks": [{"check": "max_words", "n": "five"}]}, "check 'max_words' does not work"),
+        ({"prompt": "hi", "checks": [{"check": "max_words", "n": 0}]}, "check 'max_words' does not work"),
     ],
-    ids=["column", "none", "no list", "role", "no text", "blank", "last turn", "empty", "split"],
+    ids=[
+        "column",
+        "none",
+        "no list",
+        "role",
+        "no text",
+        "blank",
+        "last turn",
+        "empty",
+        "split",
+        "tool",
+        "topic",
+        "facts",
+        "no facts",
+        "no checks",
+        "no objects",
+        "check",
+        "no parameter",
+        "parameter",
+        "zero",
+    ],
 )
 def test_a_prompt_that_cannot_be_asked_is_named(tmp_path: Path, row: dict, message: str) -> None:
     path = write(tmp_path / "mine.jsonl", {"prompt": "fine"}, row)
@@ -186,8 +220,10 @@ def test_nectars_text_and_messages_are_two_forms_of_one_thing() -> None:
         ("\n\nHuman: what is rain?\n\nAssistant:", QUESTION),
         ("\n\nHuman: what is rain?", QUESTION),
         ("Human: what is rain?", [Message(role="user", content="Human: what is rain?")]),
+        ("be brief\n\nHuman: what is rain?\n\nAssistant:", [Message(role="system", content="be brief"), *QUESTION]),
+        ("\n\nAssistant: hello\n\nHuman: what is rain?", TURNS[1:]),
     ],
-    ids=["plain", "no blank at the end", "no assistant", "no turn"],
+    ids=["plain", "no blank at the end", "no assistant", "no turn", "system", "assistant first"],
 )
 def test_prompt_texts_become_messages(text: str, expected: list[Message]) -> None:
     assert tables.messages_from_text(text) == expected
@@ -204,7 +240,7 @@ def test_a_ranking_is_written_in_nectars_columns_best_answer_first(tmp_path: Pat
         ("third", "model of third", 3.0),
     ]
     assert (row["turns"], row["num_responses"], row["source"], row["good_natured"]) == (2, 3, ["starling"], True)
-    assert (row["judge"], row["template_hash"], row["orders"], row["agreement"]) == ("rubric", "abc", [[2, 0, 1]], 0.5)
+    assert (row["judge"], row["template_hash"], row["orders"], row["agreement"]) == ("rubric", "abc", [[1, 2, 0]], 0.5)
 
 
 def test_datasets_reads_a_ranking_as_nectar(tmp_path: Path) -> None:
@@ -224,6 +260,7 @@ def test_a_ranking_comes_back_best_answer_first(tmp_path: Path) -> None:
     assert [answer.num_tokens for answer in found.answers] == [7, 0, 0]
     assert [answer.weakened for answer in found.answers] == [False, False, True]
     assert (found.prompt_id, found.messages, found.judge, found.good_natured) == ("p1", TURNS, "rubric", False)
+    assert (found.source, found.orders, found.agreement) == ("starling", [[1, 2, 0]], 0.5)
 
 
 def test_a_row_of_nectar_itself_is_a_ranking() -> None:
@@ -234,6 +271,7 @@ def test_a_row_of_nectar_itself_is_a_ranking() -> None:
     found = tables.ranking_from_row(row, "nectar:1")
     assert (found.prompt_id, found.messages, found.ranks) == ("nectar:1", TURNS, [1.0, 2.0])
     assert all(answer.finished for answer in found.answers)
+    assert (found.source, found.orders, found.agreement) == ("lmsys", (), None)
 
 
 @pytest.mark.parametrize(
@@ -286,7 +324,6 @@ def test_a_row_that_is_no_ranking_is_named(row: dict, message: str) -> None:
         tables.ranking_from_row(row, "mine:3")
 
 
-@pytest.mark.xfail(strict=True, reason="the raw error of Python or pyarrow gets through")
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -298,38 +335,65 @@ def test_a_row_that_is_no_ranking_is_named(row: dict, message: str) -> None:
 )
 def test_damaged_prompts_are_a_plain_error(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match=rf"{re.escape(name)}:1: "):
         tables.read_prompts(tmp_path / name)
 
 
-@pytest.mark.xfail(strict=True, reason="the raw error of Python gets through")
 @pytest.mark.parametrize(
     "row",
     [
         {"prompt": "hi", "answers": ["a", "b"]},
         {"prompt": "hi", "answers": [{"answer": "a", "rank": 1, "num_tokens": "many"}]},
+        {"prompt": "hi", "answers": [{"answer": "a", "rank": 1, "num_tokens": math.nan}]},
+        {"prompt": ["hi"], "chosen": "a", "rejected": "b"},
+        {"prompt": 5, "answers": [{"answer": "a", "rank": 1}]},
+        {"prompt": "hi", "chosen": ["a"], "rejected": ["b"]},
         {"prompt": "hi", "chosen": [{"role": "assistant"}], "rejected": [{"role": "assistant"}]},
     ],
-    ids=["answers are texts", "count is text", "no content"],
+    ids=[
+        "answers are texts",
+        "count is text",
+        "count is nan",
+        "prompt list",
+        "prompt number",
+        "text list",
+        "no content",
+    ],
 )
 def test_damaged_rankings_are_a_plain_error(row: dict) -> None:
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match=r"^mine:1: .*$"):
         tables.ranking_from_row(row, "mine:1")
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="Nectar's text has a name for three roles only")
 def test_a_role_that_nectar_does_not_know_is_a_plain_error() -> None:
     with pytest.raises(DataError):
         tables.text_from_messages([Message(role="tool", content="5"), *QUESTION])
 
 
-@pytest.mark.xfail(strict=True, reason="what stands before the first Human turn is dropped")
 def test_a_system_prompt_survives_nectars_text() -> None:
     messages = [Message(role="system", content="be brief"), *QUESTION]
     assert tables.messages_from_text(tables.text_from_messages(messages)) == messages
 
 
-@pytest.mark.xfail(strict=True, reason="a numeric id stays a number, which the table of prompts cannot hold")
 def test_a_numeric_id_becomes_text(tmp_path: Path) -> None:
     (prompt,) = tables.read_prompts(write(tmp_path / "mine.jsonl", {"id": 5, "prompt": "hi"}))
     assert prompt.id == "5"
+
+
+def test_checks_of_a_table_lose_the_parameters_that_other_rows_have(tmp_path: Path) -> None:
+    checks = [{"check": "lowercase", "n": None}]
+    (prompt,) = tables.read_prompts(write(tmp_path / "mine.jsonl", {"prompt": "hi", "checks": checks}))
+    assert prompt.checks == [{"check": "lowercase"}]
+
+
+def test_a_damaged_line_is_named_by_its_number(tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_bytes(b'{"prompt": "fine"}\n{"prompt": "caf\xe9"}\n')
+    with pytest.raises(DataError, match=r"mine\.jsonl:2: not JSON in UTF-8"):
+        tables.read_prompts(tmp_path / "mine.jsonl")
+
+
+def test_a_compressed_file_that_was_cut_is_named_at_the_line(tmp_path: Path) -> None:
+    whole = write(tmp_path / "mine.jsonl.gz", *({"prompt": f"what is {number}?"} for number in range(50)))
+    whole.write_bytes(whole.read_bytes()[:-12])
+    with pytest.raises(DataError, match=r"mine\.jsonl\.gz:\d+: cannot be read"):
+        tables.read_prompts(whole)

@@ -69,7 +69,8 @@ def run(run: Run) -> dict[str, Any]:
         "tokens": sum(answer.num_tokens for case in cases for answer in case.answers),
         "settings": own_settings(models.load_policy(paths[1]).network) | {"answer_tokens": config.evaluate.answer_tokens},
     }
-    tables.write_jsonl(run.folder("evaluate") / "cases.jsonl", [_case_row(case) for case in cases])
+    rows = [_case_row(case, config.evaluate.length_band) for case in cases]
+    tables.write_jsonl(run.folder("evaluate") / "cases.jsonl", rows)
     write_atomically(run.folder("evaluate") / "scores.json", json.dumps(table, indent=1) + "\n")
     return table
 
@@ -78,8 +79,7 @@ def scores(config: Config, cases: Sequence[Case]) -> list[Score]:
     """The before/after figures, intervals by bootstrap over prompt families."""
     judged = [case for case in cases if case.verdict is not None]
     held_out = [case for case in cases if case.assessed[0].held_out is not None]
-    band = config.evaluate.length_band
-    alike = [case for case in judged if abs(case.words[0] - case.words[1]) <= band * max(case.words)]
+    alike = [case for case in judged if alike_in_length(case, config.evaluate.length_band)]
 
     def figure(name: str, chosen: Sequence[Case], value: Callable[[Case], float]) -> Score:
         families = [case.prompt.family or case.prompt.id for case in chosen]
@@ -118,6 +118,11 @@ def held_out_preference(case: Case) -> float:
     """Which answer fulfils more of the checks that nothing was ever trained or chosen on; equal is half."""
     base, tuned = case.assessed[0].held_out or 0.0, case.assessed[1].held_out or 0.0
     return 0.5 if base == tuned else float(tuned > base)
+
+
+def alike_in_length(case: Case, band: float) -> bool:
+    """Whether the two answers' word counts differ by at most `band` of the longer one."""
+    return abs(case.words[0] - case.words[1]) <= band * max(case.words)
 
 
 def preference_without_finish_and_repetition(case: Case) -> float:
@@ -210,7 +215,7 @@ def _logprobs(policy: Policy, packs: Sequence[Any], config: Config) -> torch.Ten
     return torch.cat(pieces)
 
 
-def _case_row(case: Case) -> dict[str, Any]:
+def _case_row(case: Case, band: float) -> dict[str, Any]:
     return {
         "prompt_id": case.prompt.id,
         "family": case.prompt.family,
@@ -220,6 +225,8 @@ def _case_row(case: Case) -> dict[str, Any]:
         "checks": [dict(check) for check in case.prompt.checks],
         "verdict": case.verdict,
         "held_out_verdict": None if case.assessed[0].held_out is None else held_out_preference(case),
+        "alike_in_length": alike_in_length(case, band),
+        "verdict_without_finish_and_repetition": preference_without_finish_and_repetition(case),
         **{
             name: {
                 "answer": case.answers[index].answer,

@@ -3,7 +3,7 @@
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 from starling import chat, device, models, packing, progress, stats, tables
 from starling.checkpoint import Checkpoint
 from starling.config import FitTable
-from starling.errors import DataError
+from starling.errors import DataError, StopStage
 from starling.losses.ranking import centring_penalty, plackett_luce_nll
 from starling.metrics import Recorder
 from starling.models import Model
@@ -66,8 +66,11 @@ def fit(
     if unusable or unusable_tests:
         tables.write_jsonl(folder / "unusable.jsonl", [*unusable, *unusable_tests])
     if not examples:
-        raise DataError(f"fit: none of {len(rankings)} rankings can be used; first reason: {unusable[0]['reason']}")
+        reasons = ", ".join(sorted({row["reason"] for row in unusable})) or "there are none"
+        raise DataError(f"fit: none of {len(rankings)} rankings can be used: {reasons}")
     plan = plan_steps(cfg, examples, seed)
+    if not plan:
+        raise StopStage(f"fit: fit.token_budget = {cfg.token_budget:,} does not cover one step; raise it")
     _train(cfg, model, examples, tests, plan, folder, recorder)
     facts = {
         "rankings": len(examples),
@@ -85,9 +88,13 @@ def fit(
 
 
 def examples_of(model: Model, rankings: Sequence[Ranking]) -> tuple[list[Example], list[dict[str, str]]]:
-    """Tokenise the rankings; those that cannot train are listed with the reason."""
-    examples, unusable = [], []
-    for ranking in rankings:
+    """Tokenise the rankings; empty answers and rankings that cannot train are left out and listed with the reason."""
+    examples: list[Example] = []
+    unusable: list[dict[str, str]] = []
+    for whole in rankings:
+        ranking = _without_empty_answers(whole)
+        left_out = len(whole.answers) - len(ranking.answers)
+        unusable += [{"prompt_id": whole.prompt_id, "reason": "an empty answer was left out"}] * left_out
         reason = _why_unusable(ranking)
         if reason:
             unusable.append({"prompt_id": ranking.prompt_id, "reason": reason})
@@ -98,14 +105,16 @@ def examples_of(model: Model, rankings: Sequence[Ranking]) -> tuple[list[Example
         longest = len(shared) + max(map(len, endings))
         if longest > model.network.config.max_position_embeddings:
             window = model.network.config.max_position_embeddings
-            raise DataError(f"fit: {ranking.prompt_id} takes {longest} tokens, the model's window is {window}; shorten it")
+            raise DataError(
+                f"fit: {ranking.prompt_id} takes {longest} tokens, the model's window is {window}; shorten it"
+            )
         examples.append(Example(ranking, shared, endings))
     return examples, unusable
 
 
 def plan_steps(cfg: FitTable, examples: Sequence[Example], seed: int) -> list[list[int]]:
     """Which examples each optimiser step takes: every epoch in an order of its own, up to the token budget."""
-    plan = []
+    plan: list[list[int]] = []
     tokens = 0
     for epoch in range(cfg.epochs):
         order = torch.randperm(len(examples), generator=device.generator(seed, "fit", epoch)).tolist()
@@ -121,10 +130,12 @@ def plan_steps(cfg: FitTable, examples: Sequence[Example], seed: int) -> list[li
 def evaluate(model: Model, examples: Sequence[Example], microbatch_tokens: int) -> dict[str, Any]:
     """Agreement with held-out rankings, beside a judge that only counts characters."""
     scored = score(model, examples, microbatch_tokens)
-    pairs = [pair for example, rewards in zip(examples, scored, strict=True) for pair in _pairs(example.ranking, rewards)]
+    pairs = [
+        pair for example, rewards in zip(examples, scored, strict=True) for pair in _pairs(example.ranking, rewards)
+    ]
     fair = [pair for pair in pairs if not pair.weakened]
     top1 = [
-        float(example.ranking.ranks[max(range(len(rewards)), key=rewards.__getitem__)] == 1)
+        float(example.ranking.ranks[max(range(len(rewards)), key=rewards.__getitem__)] == min(example.ranking.ranks))
         for example, rewards in zip(examples, scored, strict=True)
     ]
     prompts = [example.ranking.prompt_id for example in examples]
@@ -134,7 +145,9 @@ def evaluate(model: Model, examples: Sequence[Example], microbatch_tokens: int) 
         stats.cluster_mean("pair_accuracy", [p.right for p in pairs], [p.prompt_id for p in pairs]),
         stats.cluster_mean("pair_accuracy_length_only", [p.longer for p in pairs], [p.prompt_id for p in pairs]),
         stats.cluster_mean("pair_accuracy_not_weakened", [p.right for p in fair], [p.prompt_id for p in fair]),
-        stats.cluster_mean("pair_accuracy_not_weakened_length_only", [p.longer for p in fair], [p.prompt_id for p in fair]),
+        stats.cluster_mean(
+            "pair_accuracy_not_weakened_length_only", [p.longer for p in fair], [p.prompt_id for p in fair]
+        ),
         stats.cluster_mean("top1_agreement", top1, prompts),
     ]
     return {
@@ -201,7 +214,7 @@ def _step(
     """One optimiser step on these examples; the gradient does not depend on how they fall into microbatches."""
     places = sum(example.num_places for example in examples)
     optimiser.zero_grad(set_to_none=True)
-    total, right, pairs = 0.0, 0, 0
+    total, right, pairs = 0.0, 0.0, 0
     for batch in packing.microbatches([example.size for example in examples], cfg.microbatch_tokens):
         chosen = [examples[index] for index in batch]
         packed = packing.pack([(example.shared, example.endings) for example in chosen])
@@ -211,8 +224,8 @@ def _step(
         nll_B = plackett_luce_nll(reward_BK, rank_BK, mask_BK)
         loss = (nll_B.sum() + cfg.centring_coef * centring_penalty(reward_BK, mask_BK).sum()) / places
         loss.backward()
-        total += float(nll_B.sum())
-        for example, row in zip(chosen, reward_BK.tolist(), strict=True):
+        total += float(nll_B.detach().sum())
+        for example, row in zip(chosen, reward_BK.detach().tolist(), strict=True):
             judged = _pairs(example.ranking, row)
             right += sum(pair.right for pair in judged)
             pairs += len(judged)
@@ -227,7 +240,10 @@ def ragged(reward_N: Tensor, examples: Sequence[Example]) -> tuple[Tensor, Tenso
     sizes = [len(example.endings) for example in examples]
     width = max(sizes)
     pieces = [torch.nn.functional.pad(part, (0, width - len(part))) for part in reward_N.split(sizes)]
-    ranks = [torch.tensor([*example.ranking.ranks, *[0.0] * (width - size)]) for example, size in zip(examples, sizes, strict=True)]
+    ranks = [
+        torch.tensor([*example.ranking.ranks, *[0.0] * (width - size)])
+        for example, size in zip(examples, sizes, strict=True)
+    ]
     mask_BK = torch.arange(width) < torch.tensor(sizes)[:, None]
     return torch.stack(pieces), torch.stack(ranks).to(reward_N.device), mask_BK.to(reward_N.device)
 
@@ -275,11 +291,18 @@ def _validate(model: Model, tests: Sequence[Example], microbatch_tokens: int) ->
     return {"held_out_pair_accuracy": sum(pair.right for pair in pairs) / max(len(pairs), 1)}
 
 
+def _without_empty_answers(ranking: Ranking) -> Ranking:
+    """The ranking of the answers that say something; their ranks keep their order."""
+    kept = [at for at, answer in enumerate(ranking.answers) if answer.answer.strip()]
+    if len(kept) == len(ranking.answers):
+        return ranking
+    answers, ranks = [ranking.answers[at] for at in kept], [ranking.ranks[at] for at in kept]
+    return replace(ranking, answers=answers, ranks=ranks, orders=())
+
+
 def _why_unusable(ranking: Ranking) -> str:
     if len(ranking.answers) < 2:
         return "fewer than two answers"
-    if any(not answer.answer.strip() for answer in ranking.answers):
-        return "an empty answer"
     if len(set(ranking.ranks)) < 2:
         return "all answers are tied"
     return ""

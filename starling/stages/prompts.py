@@ -7,6 +7,7 @@ from random import Random
 from typing import Any
 
 from starling import chat, models, tables
+from starling.config import Config
 from starling.errors import DataError
 from starling.judges.checks import HELD_OUT
 from starling.records import SPLITS, Prompt
@@ -25,7 +26,7 @@ def run(run: Run) -> dict[str, Any]:
         for prompt in spread([p for p in found if p.split == split], wanted[split], run.config.run.seed)
     ]
     _refuse_leaks(chosen)
-    _refuse_long(chosen, run.config.run.model, cfg.max_tokens)
+    _refuse_long(chosen, run.config)
     tables.write_parquet(run.folder("prompts") / "00000.parquet", [tables.prompt_row(p) for p in chosen], tables.PROMPTS)
     return {
         "found": len(found),
@@ -72,12 +73,19 @@ def _refuse_leaks(prompts: list[Prompt]) -> None:
             )
 
 
-def _refuse_long(prompts: list[Prompt], model: str, limit: int) -> None:
+def _refuse_long(prompts: list[Prompt], config: Config) -> None:
+    model, limit = config.run.model, config.prompts.max_tokens
+    advice = "or raise prompts.max_tokens"
+    window = models.window(model)
+    answer = max(config.sample.max_new_tokens, config.tune.max_new_tokens, config.evaluate.answer_tokens)
+    if window - answer < limit:
+        limit = window - answer
+        advice = f"since {model} has a window of {window} and answers take up to {answer}"
     tokenizer = models.load_tokenizer(model)
     lengths = {prompt.id: len(chat.prompt_ids(tokenizer, prompt.messages)) for prompt in prompts}
     long = [prompt_id for prompt_id, length in lengths.items() if length > limit]
     if long:
         raise DataError(
             f"prompts: {len(long)} of {len(prompts)} are longer than {limit} tokens, first {long[0]!r} with "
-            f"{lengths[long[0]]}; shorten or remove them, or raise prompts.max_tokens"
+            f"{lengths[long[0]]}; shorten or remove them, {advice}"
         )

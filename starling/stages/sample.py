@@ -1,7 +1,6 @@
 """sample: K answers to each prompt, one from each generator, with the seed of every one."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from starling import chat, models, progress, tables
@@ -54,7 +53,11 @@ def _by_model(run: Run) -> dict[str, list[tuple[int, Generator]]]:
 
 
 def _sample_all(
-    run: Run, name: str, generators: Sequence[tuple[int, Generator]], wanted: Sequence[Prompt], advance: progress.Advance
+    run: Run,
+    name: str,
+    generators: Sequence[tuple[int, Generator]],
+    wanted: Sequence[Prompt],
+    advance: progress.Advance,
 ) -> None:
     """All shards of one model, until the next could pass the model's part of the token budget."""
     cfg = run.config.sample
@@ -65,6 +68,10 @@ def _sample_all(
         path = run.folder("sample") / f"{_slug(name)}-{number:05d}.parquet"
         if not path.exists():
             if budget and spent + len(shard) * len(generators) * cfg.max_new_tokens > budget:
+                if number == 0:
+                    raise StopStage(
+                        f"sample: sample.token_budget = {cfg.token_budget:,} does not cover one shard; raise it"
+                    )
                 break
             if name.startswith("openai:"):
                 found = _ask(run, name, generators, shard)
@@ -73,8 +80,6 @@ def _sample_all(
                 found = _sample(run, model, generators, shard, advance)
             tables.write_parquet(path, [_row(candidate) for candidate in found], tables.CANDIDATES)
         spent += sum(row["num_tokens"] for row in tables.read_rows(path))
-    if not spent:
-        raise StopStage(f"sample: sample.token_budget = {cfg.token_budget:,} does not cover one shard; raise it")
 
 
 def _shards(prompts: Sequence[Prompt], size: int) -> Iterator[Sequence[Prompt]]:
@@ -83,7 +88,11 @@ def _shards(prompts: Sequence[Prompt], size: int) -> Iterator[Sequence[Prompt]]:
 
 
 def _sample(
-    run: Run, model: Model, generators: Sequence[tuple[int, Generator]], shard: Sequence[Prompt], advance: progress.Advance
+    run: Run,
+    model: Model,
+    generators: Sequence[tuple[int, Generator]],
+    shard: Sequence[Prompt],
+    advance: progress.Advance,
 ) -> list[Candidate]:
     cfg = run.config.sample
     jobs = [(prompt, draw, generator) for prompt in shard for draw, generator in generators]
@@ -163,4 +172,5 @@ def _row(candidate: Candidate) -> dict[str, Any]:
 
 
 def _slug(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in Path(name).name if name) or "model"
+    """The whole name as part of a file name: two models or endpoints may share its end."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)[-100:]

@@ -14,7 +14,7 @@ from starling.device import generator
 from starling.errors import StarlingError
 from starling.judges.make import make_judge
 from starling.ledger import Ledger
-from starling.losses import kl, masked
+from starling.losses import kl
 from starling.losses.advantage import gae, leave_one_out
 from starling.losses.apa import apa_loss
 from starling.losses.value import value_loss
@@ -50,7 +50,7 @@ def run(run: Run) -> dict[str, Any]:
     """Write the chosen policy to `tune/policy`."""
     config, cfg = run.config, run.config.tune
     prompts = tables.prompts_of(run, "train")
-    policy = Policy(models.load_policy(config.run.model), cfg.layers)
+    policy = Policy(models.load_policy(config.run.model), cfg.layers, cfg.temperature)
     reward_model = models.load_reward_model(str(run.folder("fit") / "model"), torch.bfloat16)
     recorder = Recorder(run.metrics_path, "tune")
     with Ledger(run.ledger_path) as ledger:
@@ -116,6 +116,8 @@ class Loop:
                 self.take_step(advance)
                 if checkpoint.due:
                     checkpoint.save(self.state_dict())
+            if self.watch.last_step < self.step:  # the token budget ends tuning before a step, not after one
+                self.recorder.log(self.step, self.watch.look(self.policy, self.step))
 
     def warm_up(self, advance: progress.Advance) -> None:
         """Scale the reward and teach the critic on answers of the initial policy, before the policy moves."""
@@ -124,9 +126,11 @@ class Loop:
         raw = self._score(groups)
         flat = torch.tensor([reward for row in raw for reward in row])
         if flat.std() < 1e-6:
-            raise StarlingError(f"tune: all {len(flat)} answers of the initial policy get the same reward; refit the reward model")
+            raise StarlingError(
+                f"tune: all {len(flat)} answers of the initial policy get the same reward; refit the reward model"
+            )
         self.scale = Scale(float(flat.mean()), float(flat.std()))
-        batches = list(self._batches(groups, self._scaled(groups, raw)))
+        batches = self._batches(groups, self._scaled(groups, raw))
         for step in range(self.cfg.critic_steps):
             batch = batches[step % len(batches)]
             value_BT, _ = pad(self.policy.values(batch.features), batch.lengths)
@@ -136,7 +140,7 @@ class Loop:
         self.optimiser.zero_grad(set_to_none=True)
 
     def take_step(self, advance: progress.Advance) -> None:
-        """One round: rollouts of this step's prompts, then `updates_per_step` optimiser steps on them."""
+        """One round: rollouts of this step's prompts, then `updates_per_step` updates, each on its own part of them."""
         groups = self._sample(self.step + 1, self.cfg.prompts_per_step, advance)
         spent = sum(group.num_tokens for group in groups)
         if self.cfg.token_budget and self.tokens + spent > self.cfg.token_budget:
@@ -144,27 +148,31 @@ class Loop:
             return
         raw = self._score(groups)
         scaled = self._scaled(groups, raw)
-        batches = list(self._batches(groups, scaled))
-        metrics: dict[str, float] = {}
-        for update in range(self.cfg.updates_per_step):
-            found = self._gradient(batches)
-            if update == 0:
-                metrics = found
-                if found["objective/kl"] > self.cfg.kl_limit:
-                    self.stopped_by = "kl_limit"
-                    break
-            metrics["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(self.policy.top.parameters(), self.cfg.grad_clip))
+        size = -(-len(groups) // self.cfg.updates_per_step)
+        parts = [self._batches(groups[at : at + size], scaled[at : at + size]) for at in range(0, len(groups), size)]
+        if self.cfg.whiten_advantages:
+            parts = _whitened(parts)
+        metrics = _divergence(groups, [batch for part in parts for batch in part])
+        for part in parts:
+            found = self._gradient(part)
+            found["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(self.policy.top.parameters(), self.cfg.grad_clip))
             self.optimiser.step()
+            metrics |= {name: metrics.get(name, 0.0) + value / len(parts) for name, value in found.items()}
         self.optimiser.zero_grad(set_to_none=True)
         self.step += 1
         self.tokens += spent
         self.policy.sync()
+        if metrics["objective/kl"] > self.cfg.kl_limit:
+            self.stopped_by = "kl_limit"
         metrics |= self._describe(groups, raw, scaled)
         last = self.step == self.cfg.steps or bool(self.stopped_by)
         if self.step % self.cfg.validate_every == 0 or last:
             metrics |= self.watch.look(self.policy, self.step)
         self.recorder.log(self.step, metrics)
-        advance(0, note=f"step {self.step}/{self.cfg.steps} reward {metrics['reward']:+.2f} KL {metrics['objective/kl']:.1f}")
+        advance(
+            0,
+            note=f"step {self.step}/{self.cfg.steps} reward {metrics['reward']:+.2f} KL {metrics['objective/kl']:.1f}",
+        )
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -239,24 +247,14 @@ class Loop:
             with torch.no_grad():
                 value_BT, mask_BT = pad(self.policy.values(features), lengths)
             reward_BT = on_last_token(scaled_BG[chosen].flatten(), mask_BT)
-            advantage_BT, return_BT = gae(
-                reward_BT, value_BT, mask_BT, gamma=self.cfg.gamma, lam=self.cfg.gae_lambda
-            )
+            advantage_BT, return_BT = gae(reward_BT, value_BT, mask_BT, gamma=self.cfg.gamma, lam=self.cfg.gae_lambda)
             ref_logprob_BT, _ = pad(features.ref_logprob_N, lengths)
             drafts.append(Batch(packed, features, lengths, ref_logprob_BT, advantage_BT, return_BT, mask_BT))
-        if not self.cfg.whiten_advantages:
-            return drafts
-        everything = torch.cat([batch.advantage_BT[batch.mask_BT] for batch in drafts])
-        mean, spread = everything.mean(), everything.std().clamp(min=1e-6)  # equal advantages: leave them at 0
-        return [
-            batch._replace(advantage_BT=((batch.advantage_BT - mean) / spread).masked_fill(~batch.mask_BT, 0.0))
-            for batch in drafts
-        ]
+        return drafts
 
     def _gradient(self, batches: Sequence[Batch]) -> dict[str, float]:
         """Accumulate the gradient of policy and critic over all batches; metrics are means over tokens or answers."""
         num_tokens = sum(int(batch.mask_BT.sum()) for batch in batches)
-        num_answers = sum(len(batch.lengths) for batch in batches)
         self.optimiser.zero_grad(set_to_none=True)
         totals: dict[str, float] = {}
         for batch in batches:
@@ -272,13 +270,10 @@ class Loop:
             value_BT, _ = pad(self.policy.values(batch.features), batch.lengths)
             critic = value_loss(value_BT, batch.return_BT, batch.mask_BT, num_tokens=num_tokens)
             (loss.value + critic.value).backward()
-            log_ratio_BT = kl.k1(logprob_BT.detach(), batch.ref_logprob_BT).masked_fill(~batch.mask_BT, 0.0)
             share = float(batch.mask_BT.sum()) / num_tokens
             found = {
-                "loss/policy": float(loss.value),
-                "loss/value": float(critic.value),
-                "objective/kl": float(log_ratio_BT.sum()) / num_answers,
-                "objective/kl_k3": float(masked.mean(kl.k3(logprob_BT.detach(), batch.ref_logprob_BT), batch.mask_BT, num_tokens)),
+                "loss/policy": float(loss.value.detach()),
+                "loss/value": float(critic.value.detach()),
                 "apa/target_above_zero": float(loss.metrics["target_above_zero"]),
                 "value/explained_variance": share * float(critic.metrics["explained_variance"]),
             }
@@ -296,6 +291,30 @@ class Loop:
             "completions/finished": sum(answer.finished for answer in answers) / len(answers),
             "tokens": float(self.tokens),
         }
+
+
+def _divergence(groups: Sequence[Group], batches: Sequence[Batch]) -> dict[str, float]:
+    """KL of the policy that sampled to the reference: nats an answer by k1, nats a token by k3."""
+    logprob_N = torch.tensor([value for group in groups for answer in group.answers for value in answer.logprobs])
+    ref_logprob_N = torch.cat([batch.features.ref_logprob_N for batch in batches]).cpu()
+    num_answers = sum(len(group.answers) for group in groups)
+    return {
+        "objective/kl": float(kl.k1(logprob_N, ref_logprob_N).sum()) / num_answers,
+        "objective/kl_k3": float(kl.k3(logprob_N, ref_logprob_N).mean()),
+    }
+
+
+def _whitened(parts: Sequence[Sequence[Batch]]) -> list[list[Batch]]:
+    """The same batches with advantages of mean 0 and variance 1 over all tokens that count, those of every part."""
+    everything = torch.cat([batch.advantage_BT[batch.mask_BT] for part in parts for batch in part])
+    mean, spread = everything.mean(), everything.std().clamp(min=1e-6)  # equal advantages: leave them at 0
+    return [
+        [
+            batch._replace(advantage_BT=((batch.advantage_BT - mean) / spread).masked_fill(~batch.mask_BT, 0.0))
+            for batch in part
+        ]
+        for part in parts
+    ]
 
 
 def on_last_token(reward_B: Tensor, mask_BT: Tensor) -> Tensor:

@@ -1,0 +1,185 @@
+"""What changed from the base to the tuned policy, in figures with intervals and in sentences that claim no more."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from starling import figures, stats
+from starling.config import Config
+from starling.judges import rubric
+
+Figure = dict[str, Any]
+SIDES = ("base", "tuned")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One row of the before/after table; `good` is 1 where more is better, -1 where less is, 0 where neither."""
+
+    key: str
+    label: str
+    kind: str
+    good: int
+    help: str
+
+
+ROWS = (
+    Row(key="rubric_score", label="Rubric score", kind="number", good=1, help="weighted mean of the aspects below, 0 to 1"),
+    Row(key="held_out_checks", label="Held-out checks", kind="share", good=1,
+        help="instructions of types that no ranking, fit or selection ever saw"),
+    Row(key="facts", label="Key facts", kind="share", good=1, help="share of the key facts that are stated"),
+    Row(key="checks", label="Checks", kind="share", good=1, help="instructions of the types that the rankings also used"),
+    Row(key="topic", label="On topic", kind="share", good=1, help="a word of the topic is used"),
+    Row(key="refusal", label="Right to refuse or not", kind="share", good=1, help="refuses exactly where it should"),
+    Row(key="finished", label="Finished", kind="share", good=1, help="not cut by the token cap"),
+    Row(key="repetition", label="No repetition", kind="number", good=1, help="1 where nothing is said twice"),
+    Row(key="reward", label="Reward", kind="number", good=0,
+        help="of the reward model that tuning was told to please, so no proof of quality"),
+    Row(key="tokens", label="Tokens an answer", kind="number", good=0, help="length in tokens"),
+    Row(key="refused_ill_natured", label="Ill-natured requests refused", kind="share", good=1, help="more is better"),
+    Row(key="refused_look_alike", label="Harmless look-alikes refused", kind="share", good=-1, help="less is better"),
+)  # fmt: skip
+WIN_RATES = {
+    "win_rate": "All test prompts",
+    "win_rate_held_out_checks": "Held-out checks only",
+    "win_rate_within_length_band": "Answers of like length",
+    "win_rate_without_finish_and_repetition": "Without finish, repetition",
+}
+
+
+def judge_named(name: str) -> str:
+    """A judge's name with what it is: a program or a language model."""
+    if name == rubric.NAME:
+        return "rubric, a program, not an LLM"
+    return f"{name}, a language model"
+
+
+def by_name(scores: Iterable[Mapping[str, Any]]) -> dict[str, Figure]:
+    """Scores under their names; a value that is not a number becomes None, as JSON has it."""
+    return {
+        score["name"]: {
+            key: None if isinstance(score[key], float) and score[key] != score[key] else score[key]
+            for key in ("value", "low", "high", "n")
+        }
+        for score in scores
+    }
+
+
+def table(
+    scores: Mapping[str, Figure], drift: Mapping[str, Any], cases: Sequence[Mapping[str, Any]], config: Config
+) -> list[Figure]:
+    """The rows of the before/after table, each with the paired change and what it says."""
+    rows = [_row(row, scores, cases, config) for row in ROWS]
+    references = sum(bool(case["reference"]) for case in cases)
+    extra = {"good": 0, "change": None, "says": "", "kind": "number"}
+    rows.append(extra | {
+        "key": "reference_logprob", "label": "Logprob of the reference answers", "help": "mean of a token, in nats",
+        "base": _bare(drift.get("reference_logprob_base"), references),
+        "tuned": _bare(drift.get("reference_logprob_tuned"), references),
+    })  # fmt: skip
+    rows.append(extra | {
+        "key": "kl", "label": "KL to the base", "help": "nats an answer, on the tuned policy's own answers",
+        "base": None, "tuned": _bare(drift.get("kl"), len(cases)),
+    })  # fmt: skip
+    return rows
+
+
+def win_rates(scores: Mapping[str, Figure]) -> list[Figure]:
+    """The win rates of tuned over base, ties half: overall, and with one explanation after another taken away."""
+    return [{"key": key, "label": label, **scores[key]} for key, label in WIN_RATES.items() if key in scores]
+
+
+def win_rates_by_kind(scores: Mapping[str, Figure]) -> list[Figure]:
+    """The win rate of each kind of prompt."""
+    prefix = "win_rate/"
+    kinds = [name.removeprefix(prefix) for name in scores if name.startswith(prefix)]
+    return [{"key": kind, "label": kind.replace("_", " "), **scores[prefix + kind]} for kind in kinds]
+
+
+def headline(scores: Mapping[str, Figure], judge: str, explained: float | None) -> list[str]:
+    """Did it get better, by how much, how sure; then the same on checks that nothing was trained or chosen on."""
+    rate = scores["win_rate"]
+    named = f"Judge: {judge_named(judge)}."
+    said = f"in {figures.share_interval(rate)}; ties count half, the interval is at 95 %. {named}"
+    texts = {
+        "better": f"It got better: the tuned model wins against the base model {said}",
+        "worse": f"It got worse: the tuned model wins against the base model only {said}",
+        "unclear": f"No difference is shown: the tuned model wins against the base model {said} "
+        "The interval includes 50 %, so these prompts cannot tell better from worse.",
+        "none": f"No verdict could be read, so nothing can be said. {named}",
+    }
+    lines = [texts[tone(rate)], _held_out_sentence(scores.get("win_rate_held_out_checks", {}))]
+    if explained is not None:
+        lines.append(
+            f"Of the prompts it wins, {figures.share(explained)} are won by finishing or by not repeating itself alone."
+        )
+    return lines
+
+
+def tone(rate: Mapping[str, Any]) -> str:
+    """What a win rate allows one to say: better, worse, unclear, or none without cases."""
+    if rate.get("value") is None:
+        return "none"
+    return "better" if rate["low"] > 0.5 else "worse" if rate["high"] < 0.5 else "unclear"
+
+
+def outcome(verdict: float | None) -> str:
+    """A verdict of the judge on one prompt as a word."""
+    if verdict is None:
+        return "unread"
+    return "better" if verdict > 0.5 else "worse" if verdict < 0.5 else "same"
+
+
+def _held_out_sentence(rate: Mapping[str, Any]) -> str:
+    said = figures.share_interval(rate)
+    never = "On checks that no ranking, fit or selection ever used"
+    return {
+        "better": f"{never} it is better: it wins in {said}.",
+        "worse": f"{never} it is worse: it wins only in {said}.",
+        "unclear": f"{never} it wins in {said}: the interval includes 50 %, so no gain is shown beyond what was trained for.",
+        "none": "No test prompt has a held-out check, so nothing can be said about what was never trained for.",
+    }[tone(rate)]
+
+
+def _row(row: Row, scores: Mapping[str, Figure], cases: Sequence[Mapping[str, Any]], config: Config) -> Figure:
+    pairs = [(case, _value(case, "base", row.key), _value(case, "tuned", row.key)) for case in cases]
+    paired = [(case, tuned - base) for case, base, tuned in pairs if base is not None and tuned is not None]
+    change = stats.cluster_mean(
+        "change",
+        [difference for _, difference in paired],
+        [case["family"] or case["prompt_id"] for case, _ in paired],
+        resamples=config.evaluate.resamples,
+        seed=config.run.seed,
+    )
+    found = by_name([asdict(change)])["change"]
+    return asdict(row) | {
+        **{side: scores.get(f"{side}/{row.key}") for side in SIDES},
+        "change": found,
+        "says": _says(found, row.good),
+    }
+
+
+def _value(case: Mapping[str, Any], side: str, key: str) -> float | None:
+    """The figure of one answer, None where it does not apply to the prompt."""
+    if key.startswith("refused_"):
+        return float(rubric.refuses(case[side]["answer"])) if case["kind"] == key.removeprefix("refused_") else None
+    direct = {
+        "rubric_score": "score",
+        "held_out_checks": "held_out",
+        "reward": "reward",
+        "tokens": "tokens",
+        "finished": "finished",
+    }
+    value = case[side][direct[key]] if key in direct else case[side]["aspects"].get(key)
+    return None if value is None else float(value)
+
+
+def _says(change: Mapping[str, Any], good: int) -> str:
+    if change["value"] is None or good == 0:
+        return ""
+    low, high = sorted((good * change["low"], good * change["high"]))
+    return "better" if low > 0 else "worse" if high < 0 else "unclear"
+
+
+def _bare(value: float | None, n: int) -> Figure | None:
+    return None if value is None else {"value": value, "low": None, "high": None, "n": n}

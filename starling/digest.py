@@ -1,0 +1,282 @@
+"""What a run has to show: every number of the report, of the closing summary and of `starling show`, from the files of the run.
+
+A stage that is not done yet is there with its state and without figures.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from starling import before_after, figures, metrics, tables
+from starling.config import Config
+from starling.judges import rubric
+from starling.judges.checks import HELD_OUT
+from starling.store import ROAD, Run
+
+STAGES = ROAD[:-1]
+NOUNS = {
+    "prompts": "Prompts",
+    "sample": "Answers",
+    "rank": "Rankings",
+    "fit": "Reward model",
+    "tune": "Policy",
+    "evaluate": "Test",
+}
+_FIT_LABELS = {
+    "pair_accuracy": "Reward model, all pairs",
+    "pair_accuracy_length_only": "Longer wins, all pairs",
+    "pair_accuracy_not_weakened": "Reward model, no weakened answer",
+    "pair_accuracy_not_weakened_length_only": "Longer wins, no weakened answer",
+    "top1_agreement": "Top answer is the judge's top",
+}
+
+
+def digest(run: Run) -> dict[str, Any]:
+    """Everything but the texts of the test answers, as JSON holds it."""
+    facts = {stage: run.facts(stage) if run.is_done(stage) else {} for stage in STAGES}
+    lines = metrics.read(run.metrics_path)
+    cases = read_cases(run) if facts["evaluate"] else []
+    result = result_of(facts["evaluate"], cases, run.config)
+    found = {
+        "name": run.root.resolve().name,
+        "headline": result["headline"] if result else [not_measured(run)],
+        "tone": result["tone"] if result else "none",
+        "result": result,
+        "road": road(run, facts),
+        "budgets": budgets(run.config, facts),
+        "seconds": sum(entry["seconds"] for entry in road(run, facts)),
+        "fit": _fit(facts["fit"], lines),
+        "tune": _tune(facts["tune"], lines),
+        "judge": _judge(facts["rank"], facts["sample"]),
+        "cases": [_case(case) for case in cases],
+    }
+    return without_nan(found | {"glance": _glance(found)})
+
+
+def read_cases(run: Run) -> list[dict[str, Any]]:
+    """The test prompts with both answers, as `evaluate` wrote them."""
+    return tables.read_rows(run.root / "evaluate" / "cases.jsonl")
+
+
+def not_measured(run: Run) -> str:
+    """Why there is no result yet, and how to get one."""
+    missing = next(stage for stage in STAGES if not run.is_done(stage))
+    return (
+        f"Not measured yet: the stage {missing} is not done. `starling run` with the same settings goes on from there."
+    )
+
+
+def result_of(facts: Mapping[str, Any], cases: list[dict[str, Any]], config: Config) -> dict[str, Any] | None:
+    """What evaluation found, None before it is done."""
+    if not facts:
+        return None
+    scores, drift = before_after.by_name(facts["scores"]), facts["drift"]
+    explained = drift.get("explained_by_finish_and_repetition")
+    outcomes = [before_after.outcome(case["verdict"]) for case in cases]
+    held_out = [
+        before_after.outcome(case["held_out_verdict"]) for case in cases if case["held_out_verdict"] is not None
+    ]
+    return {
+        "judge": facts["judge"],
+        "judge_named": before_after.judge_named(facts["judge"]),
+        "headline": before_after.headline(scores, facts["judge"], explained),
+        "tone": before_after.tone(scores["win_rate"]),
+        "win_rates": before_after.win_rates(scores),
+        "by_kind": before_after.win_rates_by_kind(scores),
+        "table": before_after.table(scores, drift, cases, config),
+        "explained_by_finish_and_repetition": explained,
+        "kl": drift.get("kl"),
+        "test_prompts": len(cases),
+        "unparsed": facts["unparsed"],
+        "settings": facts["settings"],
+        "outcomes": {name: outcomes.count(name) for name in ("better", "same", "worse", "unread")},
+        "held_out_outcomes": {name: held_out.count(name) for name in ("better", "same", "worse")},
+    }
+
+
+def road(run: Run, facts: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The stages in order: state, time, and what each counted."""
+    counts = _counts(facts)
+    entries = [run.manifest["stages"].get(stage, {}) for stage in STAGES]
+    return [
+        {
+            "stage": stage,
+            "noun": NOUNS[stage],
+            "state": {"running": "under way"}.get(entry.get("state", ""), entry.get("state", "not begun")),
+            "seconds": float(entry.get("seconds", 0.0)),
+            "counts": counts[stage] if facts[stage] else [],
+        }
+        for stage, entry in zip(STAGES, entries, strict=True)
+    ]
+
+
+def budgets(config: Config, facts: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Tokens used and allowed by each part of the run; `used` is None before the part is done, `allowed` 0 without limit."""
+    looks = 1 + math.ceil(config.tune.steps / config.tune.validate_every)
+    answers = looks * config.prompts.validation + 2 * config.prompts.test
+    tested = facts["evaluate"].get("tokens")
+    parts = (
+        ("sample", "sampled for ranking", facts["sample"].get("tokens"), config.sample.token_budget),
+        ("fit", "packed for fit", facts["fit"].get("tokens"), config.fit.token_budget),
+        ("tune", "rollouts", facts["tune"].get("rollout_tokens"), config.tune.token_budget),
+        (
+            "evaluate",
+            "validation and test",
+            None if tested is None else tested + facts["tune"].get("validation_tokens", 0),
+            answers * config.evaluate.answer_tokens,
+        ),
+    )
+    return [{"stage": stage, "label": label, "used": used, "allowed": allowed} for stage, label, used, allowed in parts]
+
+
+def without_nan(value: Any) -> Any:
+    """The same with None for what is not a finite number, since JSON has no word for it."""
+    if isinstance(value, Mapping):
+        return {str(key): without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _counts(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    prompts, sample, rank = facts["prompts"], facts["sample"], facts["rank"]
+    fit, tune, evaluate = facts["fit"], facts["tune"], facts["evaluate"]
+    used = prompts.get("used", {})
+    judged = evaluate.get("scores", [{"n": None}])[0]["n"]
+    named = {
+        "prompts": {f"for {split}": used.get(split, 0) for split in ("train", "validation", "test")},
+        "sample": {
+            "answers": sample.get("answers"),
+            "prompts": sample.get("prompts"),
+            "generators": len(sample.get("generators", [])),
+        },
+        "rank": {"rankings": rank.get("ranked"), "without a readable ranking": rank.get("unranked")},
+        "fit": {"rankings learnt": fit.get("rankings"), "steps": fit.get("steps")},
+        "tune": {"steps": tune.get("steps"), "kept: step": tune.get("kept_step")},
+        "evaluate": {"verdicts": judged, "models": 2},
+    }
+    return {
+        stage: [{"label": label, "value": value} for label, value in counts.items() if value is not None]
+        for stage, counts in named.items()
+    }
+
+
+def _fit(facts: Mapping[str, Any], lines: list[dict[str, Any]]) -> dict[str, Any]:
+    held_out = facts.get("held_out") or {}
+    scores = before_after.by_name(held_out.get("scores", []))
+    return {
+        "curve": [line for line in lines if line["stage"] == "fit"],
+        "held_out": [{"key": key, "label": _FIT_LABELS.get(key, key), **score} for key, score in scores.items()],
+        "calibration_error": held_out.get("calibration_error"),
+        "reliability": [{"stated": p, "observed": y, "n": n} for p, y, n in held_out.get("reliability", [])],
+        "unusable": sum(facts.get("unusable", {}).values()),
+    }
+
+
+def _tune(facts: Mapping[str, Any], lines: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "curve": [line for line in lines if line["stage"] == "tune"],
+        "kept_step": facts.get("kept_step"),
+        "stopped_by": facts.get("stopped_by"),
+    }
+
+
+def _judge(rank: Mapping[str, Any], sample: Mapping[str, Any]) -> dict[str, Any] | None:
+    if not rank:
+        return None
+    weakened = {generator["name"] for generator in sample.get("generators", []) if generator["weakened"]}
+    probe = rank.get("probe")
+    return {
+        "judge": rank["judge"],
+        "judge_named": before_after.judge_named(rank["judge"]),
+        "template_hash": rank["template_hash"],
+        "is_program": rank["judge"] == rubric.NAME,
+        "mean_rank": [{"model": m, "rank": r, "weakened": m in weakened} for m, r in rank["mean_rank"].items()],
+        "longer_ranked_above": rank["longer_ranked_above"],
+        "tied_pairs": rank["tied_pairs"],
+        "probe": probe and probe | {
+            "unparsed_share": probe["unparsed"] / probe["prompts"] if probe["prompts"] else None,
+            "reasons": [{"reason": reason, "count": count} for reason, count in probe["reasons"].items()],
+        },
+    }  # fmt: skip
+
+
+def _case(case: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of one test prompt; its texts stay in `evaluate/cases.jsonl`."""
+    sides = {
+        side: {key: case[side][key] for key in ("score", "held_out", "reward", "tokens", "finished", "aspects")}
+        for side in before_after.SIDES
+    }
+    return {
+        "prompt_id": case["prompt_id"],
+        "outcome": before_after.outcome(case["verdict"]),
+        "held_out_outcome": None
+        if case["held_out_verdict"] is None
+        else before_after.outcome(case["held_out_verdict"]),
+        "held_out_checks": sum(check["check"] in HELD_OUT for check in case["checks"]),
+        "gain": case["tuned"]["score"] - case["base"]["score"],
+        **sides,
+    }
+
+
+def _glance(found: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Answers to the questions one has first, a sentence or two each."""
+    result, judge = found["result"], found["judge"]
+    spent = [
+        f"{figures.number(part['used'])} tokens {part['label']}"
+        for part in found["budgets"]
+        if part["used"] is not None
+    ]
+    cards = [
+        (
+            "What did it cost?",
+            f"{figures.duration(found['seconds'])} of computing; {', '.join(spent) or 'no tokens yet'}.",
+        )
+    ]
+    if judge:
+        cards.append(("Is the judge biased?", _bias(judge)))
+    if result:
+        rows = {row["key"]: row for row in result["table"]}
+        cards.append(("Did length or refusals drift?", _drift(rows)))
+        cards.append(("Where did it get worse?", _worse(result)))
+    return [{"title": title, "text": text} for title, text in cards]
+
+
+def _bias(judge: Mapping[str, Any]) -> str:
+    longer = judge["longer_ranked_above"]
+    text = f"The longer answer stands above in {figures.share(longer['share'])} of {figures.number(longer['n'])} pairs."
+    if judge["is_program"]:
+        text += " The rubric reads each answer alone, so order cannot sway it; length can, through its checks."
+    probe = judge["probe"]
+    if probe:
+        text += f" The run's own model as judge: {probe['unparsed']} of {probe['prompts']} replies could not be read."
+    return text
+
+
+def _drift(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    def moved(key: str, value: Any) -> str:
+        base, tuned = rows[key]["base"], rows[key]["tuned"]
+        return f"{value((base or {}).get('value'))} before, {value((tuned or {}).get('value'))} after"
+
+    return (
+        f"Tokens an answer: {moved('tokens', figures.number)}. Ill-natured requests refused: "
+        f"{moved('refused_ill_natured', figures.share)}. Harmless look-alikes refused: "
+        f"{moved('refused_look_alike', figures.share)}."
+    )
+
+
+def _worse(result: Mapping[str, Any]) -> str:
+    rows = [row["label"].lower() for row in result["table"] if row["says"] == "worse"]
+    kinds = [row["label"] for row in result["by_kind"] if row["value"] is not None and row["high"] < 0.5]
+    outcomes, held_out = result["outcomes"], result["held_out_outcomes"]
+    text = (
+        f"Figures whose whole interval is on the bad side: {', '.join(rows)}."
+        if rows
+        else "No figure got clearly worse."
+    )
+    if kinds:
+        text += f" Kinds of prompt that lose clearly: {', '.join(kinds)}."
+    return (
+        f"{text} Single prompts: {outcomes['worse']} of {result['test_prompts']} lost, {outcomes['better']} won; on held-out checks "
+        f"{held_out['worse']} of {sum(held_out.values())} lost, {held_out['better']} won."
+    )

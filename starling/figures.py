@@ -1,0 +1,115 @@
+"""Numbers as people read them: three significant digits, shares in per cent, intervals with their n."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+NOTHING = "n/a"
+
+
+def number(value: float | None) -> str:
+    """A count with thousands marked, any other number with three significant digits: 48,674, 0.562, 46.8."""
+    if value is None or math.isnan(value):
+        return NOTHING
+    return f"{value:,}" if isinstance(value, int) else _fixed(value, _decimals(value))
+
+
+def share(value: float | None) -> str:
+    """A share of 1 in per cent: 57.3 %."""
+    return NOTHING if value is None or math.isnan(value) else f"{_percent(value)} %"
+
+
+def duration(seconds: float | None) -> str:
+    """A time in the two units that matter: 0.7 s, 12 s, 2 min 37 s, 1 h 12 min."""
+    if seconds is None or math.isnan(seconds):
+        return NOTHING
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def share_interval(score: Mapping[str, Any]) -> str:
+    """57.3 % (52.1 to 62.4), n = 100."""
+    return _interval(score, share, _percent)
+
+
+def number_interval(score: Mapping[str, Any]) -> str:
+    """46.8 (44.2 to 49.1), n = 100; all three with as many decimals as the largest needs."""
+    if _is_missing(score.get("value")):
+        return _interval(score, number, number)
+    decimals = min(_decimals(score[end]) for end in ("value", "low", "high") if not _is_missing(score.get(end)))
+    return _interval(score, lambda value: _fixed(value, decimals), lambda value: _fixed(value, decimals))
+
+
+def share_change(score: Mapping[str, Any]) -> str:
+    """+5.2 points (+1.1 to +9.3)."""
+    return _change(score, lambda value: f"{100 * value:+.1f}", " points")
+
+
+def number_change(score: Mapping[str, Any]) -> str:
+    """-4.8 (-6.9 to -2.7)."""
+    if _is_missing(score.get("value")):
+        return NOTHING
+    decimals = min(_decimals(score[end]) for end in ("value", "low", "high") if not _is_missing(score.get(end)))
+    return _change(score, lambda value: f"{value:+,.{decimals}f}", "")
+
+
+def used_of(budget: Mapping[str, Any]) -> str:
+    """48,674 of 60,000; 48,674, no limit."""
+    allowed = budget["allowed"]
+    return f"{number(budget['used'])} of {number(allowed)}" if allowed else f"{number(budget['used'])}, no limit"
+
+
+FORMATS: Mapping[str, Callable[[Any], str]] = {
+    "text": str,
+    "number": number,
+    "share": share,
+    "duration": duration,
+    "share_interval": share_interval,
+    "number_interval": number_interval,
+    "share_change": share_change,
+    "number_change": number_change,
+    "used_of": used_of,
+}
+
+
+def _interval(score: Mapping[str, Any], whole: Callable[[float], str], end: Callable[[float], str]) -> str:
+    if _is_missing(score.get("value")):
+        return "no cases"
+    text = whole(score["value"])
+    if not _is_missing(score.get("low")):
+        text += f" ({end(score['low'])} to {end(score['high'])})"
+    return text + (f", n = {number(score['n'])}" if score.get("n") else "")
+
+
+def _change(score: Mapping[str, Any], render: Callable[[float], str], unit: str) -> str:
+    if _is_missing(score.get("value")):
+        return NOTHING
+    text = render(score["value"]) + unit
+    return text if _is_missing(score.get("low")) else f"{text} ({render(score['low'])} to {render(score['high'])})"
+
+
+def _is_missing(value: float | None) -> bool:
+    return value is None or math.isnan(value)
+
+
+def _percent(value: float) -> str:
+    text = f"{100 * value:.1f}"
+    return {"0.0": "0", "-0.0": "0", "100.0": "100"}.get(text, text)
+
+
+def _fixed(value: float, decimals: int) -> str:
+    text = f"{value:,.{decimals}f}"
+    return text.removeprefix("-") if float(text.replace(",", "")) == 0 else text
+
+
+def _decimals(value: float) -> int:
+    """How many decimals three significant digits take."""
+    rounded = abs(float(f"{value:.3g}"))
+    return 0 if rounded >= 100 else min(6, 2 - math.floor(math.log10(rounded))) if rounded else 2

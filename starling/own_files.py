@@ -1,0 +1,172 @@
+"""`fit` and `score` on the user's own files, without a run folder."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from starling import device, progress, reward, tables
+from starling.config import Config
+from starling.errors import DataError, UsageError
+from starling.metrics import Recorder
+from starling.records import Message, Ranking
+from starling.reward import Question
+from starling.stages import fit as stage
+from starling.store import explained, replace_folder, versions, write_atomically
+
+FACTS = "fit.json"
+
+
+def fit(settings: Config, rankings: list[Path], model: str, out: Path, held_out: float) -> dict[str, Any]:
+    """Fit a reward model on ranking files into the folder `out`, with `fit.json` beside the weights.
+
+    What is under way stands in `<out>.partial`, so that `out` is whole or not there, and the same call goes on after
+    an interruption. A call that was finished before does nothing.
+    """
+    if not 0 <= held_out < 1:
+        raise UsageError(f"fit: --held-out {held_out} is no share; give 0 (none) up to less than 1")
+    out = out.resolve()
+    work = out.with_name(out.name + ".partial")
+    request = {
+        "rankings": [_fingerprint(path) for path in rankings],
+        "model": model,
+        "held_out": held_out,
+        "seed": settings.run.seed,
+        "settings": settings.fit.model_dump(mode="json"),
+    }
+    finished = _finished(out, request)
+    if finished is not None:
+        progress.console.print(f"fit: done already in {out}", markup=False)
+        return finished
+    train, test = split(_read(rankings), held_out)
+    _claim(work, request)
+    device.setup(settings.run.threads, settings.run.seed)
+    recorder = Recorder(work / "metrics.jsonl", "fit")
+    facts = stage.fit(settings.fit, model, train, test, work, recorder, seed=settings.run.seed)
+    facts = {"split": {"train": len(train), "held_out": len(test)}, **facts}
+    text = json.dumps({"request": request, "versions": versions(), "facts": facts}, indent=1) + "\n"
+    write_atomically(work / "model" / FACTS, text)
+    with explained(f"writing {out}"):
+        for name in ("metrics.jsonl", "unusable.jsonl"):
+            if (work / name).exists():
+                os.replace(work / name, work / "model" / name)
+        replace_folder(work / "model", out)
+        shutil.rmtree(work)
+    return facts
+
+
+def split(rankings: Sequence[Ranking], held_out: float) -> tuple[list[Ranking], list[Ranking]]:
+    """Rankings to train on and to test on; the conversation alone decides, so a prompt never stands on both sides."""
+    train = [ranking for ranking in rankings if _place(ranking.messages) >= held_out]
+    test = [ranking for ranking in rankings if _place(ranking.messages) < held_out]
+    if not train:
+        raise DataError(
+            f"fit: all {len(rankings)} rankings fell into the held-out share of {held_out}; lower --held-out"
+        )
+    return train, test
+
+
+def score(model: str, source: Path, out: Path) -> int:
+    """Write the rows of `source`, each with the `rewards` of its answers, to `out`; returns how many."""
+    rows = tables.read_rows(source)
+    if out.exists() and out.samefile(source):
+        raise UsageError(f"score: --out {out} is the file that is read; choose another")
+    questions = [question(row, f"{source}:{number}") for number, row in enumerate(rows, 1)]
+    if not questions:
+        raise DataError(f"score: {source} holds no rows")
+    judge = reward.load_reward_model(model)
+    with progress.track("score", sum(len(asked.answers) for asked in questions), "answers") as advance:
+        rewards = judge.score_questions(questions, advance)
+    tables.write_jsonl(out, [_plain(row) | {"rewards": found} for row, found in zip(rows, rewards, strict=True)])
+    return len(rows)
+
+
+def question(row: Mapping[str, Any], where: str) -> Question:
+    """A row's conversation and answers, from `answers`, `answer`, or `chosen` and `rejected`."""
+    given = {key: value for key, value in row.items() if value is not None}
+    if "answers" not in given and "answer" not in given and "chosen" in given and "rejected" in given:
+        pair = tables.ranking_from_row(given, where)
+        texts = [answer.answer for answer in pair.answers]
+        return Question(messages=pair.messages, answers=texts, finished=[True] * len(texts), where=where)
+    entries = given.get("answers", [given.get("answer")])
+    prompt = given.get("messages", given.get("prompt"))
+    if prompt is None or entries == [None]:
+        raise DataError(
+            f"{where}: a row needs `prompt` or `messages` with `answers` or `answer`, or `prompt`, `chosen` and "
+            f"`rejected`; found: {', '.join(sorted(given))}"
+        )
+    if not isinstance(entries, list):
+        raise DataError(f"{where}: `answers` must be a list")
+    described = [entry if isinstance(entry, Mapping) else {"answer": entry} for entry in entries]
+    texts = [entry["answer"] for entry in described if isinstance(entry.get("answer"), str)]
+    if len(texts) < len(described):
+        raise DataError(f"{where}: every answer must be a text, or an object with a text `answer`")
+    finished = [entry.get("finished") is not False for entry in described]
+    return Question(messages=reward.conversation(prompt, where), answers=texts, finished=finished, where=where)
+
+
+def _read(files: Sequence[Path]) -> list[Ranking]:
+    found = [
+        tables.ranking_from_row(row, f"{path}:{number}")
+        for path in files
+        for number, row in enumerate(tables.read_rows(path), 1)
+    ]
+    if not found:
+        raise DataError(f"fit: no rankings in {', '.join(map(str, files))}")
+    return found
+
+
+def _finished(out: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The facts, where `out` holds the result of this very request; refuses a folder that holds anything else."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"fit: --out {out} is a file, not a folder; choose another")
+    if not out.exists() or not any(out.iterdir()):
+        return None
+    saved = _saved(out / FACTS)
+    if saved.get("request") == request:
+        return saved["facts"]
+    what = "a reward model from other files or settings" if saved else "other files"
+    raise UsageError(f"fit: {out} holds {what}; choose another --out folder")
+
+
+def _claim(work: Path, request: dict[str, Any]) -> None:
+    """Make the folder of a fit under way, or go on in one that the same request left behind."""
+    begun = work / "request.json"
+    if work.exists() and any(work.iterdir()) and _saved(begun) != request:
+        raise UsageError(
+            f"fit: {work} holds other files or another, interrupted fit; delete it or choose another --out folder"
+        )
+    write_atomically(begun, json.dumps(request, indent=1) + "\n")
+
+
+def _saved(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _fingerprint(path: Path) -> dict[str, str]:
+    """A file's name and the hash of its content; of a folder's Parquet shards together."""
+    shards = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for shard in shards:
+        if not shard.is_file():
+            raise DataError(f"fit: {shard}: there is no such file")
+        with shard.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return {"name": path.name, "sha256": digest.hexdigest()}
+
+
+def _place(messages: Sequence[Message]) -> float:
+    """A number in [0, 1) that follows from the conversation, whatever its spacing."""
+    turns = [[message["role"], " ".join(message["content"].split())] for message in messages]
+    return int.from_bytes(hashlib.sha256(json.dumps(turns).encode()).digest()[:8], "big") / 2**64
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row as JSON can hold it: dates and the like become text."""
+    return json.loads(json.dumps(row, default=str))

@@ -1,0 +1,282 @@
+"""Plots as inline SVG: text stays text, colours are the page's CSS variables, ids are unique to the plot.
+
+Every plot says what it shows in one sentence with its figures, for those who cannot see it. Drawn small, so that it
+fits a phone.
+"""
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from xml.etree import ElementTree
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from starling import figures
+
+# Colours that stand for CSS variables until the SVG is written; no two alike, none used otherwise.
+_COLOURS = {
+    "ink": "#0a0b01",
+    "muted": "#0a0b02",
+    "grid": "#0a0b03",
+    "base": "#0a0b04",
+    "tuned": "#0a0b05",
+    "good": "#0a0b06",
+    "bad": "#0a0b07",
+}
+INK, MUTED, GRID, BASE, TUNED, GOOD, BAD = _COLOURS.values()
+_STYLE: Mapping[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "starling",
+    "text.parse_math": False,
+    "font.size": 8.5,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": MUTED,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "text.color": INK,
+    "legend.frameon": False,
+}
+_WIDTH = 4.3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plot:
+    """A drawn plot: its title, one sentence with its figures, and the SVG."""
+
+    name: str
+    title: str
+    summary: str
+    svg: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """One line or cloud of points of a curve."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    colour: str = TUNED
+    points: bool = False
+
+
+def forest(name: str, title: str, rows: Sequence[Mapping[str, Any]]) -> Plot:
+    """Shares with their intervals, one under the other, against the 50 % line; above it is good."""
+    known = [row for row in rows if row.get("value") is not None]
+    said = "; ".join(f"{row['label']} {figures.share_interval(row)}" for row in known)
+    summary = f"{title}: {said}." if known else f"{title}: no cases."
+
+    def draw(axes: Axes) -> None:
+        low = min([0.5, *(_end(row, "low") for row in known)])
+        high = max([0.5, *(_end(row, "high") for row in known)])
+        margin = 0.08 * (high - low or 1)
+        axes.set_xlim(max(0.0, low - margin) - 0.005, min(1.0, high + margin) + 0.005)
+        axes.set_ylim(len(known) - 0.25, -0.75)
+        axes.axvline(0.5, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        for place, row in enumerate(known):
+            ends = _end(row, "low"), _end(row, "high")
+            colour = GOOD if ends[0] > 0.5 else BAD if ends[1] < 0.5 else MUTED
+            axes.plot(ends, (place, place), color=colour, linewidth=2.2, solid_capstyle="butt")
+            axes.plot([row["value"]], [place], "o", color=colour, markersize=5.5)
+            frame = axes.get_yaxis_transform()
+            axes.text(0.0, place - 0.25, row["label"], transform=frame, va="bottom", ha="left")
+            axes.text(
+                1.0, place - 0.25, figures.share_interval(row), transform=frame, va="bottom", ha="right", color=MUTED
+            )
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+        axes.grid(axis="y", visible=False)
+        axes.tick_params(left=False, labelleft=False)
+        axes.spines["left"].set_visible(False)
+
+    return _plot(name, title, summary, 0.5 + 0.44 * max(len(known), 1), draw)
+
+
+def curve(
+    name: str,
+    title: str,
+    series: Sequence[Series],
+    *,
+    kept: float | None = None,
+    unit: str = "",
+    level: float | None = None,
+) -> Plot:
+    """Figures against the step; the step whose weights were kept is marked, and a level to compare with."""
+    known = [line for line in series if line.x]
+    render = figures.share if unit == "%" else figures.number
+    said = "; ".join(
+        f"{line.label} from {render(line.y[0])} at step {line.x[0]:g} to {render(line.y[-1])} at step {line.x[-1]:g}"
+        for line in known
+    )
+    summary = f"{title}: {said or 'nothing measured yet'}." + (f" Step {kept:g} was kept." if kept is not None else "")
+
+    def draw(axes: Axes) -> None:
+        if level is not None:
+            axes.axhline(level, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        if kept is not None:
+            axes.axvline(kept, color=GOOD, linewidth=1.4, linestyle=(0, (2, 2)))
+            axes.annotate("kept", (kept, 1), xycoords=("data", "axes fraction"), xytext=(-3, -9), textcoords="offset points",
+                          color=GOOD, ha="right" if kept > 1 else "left")  # fmt: skip
+        for line in known:
+            style = {"marker": "o", "markersize": 5} if line.points else {"linewidth": 1.7}
+            axes.plot(line.x, line.y, color=line.colour, label=line.label, **style)
+        _steps(axes)
+        if unit == "%":
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+        if len(known) > 1:
+            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(known), borderaxespad=0.1)
+
+    return _plot(name, title, summary, 2.0, draw)
+
+
+def reward_against_kl(
+    name: str, title: str, kl: Sequence[float], reward: Sequence[float], steps: Sequence[int], kept: int | None
+) -> Plot:
+    """The path of tuning: what reward was had for how much distance from the base."""
+    summary = f"{title}: nothing measured yet."
+    if steps:
+        summary = (
+            f"{title}: from reward {figures.number(reward[0])} at KL {figures.number(kl[0])} (step {steps[0]}) to reward "
+            f"{figures.number(reward[-1])} at KL {figures.number(kl[-1])} (step {steps[-1]})."
+        )
+
+    def draw(axes: Axes) -> None:
+        axes.plot(kl, reward, color=TUNED, linewidth=1.1, marker="o", markersize=4)
+        shown = {steps[0], steps[-1], *steps[3::4]} if steps else set()
+        for step, x, y in zip(steps, kl, reward, strict=True):
+            if step == kept:
+                axes.plot([x], [y], "o", color=GOOD, markersize=9, fillstyle="none", markeredgewidth=1.8)
+            if step in shown or step == kept:
+                text = f"step {step}, kept" if step == kept else f"{step}"
+                axes.annotate(
+                    text, (x, y), xytext=(4, -10), textcoords="offset points", color=GOOD if step == kept else MUTED
+                )
+        axes.set_xlabel("KL to the base, nats an answer")
+        axes.set_ylabel("reward, in spreads of the base")
+        axes.margins(x=0.1, y=0.12)
+
+    return _plot(name, title, summary, 2.7, draw)
+
+
+def reliability(name: str, title: str, points: Sequence[Mapping[str, Any]], error: float | None) -> Plot:
+    """How often the better answer is where the reward model says so, against how sure it says it is."""
+    said = "; ".join(f"stated {figures.share(p['stated'])}, observed {figures.share(p['observed'])}" for p in points)
+    summary = f"{title}: {said or 'nothing measured yet'}. Expected calibration error {figures.number(error)}."
+
+    def draw(axes: Axes) -> None:
+        axes.plot((0, 1), (0, 1), color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        axes.plot([p["stated"] for p in points], [p["observed"] for p in points], color=TUNED, linewidth=1.1)
+        most = max((p["n"] for p in points), default=1)
+        for point in points:
+            axes.plot(
+                [point["stated"]], [point["observed"]], "o", color=TUNED, markersize=3 + 7 * (point["n"] / most) ** 0.5
+            )
+        percent = FuncFormatter(lambda value, _: f"{100 * value:.0f} %")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(percent)
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="stated: the one answer is better", ylabel="observed")
+
+    return _plot(name, title, summary, 2.7, draw)
+
+
+def mean_ranks(name: str, title: str, rows: Sequence[Mapping[str, Any]]) -> Plot:
+    """The mean rank of every generator, best on top; the deliberately weakened ones are hollow."""
+    labels = [f"{row['model']}{' (weakened)' if row['weakened'] else ''}" for row in rows]
+    said = "; ".join(f"{label} {figures.number(float(row['rank']))}" for label, row in zip(labels, rows, strict=True))
+    summary = f"{title}, 1 is best: {said}."
+
+    def draw(axes: Axes) -> None:
+        frame = axes.get_yaxis_transform()
+        for place, (label, row) in enumerate(zip(labels, rows, strict=True)):
+            colour = BASE if row["weakened"] else TUNED
+            axes.plot((1, row["rank"]), (place, place), color=colour, linewidth=3, alpha=0.45, solid_capstyle="butt")
+            axes.plot(
+                [row["rank"]], [place], "o", color=colour, markersize=6, fillstyle="none" if row["weakened"] else "full"
+            )
+            axes.text(0.0, place - 0.28, label, transform=frame, va="bottom")
+            axes.text(
+                1.0,
+                place - 0.28,
+                figures.number(float(row["rank"])),
+                transform=frame,
+                va="bottom",
+                ha="right",
+                color=MUTED,
+            )
+        axes.set_xlim(0.9, max([2.0, *(row["rank"] for row in rows)]) + 0.2)
+        axes.set_ylim(len(rows) - 0.4, -0.8)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(axis="y", visible=False)
+        axes.tick_params(left=False, labelleft=False)
+        axes.spines["left"].set_visible(False)
+
+    return _plot(name, title, summary, 0.5 + 0.38 * max(len(rows), 1), draw)
+
+
+def _plot(name: str, title: str, summary: str, height: float, draw: Callable[[Axes], None]) -> Plot:
+    with matplotlib.rc_context(dict(_STYLE)):
+        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+        figure.patch.set_alpha(0)
+        axes = figure.add_subplot()
+        axes.patch.set_alpha(0)
+        draw(axes)
+        buffer = io.StringIO()
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
+    return Plot(name=name, title=title, summary=summary, svg=_for_page(buffer.getvalue(), name, summary))
+
+
+def _for_page(svg: str, name: str, summary: str) -> str:
+    """The bare `<svg>` element, as HTML wants it: no namespaces, no fixed size, no style of its own, ids of its own."""
+    root = ElementTree.fromstring(svg)
+    for parent in root.iter():
+        for child in list(parent):
+            if _local(child.tag) in ("metadata", "style"):
+                parent.remove(child)
+    for element in root.iter():
+        element.tag = _local(element.tag)
+        element.attrib = {_local(key): _own(_local(key), value, name) for key, value in element.attrib.items()}
+        element.tail = None
+    box = root.attrib["viewBox"]
+    root.attrib = {"class": "plot", "role": "img", "aria-label": summary, "viewBox": box}
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _local(name: Any) -> str:
+    return str(name).rpartition("}")[2]
+
+
+def _own(key: str, value: str, name: str) -> str:
+    """An attribute with ids made the plot's own, and colours and fonts made the page's."""
+    if key == "id":
+        return f"{name}-{value}"
+    if key == "href":
+        return f"#{name}-{value[1:]}"
+    value = re.sub(r"(?<=url\(#)", f"{name}-", value)
+    if key == "style":
+        value = re.sub(r"font-family: [^;]*", "font-family: var(--sans)", value)
+        value = re.sub(r"(font: [^;]*?\dpx) [^;]*", r"\1 var(--sans)", value)
+    for variable, colour in _COLOURS.items():
+        value = value.replace(colour, f"var(--{variable})")
+    return value
+
+
+def _steps(axes: Axes) -> None:
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+
+
+def _end(row: Mapping[str, Any], end: str) -> float:
+    return float(row["value"] if row.get(end) is None else row[end])

@@ -1,0 +1,213 @@
+"""report: everything a person wants to know of the run on one page, `report.html`, and its numbers in `report.json`."""
+
+import base64
+import difflib
+import hashlib
+import json
+import os
+import platform
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from starling import config, digest, figures, plots
+from starling.before_after import SIDES
+from starling.judges.checks import HELD_OUT
+from starling.plots import Plot, Series
+from starling.store import Run, write_atomically
+
+Piece = tuple[str, bool]
+_SHORT = 2  # so few equal words between two differences are marked with them: single matches are chance
+
+
+def run(run: Run) -> dict[str, Any]:
+    """Write the page and its numbers; stages that are not done are said to be so."""
+    found = digest.digest(run)
+    made = _made(run)
+    drawn = _plots(found)
+    numbers = found | {"made": made, "plots": {name: plot.summary for name, plot in drawn.items()}}
+    cases = [_shown(case) for case in digest.read_cases(run)] if found["cases"] else []
+    page = _render(numbers, drawn, cases)
+    json_path = run.report_path.with_suffix(".json")
+    write_atomically(json_path, json.dumps(numbers, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomically(run.report_path, page)
+    return {"path": run.report_path.name, "bytes": len(page.encode()), "numbers": json_path.name}
+
+
+def pointer(path: Iterable[str | int]) -> str:
+    """The place of a number in report.json as a JSON pointer (RFC 6901)."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
+
+
+def differences(base: str, tuned: str) -> dict[str, list[Piece]]:
+    """Both texts in pieces, each with whether the other text lacks it there; joined they are the texts again."""
+    words = {side: re.findall(r"\S+\s*|\s+", text) for side, text in zip(SIDES, (base, tuned), strict=True)}
+    matcher = difflib.SequenceMatcher(None, words["base"], words["tuned"], autojunk=False)
+    pieces: dict[str, list[Piece]] = {"base": [], "tuned": []}
+    operations = matcher.get_opcodes()
+    for number, (tag, *spans) in enumerate(operations):
+        inside = 0 < number < len(operations) - 1
+        differs = tag != "equal" or (inside and spans[1] - spans[0] <= _SHORT)
+        for side, start, end in (("base", spans[0], spans[1]), ("tuned", spans[2], spans[3])):
+            if start < end:
+                _add(pieces[side], "".join(words[side][start:end]), differs)
+    return pieces
+
+
+def _add(pieces: list[Piece], text: str, differs: bool) -> None:
+    if pieces and pieces[-1][1] == differs:
+        pieces[-1] = (pieces[-1][0] + text, differs)
+    else:
+        pieces.append((text, differs))
+
+
+def _render(numbers: Mapping[str, Any], drawn: Mapping[str, Plot], cases: Sequence[Mapping[str, Any]]) -> str:
+    environment = Environment(
+        loader=PackageLoader("starling", "pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )
+
+    def figure(kind: str, *path: str | int) -> Markup:
+        value = reduce(lambda inner, part: inner[part], path, numbers)  # type: ignore[index]
+        return Markup('<span data-kind="{}" data-at="{}">{}</span>').format(
+            kind, pointer(path), figures.FORMATS[kind](value)
+        )
+
+    script = _page("report.js")
+    return environment.get_template("report.html.jinja").render(
+        found=numbers,
+        made=numbers["made"],
+        plots=drawn,
+        cases=cases,
+        kinds=sorted({case["kind"] for case in cases}),
+        figure=figure,
+        css=_page("report.css"),
+        script=script,
+        script_hash="sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def _page(name: str) -> str:
+    return (Path(__file__).parent.parent / "pages" / name).read_text()
+
+
+def _shown(case: Mapping[str, Any]) -> dict[str, Any]:
+    """A test prompt with what the page needs beside its numbers."""
+    aspects = sorted({aspect for side in SIDES for aspect in case[side]["aspects"]})
+    rows = [("rubric score", ("score",)), *((aspect, ("aspects", aspect)) for aspect in aspects)]
+    if case["base"]["held_out"] is not None:
+        rows.append(("held-out checks", ("held_out",)))
+    return {
+        **case,
+        "checks": [_check(check) for check in case["checks"]],
+        "pieces": differences(case["base"]["answer"], case["tuned"]["answer"]),
+        "aspects": [*rows, ("reward", ("reward",)), ("tokens", ("tokens",))],
+    }
+
+
+def _check(check: Mapping[str, Any]) -> dict[str, Any]:
+    parameters = ", ".join(f"{key} = {value}" for key, value in check.items() if key != "check" and value is not None)
+    return {"text": f"{check['check']}({parameters})", "held_out": check["check"] in HELD_OUT}
+
+
+def _plots(found: Mapping[str, Any]) -> dict[str, Plot]:
+    """The plots for which there is something to draw, in the order of the page."""
+    drawn: list[Plot] = []
+    result, judge = found["result"], found["judge"]
+    if result:
+        drawn.append(plots.forest("win-rates", "Win rate, and without other explanations", result["win_rates"]))
+        drawn.append(plots.forest("win-rates-by-kind", "Win rate by kind of prompt", result["by_kind"]))
+    if found["fit"]["curve"]:
+        drawn += _fit_plots(found["fit"])
+    if found["tune"]["curve"]:
+        drawn += _tune_plots(found["tune"])
+    if judge:
+        drawn.append(plots.mean_ranks("judge-mean-rank", "Mean rank of each generator", judge["mean_rank"]))
+    return {plot.name: plot for plot in drawn}
+
+
+def _fit_plots(fit: Mapping[str, Any]) -> list[Plot]:
+    lines = fit["curve"]
+    accuracy = [
+        _series(lines, "fit/pair_accuracy", "training rankings", plots.MUTED),
+        _series(lines, "fit/held_out_pair_accuracy", "held-out rankings", plots.TUNED, points=True),
+    ]
+    return [
+        plots.curve("fit-nll", "Loss: nll of the ranking a place", [_series(lines, "fit/nll", "nll")]),
+        plots.curve("fit-accuracy", "Pairs ordered as the judge does", accuracy, unit="%", level=0.5),
+        plots.forest("fit-held-out", "Agreement with the judge", fit["held_out"]),
+        plots.reliability(
+            "fit-reliability", "Is it as sure as it should be?", fit["reliability"], fit["calibration_error"]
+        ),
+    ]
+
+
+def _tune_plots(tune: Mapping[str, Any]) -> list[Plot]:
+    lines, kept = tune["curve"], tune["kept_step"]
+    moves = [line for line in lines if "tune/reward" in line]
+    path = plots.reward_against_kl(
+        "tune-reward-kl",
+        "Reward against KL",
+        [line["tune/objective/kl"] for line in moves],
+        [line["tune/reward"] for line in moves],
+        [line["step"] for line in moves],
+        kept,
+    )
+    return [
+        path,
+        plots.curve("tune-reward", "Reward of the rollouts", [_series(lines, "tune/reward", "reward")], kept=kept),
+        plots.curve("tune-kl", "KL to the base, nats an answer", [_series(lines, "tune/objective/kl", "KL")], kept=kept),
+        plots.curve("tune-length", "Tokens an answer", [
+            _series(lines, "tune/completions/mean_length", "rollouts", plots.MUTED),
+            _series(lines, "tune/validation/mean_length", "validation answers", plots.TUNED, points=True),
+        ], kept=kept),
+        plots.curve("tune-finished", "Rollouts finished before the cap",
+                    [_series(lines, "tune/completions/finished", "finished")], kept=kept, unit="%"),
+        plots.curve("tune-validation", "Win rate on validation prompts",
+                    [_series(lines, "tune/validation/win_rate", "win rate", points=True)], kept=kept, unit="%", level=0.5),
+    ]  # fmt: skip
+
+
+def _series(
+    lines: Sequence[Mapping[str, Any]], name: str, label: str, colour: str = plots.TUNED, *, points: bool = False
+) -> Series:
+    known = [line for line in lines if line.get(name) is not None]
+    return Series(
+        label=label, x=[line["step"] for line in known], y=[line[name] for line in known], colour=colour, points=points
+    )
+
+
+def _made(run: Run) -> dict[str, Any]:
+    name = run.root.resolve().name
+    return {
+        "command": f"starling run {name}/config.toml --run {name}-again",
+        "config": config.dump(run.config),
+        "versions": run.manifest.get("versions", {}),
+        "seed": run.config.run.seed,
+        "threads": run.config.run.threads,
+        "machine": {
+            "system": f"{platform.system()} {platform.machine()}",
+            "processor": _processor(),
+            "cores": _cores(),
+        },
+    }
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _processor() -> str:
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found.group(1).strip() if found else platform.processor() or "unknown"

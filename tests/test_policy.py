@@ -1,0 +1,138 @@
+"""The policy that is tuned: trunk, top, reference, critic."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tolerances import CLOSE
+
+from starling import models, packing
+from starling.errors import ModelError
+from starling.generate import Request, generate
+from starling.packing import pack
+from starling.policy import Policy, answer_tokens, pad, predicting_positions
+
+#           p p p a a b b b q q c d d
+DOCUMENTED = [([1, 2, 3], [[4, 5], [6, 7, 8]]), ([9, 10], [[11], [12, 13]])]
+GROUPS = [([5, 6, 7, 8], [[20, 21], [30, 31, 32]]), ([40, 41], [[50, 51, 52]])]
+
+
+@pytest.fixture
+def policy(tiny_model: Path) -> Policy:
+    return Policy(models.load_policy(str(tiny_model), torch.float32), 2)
+
+
+def move(policy: Policy) -> None:
+    """Change every trained weight."""
+    with torch.no_grad():
+        for weight in policy.top.parameters():
+            weight += 0.05 * torch.randn_like(weight)
+
+
+def test_predicting_positions_of_the_documented_example() -> None:
+    # a a from the last p and the first a; b b b from the last p and b b; c from the last q; d d from the last q and d
+    assert predicting_positions(pack(DOCUMENTED)) == [2, 3, 2, 5, 6, 9, 9, 11]
+
+
+def test_answer_tokens_of_the_documented_example() -> None:
+    assert answer_tokens(pack(DOCUMENTED)).tolist() == [4, 5, 6, 7, 8, 11, 12, 13]
+
+
+def test_pad_by_hand() -> None:
+    value_BT, mask_BT = pad(torch.tensor([1.0, 2, 3, 4, 5, 6]), [2, 3, 1])
+    assert value_BT.tolist() == [[1, 2, 0], [3, 4, 5], [6, 0, 0]]
+    assert mask_BT.tolist() == [[True, True, False], [True, True, True], [True, False, False]]
+
+
+def test_pad_hands_gradients_back_to_the_packed_values() -> None:
+    value_N = torch.tensor([1.0, 2, 3], requires_grad=True)
+    value_BT, mask_BT = pad(value_N, [1, 2])
+    (value_BT * mask_BT * torch.tensor([[1.0, 10], [100, 1000]])).sum().backward()
+    assert value_N.grad is not None
+    assert value_N.grad.tolist() == [1, 100, 1000]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_at_first_the_policy_is_the_reference_exactly(tiny_model: Path, dtype: torch.dtype) -> None:
+    policy = Policy(models.load_policy(str(tiny_model), dtype), 2)
+    packed = pack(GROUPS)
+    features = policy.features(packed)
+    assert torch.equal(policy.logprobs(packed, features), features.ref_logprob_N)
+
+
+@torch.no_grad()
+def test_logprobs_are_those_of_the_whole_model(tiny_model: Path, policy: Policy) -> None:
+    plain = models.load_policy(str(tiny_model), torch.float32).network
+    packed = pack(GROUPS)
+    expected = []
+    for prompt, answers in GROUPS:
+        for answer in answers:
+            hidden_TH = packing.hidden_states(plain.get_decoder(), pack([(prompt + answer, [])]))
+            logprob_TV = plain.get_output_embeddings()(hidden_TH).log_softmax(-1)
+            expected += [float(logprob_TV[len(prompt) - 1 + at, token]) for at, token in enumerate(answer)]
+    found = policy.logprobs(packed, policy.features(packed))
+    assert found.tolist() == pytest.approx(expected, abs=0.05)  # bfloat16 in the top
+
+
+def test_training_moves_the_policy_and_nothing_that_is_frozen(policy: Policy) -> None:
+    packed = pack(GROUPS)
+    before = policy.features(packed)
+    frozen = {name: weight.clone() for name, weight in policy.network.named_parameters()}
+    optimiser = torch.optim.SGD(policy.top.parameters(), lr=1e-4, maximize=True)
+    policy.logprobs(packed, before).sum().backward()
+    assert all(weight.grad is not None and weight.grad.abs().max() > 0 for weight in policy.top.parameters())
+    optimiser.step()
+    assert policy.logprobs(packed, before).sum() > before.ref_logprob_N.sum()
+    assert all(torch.equal(weight, frozen[name]) for name, weight in policy.network.named_parameters())
+    assert all(torch.equal(*pair) for pair in zip(policy.features(packed), before, strict=True))
+
+
+def test_sync_makes_the_network_equal_to_the_top(policy: Policy) -> None:
+    frozen = {name: weight.clone() for name, weight in policy.network.named_parameters()}
+    move(policy)
+    policy.sync()
+    decoder = policy.network.get_decoder()
+    for found, wanted in zip([*decoder.layers[2:], decoder.norm], [*policy.top.layers, policy.top.norm], strict=True):
+        assert all(torch.equal(*pair) for pair in zip(found.parameters(), wanted.parameters(), strict=True))
+    changed = {name for name, weight in policy.network.named_parameters() if not torch.equal(weight, frozen[name])}
+    assert changed == {
+        name for name in frozen if name.startswith(("model.layers.2.", "model.layers.3.", "model.norm."))
+    }
+
+
+def test_sync_leaves_trunk_and_reference_as_they_were(policy: Policy) -> None:
+    packed = pack(GROUPS)
+    before = policy.features(packed)
+    move(policy)
+    policy.sync()
+    assert all(torch.equal(*pair) for pair in zip(policy.features(packed), before, strict=True))
+
+
+@torch.no_grad()
+def test_after_sync_the_network_samples_under_the_policys_logprobs(policy: Policy) -> None:
+    move(policy)
+    policy.sync()
+    requests = [Request(prompt=tuple(prompt), seed=seed) for seed, (prompt, _) in enumerate(GROUPS)]
+    answers = generate(policy.network, requests, max_new_tokens=6, stop=frozenset())
+    packed = pack([(prompt, [answer.ids]) for (prompt, _), answer in zip(GROUPS, answers, strict=True)])
+    features = policy.features(packed)
+    sampled = [logprob for answer in answers for logprob in answer.logprobs]
+    assert policy.logprobs(packed, features).tolist() == pytest.approx(sampled, abs=0.1)  # bfloat16 in the top
+    assert (features.ref_logprob_N - torch.tensor(sampled)).abs().max() > 0.3  # the reference has not moved along
+
+
+def test_the_critic_expects_nothing_at_first_and_one_value_for_each_token(policy: Policy) -> None:
+    values = policy.values(policy.features(pack(GROUPS)))
+    assert values.tolist() == [0.0] * 8
+
+
+def test_a_critics_gradient_stays_in_the_critic(policy: Policy) -> None:
+    values = policy.values(policy.features(pack(GROUPS)))
+    (values - 1).square().sum().backward()
+    assert all(weight.grad is None for weight in policy.top.parameters())
+    assert policy.critic.down.weight.grad.abs().max() > CLOSE
+
+
+def test_at_least_one_block_stays_frozen(tiny_model: Path) -> None:
+    with pytest.raises(ModelError, match=r"tune\.layers = 4: the model has 4 blocks"):
+        Policy(models.load_policy(str(tiny_model)), 4)

@@ -1,0 +1,112 @@
+"""Rollouts: the policy answers prompts, the reward model scores the answers."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from starling import chat, device, models
+from starling.errors import StarlingError
+from starling.models import Model
+from starling.packing import pack
+from starling.records import Message, Prompt
+from starling.rollout import own_settings, sample_groups, score_texts
+
+
+def prompt(word: str) -> Prompt:
+    return Prompt(id=word, messages=[Message(role="user", content=f"what is {word}?")])
+
+
+PROMPTS = [prompt("rain"), prompt("spain"), prompt("the plain")]
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_model: Path) -> Model:
+    return models.load_policy(str(tiny_model), torch.float32)
+
+
+@pytest.fixture
+def reward_model(tiny_model: Path) -> Model:
+    model = models.new_reward_model(str(tiny_model))
+    torch.nn.init.normal_(model.network.score.weight)
+    return model
+
+
+def sample(policy: Model, prompts: list[Prompt], count: int = 2, **changes):
+    settings = {"max_new_tokens": 6, "temperature": 1.0, "top_p": 1.0, "seed": 1, "purpose": ("test", 0)}
+    return sample_groups(policy, prompts, count=count, **(settings | changes))
+
+
+def test_each_prompt_gets_its_answers_in_order(policy: Model) -> None:
+    groups = sample(policy, PROMPTS, count=3)
+    assert [group.prompt for group in groups] == PROMPTS
+    for group in groups:
+        assert group.prompt_ids == chat.prompt_ids(policy.tokenizer, group.prompt.messages)
+        assert group.texts == tuple(chat.answer_text(policy.tokenizer, answer.ids) for answer in group.answers)
+        assert group.num_tokens == sum(len(answer.ids) for answer in group.answers)
+        assert len({tuple(answer.ids) for answer in group.answers}) == 3
+
+
+def test_an_answer_depends_on_prompt_draw_purpose_and_seed_alone(policy: Model) -> None:
+    together = sample(policy, PROMPTS, count=3)
+    alone = sample(policy, PROMPTS[1:2], count=2)
+    assert [answer.ids for answer in alone[0].answers] == [answer.ids for answer in together[1].answers[:2]]
+    for change in ({"purpose": ("test", 1)}, {"seed": 2}):
+        assert sample(policy, PROMPTS[1:2], **change)[0].texts != alone[0].texts
+
+
+def test_the_listener_hears_of_every_token(policy: Model) -> None:
+    heard: list[int] = []
+    groups = sample(policy, PROMPTS, on_tokens=heard.append)
+    assert sum(heard) == sum(group.num_tokens for group in groups)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, {"temperature": 0.0, "top_p": 1.0}),
+        ({"temperature": 0.5}, {"temperature": 0.0, "top_p": 1.0}),
+        ({"do_sample": True, "temperature": 0.2, "top_p": 0.9}, {"temperature": 0.2, "top_p": 0.9}),
+        ({"do_sample": True, "temperature": None, "top_p": None}, {"temperature": 1.0, "top_p": 1.0}),
+    ],
+    ids=["nothing said", "greedy", "sampling", "sampling by default"],
+)
+def test_own_settings_are_those_of_the_generation_config(tiny_model: Path, changes: dict, expected: dict) -> None:
+    network = models.load_policy(str(tiny_model)).network
+    for name, value in changes.items():
+        setattr(network.generation_config, name, value)
+    assert own_settings(network) == expected
+
+
+def one_by_one(reward_model: Model, asked: Prompt, text: str, finished: bool) -> float:
+    shared, own = chat.conversation_ids(reward_model.tokenizer, asked.messages, [text], [finished])
+    with torch.no_grad(), device.autocast(torch.device("cpu")):
+        return models.rewards(reward_model.network, pack([(shared, own)])).item()
+
+
+SHOWN = [(PROMPTS[0], ["wet", "the rain in spain"], [True, False]), (PROMPTS[1], ["dry", "a", "b"], [True] * 3)]
+
+
+@pytest.mark.parametrize("tokens", [64, 2048], ids=["microbatches", "at once"])
+def test_scores_are_the_reward_models_of_each_answer(reward_model: Model, tokens: int) -> None:
+    found = score_texts(reward_model, SHOWN, tokens)
+    for (asked, texts, finished), rewards in zip(SHOWN, found, strict=True):
+        expected = [one_by_one(reward_model, asked, *answer) for answer in zip(texts, finished, strict=True)]
+        assert rewards == pytest.approx(expected, abs=0.1)
+        assert max(expected) - min(expected) > 0.5
+
+
+def test_an_answer_that_was_cut_is_scored_without_the_end_of_its_turn(reward_model: Model) -> None:
+    ((whole, cut),) = score_texts(reward_model, [(PROMPTS[0], ["wet", "wet"], [True, False])], 2048)
+    assert whole != cut
+
+
+def test_an_empty_answer_has_a_score(reward_model: Model) -> None:
+    ((empty, other),) = score_texts(reward_model, [(PROMPTS[0], ["", "wet"], [True, True])], 2048)
+    assert empty != other
+
+
+def test_a_reward_that_is_no_number_is_a_plain_error(reward_model: Model) -> None:
+    torch.nn.init.constant_(reward_model.network.score.weight, float("nan"))
+    with pytest.raises(StarlingError, match="not a number; refit it"):
+        score_texts(reward_model, SHOWN, 2048)
