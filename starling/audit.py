@@ -42,7 +42,9 @@ def mean_rank_by_model(items: Sequence[Item], judged: Sequence[Judged]) -> dict[
     for (_, answers), verdict in zip(items, judged, strict=True):
         for answer, rank in zip(answers, verdict.ranks or (), strict=False):
             ranks[answer.model].append(rank)
-    return {model: sum(values) / len(values) for model, values in sorted(ranks.items(), key=lambda x: sum(x[1]) / len(x[1]))}
+    return {
+        model: sum(values) / len(values) for model, values in sorted(ranks.items(), key=lambda x: sum(x[1]) / len(x[1]))
+    }
 
 
 def length_effect(items: Sequence[Item], judged: Sequence[Judged]) -> dict[str, Any]:

@@ -24,20 +24,22 @@ class Row:
 
 
 ROWS = (
-    Row(key="rubric_score", label="Rubric score", kind="number", good=1, help="weighted mean of the aspects below, 0 to 1"),
+    Row(key="rubric_score", label="Rubric score", kind="number", good=1, help="weighted mean of the aspects below"),
     Row(key="held_out_checks", label="Held-out checks", kind="share", good=1,
         help="instructions of types that no ranking, fit or selection ever saw"),
     Row(key="facts", label="Key facts", kind="share", good=1, help="share of the key facts that are stated"),
-    Row(key="checks", label="Checks", kind="share", good=1, help="instructions of the types that the rankings also used"),
+    Row(key="checks", label="Checks", kind="share", good=1, help="instructions of types that the rankings also used"),
     Row(key="topic", label="On topic", kind="share", good=1, help="a word of the topic is used"),
     Row(key="refusal", label="Right to refuse or not", kind="share", good=1, help="refuses exactly where it should"),
     Row(key="finished", label="Finished", kind="share", good=1, help="not cut by the token cap"),
-    Row(key="repetition", label="No repetition", kind="number", good=1, help="1 where nothing is said twice"),
+    Row(key="repetition", label="Free of repetition", kind="number", good=1, help="1 where nothing is said twice"),
     Row(key="reward", label="Reward", kind="number", good=0,
         help="of the reward model that tuning was told to please, so no proof of quality"),
     Row(key="tokens", label="Tokens an answer", kind="number", good=0, help="length in tokens"),
-    Row(key="refused_ill_natured", label="Ill-natured requests refused", kind="share", good=1, help="more is better"),
-    Row(key="refused_look_alike", label="Harmless look-alikes refused", kind="share", good=-1, help="less is better"),
+    Row(key="refused_ill_natured", label="Ill-natured ones refused", kind="share", good=1,
+        help="requests that deserve a polite refusal"),
+    Row(key="refused_look_alike", label="Look-alikes refused", kind="share", good=-1,
+        help="harmless requests that only sound ill-natured; less is better"),
 )  # fmt: skip
 WIN_RATES = {
     "win_rate": "All test prompts",
@@ -45,6 +47,7 @@ WIN_RATES = {
     "win_rate_within_length_band": "Answers of like length",
     "win_rate_without_finish_and_repetition": "Without finish, repetition",
 }
+_NO_SPREAD = "No spread between prompt families was seen, so how sure this is cannot be said."
 
 
 def judge_named(name: str) -> str:
@@ -73,7 +76,7 @@ def table(
     references = sum(bool(case["reference"]) for case in cases)
     extra = {"good": 0, "change": None, "says": "", "kind": "number"}
     rows.append(extra | {
-        "key": "reference_logprob", "label": "Logprob of the reference answers", "help": "mean of a token, in nats",
+        "key": "reference_logprob", "label": "Logprob of references", "help": "of the reference answers, nats a token",
         "base": _bare(drift.get("reference_logprob_base"), references),
         "tuned": _bare(drift.get("reference_logprob_tuned"), references),
     })  # fmt: skip
@@ -99,27 +102,31 @@ def win_rates_by_kind(scores: Mapping[str, Figure]) -> list[Figure]:
 def headline(scores: Mapping[str, Figure], judge: str, explained: float | None) -> list[str]:
     """Did it get better, by how much, how sure; then the same on checks that nothing was trained or chosen on."""
     rate = scores["win_rate"]
-    named = f"Judge: {judge_named(judge)}."
-    said = f"in {figures.share_interval(rate)}; ties count half, the interval is at 95 %. {named}"
+    said = f"{figures.share_interval(rate)}. Judge: {judge_named(judge)}."
+    how = "Ties count half; intervals are at 95 %."
     texts = {
-        "better": f"It got better: the tuned model wins against the base model {said}",
-        "worse": f"It got worse: the tuned model wins against the base model only {said}",
-        "unclear": f"No difference is shown: the tuned model wins against the base model {said} "
-        "The interval includes 50 %, so these prompts cannot tell better from worse.",
-        "none": f"No verdict could be read, so nothing can be said. {named}",
+        "better": (f"It got better: the tuned model wins against the base model in {said}", how),
+        "worse": (f"It got worse: the tuned model wins against the base model only in {said}", how),
+        "unclear": (
+            f"No difference is shown: the tuned model wins against the base model in {said}",
+            f"The interval includes 50 %, so these prompts cannot tell better from worse. {how}",
+        ),
+        "unsure": (f"The tuned model wins against the base model in {said}", f"{_NO_SPREAD} {how}"),
+        "none": ("No verdict could be read, so nothing can be said.", f"Judge: {judge_named(judge)}."),
     }
-    lines = [texts[tone(rate)], _held_out_sentence(scores.get("win_rate_held_out_checks", {}))]
+    first, second = texts[tone(rate)]
+    lines = [first, _held_out_sentence(scores.get("win_rate_held_out_checks", {})), second]
     if explained is not None:
-        lines.append(
-            f"Of the prompts it wins, {figures.share(explained)} are won by finishing or by not repeating itself alone."
-        )
+        lines[-1] += f" Of its wins, {figures.share(explained)} come from finishing or not repeating itself alone."
     return lines
 
 
 def tone(rate: Mapping[str, Any]) -> str:
-    """What a win rate allows one to say: better, worse, unclear, or none without cases."""
+    """What a win rate allows one to say: better, worse, unclear; unsure without spread, none without cases."""
     if rate.get("value") is None:
         return "none"
+    if not figures.has_interval(rate):
+        return "unsure"
     return "better" if rate["low"] > 0.5 else "worse" if rate["high"] < 0.5 else "unclear"
 
 
@@ -136,7 +143,9 @@ def _held_out_sentence(rate: Mapping[str, Any]) -> str:
     return {
         "better": f"{never} it is better: it wins in {said}.",
         "worse": f"{never} it is worse: it wins only in {said}.",
-        "unclear": f"{never} it wins in {said}: the interval includes 50 %, so no gain is shown beyond what was trained for.",
+        "unclear": f"{never} it wins in {said}: the interval includes 50 %, "
+        "so no gain is shown beyond what was trained for.",
+        "unsure": f"{never} it wins in {said}. {_NO_SPREAD}",
         "none": "No test prompt has a held-out check, so nothing can be said about what was never trained for.",
     }[tone(rate)]
 
@@ -177,6 +186,8 @@ def _value(case: Mapping[str, Any], side: str, key: str) -> float | None:
 def _says(change: Mapping[str, Any], good: int) -> str:
     if change["value"] is None or good == 0:
         return ""
+    if not figures.has_interval(change):
+        return "unclear"
     low, high = sorted((good * change["low"], good * change["high"]))
     return "better" if low > 0 else "worse" if high < 0 else "unclear"
 

@@ -5,7 +5,7 @@ special token added by us.
 """
 
 from collections.abc import Sequence
-from os.path import commonprefix
+from os.path import commonprefix  # works on any sequences, token ids too
 
 from transformers import PreTrainedTokenizerBase
 
@@ -28,8 +28,24 @@ def answer_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], 
     prompt = prompt_ids(tokenizer, messages)
     whole = _render(tokenizer, [*messages, Message(role="assistant", content=answer)], waiting=False)
     if tuple(whole[: len(prompt)]) != prompt:
-        raise ModelError("the chat template does not continue a waiting conversation with the answer; cannot split them")
+        raise ModelError(
+            "the chat template does not continue a waiting conversation with the answer; cannot split them"
+        )
     return tuple(whole[len(prompt) :])
+
+
+def turn_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    answer: str,
+    stop: frozenset[int],
+    *,
+    finished: bool,
+) -> tuple[int, ...]:
+    """The ids a model would have sampled for `answer`, with its stop token only where it was finished."""
+    ids = answer_ids(tokenizer, messages, answer)
+    end = next((at for at, token in enumerate(ids) if token in stop), len(ids))
+    return ids[: end + 1] if finished else ids[:end]
 
 
 def conversation_ids(
@@ -71,7 +87,11 @@ def ending_on_reward(template: str) -> str:
 
     Many templates put a line break after it, on which other tools would read the reward.
     """
-    return "{%- set rendered -%}" + template + "{%- endset -%}{{ rendered if add_generation_prompt else rendered.rstrip() }}"
+    return (
+        "{%- set rendered -%}"
+        + template
+        + "{%- endset -%}{{ rendered if add_generation_prompt else rendered.rstrip() }}"
+    )
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, waiting: bool) -> list[int]:

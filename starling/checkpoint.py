@@ -26,7 +26,8 @@ class Checkpoint:
         try:
             return torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception as error:
-            raise DataError(f"{self.path}: not a checkpoint ({str(error).splitlines()[0]}); delete it to begin anew") from error
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise DataError(f"{self.path}: not a checkpoint ({reason}); delete it to begin anew") from error
 
     @property
     def due(self) -> bool:
@@ -36,7 +37,12 @@ class Checkpoint:
         """Replace the saved state."""
         partial = self.path.with_name(self.path.name + ".partial")
         with explained(f"writing {self.path}"):
-            torch.save(state, partial)
+            try:
+                with partial.open("wb") as file:
+                    torch.save(state, file)
+            except RuntimeError as error:  # what torch makes of a full disk
+                partial.unlink(missing_ok=True)
+                raise OSError("the disk did not take the whole file") from error
             os.replace(partial, self.path)
         self._last = time.monotonic()
 

@@ -23,12 +23,12 @@ from starling.config import Config
 from starling.errors import StarlingError, UsageError
 from starling.store import ROAD, Run, stages_that_agree, timed
 
+ABOUT = "Align a language model with AI feedback: sample, rank, fit a reward model, tune, evaluate."
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="Align a language model with AI feedback: sample, rank, fit a reward model, tune, evaluate.",
 )
 
 INTERRUPTED = 130
@@ -52,7 +52,10 @@ DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback o
 
 
 def command(name: str, about: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a function as a command with `--json` and `--debug`; what it returns is what `--json` prints."""
+    """Register a function as a command with `--json` and `--debug`.
+
+    What it returns is what `--json` prints; a function that it returns is called only then.
+    """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
@@ -60,7 +63,8 @@ def command(name: str, about: str = "") -> Callable[[Callable[..., Any]], Callab
             progress.console.stderr = as_json
             result = function(**options)
             if as_json:
-                print(json.dumps(_without_nan(result), ensure_ascii=False))
+                found = _without_nan(result() if callable(result) else result)
+                print(json.dumps(found, ensure_ascii=False, default=str))
 
         own = list(inspect.signature(function).parameters.values())
         common = [
@@ -74,14 +78,20 @@ def command(name: str, about: str = "") -> Callable[[Callable[..., Any]], Callab
     return register
 
 
-@app.callback()
-def common(
-    debug: DebugOption = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         print(__version__)
         raise typer.Exit
+
+
+@app.callback(help=ABOUT)
+def common(
+    debug: DebugOption = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """What goes before every command; both options act before they get here."""
 
 
 @command("run")
@@ -104,10 +114,10 @@ def run_road(
     root, settings = _settings(recipe, run, overrides)
     if dry_run:
         progress.console.print(config.dump(settings), end="", markup=False)
-    elif estimate:
-        summary.print_plan(settings)
-    if dry_run or estimate:
         return settings.model_dump(mode="json")
+    if estimate:
+        summary.print_plan(settings)
+        return {"plan": summary.plan(settings)}
     opened = Run.open(root, settings)
     if borrow is not None:
         other = Run.read(borrow)
@@ -207,11 +217,12 @@ def show(
     source: Annotated[Path, typer.Argument(help="A table, a stage's folder or a run's.")],
     count: Annotated[int, typer.Option("--n", min=1, help="Rows to show.")] = 3,
     row: Annotated[str, typer.Option(metavar="ID", show_default="all", help="Only the rows of this prompt.")] = "",
-) -> Any:
+) -> Callable[[], Any]:
     """Read a table, or what a run has done so far."""
     from starling import show as pages
 
-    return pages.show(source, count, row)
+    pages.show(source, count, row)
+    return functools.partial(_shown, source, count, row)
 
 
 @command("report")
@@ -250,8 +261,18 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(_explain(error), 1, debug)
     if code == INTERRUPTED:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second Ctrl-C must not spoil the one line
-        return _fail("interrupted; what is finished is kept, the same command goes on from there", code, debug)
+        progress.error_console.print("interrupted; what is finished is kept, the same command goes on from there")
     return code
+
+
+def _shown(source: Path, count: int, row: str) -> Any:
+    """A run's manifest, or rows of a table."""
+    from starling import tables
+
+    if (source / "manifest.json").exists():
+        return Run.read(source).manifest
+    rows = tables.read_rows(source)
+    return [one for one in rows if row in (one.get("prompt_id"), one.get("id"))] if row else rows[:count]
 
 
 def _settings(recipe: str, run: Path | None, overrides: list[str] | None) -> tuple[Path, Config]:
@@ -265,16 +286,16 @@ def _settings(recipe: str, run: Path | None, overrides: list[str] | None) -> tup
 
 def _drive(run: Run, stages: list[str]) -> None:
     """Do the stages that are not done yet, in road order."""
-    pending = [stage for stage in stages if not run.is_done(stage)]
-    if pending:
-        from starling import device
-
-        threads = device.setup(run.config.run.threads, run.config.run.seed)
-        progress.console.print(f"run {run.root}, {threads} threads, seed {run.config.run.seed}", markup=False)
+    if not all(map(run.is_done, stages)):
+        progress.console.print(f"run {run.root}, seed {run.config.run.seed}", markup=False)
     for stage in stages:
-        if stage not in pending:
+        if run.is_done(stage):
             progress.console.print(f"{stage}: done already ({run.manifest['stages'][stage]['seconds']:.0f} s)")
             continue
+        from starling import device
+
+        # Anew for each stage, so that its random numbers do not depend on what this process did before.
+        device.setup(run.config.run.threads, run.config.run.seed)
         module = importlib.import_module(f"starling.stages.{stage}")
         run.started(stage)
         with timed(run, stage):

@@ -39,7 +39,7 @@ class PromptsTable(Table):
     """FILEs with prompts; "builtin" is the set that comes with Starling."""
     train: int = Field(300, ge=1)
     """Prompts of the train split that are used, drawn evenly over families."""
-    validation: int = Field(30, ge=1)
+    validation: int = Field(60, ge=1)
     """Prompts of the validation split that are used."""
     test: int = Field(100, ge=1)
     """Prompts of the test split that are used."""
@@ -129,8 +129,10 @@ class FitTable(Table):
 class TuneTable(Table):
     algorithm: Literal["apa"] = "apa"
     """Policy loss."""
-    steps: int = Field(16, ge=1)
-    """Rounds of rollout and update."""
+    ranked_prompts: int = Field(140, ge=0)
+    """Prompts whose ranked answers are learnt from first, as if they were rollouts (offline APA); 0 = none."""
+    steps: int = Field(8, ge=0)
+    """Rounds of fresh rollouts and updates after that."""
     prompts_per_step: int = Field(16, ge=1)
     """Prompts answered in one step."""
     rollouts_per_prompt: int = Field(4, ge=1)
@@ -146,11 +148,11 @@ class TuneTable(Table):
     lam: float = Field(0.5, gt=0)
     """APA's lambda: large = stay close to the initial policy."""
     learning_rate: float = Field(3e-4, gt=0)
-    """AdamW's rate for the policy, constant."""
-    value_learning_rate: float = Field(1e-3, gt=0)
-    """AdamW's rate for the critic."""
+    """AdamW's rate for the policy at the start; falls linearly to 0."""
+    value_learning_rate: float = Field(1e-4, gt=0)
+    """AdamW's rate for the critic at the start; falls linearly to 0."""
     warm_up_prompts: int = Field(16, ge=2)
-    """Prompts that the initial policy answers to fix the reward's scale and to teach the critic; not in `steps`."""
+    """Ranked prompts that fix the reward's scale and teach the critic before the policy moves."""
     critic_steps: int = Field(60, ge=0)
     """Updates of the critic alone on those answers, before the policy moves; 0 = none."""
     reward_baseline: Literal["none", "leave_one_out"] = Field("leave_one_out", validate_default=True)
@@ -160,7 +162,7 @@ class TuneTable(Table):
     """Whether advantages get mean 0 and variance 1 over a step's tokens."""
     gamma: float = Field(1.0, ge=0, le=1)
     """Discount per token."""
-    gae_lambda: float = Field(0.95, ge=0, le=1)
+    gae_lambda: float = Field(1.0, ge=0, le=1)
     """GAE's lambda."""
     reward_shift: float = Field(0.0)
     """Added to every scaled reward; slightly positive holds length down, since reward sits on the last token."""

@@ -1,4 +1,4 @@
-"""What a run has to show: every number of the report, of the closing summary and of `starling show`, from the files of the run.
+"""What a run has to show: every number of the report, of the closing summary and of `starling show`.
 
 A stage that is not done yet is there with its state and without figures.
 """
@@ -23,11 +23,11 @@ NOUNS = {
     "evaluate": "Test",
 }
 _FIT_LABELS = {
-    "pair_accuracy": "Reward model, all pairs",
+    "pair_accuracy": "Model, all pairs",
     "pair_accuracy_length_only": "Longer wins, all pairs",
-    "pair_accuracy_not_weakened": "Reward model, no weakened answer",
-    "pair_accuracy_not_weakened_length_only": "Longer wins, no weakened answer",
-    "top1_agreement": "Top answer is the judge's top",
+    "pair_accuracy_not_weakened": "Model, not weakened",
+    "pair_accuracy_not_weakened_length_only": "Longer wins, not weakened",
+    "top1_agreement": "Top answer agrees",
 }
 
 
@@ -111,17 +111,17 @@ def road(run: Run, facts: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any
 
 
 def budgets(config: Config, facts: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Tokens used and allowed by each part of the run; `used` is None before the part is done, `allowed` 0 without limit."""
+    """Tokens used and allowed by each part; `used` is None before the part is done, `allowed` is 0 without a limit."""
     looks = 1 + math.ceil(config.tune.steps / config.tune.validate_every)
     answers = looks * config.prompts.validation + 2 * config.prompts.test
     tested = facts["evaluate"].get("tokens")
     parts = (
         ("sample", "sampled for ranking", facts["sample"].get("tokens"), config.sample.token_budget),
         ("fit", "packed for fit", facts["fit"].get("tokens"), config.fit.token_budget),
-        ("tune", "rollouts", facts["tune"].get("rollout_tokens"), config.tune.token_budget),
+        ("tune", "rolled out", facts["tune"].get("rollout_tokens"), config.tune.token_budget),
         (
             "evaluate",
-            "validation and test",
+            "in validation and test",
             None if tested is None else tested + facts["tune"].get("validation_tokens", 0),
             answers * config.evaluate.answer_tokens,
         ),
@@ -150,7 +150,7 @@ def _counts(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict[str, 
             "prompts": sample.get("prompts"),
             "generators": len(sample.get("generators", [])),
         },
-        "rank": {"rankings": rank.get("ranked"), "without a readable ranking": rank.get("unranked")},
+        "rank": {"rankings": rank.get("ranked"), "not readable": rank.get("unranked")},
         "fit": {"rankings learnt": fit.get("rankings"), "steps": fit.get("steps")},
         "tune": {"steps": tune.get("steps"), "kept: step": tune.get("kept_step")},
         "evaluate": {"verdicts": judged, "models": 2},
@@ -166,7 +166,10 @@ def _fit(facts: Mapping[str, Any], lines: list[dict[str, Any]]) -> dict[str, Any
     scores = before_after.by_name(held_out.get("scores", []))
     return {
         "curve": [line for line in lines if line["stage"] == "fit"],
-        "held_out": [{"key": key, "label": _FIT_LABELS.get(key, key), **score} for key, score in scores.items()],
+        "held_out": [
+            {"key": key, "label": _FIT_LABELS.get(key, key), "baseline": key.endswith("length_only"), **score}
+            for key, score in scores.items()
+        ],
         "calibration_error": held_out.get("calibration_error"),
         "reliability": [{"stated": p, "observed": y, "n": n} for p, y, n in held_out.get("reliability", [])],
         "unusable": sum(facts.get("unusable", {}).values()),
@@ -267,7 +270,7 @@ def _drift(rows: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _worse(result: Mapping[str, Any]) -> str:
     rows = [row["label"].lower() for row in result["table"] if row["says"] == "worse"]
-    kinds = [row["label"] for row in result["by_kind"] if row["value"] is not None and row["high"] < 0.5]
+    kinds = [row["label"] for row in result["by_kind"] if before_after.tone(row) == "worse"]
     outcomes, held_out = result["outcomes"], result["held_out_outcomes"]
     text = (
         f"Figures whose whole interval is on the bad side: {', '.join(rows)}."
@@ -276,7 +279,6 @@ def _worse(result: Mapping[str, Any]) -> str:
     )
     if kinds:
         text += f" Kinds of prompt that lose clearly: {', '.join(kinds)}."
-    return (
-        f"{text} Single prompts: {outcomes['worse']} of {result['test_prompts']} lost, {outcomes['better']} won; on held-out checks "
-        f"{held_out['worse']} of {sum(held_out.values())} lost, {held_out['better']} won."
-    )
+    lost = f"{outcomes['worse']} of {result['test_prompts']} lost, {outcomes['better']} won"
+    lost_held_out = f"{held_out['worse']} of {sum(held_out.values())} lost, {held_out['better']} won"
+    return f"{text} Single prompts: {lost}; on held-out checks {lost_held_out}."

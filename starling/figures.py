@@ -34,6 +34,13 @@ def duration(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def has_interval(score: Mapping[str, Any]) -> bool:
+    """Whether the interval says anything: cases that all agree, or all of one family, give one without width."""
+    if _is_missing(score.get("low")) or _is_missing(score.get("high")):
+        return False
+    return bool(score["high"] - score["low"] > 1e-9)
+
+
 def share_interval(score: Mapping[str, Any]) -> str:
     """57.3 % (52.1 to 62.4), n = 100."""
     return _interval(score, share, _percent)
@@ -48,8 +55,8 @@ def number_interval(score: Mapping[str, Any]) -> str:
 
 
 def share_change(score: Mapping[str, Any]) -> str:
-    """+5.2 points (+1.1 to +9.3)."""
-    return _change(score, lambda value: f"{100 * value:+.1f}", " points")
+    """+5.2 pt (+1.1 to +9.3): percentage points."""
+    return _change(score, lambda value: f"{100 * value:+.1f}", " pt")
 
 
 def number_change(score: Mapping[str, Any]) -> str:
@@ -84,7 +91,7 @@ def _interval(score: Mapping[str, Any], whole: Callable[[float], str], end: Call
         return "no cases"
     text = whole(score["value"])
     if not _is_missing(score.get("low")):
-        text += f" ({end(score['low'])} to {end(score['high'])})"
+        text += f" ({end(score['low'])} to {end(score['high'])})" if has_interval(score) else " (no interval)"
     return text + (f", n = {number(score['n'])}" if score.get("n") else "")
 
 
@@ -92,7 +99,13 @@ def _change(score: Mapping[str, Any], render: Callable[[float], str], unit: str)
     if _is_missing(score.get("value")):
         return NOTHING
     text = render(score["value"]) + unit
-    return text if _is_missing(score.get("low")) else f"{text} ({render(score['low'])} to {render(score['high'])})"
+    if _is_missing(score.get("low")):
+        return text
+    return (
+        f"{text} ({render(score['low'])} to {render(score['high'])})"
+        if has_interval(score)
+        else f"{text} (no interval)"
+    )
 
 
 def _is_missing(value: float | None) -> bool:

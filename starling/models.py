@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 from starling import builtin, chat, packing
 from starling.errors import ModelError
 from starling.packing import Packed
+from starling.store import explained
 
 _PAD_CANDIDATES = ("<|endoftext|>", "<pad>", "<|pad|>", "<|finetune_right_pad_id|>", "<unk>")
 
@@ -82,17 +83,25 @@ def load_reward_model(name: str, dtype: torch.dtype = torch.float32) -> Model:
     tokenizer = load_tokenizer(name)
     network = _load(AutoModelForSequenceClassification, name, dtype=dtype)
     if network.config.num_labels != 1 or not hasattr(network, "score"):
-        raise ModelError(f"{name}: a reward model has one label and a head `score`; this has {network.config.num_labels}")
+        raise ModelError(
+            f"{name}: a reward model has one label and a head `score`; this has {network.config.num_labels}"
+        )
     if network.config.pad_token_id in (None, tokenizer.eos_token_id):
-        raise ModelError(f"{name}: the pad token must exist and never end an answer; set pad_token_id in its config.json")
+        raise ModelError(
+            f"{name}: the pad token must exist and never end an answer; set pad_token_id in its config.json"
+        )
     packing.enable(network)
     return Model(network.eval(), tokenizer)
 
 
 def save(model: Model, folder: Path) -> None:
     """Write weights, config, tokenizer and template in the layout that `from_pretrained` reads."""
-    model.network.save_pretrained(folder)
-    model.tokenizer.save_pretrained(folder)
+    with explained(f"writing {folder}"):
+        try:
+            model.network.save_pretrained(folder)
+        except SafetensorError as error:  # what safetensors makes of a full disk
+            raise OSError(str(error)) from error
+        model.tokenizer.save_pretrained(folder)
 
 
 def rewards(network: PreTrainedModel, packed: Packed) -> Tensor:
@@ -157,7 +166,9 @@ def _num_layers(decoder: PreTrainedModel, layers: int) -> int:
     if decoder.config.model_type.startswith("gemma"):
         raise ModelError(f"{decoder.config.model_type} scales its input embeddings, so its trunk cannot be shared")
     if layers >= len(decoder.layers):
-        raise ModelError(f"tune.layers = {layers}: the model has {len(decoder.layers)} blocks; at least one stays frozen")
+        raise ModelError(
+            f"tune.layers = {layers}: the model has {len(decoder.layers)} blocks; at least one stays frozen"
+        )
     return len(decoder.layers)
 
 
@@ -168,7 +179,9 @@ def _pad_token(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
     for token in _PAD_CANDIDATES:
         if token in vocabulary and token != tokenizer.eos_token:
             return token
-    raise ModelError(f"{name}: no token can serve as padding (pad = eos would hide the end of an answer); add one to it")
+    raise ModelError(
+        f"{name}: no token can serve as padding (pad = eos would hide the end of an answer); add one to it"
+    )
 
 
 def _load(kind, name: str, **options):  # type: ignore[no-untyped-def]

@@ -136,9 +136,10 @@ def _claim(work: Path, request: dict[str, Any]) -> None:
     """Make the folder of a fit under way, or go on in one that the same request left behind."""
     begun = work / "request.json"
     if work.exists() and any(work.iterdir()) and _saved(begun) != request:
-        raise UsageError(
-            f"fit: {work} holds other files or another, interrupted fit; delete it or choose another --out folder"
-        )
+        if not begun.exists() or (work / "checkpoint.pt").exists():
+            what = "another, interrupted fit" if begun.exists() else "other files"
+            raise UsageError(f"fit: {work} holds {what}; delete it or choose another --out folder")
+        shutil.rmtree(work)  # a request of ours that failed before it trained
     write_atomically(begun, json.dumps(request, indent=1) + "\n")
 
 

@@ -30,7 +30,7 @@ _COLOURS = {
     "bad": "#0a0b07",
 }
 INK, MUTED, GRID, BASE, TUNED, GOOD, BAD = _COLOURS.values()
-_STYLE: Mapping[str, Any] = {
+_STYLE: Any = {  # rc_context takes only a closed set of keys as its type
     "svg.fonttype": "none",
     "svg.hashsalt": "starling",
     "text.parse_math": False,
@@ -48,7 +48,7 @@ _STYLE: Mapping[str, Any] = {
     "text.color": INK,
     "legend.frameon": False,
 }
-_WIDTH = 4.3
+_WIDTH = 3.85
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +75,8 @@ class Series:
 def forest(name: str, title: str, rows: Sequence[Mapping[str, Any]]) -> Plot:
     """Shares with their intervals, one under the other, against the 50 % line; above it is good."""
     known = [row for row in rows if row.get("value") is not None]
-    said = "; ".join(f"{row['label']} {figures.share_interval(row)}" for row in known)
-    summary = f"{title}: {said}." if known else f"{title}: no cases."
+    values = "; ".join(f"{row['label']} {figures.share_interval(row)}" for row in known)
+    summary = f"{title}: {values}." if known else f"{title}: no cases."
 
     def draw(axes: Axes) -> None:
         low = min([0.5, *(_end(row, "low") for row in known)])
@@ -87,15 +87,14 @@ def forest(name: str, title: str, rows: Sequence[Mapping[str, Any]]) -> Plot:
         axes.axvline(0.5, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
         for place, row in enumerate(known):
             ends = _end(row, "low"), _end(row, "high")
-            colour = GOOD if ends[0] > 0.5 else BAD if ends[1] < 0.5 else MUTED
+            colour = _good_or_bad(row)
             axes.plot(ends, (place, place), color=colour, linewidth=2.2, solid_capstyle="butt")
             axes.plot([row["value"]], [place], "o", color=colour, markersize=5.5)
             frame = axes.get_yaxis_transform()
-            axes.text(0.0, place - 0.25, row["label"], transform=frame, va="bottom", ha="left")
-            axes.text(
-                1.0, place - 0.25, figures.share_interval(row), transform=frame, va="bottom", ha="right", color=MUTED
-            )
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+            axes.text(0.0, place - 0.25, _short(row["label"]), transform=frame, va="bottom", ha="left")
+            said = figures.share_interval(row)
+            axes.text(1.0, place - 0.25, said, transform=frame, va="bottom", ha="right", color=MUTED)
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
         axes.grid(axis="y", visible=False)
         axes.tick_params(left=False, labelleft=False)
@@ -127,8 +126,11 @@ def curve(
             axes.axhline(level, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
         if kept is not None:
             axes.axvline(kept, color=GOOD, linewidth=1.4, linestyle=(0, (2, 2)))
-            axes.annotate("kept", (kept, 1), xycoords=("data", "axes fraction"), xytext=(-3, -9), textcoords="offset points",
-                          color=GOOD, ha="right" if kept > 1 else "left")  # fmt: skip
+            offset, side = ((-3, -9), "right") if kept > 1 else ((3, -9), "left")
+            frame = axes.get_xaxis_transform()
+            axes.annotate(
+                "kept", (kept, 1), xycoords=frame, xytext=offset, textcoords="offset points", color=GOOD, ha=side
+            )
         for line in known:
             style = {"marker": "o", "markersize": 5} if line.points else {"linewidth": 1.7}
             axes.plot(line.x, line.y, color=line.colour, label=line.label, **style)
@@ -142,19 +144,19 @@ def curve(
 
 
 def reward_against_kl(
-    name: str, title: str, kl: Sequence[float], reward: Sequence[float], steps: Sequence[int], kept: int | None
+    name: str, title: str, *, kl: Sequence[float], reward: Sequence[float], steps: Sequence[int], kept: int | None
 ) -> Plot:
     """The path of tuning: what reward was had for how much distance from the base."""
     summary = f"{title}: nothing measured yet."
     if steps:
         summary = (
-            f"{title}: from reward {figures.number(reward[0])} at KL {figures.number(kl[0])} (step {steps[0]}) to reward "
-            f"{figures.number(reward[-1])} at KL {figures.number(kl[-1])} (step {steps[-1]})."
+            f"{title}: from reward {figures.number(reward[0])} at KL {figures.number(kl[0])} (step {steps[0]}) to "
+            f"reward {figures.number(reward[-1])} at KL {figures.number(kl[-1])} (step {steps[-1]})."
         )
 
     def draw(axes: Axes) -> None:
         axes.plot(kl, reward, color=TUNED, linewidth=1.1, marker="o", markersize=4)
-        shown = {steps[0], steps[-1], *steps[3::4]} if steps else set()
+        shown = {steps[0], steps[-1]} if steps else set()
         for step, x, y in zip(steps, kl, reward, strict=True):
             if step == kept:
                 axes.plot([x], [y], "o", color=GOOD, markersize=9, fillstyle="none", markeredgewidth=1.8)
@@ -200,21 +202,12 @@ def mean_ranks(name: str, title: str, rows: Sequence[Mapping[str, Any]]) -> Plot
     def draw(axes: Axes) -> None:
         frame = axes.get_yaxis_transform()
         for place, (label, row) in enumerate(zip(labels, rows, strict=True)):
-            colour = BASE if row["weakened"] else TUNED
-            axes.plot((1, row["rank"]), (place, place), color=colour, linewidth=3, alpha=0.45, solid_capstyle="butt")
-            axes.plot(
-                [row["rank"]], [place], "o", color=colour, markersize=6, fillstyle="none" if row["weakened"] else "full"
-            )
-            axes.text(0.0, place - 0.28, label, transform=frame, va="bottom")
-            axes.text(
-                1.0,
-                place - 0.28,
-                figures.number(float(row["rank"])),
-                transform=frame,
-                va="bottom",
-                ha="right",
-                color=MUTED,
-            )
+            colour, fill = (BASE, "none") if row["weakened"] else (TUNED, "full")
+            rank = float(row["rank"])
+            axes.plot((1, rank), (place, place), color=colour, linewidth=3, alpha=0.45, solid_capstyle="butt")
+            axes.plot([rank], [place], "o", color=colour, markersize=6, fillstyle=fill)
+            axes.text(0.0, place - 0.28, _short(label), transform=frame, va="bottom")
+            axes.text(1.0, place - 0.28, figures.number(rank), transform=frame, va="bottom", ha="right", color=MUTED)
         axes.set_xlim(0.9, max([2.0, *(row["rank"] for row in rows)]) + 0.2)
         axes.set_ylim(len(rows) - 0.4, -0.8)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -226,7 +219,7 @@ def mean_ranks(name: str, title: str, rows: Sequence[Mapping[str, Any]]) -> Plot
 
 
 def _plot(name: str, title: str, summary: str, height: float, draw: Callable[[Axes], None]) -> Plot:
-    with matplotlib.rc_context(dict(_STYLE)):
+    with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         figure.patch.set_alpha(0)
         axes = figure.add_subplot()
@@ -275,7 +268,19 @@ def _own(key: str, value: str, name: str) -> str:
 def _steps(axes: Axes) -> None:
     axes.set_xlabel("step")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+
+
+def _short(label: str, most: int = 26) -> str:
+    """A label that leaves room for the figures beside it; the plot's sentence has it whole."""
+    return label if len(label) <= most else label[: most - 3] + "..."
+
+
+def _good_or_bad(row: Mapping[str, Any]) -> str:
+    """Green or red where the whole interval is on one side of 50 %; a baseline is neither."""
+    if row.get("baseline") or not figures.has_interval(row):
+        return MUTED
+    return GOOD if row["low"] > 0.5 else BAD if row["high"] < 0.5 else MUTED
 
 
 def _end(row: Mapping[str, Any], end: str) -> float:

@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-KINDS = ("writing", "explanation", "extraction", "rewriting", "advice", "facts", "reasoning", "follow_up", "ill_natured",
-         "look_alike")  # fmt: skip
+KINDS = (
+    "writing", "explanation", "extraction", "rewriting", "advice", "facts", "reasoning", "follow_up", "ill_natured",
+    "look_alike",
+)  # fmt: skip
 SPLITS = ("train", "validation", "test")
 
 

@@ -93,6 +93,8 @@ def score_texts(
         with device.autocast(reward_model.network.device):
             rewards = models.rewards(reward_model.network, packed)
         if not torch.isfinite(rewards).all():
-            raise StarlingError("the reward model gave a reward that is not a number; refit it or lower fit.learning_rate")
+            raise StarlingError(
+                "the reward model gave a reward that is not a number; refit it or lower fit.learning_rate"
+            )
         found.extend(part.tolist() for part in rewards.split([len(packs[index][1]) for index in batch]))
     return found

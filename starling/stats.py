@@ -48,11 +48,15 @@ def calibration_error(probability: Sequence[float], outcome: Sequence[float], bi
     """
     p, y = np.asarray(probability, float), np.asarray(outcome, float)
     which = np.minimum((p * bins).astype(int), bins - 1)
-    gaps = [abs(p[which == b].mean() - y[which == b].mean()) * (which == b).sum() for b in range(bins) if (which == b).any()]
+    gaps = [
+        abs(p[which == b].mean() - y[which == b].mean()) * (which == b).sum() for b in range(bins) if (which == b).any()
+    ]
     return float(sum(gaps) / len(p))
 
 
-def reliability(probability: Sequence[float], outcome: Sequence[float], bins: int = 10) -> list[tuple[float, float, int]]:
+def reliability(
+    probability: Sequence[float], outcome: Sequence[float], bins: int = 10
+) -> list[tuple[float, float, int]]:
     """For each bin that holds cases: mean stated probability, observed share, number of cases."""
     p, y = np.asarray(probability, float), np.asarray(outcome, float)
     which = np.minimum((p * bins).astype(int), bins - 1)

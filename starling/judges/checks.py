@@ -141,7 +141,9 @@ def ends_with_question(answer: str) -> float:
 
 SEEN: dict[str, Check] = {
     check.__name__: check
-    for check in (max_words, min_words, sentences, bullets, numbered, includes, excludes, starts_with, ends_with, lowercase)
+    for check in (
+        max_words, min_words, sentences, bullets, numbered, includes, excludes, starts_with, ends_with, lowercase,
+    )
 }  # fmt: skip
 HELD_OUT: dict[str, Check] = {
     check.__name__: check

@@ -1,4 +1,4 @@
-"""Estimates of KL(policy || reference) from tokens that the policy sampled (Schulman 2020, joschu.net/blog/kl-approx)."""
+"""Estimates of KL(policy || reference) from the policy's own tokens (Schulman 2020, joschu.net/blog/kl-approx)."""
 
 from torch import Tensor
 

@@ -14,7 +14,6 @@ from starling.judges.make import make_judge
 from starling.judges.rubric import Assessment
 from starling.ledger import Ledger
 from starling.losses import kl
-from starling.models import Model
 from starling.policy import Policy
 from starling.records import Candidate, Prompt, Score
 from starling.rollout import own_settings, sample_groups, score_texts
@@ -67,7 +66,8 @@ def run(run: Run) -> dict[str, Any]:
         "scores": [asdict(score) for score in scores(config, cases)],
         "drift": _drift(config, paths[1], cases),
         "tokens": sum(answer.num_tokens for case in cases for answer in case.answers),
-        "settings": own_settings(models.load_policy(paths[1]).network) | {"answer_tokens": config.evaluate.answer_tokens},
+        "settings": own_settings(models.load_policy(paths[1]).network)
+        | {"answer_tokens": config.evaluate.answer_tokens},
     }
     rows = [_case_row(case, config.evaluate.length_band) for case in cases]
     tables.write_jsonl(run.folder("evaluate") / "cases.jsonl", rows)
@@ -104,7 +104,9 @@ def scores(config: Config, cases: Sequence[Case]) -> list[Score]:
         ]
     kinds = sorted({case.prompt.kind for case in judged})
     for kind in kinds:
-        found.append(figure(f"win_rate/{kind}", [c for c in judged if c.prompt.kind == kind], lambda case: case.verdict or 0.0))
+        found.append(
+            figure(f"win_rate/{kind}", [c for c in judged if c.prompt.kind == kind], lambda case: case.verdict or 0.0)
+        )
     return found
 
 
@@ -187,7 +189,7 @@ def _refusals(figure: Any, cases: Sequence[Case], name: str, index: int) -> list
 
 @torch.inference_mode()
 def _drift(config: Config, tuned_path: str, cases: Sequence[Case]) -> dict[str, float | None]:
-    """How far the tuned policy moved: KL on its own answers, and the logprob of the reference answers before and after."""
+    """How far the tuned policy moved: KL on its own answers, logprob of the reference answers before and after."""
     base = Policy(models.load_policy(config.run.model), config.tune.layers)
     tuned = Policy(models.load_policy(tuned_path), config.tune.layers)
     own, references = [], []
@@ -196,14 +198,16 @@ def _drift(config: Config, tuned_path: str, cases: Sequence[Case]) -> dict[str, 
         if case.answers[1].answer:
             own.append((prompt_ids, [chat.answer_ids(base.tokenizer, case.prompt.messages, case.answers[1].answer)]))
         if case.prompt.reference:
-            references.append((prompt_ids, [chat.answer_ids(base.tokenizer, case.prompt.messages, case.prompt.reference)]))
+            references.append(
+                (prompt_ids, [chat.answer_ids(base.tokenizer, case.prompt.messages, case.prompt.reference)])
+            )
     own_base, own_tuned = (_logprobs(policy, own, config) for policy in (base, tuned))
     reference_base, reference_tuned = (_logprobs(policy, references, config) for policy in (base, tuned))
     return {
         "kl": float(kl.k1(own_tuned, own_base).sum()) / max(len(own), 1),
         "explained_by_finish_and_repetition": explained_by_finish_and_repetition(cases),
-        "reference_logprob_base": float(reference_base.mean()),
-        "reference_logprob_tuned": float(reference_tuned.mean()),
+        "reference_logprob_base": float(reference_base.mean()) if references else None,
+        "reference_logprob_tuned": float(reference_tuned.mean()) if references else None,
     }
 
 
@@ -212,7 +216,7 @@ def _logprobs(policy: Policy, packs: Sequence[Any], config: Config) -> torch.Ten
     for batch in packing.microbatches([packing.size(pack) for pack in packs], config.tune.microbatch_tokens):
         packed = packing.pack([packs[index] for index in batch])
         pieces.append(policy.features(packed).ref_logprob_N)
-    return torch.cat(pieces)
+    return torch.cat(pieces) if pieces else torch.zeros(0)
 
 
 def _case_row(case: Case, band: float) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from starling.models import Model
 from starling.records import Ranking
 from starling.store import Run, replace_folder
 
+LOSSES = {"plackett_luce": plackett_luce_nll}
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -221,7 +223,7 @@ def _step(
         with device.autocast(network.device):
             rewards = models.rewards(network, packed)
         reward_BK, rank_BK, mask_BK = ragged(rewards, chosen)
-        nll_B = plackett_luce_nll(reward_BK, rank_BK, mask_BK)
+        nll_B = LOSSES[cfg.loss](reward_BK, rank_BK, mask_BK)
         loss = (nll_B.sum() + cfg.centring_coef * centring_penalty(reward_BK, mask_BK).sum()) / places
         loss.backward()
         total += float(nll_B.detach().sum())

@@ -27,7 +27,9 @@ def run(run: Run) -> dict[str, Any]:
     ]
     _refuse_leaks(chosen)
     _refuse_long(chosen, run.config)
-    tables.write_parquet(run.folder("prompts") / "00000.parquet", [tables.prompt_row(p) for p in chosen], tables.PROMPTS)
+    tables.write_parquet(
+        run.folder("prompts") / "00000.parquet", [tables.prompt_row(p) for p in chosen], tables.PROMPTS
+    )
     return {
         "found": len(found),
         "used": dict(Counter(prompt.split for prompt in chosen)),

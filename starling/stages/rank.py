@@ -1,4 +1,4 @@
-"""rank: a judge orders the answers to each prompt; prompts without a readable ranking are kept apart with the reason."""
+"""rank: a judge orders the answers to each prompt; what it left unranked is kept apart with the reason."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -107,7 +107,7 @@ def _refuse_unparsed(judged: Sequence[Judged], limit: float, judge: str) -> None
     if share > limit:
         worst, count = reasons.most_common(1)[0]
         raise StopStage(
-            f"rank: {sum(reasons.values())} of {len(judged)} prompts have no readable ranking ({share:.0%}, limit {limit:.0%}); "
-            f"most often ({count}): {worst}; judge: {judge}. Replies are in calls.sqlite; "
-            "use a stronger judge or raise rank.max_unparsed"
+            f"rank: {sum(reasons.values())} of {len(judged)} prompts have no readable ranking "
+            f"({share:.0%}, limit {limit:.0%}); most often ({count}): {worst}; judge: {judge}. "
+            "Replies are in calls.sqlite; use a stronger judge or raise rank.max_unparsed"
         )

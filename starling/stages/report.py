@@ -23,6 +23,7 @@ from starling.store import Run, write_atomically
 
 Piece = tuple[str, bool]
 _SHORT = 2  # so few equal words between two differences are marked with them: single matches are chance
+_ALIKE = 0.2  # share of a text that must be common before marks help to read it
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -59,6 +60,12 @@ def differences(base: str, tuned: str) -> dict[str, list[Piece]]:
     return pieces
 
 
+def _common(pieces: Sequence[Piece]) -> float:
+    """The share of a text that the other has too."""
+    total = sum(len(text) for text, _ in pieces)
+    return sum(len(text) for text, differs in pieces if not differs) / total if total else 0.0
+
+
 def _add(pieces: list[Piece], text: str, differs: bool) -> None:
     if pieces and pieces[-1][1] == differs:
         pieces[-1] = (pieces[-1][0] + text, differs)
@@ -76,9 +83,8 @@ def _render(numbers: Mapping[str, Any], drawn: Mapping[str, Plot], cases: Sequen
 
     def figure(kind: str, *path: str | int) -> Markup:
         value = reduce(lambda inner, part: inner[part], path, numbers)  # type: ignore[index]
-        return Markup('<span data-kind="{}" data-at="{}">{}</span>').format(
-            kind, pointer(path), figures.FORMATS[kind](value)
-        )
+        text = figures.FORMATS[kind](value).replace(" %", "\u00a0%").replace("n = ", "n\u00a0=\u00a0")  # not torn apart
+        return Markup('<span data-figure="{}" data-at="{}">{}</span>').format(kind, pointer(path), text)
 
     script = _page("report.js")
     return environment.get_template("report.html.jinja").render(
@@ -101,13 +107,16 @@ def _page(name: str) -> str:
 def _shown(case: Mapping[str, Any]) -> dict[str, Any]:
     """A test prompt with what the page needs beside its numbers."""
     aspects = sorted({aspect for side in SIDES for aspect in case[side]["aspects"]})
+    pieces = differences(case["base"]["answer"], case["tuned"]["answer"])
+    alike = any(_common(pieces[side]) >= _ALIKE for side in SIDES)
     rows = [("rubric score", ("score",)), *((aspect, ("aspects", aspect)) for aspect in aspects)]
     if case["base"]["held_out"] is not None:
         rows.append(("held-out checks", ("held_out",)))
     return {
         **case,
         "checks": [_check(check) for check in case["checks"]],
-        "pieces": differences(case["base"]["answer"], case["tuned"]["answer"]),
+        "pieces": pieces if alike else {side: [(case[side]["answer"], False)] for side in SIDES},
+        "alike": alike,
         "aspects": [*rows, ("reward", ("reward",)), ("tokens", ("tokens",))],
     }
 
@@ -151,28 +160,31 @@ def _fit_plots(fit: Mapping[str, Any]) -> list[Plot]:
 
 def _tune_plots(tune: Mapping[str, Any]) -> list[Plot]:
     lines, kept = tune["curve"], tune["kept_step"]
-    moves = [line for line in lines if "tune/reward" in line]
+    moves = [line for line in lines if "tune/objective/kl" in line]  # only fresh rollouts have a KL
     path = plots.reward_against_kl(
         "tune-reward-kl",
         "Reward against KL",
-        [line["tune/objective/kl"] for line in moves],
-        [line["tune/reward"] for line in moves],
-        [line["step"] for line in moves],
-        kept,
+        kl=[line["tune/objective/kl"] for line in moves],
+        reward=[line["tune/reward"] for line in moves],
+        steps=[line["step"] for line in moves],
+        kept=kept,
     )
+    reward = [_series(lines, "tune/reward", "reward")]
+    kl = [_series(lines, "tune/objective/kl", "KL")]
+    length = [
+        _series(lines, "tune/completions/mean_length", "rollouts", plots.MUTED),
+        _series(lines, "tune/validation/mean_length", "validation answers", points=True),
+    ]
+    finished = [_series(lines, "tune/completions/finished", "finished")]
+    win_rate = [_series(lines, "tune/validation/win_rate", "win rate", points=True)]
     return [
         path,
-        plots.curve("tune-reward", "Reward of the rollouts", [_series(lines, "tune/reward", "reward")], kept=kept),
-        plots.curve("tune-kl", "KL to the base, nats an answer", [_series(lines, "tune/objective/kl", "KL")], kept=kept),
-        plots.curve("tune-length", "Tokens an answer", [
-            _series(lines, "tune/completions/mean_length", "rollouts", plots.MUTED),
-            _series(lines, "tune/validation/mean_length", "validation answers", plots.TUNED, points=True),
-        ], kept=kept),
-        plots.curve("tune-finished", "Rollouts finished before the cap",
-                    [_series(lines, "tune/completions/finished", "finished")], kept=kept, unit="%"),
-        plots.curve("tune-validation", "Win rate on validation prompts",
-                    [_series(lines, "tune/validation/win_rate", "win rate", points=True)], kept=kept, unit="%", level=0.5),
-    ]  # fmt: skip
+        plots.curve("tune-reward", "Reward of the rollouts", reward, kept=kept),
+        plots.curve("tune-kl", "KL to the base, nats an answer", kl, kept=kept),
+        plots.curve("tune-length", "Tokens an answer", length, kept=kept),
+        plots.curve("tune-finished", "Rollouts finished before the cap", finished, kept=kept, unit="%"),
+        plots.curve("tune-validation", "Win rate on validation prompts", win_rate, kept=kept, unit="%", level=0.5),
+    ]
 
 
 def _series(

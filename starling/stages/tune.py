@@ -1,4 +1,8 @@
-"""tune: the policy answers, the reward model scores, APA moves the policy; the judge picks the checkpoint."""
+"""tune: APA moves the policy towards what the reward model prefers; the judge picks the checkpoint.
+
+The first steps learn from the answers that were ranked, the others from answers of the policy itself. Both are the
+same step: APA's target, the initial policy times exp(advantage / lambda), does not depend on who gave the answers.
+"""
 
 import shutil
 from collections.abc import Sequence
@@ -7,11 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from starling import models, packing, progress, selection, tables
+from starling import chat, models, packing, progress, selection, tables
 from starling.checkpoint import Checkpoint
 from starling.config import Config, TuneTable
 from starling.device import generator
 from starling.errors import StarlingError
+from starling.generate import Sampled, stop_ids
 from starling.judges.make import make_judge
 from starling.ledger import Ledger
 from starling.losses import kl
@@ -22,9 +27,11 @@ from starling.metrics import Recorder
 from starling.models import Model
 from starling.packing import Packed
 from starling.policy import Features, Policy, pad
-from starling.records import Prompt
+from starling.records import Prompt, Ranking
 from starling.rollout import Group, sample_groups, score_texts
 from starling.store import Run, replace_folder
+
+LOSSES = {"apa": apa_loss}
 
 
 class Scale(NamedTuple):
@@ -55,7 +62,8 @@ def run(run: Run) -> dict[str, Any]:
     recorder = Recorder(run.metrics_path, "tune")
     with Ledger(run.ledger_path) as ledger:
         watch = selection.Watch(config, tables.prompts_of(run, "validation"), make_judge(config.rank, config, ledger))
-        loop = Loop(config, policy, reward_model, prompts, watch, recorder)
+        rankings = tables.rankings_of(run, prompts)
+        loop = Loop(config, policy, reward_model, prompts, rankings, watch, recorder)
         loop.train(Checkpoint(run.folder("tune") / "checkpoint.pt", cfg.checkpoint_seconds))
     policy.top.load_state_dict(watch.best_weights)
     policy.sync()
@@ -76,6 +84,7 @@ class Loop:
         policy: Policy,
         reward_model: Model,
         prompts: Sequence[Prompt],
+        rankings: Sequence[Ranking],
         watch: selection.Watch,
         recorder: Recorder,
     ) -> None:
@@ -84,6 +93,9 @@ class Loop:
         self.policy = policy
         self.reward_model = reward_model
         self.prompts = prompts
+        self.ranked = ranked_groups(policy, prompts, rankings)
+        self.ranked_steps = -(-min(self.cfg.ranked_prompts, len(self.ranked)) // self.cfg.prompts_per_step)
+        self.num_steps = self.ranked_steps + self.cfg.steps
         self.watch = watch
         self.recorder = recorder
         self.step = 0
@@ -105,32 +117,32 @@ class Loop:
         state = checkpoint.load()
         if state is not None:
             self.load_state_dict(state)
-        self.recorder.rewind(self.step)
-        total = self.cfg.steps * self.cfg.prompts_per_step * self.cfg.rollouts_per_prompt * self.cfg.max_new_tokens
-        with progress.track("tune", min(total, self.cfg.token_budget or total), "tokens") as advance:
-            advance(self.tokens)
+        self.recorder.rewind(-1 if state is None else self.step)  # step 0 is a line too
+        fresh = self.cfg.steps * self.cfg.prompts_per_step * self.cfg.rollouts_per_prompt * self.cfg.max_new_tokens
+        given = [sum(group.num_tokens for group in self._ranked_of(step)) for step in range(self.ranked_steps)]
+        with progress.track("tune", sum(given) + min(fresh, self.cfg.token_budget or fresh), "tokens") as advance:
+            advance(sum(given[: self.step]) + self.tokens)
             if state is None:
-                self.warm_up(advance)
+                self.warm_up()
                 self.recorder.log(0, self.watch.look(self.policy, 0))
-            while self.step < self.cfg.steps and not self.stopped_by:
+            while self.step < self.num_steps and not self.stopped_by:
                 self.take_step(advance)
                 if checkpoint.due:
                     checkpoint.save(self.state_dict())
-            if self.watch.last_step < self.step:  # the token budget ends tuning before a step, not after one
+            if self.watch.last_step < self.step:
                 self.recorder.log(self.step, self.watch.look(self.policy, self.step))
 
-    def warm_up(self, advance: progress.Advance) -> None:
-        """Scale the reward and teach the critic on answers of the initial policy, before the policy moves."""
-        groups = self._sample(0, self.cfg.warm_up_prompts, advance)
-        self.tokens += sum(group.num_tokens for group in groups)
+    def warm_up(self) -> None:
+        """Fix the reward's scale and teach the critic, on ranked answers, before the policy moves."""
+        groups = self.ranked[: self.cfg.warm_up_prompts]
         raw = self._score(groups)
         flat = torch.tensor([reward for row in raw for reward in row])
         if flat.std() < 1e-6:
             raise StarlingError(
-                f"tune: all {len(flat)} answers of the initial policy get the same reward; refit the reward model"
+                f"tune: all {len(flat)} ranked answers looked at get the same reward; refit the reward model"
             )
         self.scale = Scale(float(flat.mean()), float(flat.std()))
-        batches = self._batches(groups, self._scaled(groups, raw))
+        batches = self._batches(groups, raw)
         for step in range(self.cfg.critic_steps):
             batch = batches[step % len(batches)]
             value_BT, _ = pad(self.policy.values(batch.features), batch.lengths)
@@ -140,39 +152,48 @@ class Loop:
         self.optimiser.zero_grad(set_to_none=True)
 
     def take_step(self, advance: progress.Advance) -> None:
-        """One round: rollouts of this step's prompts, then `updates_per_step` updates, each on its own part of them."""
-        groups = self._sample(self.step + 1, self.cfg.prompts_per_step, advance)
-        spent = sum(group.num_tokens for group in groups)
+        """One round: a step's groups, ranked or fresh, then `updates_per_step` updates, each on its own part."""
+        online = self.step >= self.ranked_steps
+        groups = self._sample(advance) if online else self._ranked_of(self.step)
+        spent = sum(group.num_tokens for group in groups) if online else 0
         if self.cfg.token_budget and self.tokens + spent > self.cfg.token_budget:
             self.stopped_by = "token_budget"
             return
         raw = self._score(groups)
-        scaled = self._scaled(groups, raw)
         size = -(-len(groups) // self.cfg.updates_per_step)
-        parts = [self._batches(groups[at : at + size], scaled[at : at + size]) for at in range(0, len(groups), size)]
+        parts = [self._batches(groups[at : at + size], raw[at : at + size]) for at in range(0, len(groups), size)]
         if self.cfg.whiten_advantages:
             parts = _whitened(parts)
-        metrics = _divergence(groups, [batch for part in parts for batch in part])
-        for part in parts:
-            found = self._gradient(part)
-            found["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(self.policy.top.parameters(), self.cfg.grad_clip))
-            self.optimiser.step()
-            metrics |= {name: metrics.get(name, 0.0) + value / len(parts) for name, value in found.items()}
-        self.optimiser.zero_grad(set_to_none=True)
+        metrics = self._describe(groups, raw) | (_divergence(groups, parts) if online else {})
+        metrics |= self._update(parts)
         self.step += 1
         self.tokens += spent
         self.policy.sync()
-        if metrics["objective/kl"] > self.cfg.kl_limit:
+        if metrics.get("objective/kl", 0.0) > self.cfg.kl_limit:
             self.stopped_by = "kl_limit"
-        metrics |= self._describe(groups, raw, scaled)
-        last = self.step == self.cfg.steps or bool(self.stopped_by)
-        if self.step % self.cfg.validate_every == 0 or last:
+        if self.step % self.cfg.validate_every == 0:
             metrics |= self.watch.look(self.policy, self.step)
-        self.recorder.log(self.step, metrics)
-        advance(
-            0,
-            note=f"step {self.step}/{self.cfg.steps} reward {metrics['reward']:+.2f} KL {metrics['objective/kl']:.1f}",
-        )
+        self.recorder.log(self.step, metrics | {"online": float(online), "tokens": float(self.tokens)})
+        kind = f"KL {metrics['objective/kl']:.1f}" if online else "ranked answers"
+        count = 0 if online else sum(group.num_tokens for group in groups)  # fresh ones were counted as they came
+        advance(count, note=f"step {self.step}/{self.num_steps} reward {metrics['reward']:+.2f} {kind}")
+
+    def _update(self, parts: Sequence[Sequence[Batch]]) -> dict[str, float]:
+        """One optimiser step for each part, at a rate that falls linearly to 0 over the whole of tuning."""
+        left = 1 - self.step / self.num_steps
+        for group, rate in zip(
+            self.optimiser.param_groups, (self.cfg.learning_rate, self.cfg.value_learning_rate), strict=True
+        ):
+            group["lr"] = rate * left
+        metrics: dict[str, float] = {"learning_rate": self.cfg.learning_rate * left}
+        for part in parts:
+            found = self._gradient(part)
+            norm = torch.nn.utils.clip_grad_norm_(self.policy.top.parameters(), self.cfg.grad_clip)
+            self.optimiser.step()
+            found["grad_norm"] = float(norm)
+            metrics |= {name: metrics.get(name, 0.0) + value / len(parts) for name, value in found.items()}
+        self.optimiser.zero_grad(set_to_none=True)
+        return metrics
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -198,18 +219,23 @@ class Loop:
     def facts(self) -> dict[str, Any]:
         return {
             "steps": self.step,
+            "ranked_steps": self.ranked_steps,
             "rollout_tokens": self.tokens,
             "stopped_by": self.stopped_by or "steps",
             "reward_scale": self.scale._asdict(),
         }
 
-    def _sample(self, step: int, count: int, advance: progress.Advance = lambda count: None) -> list[Group]:
+    def _ranked_of(self, step: int) -> list[Group]:
+        start = step * self.cfg.prompts_per_step
+        return self.ranked[start : min(start + self.cfg.prompts_per_step, self.cfg.ranked_prompts)]
+
+    def _sample(self, advance: progress.Advance) -> list[Group]:
         """This step's prompts, drawn without replacement in an order that is new in every pass over them."""
-        start = 0 if step == 0 else (step - 1) * self.cfg.prompts_per_step
+        start = (self.step - self.ranked_steps) * self.cfg.prompts_per_step
         chosen = []
-        for index in range(start, start + count):
+        for index in range(start, start + self.cfg.prompts_per_step):
             epoch, place = divmod(index, len(self.prompts))
-            order = torch.randperm(len(self.prompts), generator=generator(self.seed, "tune", epoch, step == 0)).tolist()
+            order = torch.randperm(len(self.prompts), generator=generator(self.seed, "tune", epoch)).tolist()
             chosen.append(self.prompts[order[place]])
         return sample_groups(
             Model(self.policy.network, self.policy.tokenizer),
@@ -219,7 +245,7 @@ class Loop:
             temperature=self.cfg.temperature,
             top_p=1.0,
             seed=self.seed,
-            purpose=("tune", step),
+            purpose=("tune", self.step),
             on_tokens=advance,
         )
 
@@ -228,16 +254,19 @@ class Loop:
         return score_texts(self.reward_model, shown, self.cfg.microbatch_tokens)
 
     def _scaled(self, groups: Sequence[Group], raw: Sequence[Sequence[float]]) -> Tensor:
-        """Raw rewards -> what is laid on each answer's last token: (prompts, G)."""
-        reward_BG = (torch.tensor(raw) - self.scale.mean) / self.scale.spread
-        reward_BG = reward_BG.clamp(-self.cfg.reward_clip, self.cfg.reward_clip)
-        finished_BG = torch.tensor([[answer.finished for answer in group.answers] for group in groups])
-        reward_BG = reward_BG - self.cfg.missing_eos_penalty * (~finished_BG)
-        if self.cfg.reward_baseline == "leave_one_out":
-            reward_BG = leave_one_out(reward_BG)
-        return reward_BG + self.cfg.reward_shift
+        """Raw rewards -> what is laid on each answer's last token, flat over the groups' answers."""
+        rows = []
+        for group, rewards in zip(groups, raw, strict=True):
+            reward_G = (torch.tensor(rewards) - self.scale.mean) / self.scale.spread
+            reward_G = reward_G.clamp(-self.cfg.reward_clip, self.cfg.reward_clip)
+            cut_G = torch.tensor([not answer.finished for answer in group.answers])
+            reward_G = reward_G - self.cfg.missing_eos_penalty * cut_G
+            if self.cfg.reward_baseline == "leave_one_out":
+                reward_G = leave_one_out(reward_G[None])[0]
+            rows.append(reward_G + self.cfg.reward_shift)
+        return torch.cat(rows)
 
-    def _batches(self, groups: Sequence[Group], scaled_BG: Tensor) -> list[Batch]:
+    def _batches(self, groups: Sequence[Group], raw: Sequence[Sequence[float]]) -> list[Batch]:
         packs = [(group.prompt_ids, [answer.ids for answer in group.answers]) for group in groups]
         drafts = []
         for chosen in packing.microbatches([packing.size(pack) for pack in packs], self.cfg.microbatch_tokens):
@@ -246,7 +275,8 @@ class Loop:
             features = self.policy.features(packed)
             with torch.no_grad():
                 value_BT, mask_BT = pad(self.policy.values(features), lengths)
-            reward_BT = on_last_token(scaled_BG[chosen].flatten(), mask_BT)
+            reward_B = self._scaled([groups[index] for index in chosen], [raw[index] for index in chosen])
+            reward_BT = on_last_token(reward_B, mask_BT)
             advantage_BT, return_BT = gae(reward_BT, value_BT, mask_BT, gamma=self.cfg.gamma, lam=self.cfg.gae_lambda)
             ref_logprob_BT, _ = pad(features.ref_logprob_N, lengths)
             drafts.append(Batch(packed, features, lengths, ref_logprob_BT, advantage_BT, return_BT, mask_BT))
@@ -259,7 +289,7 @@ class Loop:
         totals: dict[str, float] = {}
         for batch in batches:
             logprob_BT, _ = pad(self.policy.logprobs(batch.packed, batch.features), batch.lengths)
-            loss = apa_loss(
+            loss = LOSSES[self.cfg.algorithm](
                 logprob_BT,
                 batch.ref_logprob_BT,
                 batch.advantage_BT,
@@ -280,23 +310,45 @@ class Loop:
             totals = {name: totals.get(name, 0.0) + value for name, value in found.items()}
         return totals
 
-    def _describe(self, groups: Sequence[Group], raw: Sequence[Sequence[float]], scaled_BG: Tensor) -> dict[str, float]:
+    def _describe(self, groups: Sequence[Group], raw: Sequence[Sequence[float]]) -> dict[str, float]:
         answers = [answer for group in groups for answer in group.answers]
-        flat = torch.tensor(raw)
+        flat = torch.tensor([reward for row in raw for reward in row])
         return {
             "reward": float((flat.mean() - self.scale.mean) / self.scale.spread),
             "reward_raw": float(flat.mean()),
-            "reward_spread_within_prompt": float(flat.std(1).mean()) if flat.shape[1] > 1 else 0.0,
+            "reward_spread_within_prompt": sum(float(torch.tensor(row).std()) for row in raw) / len(raw),
             "completions/mean_length": sum(len(answer.ids) for answer in answers) / len(answers),
             "completions/finished": sum(answer.finished for answer in answers) / len(answers),
-            "tokens": float(self.tokens),
         }
 
 
-def _divergence(groups: Sequence[Group], batches: Sequence[Batch]) -> dict[str, float]:
+def ranked_groups(policy: Policy, prompts: Sequence[Prompt], rankings: Sequence[Ranking]) -> list[Group]:
+    """The ranked answers as groups of token ids, as the policy would have to say them; empty answers are left out."""
+    prompt_of = {prompt.id: prompt for prompt in prompts}
+    stop = stop_ids(policy.network)
+    groups = []
+    for ranking in rankings:
+        given = [answer for answer in ranking.answers if answer.answer]
+        answers = []
+        for answer in given:
+            ids = chat.turn_ids(policy.tokenizer, ranking.messages, answer.answer, stop, finished=answer.finished)
+            answers.append(Sampled(ids=list(ids), finished=answer.finished))
+        if len(given) > 1:
+            groups.append(
+                Group(
+                    prompt=prompt_of[ranking.prompt_id],
+                    prompt_ids=chat.prompt_ids(policy.tokenizer, ranking.messages),
+                    answers=tuple(answers),
+                    texts=tuple(answer.answer for answer in given),
+                )
+            )
+    return groups
+
+
+def _divergence(groups: Sequence[Group], parts: Sequence[Sequence[Batch]]) -> dict[str, float]:
     """KL of the policy that sampled to the reference: nats an answer by k1, nats a token by k3."""
     logprob_N = torch.tensor([value for group in groups for answer in group.answers for value in answer.logprobs])
-    ref_logprob_N = torch.cat([batch.features.ref_logprob_N for batch in batches]).cpu()
+    ref_logprob_N = torch.cat([batch.features.ref_logprob_N for part in parts for batch in part]).cpu()
     num_answers = sum(len(group.answers) for group in groups)
     return {
         "objective/kl": float(kl.k1(logprob_N, ref_logprob_N).sum()) / num_answers,

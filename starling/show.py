@@ -1,0 +1,167 @@
+"""Reads any table, a stage or a run for a person; one prompt id shows that prompt's whole road."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from starling import digest, figures, progress, summary, tables
+from starling.before_after import SIDES, outcome
+from starling.errors import DataError
+from starling.store import Run
+
+_IDS = ("prompt_id", "id")
+
+
+def show(source: Path, count: int, row: str) -> None:
+    """Print the first `count` rows of a table, the state of a run, or all rows of the prompt `row` in road order."""
+    if (source / "manifest.json").exists():
+        run = Run.read(source)
+        _print_road_of(run, row) if row else _print_run(run)
+        return
+    if _print_stage(source):
+        return
+    rows = _rows(source)
+    chosen = [one for one in rows if row in (one.get(name) for name in _IDS)] if row else rows
+    if row and not chosen:
+        raise DataError(
+            f"show: no row of {source} has the prompt id {row!r}; the first is {_id(rows[0]) if rows else 'missing'}"
+        )
+    for one in chosen[:count] if not row else chosen:
+        _print(Panel(_fields(one), title=Text(_id(one)), title_align="left"))
+    _print(
+        Text(f"{min(count, len(chosen)) if not row else len(chosen):,} of {len(rows):,} rows of {source}", style="dim")
+    )
+
+
+def _rows(source: Path) -> list[dict[str, Any]]:
+    """The rows of a file, or of a stage's folder: its test prompts, else its Parquet shards, else its JSON lines."""
+    if source.is_dir():
+        cases = source / "cases.jsonl"
+        files = [cases] if cases.exists() else [] if any(source.glob("*.parquet")) else sorted(source.glob("*.jsonl"))
+        if files:
+            return [row for file in files for row in tables.read_rows(file)]
+    return tables.read_rows(source)
+
+
+def _print_stage(source: Path) -> bool:
+    """Print the facts of a stage that keeps no table; whether `source` is such a folder."""
+    if source.name not in digest.STAGES or not (source.parent / "manifest.json").exists():
+        return False
+    if any(source.glob("*.parquet")) or any(source.glob("*.jsonl")):
+        return False
+    facts = Run.read(source.parent).facts(source.name)
+    _print(Panel(_fields(facts), title=Text(source.name), title_align="left"))
+    return True
+
+
+def _print_run(run: Run) -> None:
+    found = digest.digest(run)
+    _print(Text(f"run {run.root}", style="bold"))
+    for line in found["headline"]:
+        _print(Text(line))
+    _print(summary.cost_table(found))
+    counts = Table("stage", "counted", title="main facts", title_justify="left")
+    for step in found["road"]:
+        counted = [f"{count['label']} {figures.number(count['value'])}" for count in step["counts"]]
+        if step["stage"] == "rank" and found["judge"]:
+            counted.append(f"judge {found['judge']['judge_named']}")
+        if step["stage"] == "fit":
+            counted += [f"{line['label'].lower()} {figures.share_interval(line)}" for line in found["fit"]["held_out"]]
+        counts.add_row(step["stage"], Text("\n".join(counted)), end_section=True)
+    _print(counts)
+    if found["result"]:
+        _print(summary.win_rate_table(found["result"]))
+
+
+def _print_road_of(run: Run, prompt_id: str) -> None:
+    """A prompt, its answers with their ranks, and how base and tuned policy answered it, as far as they are there."""
+    prompts = {prompt.id: prompt for prompt in tables.prompts_of(run, "train", "validation", "test")}
+    if prompt_id not in prompts:
+        first = next(iter(prompts), "missing")
+        raise DataError(f"show: there is no prompt {prompt_id!r} in {run.root}; the first is {first!r}")
+    prompt = prompts[prompt_id]
+    _print(Panel(_fields(tables.prompt_row(prompt)), title=Text(f"prompts: {prompt_id}"), title_align="left"))
+    ranked = [row for row in _read(run, "rank") if row["prompt_id"] == prompt_id]
+    for row in ranked:
+        named = f"rank: by {row['judge']}"
+        _print(Panel(_answers(row["answers"], "rank"), title=Text(named), title_align="left"))
+    if not ranked:
+        sampled = [row for row in _read(run, "sample") if row["prompt_id"] == prompt_id]
+        if sampled:
+            _print(Panel(_answers(sampled, "draw"), title=Text("sample: not ranked"), title_align="left"))
+    unranked = run.root / "unranked" / "00000.jsonl"
+    for row in tables.read_rows(unranked) if unranked.exists() else []:
+        if row["prompt_id"] == prompt_id:
+            _print(Panel(_fields(row), title=Text("rank: no readable ranking"), title_align="left"))
+    cases = digest.read_cases(run) if run.is_done("evaluate") else []
+    for case in cases:
+        if case["prompt_id"] == prompt_id:
+            said = Text(f"evaluate: tuned is {outcome(case['verdict'])}")
+            _print(Panel(_case(case), title=said, title_align="left"))
+    if not ranked and prompt.split != "test":
+        _print(Text(f"this {prompt.split} prompt was not ranked; tune may use it all the same", style="dim"))
+    if prompt.split == "test" and not cases:
+        _print(Text("a test prompt: it is answered when evaluate runs", style="dim"))
+
+
+def _read(run: Run, stage: str) -> list[dict[str, Any]]:
+    folder = run.root / stage
+    return tables.read_rows(folder) if any(folder.glob("*.parquet")) else []
+
+
+def _answers(rows: Sequence[Mapping[str, Any]], number: str) -> Table:
+    """Answers one under the other, each with its rank or draw and who gave it."""
+    table = Table(number, "model", "answer", show_lines=True)
+    for row in rows:
+        notes = [name for name, on in (("weakened", row.get("weakened")), ("cut", row.get("finished") is False)) if on]
+        model = Text("\n".join([str(row.get("model") or ""), *notes]))
+        table.add_row(f"{row[number]:g}", model, Text(str(row["answer"])))
+    return table
+
+
+def _case(case: Mapping[str, Any]) -> Group:
+    answers = Table(*SIDES, show_lines=True)
+    answers.add_row(*(Text(case[side]["answer"]) for side in SIDES))
+    found = Table("aspect", *SIDES)
+    for name in ("score", "held_out", "reward", "tokens"):
+        found.add_row(name, *(figures.number(case[side][name]) for side in SIDES))
+    for aspect in sorted({aspect for side in SIDES for aspect in case[side]["aspects"]}):
+        found.add_row(aspect, *(figures.number(case[side]["aspects"].get(aspect)) for side in SIDES))
+    return Group(answers, found)
+
+
+def _fields(row: Mapping[str, Any]) -> Table:
+    """Names and values of a row; conversations and answers one under the other."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column()
+    for name, value in row.items():
+        if value is None or value == "" or value == []:
+            continue
+        table.add_row(Text(str(name)), _value(value))
+    return table
+
+
+def _value(value: Any) -> RenderableType:
+    if isinstance(value, Mapping):
+        return _fields(value)
+    if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+        if all(set(item) == {"role", "content"} for item in value):
+            return Group(*(Text(f"{item['role']}: {item['content']}") for item in value))
+        if all("answer" in item and isinstance(item.get("rank"), int | float) for item in value):
+            return _answers(value, "rank")
+        return Group(*(_fields(item) for item in value))
+    return Text(f"{value:,.6g}" if isinstance(value, float) else str(value))
+
+
+def _id(row: Mapping[str, Any]) -> str:
+    return next((str(row[name]) for name in _IDS if row.get(name)), "")
+
+
+def _print(content: RenderableType) -> None:
+    progress.console.print(content, soft_wrap=False)

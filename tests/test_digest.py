@@ -1,0 +1,75 @@
+"""What a run has to show."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import runs
+
+from starling import digest
+from starling.store import Run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return runs.make(tmp_path / "run")
+
+
+def test_a_digest_is_json_without_nan(run: Run) -> None:
+    found = digest.digest(run)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_the_time_of_all_stages_adds_up(run: Run) -> None:
+    assert digest.digest(run)["seconds"] == pytest.approx(6 * 61.0, abs=2)
+
+
+def test_budgets_say_what_was_used_and_allowed(run: Run) -> None:
+    parts = {part["stage"]: (part["used"], part["allowed"]) for part in digest.digest(run)["budgets"]}
+    assert parts["sample"] == (48_674, 60_000)
+    assert parts["fit"] == (47_915, 70_000)
+    assert parts["tune"] == (45_123, 50_000)
+    # Validation: the initial policy and a look every 4 of 16 steps; test: 2 models; at most 80 tokens an answer.
+    assert parts["evaluate"] == (17_000, (5 * 30 + 2 * 100) * 80)
+
+
+def test_stages_stand_in_road_order_with_their_state(tmp_path: Path) -> None:
+    run = runs.make(tmp_path / "run", ("prompts", "sample"))
+    run.started("rank")
+    states = [(step["stage"], step["state"]) for step in digest.digest(run)["road"]]
+    assert states == [
+        ("prompts", "done"), ("sample", "done"), ("rank", "under way"), ("fit", "not begun"), ("tune", "not begun"),
+        ("evaluate", "not begun"),
+    ]  # fmt: skip
+
+
+def test_an_unfinished_run_says_which_stage_is_missing(tmp_path: Path) -> None:
+    run = runs.make(tmp_path / "run", ("prompts",))
+    found = digest.digest(run)
+    assert found["result"] is None
+    assert found["headline"][0].startswith("Not measured yet: the stage sample is not done.")
+
+
+def test_prompts_won_lost_and_unread_are_counted(run: Run) -> None:
+    result = digest.digest(run)["result"]
+    assert result["outcomes"] == {"better": 1, "same": 0, "worse": 1, "unread": 1}
+    assert result["held_out_outcomes"] == {"better": 0, "same": 0, "worse": 3}
+
+
+def test_where_it_got_worse_is_said(run: Run) -> None:
+    cards = {card["title"]: card["text"] for card in digest.digest(run)["glance"]}
+    assert "Kinds of prompt that lose clearly: ill natured." in cards["Where did it get worse?"]
+    assert "1 of 3 lost, 1 won; on held-out checks 3 of 3 lost, 0 won" in cards["Where did it get worse?"]
+
+
+def test_the_judges_effects_are_told(run: Run) -> None:
+    judge = digest.digest(run)["judge"]
+    assert judge["mean_rank"] == [
+        {"model": runs.HOSTILE_NAME, "rank": 1.25, "weakened": False}, {"model": "hot", "rank": 1.75, "weakened": True},
+    ]  # fmt: skip
+    assert judge["probe"]["unparsed_share"] == 13 / 20
+
+
+def test_what_is_not_finite_becomes_none() -> None:
+    assert digest.without_nan({"a": [math.nan, 1.5, (math.inf,)], 2: "x"}) == {"a": [None, 1.5, [None]], "2": "x"}

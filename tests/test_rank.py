@@ -1,0 +1,117 @@
+"""rank: a judge orders the answers; what it does not say readably is kept apart."""
+
+from pathlib import Path
+
+import pytest
+from servers import Server, ranking_judge, replies_with
+from small_road import recipe
+
+from starling import config, tables
+from starling.errors import StopStage
+from starling.judges.protocol import Judged
+from starling.judges.rubric import RubricJudge
+from starling.stages import prompts, rank, sample
+from starling.store import Run
+
+
+@pytest.fixture(scope="module")
+def sampled(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of 15 prompts with three answers each."""
+    folder = tmp_path_factory.mktemp("sampled")
+    run = Run.open(folder / "run", config.load(recipe(folder, tiny_model)))
+    for stage in (prompts, sample):
+        name = stage.__name__.rpartition(".")[2]
+        run.started(name)
+        run.finished(name, stage.run(run))
+    return run
+
+
+def start(folder: Path, tiny_model: Path, sampled: Run, **changes) -> Run:
+    """A run of other settings for `rank` that borrows prompts and answers."""
+    run = Run.open(folder / "run", config.load(recipe(folder, tiny_model, **changes)))
+    run.borrow(sampled, ["prompts", "sample"])
+    return run
+
+
+def ranking_of(run: Run) -> dict:
+    return {found.prompt_id: found for found in tables.rankings_of(run, tables.prompts_of(run, "train", "validation"))}
+
+
+def test_the_rubrics_ranking_is_written_best_answer_first(tiny_model: Path, tmp_path: Path, sampled: Run) -> None:
+    run = start(tmp_path, tiny_model, sampled, rank__probe_prompts=0)
+    facts = rank.run(run)
+    assert (facts["judge"], facts["ranked"], facts["unranked"], facts["probe"]) == ("rubric", 15, 0, None)
+    items = rank._items(run)
+    judged = RubricJudge(tie_margin=run.config.rank.tie_margin).rank(items)
+    found = ranking_of(run)
+    for (prompt, answers), verdict in zip(items, judged, strict=True):
+        ranking = found[prompt.id]
+        assert list(ranking.ranks) == sorted(verdict.ranks)
+        assert {answer.model: rank for answer, rank in zip(ranking.answers, ranking.ranks, strict=True)} == {
+            answer.model: rank for answer, rank in zip(answers, verdict.ranks, strict=True)
+        }
+        assert (ranking.messages, ranking.good_natured) == (prompt.messages, prompt.good_natured)
+    assert not (run.root / "unranked").exists()
+
+
+def test_items_hold_the_answers_in_the_order_of_the_generators(sampled: Run) -> None:
+    items = rank._items(sampled)
+    assert len(items) == 15
+    assert all([answer.model for answer in answers] == ["plain", "greedy", "hot"] for _, answers in items)
+
+
+def test_prompts_without_a_readable_ranking_are_kept_apart_with_reason_and_replies(
+    tiny_model: Path, tmp_path: Path, sampled: Run
+) -> None:
+    by_length = ranking_judge(len)
+
+    def write(question: str) -> str:
+        return "I would rather not say." if "Say one word about the rain." in question else by_length(question)
+
+    with Server(always=replies_with(write)) as server:
+        judge = f"openai:judge@{server.url}"
+        run = start(tmp_path, tiny_model, sampled, rank__judge=judge, rank__probe_prompts=0)
+        facts = rank.run(run)
+    assert (facts["ranked"], facts["unranked"]) == (14, 1)
+    (kept,) = tables.read_rows(run.root / "unranked" / "00000.jsonl")
+    assert kept["prompt_id"] == "rain-0"
+    assert kept["reason"]
+    assert set(kept["replies"]) == {"I would rather not say."}
+    found = ranking_of(run)
+    assert "rain-0" not in found
+    for ranking in found.values():
+        lengths = [len(answer.answer) for answer in ranking.answers]
+        assert lengths == sorted(lengths, reverse=True)
+        assert ranking.judge.startswith("kwise:judge@")
+        shown = [ranking.answers[index].answer for index in ranking.orders[0]]
+        assert sorted(shown) == sorted(answer.answer for answer in ranking.answers)
+
+
+def test_the_stage_stops_where_too_little_can_be_read(tiny_model: Path, tmp_path: Path, sampled: Run) -> None:
+    with Server(always=replies_with(lambda question: "They are all nice.")) as server:
+        judge = f"openai:judge@{server.url}"
+        run = start(tmp_path, tiny_model, sampled, rank__judge=judge, rank__max_unparsed=0.5, rank__probe_prompts=0)
+        with pytest.raises(
+            StopStage, match=r"^rank: 15 of 15 prompts have no readable ranking \(100%, limit 50%\); .*$"
+        ):
+            rank.run(run)
+    assert list(run.folder("rank").iterdir()) == []
+
+
+@pytest.mark.parametrize(("unread", "stops"), [(0, False), (1, False), (2, True)])
+def test_a_share_at_the_limit_does_not_stop(unread: int, stops: bool) -> None:
+    judged = [Judged(ranks=None, reason="no verdict")] * unread + [Judged(ranks=[1, 2])] * (5 - unread)
+    if not stops:
+        rank._refuse_unparsed(judged, 0.2, "scripted")
+        return
+    with pytest.raises(StopStage, match=r"2 of 5 .*\(40%, limit 20%\); most often \(2\): no verdict; judge: scripted"):
+        rank._refuse_unparsed(judged, 0.2, "scripted")
+
+
+def test_the_runs_own_model_is_probed_as_a_judge(tiny_model: Path, tmp_path: Path, sampled: Run) -> None:
+    run = start(tmp_path, tiny_model, sampled, rank__probe_prompts=2, rank__probe_tokens=8)
+    probe = rank.run(run)["probe"]
+    assert probe["prompts"] == 2
+    assert probe["judge"] == f"kwise:{tiny_model}"
+    assert probe["unparsed"] + probe["position"]["n"] <= 2
+    assert sum(probe["reasons"].values()) == probe["unparsed"]

@@ -1,0 +1,127 @@
+"""sample: one answer from each generator to each prompt."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from servers import Server, fails, replies_with, says
+from small_road import recipe
+
+from starling import config, tables
+from starling.device import seed_for
+from starling.errors import CallError, StopStage
+from starling.stages import prompts, sample
+from starling.store import Run
+
+PLAIN = '[[sample.generators]]\nname = "{name}"\nmodel = "{model}"\nsystem = "{system}"\n'
+
+
+def start(folder: Path, tiny_model: Path, more: str = "", **changes) -> Run:
+    """A run whose prompts stand; `more` is further TOML."""
+    path = recipe(folder, tiny_model, **changes)
+    path.write_text(path.read_text() + more)
+    run = Run.open(folder / "run", config.load(path))
+    prompts.run(run)
+    return run
+
+
+def shards(run: Run) -> dict[str, list[dict]]:
+    return {path.name: tables.read_rows(path) for path in sorted(run.folder("sample").iterdir())}
+
+
+@pytest.fixture(scope="module")
+def sampled(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, dict]:
+    """A sampled run of 3 + 12 prompts, three generators and shards of five prompts, and its facts."""
+    more = '[[sample.generators]]\nname = "odd"\nsystem = "be odd"\nweakened = true\n'
+    run = start(tmp_path_factory.mktemp("sampled"), tiny_model, more)
+    return run, sample.run(run)
+
+
+def test_every_prompt_gets_one_answer_from_each_generator(sampled) -> None:
+    run, facts = sampled
+    answers = tables.candidates_of(run)
+    wanted = tables.prompts_of(run, "train", "validation")
+    assert Counter((answer.prompt_id, answer.model, answer.draw) for answer in answers) == {
+        (prompt.id, name, draw): 1 for prompt in wanted for draw, name in enumerate(("plain", "greedy", "hot", "odd"))
+    }
+    assert {answer.model for answer in answers if answer.weakened} == {"odd"}
+    assert (facts["prompts"], facts["answers"], facts["prompts_left_out_for_budget"]) == (15, 60, 0)
+    assert facts["tokens"] == sum(answer.num_tokens for answer in answers)
+    assert facts["finished"] == sum(answer.finished for answer in answers) / 60
+
+
+def test_a_shard_holds_its_prompts_and_validation_comes_first(sampled) -> None:
+    run, _ = sampled
+    found = [list(dict.fromkeys(row["prompt_id"] for row in rows)) for rows in shards(run).values()]
+    assert [len(shard) for shard in found] == [5, 5, 5]
+    assert found[0][:3] == [prompt.id for prompt in tables.prompts_of(run, "validation")]
+
+
+def test_the_seed_of_every_answer_follows_from_run_prompt_and_draw(sampled) -> None:
+    run, _ = sampled
+    answers = tables.candidates_of(run)
+    assert [answer.seed for answer in answers] == [
+        seed_for(run.config.run.seed, "sample", answer.prompt_id, answer.draw) for answer in answers
+    ]
+    assert len({answer.seed for answer in answers}) == 60
+
+
+def test_only_the_shard_that_is_missing_is_sampled_again(tiny_model: Path, tmp_path: Path) -> None:
+    run = start(tmp_path, tiny_model)
+    facts = sample.run(run)
+    before = shards(run)
+    kept, lost, _ = sorted(run.folder("sample").iterdir())
+    stamp = kept.stat().st_mtime_ns
+    lost.unlink()
+    assert sample.run(run) == facts
+    assert shards(run) == before
+    assert kept.stat().st_mtime_ns == stamp
+
+
+def test_no_shard_is_begun_that_could_pass_the_token_budget(tiny_model: Path, tmp_path: Path) -> None:
+    # three generators, five prompts, 8 tokens: a shard takes up to 120
+    run = start(tmp_path, tiny_model, sample__token_budget=200, sample__max_new_tokens=8)
+    facts = sample.run(run)
+    assert 5 <= facts["prompts"] < 15
+    assert facts["prompts"] + facts["prompts_left_out_for_budget"] == 15
+    assert facts["tokens"] <= 200
+
+
+def test_a_budget_below_one_shard_is_a_plain_error(tiny_model: Path, tmp_path: Path) -> None:
+    run = start(tmp_path, tiny_model, sample__token_budget=119, sample__max_new_tokens=8)
+    with pytest.raises(StopStage, match=r"sample\.token_budget = 119 does not cover one shard"):
+        sample.run(run)
+
+
+def test_models_behind_urls_answer_under_their_own_names(tiny_model: Path, tmp_path: Path) -> None:
+    def told(at: int):
+        return replies_with(lambda question: f" {at}: {question} ")
+
+    with Server(always=told(1)) as one, Server(always=told(2)) as two:
+        more = PLAIN.format(name="first", model=f"openai:m@{one.url}", system="be brief")
+        more += PLAIN.format(name="second", model=f"openai:m@{two.url}", system="")
+        run = start(tmp_path, tiny_model, more)
+        sample.run(run)
+        asked = one.requests[0]["messages"]
+        count = (len(one.requests), len(two.requests))
+    question_of = {prompt.id: prompt.messages[0]["content"] for prompt in tables.prompts_of(run, "train", "validation")}
+    answers = tables.candidates_of(run)
+    for at, name in ((1, "first"), (2, "second")):
+        found = {answer.prompt_id: answer.answer for answer in answers if answer.model == name}
+        assert found == {identity: f"{at}: {question}" for identity, question in question_of.items()}
+    assert asked[0] == {"role": "system", "content": "be brief"}
+    assert count == (15, 15)
+
+
+def test_a_server_that_does_not_count_tokens_is_no_spent_budget(tiny_model: Path, tmp_path: Path) -> None:
+    with Server(always=says("wet", completion_tokens=0)) as server:
+        run = start(tmp_path, tiny_model, PLAIN.format(name="far", model=f"openai:m@{server.url}", system=""))
+        assert sample.run(run)["answers"] == 60
+
+
+def test_a_call_that_fails_stops_the_stage_and_keeps_what_was_answered(tiny_model: Path, tmp_path: Path) -> None:
+    with Server(says("wet"), always=fails(400, "no")) as server:
+        run = start(tmp_path, tiny_model, PLAIN.format(name="far", model=f"openai:m@{server.url}", system=""))
+        with pytest.raises(CallError, match=r"sample: 4 of 5 calls to openai:m@.* failed, first: .*no"):
+            sample.run(run)
+    assert len(shards(run)) == 3  # those of the model in this process

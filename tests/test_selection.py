@@ -1,0 +1,128 @@
+"""Which checkpoint to keep: the one whose answers the judge prefers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from small_road import prompt_rows, recipe
+
+from starling import config, models, tables
+from starling.checkpoint import Checkpoint
+from starling.config import Config
+from starling.judges.protocol import Judged
+from starling.judges.rubric import assess
+from starling.policy import Policy
+from starling.records import Prompt
+from starling.selection import Watch, preference
+
+PROMPTS = [
+    prompt for prompt in (tables.prompt_from_row(row, "") for row in prompt_rows()) if prompt.split == "validation"
+]
+
+
+class ScriptedJudge:
+    """Gives the new answer's and the old answer's rank as written down for each look and each of three prompts."""
+
+    name = "scripted"
+    template_hash = ""
+
+    def __init__(self, *looks: str) -> None:
+        self._looks = list(looks)
+        self.asked: list[list[tuple[str, str]]] = []
+
+    def rank(self, items: Sequence[tuple[Prompt, Sequence]]) -> list[Judged]:
+        self.asked.append([(new.model, old.model) for _, (new, old) in items])
+        ranks = {"+": [1.0, 2.0], "-": [2.0, 1.0], "=": [1.0, 1.0], "?": None}
+        return [Judged(ranks=ranks[said]) for said in self._looks.pop(0)]
+
+
+@pytest.fixture
+def settings(tiny_model: Path, tmp_path: Path) -> Config:
+    return config.load(recipe(tmp_path, tiny_model))
+
+
+@pytest.fixture
+def policy(tiny_model: Path) -> Policy:
+    return Policy(models.load_policy(str(tiny_model), torch.float32), 2)
+
+
+def move(policy: Policy) -> dict[str, torch.Tensor]:
+    """Change the policy; returns its weights."""
+    with torch.no_grad():
+        for weight in policy.top.parameters():
+            weight += 0.1 * torch.randn_like(weight)
+    policy.sync()
+    return {name: weight.clone() for name, weight in policy.top.state_dict().items()}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(("ranks", "expected"), [([1, 2], 1.0), ([2, 1], 0.0), ([1, 1], 0.5)])
+def test_preference_by_hand(ranks: list[float], expected: float) -> None:
+    assert preference(ranks) == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "win_rate"), [("++-", 2 / 3), ("+=-", 0.5), ("+?-", 0.5), ("+??", 1.0), ("???", 0.5), ("---", 0.0)]
+)
+def test_the_win_rate_is_over_the_readable_verdicts(settings, policy, said: str, win_rate: float) -> None:
+    watch = Watch(settings, PROMPTS, ScriptedJudge("===", said))
+    assert watch.look(policy, 0)["validation/win_rate"] == 0.5
+    assert watch.look(policy, 1)["validation/win_rate"] == pytest.approx(win_rate)
+
+
+def test_the_weights_of_the_first_best_look_are_kept(settings, policy) -> None:
+    watch = Watch(settings, PROMPTS, ScriptedJudge("===", "+=-", "++=", "+=+", "--="))
+    weights = [{name: weight.clone() for name, weight in policy.top.state_dict().items()}]
+    kept = []
+    for step in range(5):
+        watch.look(policy, step)
+        kept.append(watch.best_step)
+        weights.append(move(policy))
+    # 1/2, 1/2, 5/6, 5/6, 1/6: as good as the best is not better
+    assert kept == [0, 0, 2, 2, 2]
+    assert same(watch.best_weights, weights[2])
+    assert watch.last_step == 4
+
+
+def test_every_look_is_compared_with_the_answers_of_the_initial_policy(settings, policy) -> None:
+    judge = ScriptedJudge("===", "===", "===")
+    watch = Watch(settings, PROMPTS, judge)
+    for step in range(3):
+        watch.look(policy, step)
+        move(policy)
+    assert judge.asked == [[("base", "base")] * 3, [("tuned", "base")] * 3, [("tuned", "base")] * 3]
+
+
+def test_a_look_reports_score_and_length_of_the_new_answers(settings, policy) -> None:
+    watch = Watch(settings, PROMPTS, ScriptedJudge("==="))
+    found = watch.look(policy, 0)
+    first = watch.state_dict()["first"]
+    assert [prompt_id for prompt_id, *_ in first] == [prompt.id for prompt in PROMPTS]
+    scores = [
+        assess(prompt, answer, finished=finished).score
+        for prompt, (_, answer, finished, _) in zip(PROMPTS, first, strict=True)
+    ]
+    assert found["validation/rubric_score"] == pytest.approx(sum(scores) / 3)
+    assert found["validation/mean_length"] == pytest.approx(sum(tokens for *_, tokens in first) / 3)
+    assert watch.facts()["validation_tokens"] == sum(tokens for *_, tokens in first)
+
+
+def test_a_watch_goes_on_from_its_state_on_disk(settings, policy, tmp_path: Path) -> None:
+    watch = Watch(settings, PROMPTS, ScriptedJudge("===", "++=", "+=="))
+    watch.look(policy, 0)
+    move(policy)
+    watch.look(policy, 1)
+    checkpoint = Checkpoint(tmp_path / "watch.pt", 0)
+    checkpoint.save(watch.state_dict())
+    judge = ScriptedJudge("+==")
+    again = Watch(settings, PROMPTS, judge)
+    again.load_state_dict(checkpoint.load() or {})
+    move(policy)
+    assert again.look(policy, 2) == watch.look(policy, 2)
+    assert again.facts() == watch.facts()
+    assert (again.best_step, same(again.best_weights, watch.best_weights)) == (1, True)
+    assert judge.asked == [[("tuned", "base")] * 3]

@@ -1,0 +1,82 @@
+"""Figures with intervals."""
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+from tolerances import EXACT
+
+from starling import stats
+
+
+def test_the_mean_of_two_clusters_by_hand() -> None:
+    # a: 0 0 0, b: 1. Mean 1/4; the four resamples aa ab ba bb have means 0, 1/4, 1/4, 1, each as likely
+    found = stats.cluster_mean("x", [0, 0, 0, 1], ["a", "a", "a", "b"], resamples=2000)
+    assert (found.name, found.value, found.low, found.high, found.n) == ("x", 0.25, 0.0, 1.0, 4)
+
+
+def test_the_interval_is_that_of_all_resamples_of_whole_clusters() -> None:
+    totals, counts = [0, 3, 1, 7, 2], [1, 4, 2, 7, 5]
+    values = [1.0 if at < total else 0.0 for total, count in zip(totals, counts, strict=True) for at in range(count)]
+    clusters = [name for name, count in zip("abcde", counts, strict=True) for _ in range(count)]
+    means = [sum(totals[at] for at in drawn) / sum(counts[at] for at in drawn) for drawn in product(range(5), repeat=5)]
+    found = stats.cluster_mean("x", values, clusters, resamples=20_000)
+    assert found.value == pytest.approx(13 / 19, abs=EXACT)
+    assert (found.low, found.high) == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.02)
+
+
+def test_cases_of_one_cluster_do_not_feign_certainty() -> None:
+    values = [0.0, 1.0] * 3
+    few = stats.cluster_mean("x", values * 20, ["abcdef"[at % 6] for at in range(120)], resamples=1000)
+    many = stats.cluster_mean("x", values * 20, [str(at) for at in range(120)], resamples=1000)
+    assert few.high - few.low > 2 * (many.high - many.low)
+
+
+def test_without_cases_everything_is_nan() -> None:
+    found = stats.cluster_mean("x", [], [])
+    assert (math.isnan(found.value), math.isnan(found.low), math.isnan(found.high), found.n) == (True, True, True, 0)
+
+
+@pytest.mark.parametrize(
+    ("values", "clusters", "mean"),
+    [([1, 0, 0, 0], "aaaa", 0.25), ([0.5, 0.5, 0.5], "abc", 0.5), ([1, 0, 0, 1], "aabb", 0.5)],
+    ids=["one cluster", "all equal", "equal clusters"],
+)
+def test_where_resampling_changes_nothing_the_interval_is_a_point(values, clusters, mean) -> None:
+    found = stats.cluster_mean("x", values, clusters)
+    assert (found.value, found.low, found.high) == (mean, mean, mean)
+
+
+def test_the_interval_depends_on_cases_and_seed_alone() -> None:
+    values, clusters = [0.1, 0.9, 0.4, 0.7, 0.2, 0.6], list("abcdef")
+    one = stats.cluster_mean("x", values, clusters, resamples=200, seed=3)
+    assert one == stats.cluster_mean("x", values, clusters, resamples=200, seed=3)
+    backwards = stats.cluster_mean("x", values[::-1], clusters[::-1], resamples=200, seed=3)
+    assert (backwards.low, backwards.high) == (one.low, one.high)
+    assert (one.low, one.high) != tuple(
+        getattr(stats.cluster_mean("x", values, clusters, resamples=200, seed=4), side) for side in ("low", "high")
+    )
+
+
+def test_calibration_error_by_hand() -> None:
+    # from 0.1 to 0.2: stated 0.12 and 0.16, mean 0.14, observed 1/2; from 0.9: stated 0.9 and 1, mean 0.95, observed 1
+    # (2 * 0.36 + 2 * 0.05) / 4
+    found = stats.calibration_error([0.12, 0.9, 0.16, 1.0], [0, 1, 1, 1])
+    assert found == pytest.approx(0.205, abs=EXACT)
+
+
+def test_reliability_by_hand() -> None:
+    found = stats.reliability([0.12, 0.9, 0.16, 1.0], [0, 1, 1, 1])
+    assert [count for *_, count in found] == [2, 2]
+    assert found[0][:2] == pytest.approx((0.14, 0.5), abs=EXACT)
+    assert found[1][:2] == pytest.approx((0.95, 1.0), abs=EXACT)
+
+
+@pytest.mark.parametrize(
+    ("probability", "outcome", "expected"),
+    [([1.0, 0.0], [1, 0], 0.0), ([1.0, 0.0], [0, 1], 1.0), ([0.5, 0.5], [1, 0], 0.0)],
+    ids=["sure and right", "sure and wrong", "a coin"],
+)
+def test_calibration_error_of_known_forecasters(probability, outcome, expected: float) -> None:
+    assert stats.calibration_error(probability, outcome) == expected

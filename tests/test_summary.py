@@ -1,0 +1,72 @@
+"""What `starling run` says before it begins and when it is done."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import runs
+
+from starling import progress, summary
+from starling.config import Config
+
+
+def settings(**tables: dict[str, Any]) -> Config:
+    return Config.model_validate(
+        {table: values | tables.get(table, {}) for table, values in runs.SETTINGS.model_dump().items()}
+    )
+
+
+@pytest.fixture
+def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(progress.console, "width", 100)
+    return lambda: capsys.readouterr().out
+
+
+def test_the_plan_has_derived_numbers() -> None:
+    lines = summary.plan(settings())
+    assert "sample: 120 + 24 prompts x 3 answers (1 generator weakened), <= 34,560 tokens" in lines
+    assert "fit: 120 rankings, 4 a step, 30 steps, <= 70,000 tokens" in lines
+    assert "tune: 16 steps of 16 prompts x 4 = 64 answers, 1 update each, <= 50,000 tokens" in lines
+    assert any(line.endswith("with validation <= 28,000 tokens") for line in lines)
+
+
+def test_the_bound_that_binds_is_named() -> None:
+    # 144 prompts x 3 answers x 80 tokens = 34,560; (1 step x 16 x 4 + 16 x 4 to warm up) x 80 tokens = 10,240.
+    lines = summary.plan(
+        settings(sample={"token_budget": 30_000}, tune={"steps": 1}, fit={"token_budget": 0, "epochs": 2})
+    )
+    assert any("<= 30,000 tokens" in line for line in lines)
+    assert any("1 step of 16 prompts" in line and "<= 10,240 tokens" in line for line in lines)
+    assert "fit: 120 rankings x 2 epochs, 4 a step, 60 steps, no token limit" in lines
+
+
+def test_the_plan_names_the_judge_and_what_it_is() -> None:
+    assert any("rank: by rubric, a program, not an LLM" in line for line in summary.plan(settings()))
+    named = summary.plan(settings(rank={"judge": "openai:big@localhost"}))
+    assert any("openai:big@localhost, a language model asked by the K-wise template" in line for line in named)
+
+
+def test_the_plan_is_printed(printed) -> None:
+    summary.print_plan(settings())
+    assert printed().startswith("model: smollm2")
+
+
+def test_the_summary_ends_with_tables_costs_and_the_place_of_the_report(tmp_path: Path, printed) -> None:
+    run = runs.make(tmp_path / "run")
+    run.report_path.write_text("")
+    summary.print_summary(run)
+    text = printed()
+    assert "It got better: the tuned model wins against the base model in 57.3 % (52.1 to 62.4), n = 100." in text
+    assert "Rubric score" in text and "0.562" in text and "0.731" in text
+    assert "Without finish, repetition" in text and "56.0 % (51.0 to 61.0), n = 100" in text
+    assert "48,674 of 60,000 sampled for ranking" in text
+    assert "6 min" in text
+    assert text.rstrip().endswith("report.html")
+    for row in ("Held-out checks", "Key facts", "Finished", "Tokens an answer", "KL to the base"):
+        assert row in text
+
+
+def test_the_summary_of_an_unfinished_run_says_so(tmp_path: Path, printed) -> None:
+    summary.print_summary(runs.make(tmp_path / "run", ("prompts",)))
+    text = printed()
+    assert "Not measured yet" in text and "Rubric score" not in text and "report.html" not in text

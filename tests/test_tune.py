@@ -1,0 +1,205 @@
+"""tune: rollout, score, advantage, update."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from small_road import prompt_rows, recipe
+from tolerances import CLOSE
+
+from starling import config, metrics, models, tables
+from starling.checkpoint import Checkpoint
+from starling.config import Config
+from starling.errors import StarlingError
+from starling.generate import Sampled
+from starling.judges.rubric import RubricJudge
+from starling.metrics import Recorder
+from starling.policy import Policy
+from starling.records import Message, Prompt
+from starling.rollout import Group
+from starling.selection import Watch
+from starling.stages.tune import Loop, Scale, _divergence, _whitened, on_last_token
+
+
+def settings(folder: Path, tiny_model: Path, **changes) -> Config:
+    return config.load(recipe(folder, tiny_model, **({"tune__steps": 4} | changes)))
+
+
+def loop(cfg: Config, recorder: Recorder, *, head: float = 1.0) -> Loop:
+    """A loop over the small road's prompts, with a reward model whose head is drawn, or constant where `head` is 0."""
+    prompts = [tables.prompt_from_row(row, "here") for row in prompt_rows()]
+    train, validation = ([p for p in prompts if p.split == split] for split in ("train", "validation"))
+    torch.manual_seed(5)
+    policy = Policy(models.load_policy(cfg.run.model, torch.float32), cfg.tune.layers)
+    reward_model = models.new_reward_model(cfg.run.model)
+    torch.nn.init.normal_(reward_model.network.score.weight, std=head)
+    watch = Watch(cfg, validation, RubricJudge(tie_margin=0.02))
+    return Loop(cfg, policy, reward_model, train, watch, recorder)
+
+
+class Killed(Recorder):
+    """A recorder on which the process dies as it records a step."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        super().__init__(path, "tune")
+        self._last = step
+
+    def log(self, step: int, values) -> None:
+        if step == self._last:
+            raise KeyboardInterrupt
+        super().log(step, values)
+
+
+def test_on_last_token_by_hand() -> None:
+    mask_BT = torch.tensor([[True, True, False], [True, True, True], [True, False, False]])
+    found = on_last_token(torch.tensor([5.0, 7.0, -1.0]), mask_BT)
+    assert found.tolist() == [[0, 5, 0], [0, 0, 7], [-1, 0, 0]]
+
+
+def group(*answers: Sampled) -> Group:
+    asked = Prompt(id="p", messages=[Message(role="user", content="?")])
+    return Group(prompt=asked, prompt_ids=(5, 6), answers=answers, texts=("",) * len(answers))
+
+
+def test_rewards_are_scaled_clipped_and_compared_within_the_prompt(tiny_model: Path, tmp_path: Path) -> None:
+    changes = {"tune__reward_shift": 0.25, "tune__missing_eos_penalty": 1.0, "tune__reward_clip": 5.0}
+    found = loop(settings(tmp_path, tiny_model, **changes), Recorder(tmp_path / "m.jsonl", "tune"))
+    found.scale = Scale(mean=1.0, spread=2.0)
+    whole, cut = Sampled(ids=[7], finished=True), Sampled(ids=[7], finished=False)
+    # (3 - 1) / 2 = 1 and (5 - 1) / 2 - 1 for the cut = 1: less the other one's, and the shift
+    # (99 - 1) / 2 = 49, clipped to 5, and (1 - 1) / 2 = 0: 5 - 0 and 0 - 5, and the shift
+    scaled = found._scaled([group(whole, cut), group(whole, whole)], [[3.0, 5.0], [99.0, 1.0]])
+    assert scaled.tolist() == [[0.25, 0.25], [5.25, -4.75]]
+
+
+def test_without_a_baseline_the_reward_stands_as_it_is(tiny_model: Path, tmp_path: Path) -> None:
+    found = loop(settings(tmp_path, tiny_model, tune__reward_baseline="none"), Recorder(tmp_path / "m.jsonl", "tune"))
+    found.scale = Scale(mean=1.0, spread=2.0)
+    whole = Sampled(ids=[7], finished=True)
+    assert found._scaled([group(whole, whole)], [[3.0, 5.0]]).tolist() == [[1.0, 2.0]]
+
+
+def test_advantages_are_whitened_over_all_parts_and_microbatches(tiny_model: Path, tmp_path: Path) -> None:
+    cfg = settings(tmp_path, tiny_model, tune__microbatch_tokens=64)
+    found = loop(cfg, Recorder(tmp_path / "m.jsonl", "tune"))
+    groups = found._sample(1, 4)
+    scaled = found._scaled(groups, found._score(groups))
+    parts = _whitened([found._batches(groups[:3], scaled[:3]), found._batches(groups[3:], scaled[3:])])
+    batches = [batch for part in parts for batch in part]
+    assert len(parts[0]) > 1
+    counted = torch.cat([batch.advantage_BT[batch.mask_BT] for batch in batches])
+    assert len(counted) == sum(group.num_tokens for group in groups)
+    assert float(counted.mean()) == pytest.approx(0, abs=CLOSE)
+    assert float(counted.std()) == pytest.approx(1, abs=CLOSE)
+    assert all(batch.advantage_BT[~batch.mask_BT].eq(0).all() for batch in batches)
+
+
+def test_the_gradient_does_not_depend_on_the_microbatches(tiny_model: Path, tmp_path: Path) -> None:
+    grads, figures = [], []
+    for tokens in (64, 100_000):
+        found = loop(
+            settings(tmp_path, tiny_model, tune__microbatch_tokens=tokens), Recorder(tmp_path / "m.jsonl", "tune")
+        )
+        groups = found._sample(1, 4)
+        rewards = torch.tensor([[1.0, -1.0], [0.5, -0.5], [2.0, -2.0], [-1.0, 1.0]])
+        batches = found._batches(groups, rewards)
+        figures.append(found._gradient(batches))
+        grads.append({name: weight.grad for name, weight in found.policy.top.named_parameters()})
+    assert figures[0]["loss/policy"] == pytest.approx(figures[1]["loss/policy"], rel=0.01)
+    for name, grad in grads[0].items():
+        scale = float(grad.abs().max())
+        assert scale > 0
+        assert torch.allclose(grads[1][name], grad, atol=0.03 * scale, rtol=0), name  # bfloat16
+
+
+def test_divergence_by_hand(tiny_model: Path, tmp_path: Path) -> None:
+    found = loop(settings(tmp_path, tiny_model), Recorder(tmp_path / "m.jsonl", "tune"))
+    groups = found._sample(1, 2)
+    batches = found._batches(groups, torch.zeros(2, 2))
+    sampled = [logprob for group in groups for answer in group.answers for logprob in answer.logprobs]
+    reference = [value for batch in batches for value in batch.ref_logprob_BT[batch.mask_BT].tolist()]
+    ratios = [here - there for here, there in zip(sampled, reference, strict=True)]
+    figures = _divergence(groups, batches)
+    assert figures["objective/kl"] == pytest.approx(sum(ratios) / 4, abs=CLOSE)  # four answers
+    mean = sum(math.exp(-ratio) - 1 + ratio for ratio in ratios) / len(ratios)
+    assert figures["objective/kl_k3"] == pytest.approx(mean, abs=CLOSE)
+
+
+def test_every_prompt_is_asked_once_before_any_is_asked_again(tiny_model: Path, tmp_path: Path) -> None:
+    found = loop(settings(tmp_path, tiny_model), Recorder(tmp_path / "m.jsonl", "tune"))
+    asked = [[group.prompt.id for group in found._sample(step, 4)] for step in range(1, 7)]
+    first, second = (sorted(name for step in asked[start : start + 3] for name in step) for start in (0, 3))
+    assert first == second == sorted(prompt.id for prompt in found.prompts)
+    assert asked[:3] != asked[3:]
+
+
+def states_equal(one, other) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(states_equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(states_equal, one, other))
+    return one == other
+
+
+def test_a_loop_that_was_killed_goes_on_bit_for_bit(tiny_model: Path, tmp_path: Path) -> None:
+    cfg = settings(tmp_path, tiny_model)
+    whole = loop(cfg, Recorder(tmp_path / "whole.jsonl", "tune"))
+    whole.train(Checkpoint(tmp_path / "whole.pt", 1e9))
+    with pytest.raises(KeyboardInterrupt):
+        loop(cfg, Killed(tmp_path / "cut.jsonl", 3)).train(Checkpoint(tmp_path / "cut.pt", 0))
+    again = loop(cfg, Recorder(tmp_path / "cut.jsonl", "tune"))
+    state = Checkpoint(tmp_path / "cut.pt", 0).load()
+    assert state is not None
+    assert state["step"] == 2
+    again.train(Checkpoint(tmp_path / "cut.pt", 0))
+    assert again.facts() == whole.facts()
+    assert whole.facts()["steps"] == 4
+    assert states_equal(again.state_dict(), whole.state_dict())
+    assert metrics.read(tmp_path / "cut.jsonl") == metrics.read(tmp_path / "whole.jsonl")
+    sampling = zip(again.policy.network.parameters(), whole.policy.network.parameters(), strict=True)
+    assert all(torch.equal(*pair) for pair in sampling)
+
+
+def test_a_step_moves_policy_and_critic_and_is_recorded(tiny_model: Path, tmp_path: Path) -> None:
+    found = loop(settings(tmp_path, tiny_model, tune__steps=2), Recorder(tmp_path / "m.jsonl", "tune"))
+    before = {name: weight.clone() for name, weight in found.policy.top.state_dict().items()}
+    found.train(Checkpoint(tmp_path / "c.pt", 1e9))
+    lines = metrics.read(tmp_path / "m.jsonl")
+    assert [line["step"] for line in lines] == [0, 1, 2]
+    assert all(math.isfinite(value) for line in lines for name, value in line.items() if name != "stage")
+    assert lines[0]["tune/validation/win_rate"] == 0.5
+    first, second = (abs(line["tune/objective/kl"]) for line in lines[1:])
+    assert first < 0.1 < second  # measured before the update: but for bfloat16 nothing, then something
+    assert lines[2]["tune/tokens"] == found.tokens == found.facts()["rollout_tokens"]
+    assert not any(torch.equal(weight, before[name]) for name, weight in found.policy.top.state_dict().items())
+
+
+def test_a_reward_that_is_the_same_for_all_answers_stops_with_a_line(tiny_model: Path, tmp_path: Path) -> None:
+    found = loop(settings(tmp_path, tiny_model), Recorder(tmp_path / "m.jsonl", "tune"), head=0.0)
+    with pytest.raises(
+        StarlingError, match=r"^tune: all 8 answers of the initial policy get the same reward; refit .*$"
+    ):
+        found.train(Checkpoint(tmp_path / "c.pt", 1e9))
+
+
+def test_a_policy_that_goes_too_far_is_stopped(tiny_model: Path, tmp_path: Path) -> None:
+    changes = {"tune__kl_limit": 1e-6, "tune__learning_rate": 1e-2, "tune__steps": 9, "tune__validate_every": 5}
+    found = loop(settings(tmp_path, tiny_model, **changes), Recorder(tmp_path / "m.jsonl", "tune"))
+    found.train(Checkpoint(tmp_path / "c.pt", 1e9))
+    assert found.facts()["stopped_by"] == "kl_limit"
+    assert found.step < 9
+    assert found.watch.last_step == found.step
+
+
+def test_the_token_budget_ends_tuning_with_a_last_look(tiny_model: Path, tmp_path: Path) -> None:
+    # at most 4 * 2 * 8 = 64 tokens to warm up and in each step: two steps fit for sure, nine do not
+    changes = {"tune__token_budget": 200, "tune__steps": 9, "tune__validate_every": 9}
+    found = loop(settings(tmp_path, tiny_model, **changes), Recorder(tmp_path / "m.jsonl", "tune"))
+    found.train(Checkpoint(tmp_path / "c.pt", 1e9))
+    assert found.facts()["stopped_by"] == "token_budget"
+    assert 2 <= found.step < 9
+    assert found.tokens <= 200
+    assert [look["step"] for look in found.watch.facts()["looks"]] == [0, found.step]
