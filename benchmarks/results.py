@@ -92,6 +92,7 @@ def render(runs: list[Run]) -> str:
 def _run(seed: int, folder: Path) -> Run:
     command = [sys.executable, "-m", "starling.cli", "run", "--run", str(folder)]
     command += ["--set", f"run.seed={seed}", "--set", f"prompts.test={TEST_PROMPTS}"]
+    command += ["--set", "evaluate.token_budget=0"]  # the default budget covers 100 test prompts
     subprocess.run(command, check=True)
     return Run.read(folder)
 

@@ -194,6 +194,8 @@ class TuneTable(Table):
 class EvaluateTable(JudgeTable):
     answer_tokens: int = Field(80, ge=1)
     """Token cap of one test answer, the same for both models."""
+    token_budget: int = Field(25_000, ge=0)
+    """Sampled tokens for validation while tuning and for the test together; 0 = no limit."""
     length_band: float = Field(0.25, gt=0)
     """Answers whose lengths differ by at most this share of the longer one count as equally long."""
     resamples: int = Field(10_000, ge=100)

@@ -112,8 +112,6 @@ def road(run: Run, facts: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any
 
 def budgets(config: Config, facts: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Tokens used and allowed by each part; `used` is None before the part is done, `allowed` is 0 without a limit."""
-    looks = 1 + math.ceil(config.tune.steps / config.tune.validate_every)
-    answers = looks * config.prompts.validation + 2 * config.prompts.test
     tested = facts["evaluate"].get("tokens")
     parts = (
         ("sample", "sampled for ranking", facts["sample"].get("tokens"), config.sample.token_budget),
@@ -123,7 +121,7 @@ def budgets(config: Config, facts: Mapping[str, Mapping[str, Any]]) -> list[dict
             "evaluate",
             "in validation and test",
             None if tested is None else tested + facts["tune"].get("validation_tokens", 0),
-            answers * config.evaluate.answer_tokens,
+            config.evaluate.token_budget,
         ),
     )
     return [{"stage": stage, "label": label, "used": used, "allowed": allowed} for stage, label, used, allowed in parts]

@@ -15,6 +15,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from starling.packing import Packed, hidden_states, pack
 
+_LIKELIEST = 256  # tokens looked at for top-p before the whole vocabulary is sorted, which costs more than a step
 _REFILL_SHARE = 4  # new prompts enter when a quarter of the slots is free: prefill is cheaper in company
 
 
@@ -100,8 +101,9 @@ def sample(logits_BV: Tensor, uniform_B: Tensor, temperature_B: Tensor, top_p_B:
     greedy_B = temperature_B == 0
     scaled_BV = logits_BV.float() / temperature_B.masked_fill(greedy_B, 1.0)[:, None]
     prob_BV = scaled_BV.softmax(-1)
-    for row in (top_p_B < 1).nonzero()[:, 0].tolist():
-        prob_BV[row] = _nucleus(prob_BV[row], float(top_p_B[row]))
+    cut_M = (top_p_B < 1).nonzero()[:, 0]
+    if len(cut_M):
+        prob_BV[cut_M] = _nucleus(prob_BV[cut_M], top_p_B[cut_M].to(prob_BV))
     cumulative_BV = prob_BV.cumsum(-1)
     below_one_B1 = uniform_B[:, None].to(cumulative_BV.dtype).clamp(max=1 - 2**-24)  # float32 rounds the last ones to 1
     target_B1 = below_one_B1 * cumulative_BV[:, -1:]
@@ -227,7 +229,11 @@ def _settings(requests: Sequence[Request], rows: list[int]) -> tuple[Tensor, Ten
     )
 
 
-def _nucleus(prob_V: Tensor, top_p: float) -> Tensor:
-    ordered_V, index_V = prob_V.sort(descending=True)
-    outside_V = ordered_V.cumsum(0) - ordered_V >= top_p
-    return prob_V.index_fill(0, index_V[outside_V], 0.0)
+def _nucleus(prob_MV: Tensor, top_p_M: Tensor) -> Tensor:
+    """The likeliest tokens of each row that reach its share; the others get probability 0."""
+    count = min(_LIKELIEST, prob_MV.shape[1])
+    ordered_MC, index_MC = prob_MV.topk(count)
+    if (ordered_MC.sum(1) < top_p_M).any():
+        ordered_MC, index_MC = prob_MV.sort(descending=True)
+    outside_MC = ordered_MC.cumsum(1) - ordered_MC >= top_p_M[:, None]
+    return torch.zeros_like(prob_MV).scatter(1, index_MC, ordered_MC.masked_fill(outside_MC, 0.0))

@@ -26,6 +26,7 @@ class Watch:
         self._judge = judge
         self._first: list[Candidate] = []
         self._looks: list[dict[str, float]] = []
+        self._looks_left_out = 0
         self.best_step = 0
         self.best_weights: dict[str, Tensor] = {}
         self.tokens = 0
@@ -36,7 +37,13 @@ class Watch:
         return int(self._looks[-1]["step"])
 
     def look(self, policy: Policy, step: int) -> dict[str, float]:
-        """Sample the validation prompts, let the judge compare with the initial policy, keep the weights if best."""
+        """Sample the validation prompts, let the judge compare with the initial policy, keep the weights if best.
+
+        A look that would leave too few tokens of `evaluate.token_budget` for the test is left out, and counted.
+        """
+        if not self._can_afford_look():
+            self._looks_left_out += 1
+            return {}
         answers = self._answers(policy, step)
         if not self._first:
             self._first = answers
@@ -57,13 +64,27 @@ class Watch:
         self._looks.append(look)
         return {f"validation/{name}": value for name, value in look.items() if name != "step"}
 
+    def _can_afford_look(self) -> bool:
+        """Whether the budget covers a look and the test, at 1.25 times the length of the first answers."""
+        budget = self._config.evaluate.token_budget
+        if not budget or not self._looks:
+            return True
+        answers = len(self._prompts) + 2 * self._config.prompts.test
+        return self.tokens + 1.25 * self._looks[0]["mean_length"] * answers <= budget
+
     def facts(self) -> dict[str, Any]:
-        return {"kept_step": self.best_step, "looks": self._looks, "validation_tokens": self.tokens}
+        return {
+            "kept_step": self.best_step,
+            "looks": self._looks,
+            "looks_left_out": self._looks_left_out,
+            "validation_tokens": self.tokens,
+        }
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "first": [[a.prompt_id, a.answer, a.finished, a.num_tokens] for a in self._first],
             "looks": self._looks,
+            "looks_left_out": self._looks_left_out,
             "best_step": self.best_step,
             "best_weights": self.best_weights,
             "tokens": self.tokens,
@@ -75,6 +96,7 @@ class Watch:
             for prompt_id, answer, finished, tokens in state["first"]
         ]
         self._looks = list(state["looks"])
+        self._looks_left_out = state["looks_left_out"]
         self.best_step = state["best_step"]
         self.best_weights = dict(state["best_weights"])
         self.tokens = state["tokens"]

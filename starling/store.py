@@ -154,13 +154,18 @@ class Run:
         self._save()
 
     def borrow(self, other: "Run", stages: list[str]) -> None:
-        """Take finished stages over from another run whose settings agree that far."""
+        """Take finished stages over from another run whose settings agree that far, with their metrics."""
+        taken = set()
         for stage in stages:
             if self.is_done(stage) or not other.is_done(stage):
                 continue
             shutil.copytree(other.folder(stage), self.root / stage, dirs_exist_ok=True)
+            taken.add(stage)
             self.manifest["stages"][stage] = other.manifest["stages"][stage]
             self._save()
+        if taken and other.metrics_path.exists():
+            lines = [text for text in other.metrics_path.read_text().splitlines() if json.loads(text)["stage"] in taken]
+            write_atomically(self.metrics_path, "".join(f"{line}\n" for line in lines))
 
     def _save(self) -> None:
         self.manifest["versions"] = versions()

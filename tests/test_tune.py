@@ -16,14 +16,30 @@ from starling.generate import Sampled
 from starling.judges.rubric import RubricJudge
 from starling.metrics import Recorder
 from starling.policy import Policy
-from starling.records import Message, Prompt
+from starling.records import Candidate, Message, Prompt, Ranking
 from starling.rollout import Group
 from starling.selection import Watch
 from starling.stages.tune import Loop, Scale, _divergence, _whitened, on_last_token
 
 
 def settings(folder: Path, tiny_model: Path, **changes) -> Config:
-    return config.load(recipe(folder, tiny_model, **({"tune__steps": 4} | changes)))
+    return config.load(recipe(folder, tiny_model, **({"tune__steps": 3, "tune__ranked_prompts": 4} | changes)))
+
+
+def ranking(prompt: Prompt) -> Ranking:
+    """Two answers to a prompt, the shorter one ranked first; the longer one was cut."""
+    texts = {"the rain": True, "a plain in spain the": False}
+    answers = [
+        Candidate(prompt_id=prompt.id, model="x", draw=draw, answer=text, finished=finished)
+        for draw, (text, finished) in enumerate(texts.items())
+    ]
+    return Ranking(prompt_id=prompt.id, messages=prompt.messages, answers=answers, ranks=[1.0, 2.0], judge="scripted")
+
+
+def fresh(found: Loop, count: int) -> list[Group]:
+    """The first groups that the policy itself answers."""
+    found.step = found.ranked_steps
+    return found._sample(lambda tokens: None)[:count]
 
 
 def loop(cfg: Config, recorder: Recorder, *, head: float = 1.0) -> Loop:
@@ -35,7 +51,7 @@ def loop(cfg: Config, recorder: Recorder, *, head: float = 1.0) -> Loop:
     reward_model = models.new_reward_model(cfg.run.model)
     torch.nn.init.normal_(reward_model.network.score.weight, std=head)
     watch = Watch(cfg, validation, RubricJudge(tie_margin=0.02))
-    return Loop(cfg, policy, reward_model, train, watch, recorder)
+    return Loop(cfg, policy, reward_model, train, [ranking(prompt) for prompt in train], watch, recorder)
 
 
 class Killed(Recorder):
@@ -70,22 +86,22 @@ def test_rewards_are_scaled_clipped_and_compared_within_the_prompt(tiny_model: P
     # (3 - 1) / 2 = 1 and (5 - 1) / 2 - 1 for the cut = 1: less the other one's, and the shift
     # (99 - 1) / 2 = 49, clipped to 5, and (1 - 1) / 2 = 0: 5 - 0 and 0 - 5, and the shift
     scaled = found._scaled([group(whole, cut), group(whole, whole)], [[3.0, 5.0], [99.0, 1.0]])
-    assert scaled.tolist() == [[0.25, 0.25], [5.25, -4.75]]
+    assert scaled.tolist() == [0.25, 0.25, 5.25, -4.75]
 
 
 def test_without_a_baseline_the_reward_stands_as_it_is(tiny_model: Path, tmp_path: Path) -> None:
     found = loop(settings(tmp_path, tiny_model, tune__reward_baseline="none"), Recorder(tmp_path / "m.jsonl", "tune"))
     found.scale = Scale(mean=1.0, spread=2.0)
     whole = Sampled(ids=[7], finished=True)
-    assert found._scaled([group(whole, whole)], [[3.0, 5.0]]).tolist() == [[1.0, 2.0]]
+    assert found._scaled([group(whole, whole)], [[3.0, 5.0]]).tolist() == [1.0, 2.0]
 
 
 def test_advantages_are_whitened_over_all_parts_and_microbatches(tiny_model: Path, tmp_path: Path) -> None:
     cfg = settings(tmp_path, tiny_model, tune__microbatch_tokens=64)
     found = loop(cfg, Recorder(tmp_path / "m.jsonl", "tune"))
-    groups = found._sample(1, 4)
-    scaled = found._scaled(groups, found._score(groups))
-    parts = _whitened([found._batches(groups[:3], scaled[:3]), found._batches(groups[3:], scaled[3:])])
+    groups = fresh(found, 4)
+    raw = found._score(groups)
+    parts = _whitened([found._batches(groups[:3], raw[:3]), found._batches(groups[3:], raw[3:])])
     batches = [batch for part in parts for batch in part]
     assert len(parts[0]) > 1
     counted = torch.cat([batch.advantage_BT[batch.mask_BT] for batch in batches])
@@ -101,8 +117,8 @@ def test_the_gradient_does_not_depend_on_the_microbatches(tiny_model: Path, tmp_
         found = loop(
             settings(tmp_path, tiny_model, tune__microbatch_tokens=tokens), Recorder(tmp_path / "m.jsonl", "tune")
         )
-        groups = found._sample(1, 4)
-        rewards = torch.tensor([[1.0, -1.0], [0.5, -0.5], [2.0, -2.0], [-1.0, 1.0]])
+        groups = fresh(found, 4)
+        rewards = [[1.0, -1.0], [0.5, -0.5], [2.0, -2.0], [-1.0, 1.0]]
         batches = found._batches(groups, rewards)
         figures.append(found._gradient(batches))
         grads.append({name: weight.grad for name, weight in found.policy.top.named_parameters()})
@@ -115,20 +131,35 @@ def test_the_gradient_does_not_depend_on_the_microbatches(tiny_model: Path, tmp_
 
 def test_divergence_by_hand(tiny_model: Path, tmp_path: Path) -> None:
     found = loop(settings(tmp_path, tiny_model), Recorder(tmp_path / "m.jsonl", "tune"))
-    groups = found._sample(1, 2)
-    batches = found._batches(groups, torch.zeros(2, 2))
+    groups = fresh(found, 2)
+    batches = found._batches(groups, [[0.0, 0.0], [0.0, 0.0]])
     sampled = [logprob for group in groups for answer in group.answers for logprob in answer.logprobs]
     reference = [value for batch in batches for value in batch.ref_logprob_BT[batch.mask_BT].tolist()]
     ratios = [here - there for here, there in zip(sampled, reference, strict=True)]
-    figures = _divergence(groups, batches)
+    figures = _divergence(groups, [batches])
     assert figures["objective/kl"] == pytest.approx(sum(ratios) / 4, abs=CLOSE)  # four answers
     mean = sum(math.exp(-ratio) - 1 + ratio for ratio in ratios) / len(ratios)
     assert figures["objective/kl_k3"] == pytest.approx(mean, abs=CLOSE)
 
 
+def test_ranked_answers_come_first_as_the_ids_the_policy_would_say(tiny_model: Path, tmp_path: Path) -> None:
+    cfg = settings(tmp_path, tiny_model, tune__ranked_prompts=6)
+    found = loop(cfg, Recorder(tmp_path / "m.jsonl", "tune"))
+    assert (found.ranked_steps, found.num_steps) == (2, 5)  # 6 prompts at 4 a step, then 3 fresh steps
+    assert [len(found._ranked_of(step)) for step in range(2)] == [4, 2]
+    whole, cut = found._ranked_of(0)[0].answers
+    stop = found.policy.tokenizer.eos_token_id
+    assert whole.ids[-1] == stop
+    assert stop not in cut.ids
+    assert found.policy.tokenizer.decode(cut.ids) == "a plain in spain the"
+
+
 def test_every_prompt_is_asked_once_before_any_is_asked_again(tiny_model: Path, tmp_path: Path) -> None:
     found = loop(settings(tmp_path, tiny_model), Recorder(tmp_path / "m.jsonl", "tune"))
-    asked = [[group.prompt.id for group in found._sample(step, 4)] for step in range(1, 7)]
+    asked = []
+    for step in range(6):
+        found.step = found.ranked_steps + step
+        asked.append([group.prompt.id for group in found._sample(lambda tokens: None)])
     first, second = (sorted(name for step in asked[start : start + 3] for name in step) for start in (0, 3))
     assert first == second == sorted(prompt.id for prompt in found.prompts)
     assert asked[:3] != asked[3:]
@@ -164,7 +195,9 @@ def test_a_loop_that_was_killed_goes_on_bit_for_bit(tiny_model: Path, tmp_path: 
 
 
 def test_a_step_moves_policy_and_critic_and_is_recorded(tiny_model: Path, tmp_path: Path) -> None:
-    found = loop(settings(tmp_path, tiny_model, tune__steps=2), Recorder(tmp_path / "m.jsonl", "tune"))
+    found = loop(
+        settings(tmp_path, tiny_model, tune__steps=2, tune__ranked_prompts=0), Recorder(tmp_path / "m.jsonl", "tune")
+    )
     before = {name: weight.clone() for name, weight in found.policy.top.state_dict().items()}
     found.train(Checkpoint(tmp_path / "c.pt", 1e9))
     lines = metrics.read(tmp_path / "m.jsonl")
@@ -179,9 +212,7 @@ def test_a_step_moves_policy_and_critic_and_is_recorded(tiny_model: Path, tmp_pa
 
 def test_a_reward_that_is_the_same_for_all_answers_stops_with_a_line(tiny_model: Path, tmp_path: Path) -> None:
     found = loop(settings(tmp_path, tiny_model), Recorder(tmp_path / "m.jsonl", "tune"), head=0.0)
-    with pytest.raises(
-        StarlingError, match=r"^tune: all 8 answers of the initial policy get the same reward; refit .*$"
-    ):
+    with pytest.raises(StarlingError, match=r"^tune: all 8 ranked answers looked at get the same reward; refit .*$"):
         found.train(Checkpoint(tmp_path / "c.pt", 1e9))
 
 
@@ -195,11 +226,11 @@ def test_a_policy_that_goes_too_far_is_stopped(tiny_model: Path, tmp_path: Path)
 
 
 def test_the_token_budget_ends_tuning_with_a_last_look(tiny_model: Path, tmp_path: Path) -> None:
-    # at most 4 * 2 * 8 = 64 tokens to warm up and in each step: two steps fit for sure, nine do not
-    changes = {"tune__token_budget": 200, "tune__steps": 9, "tune__validate_every": 9}
+    # at most 4 * 2 * 8 = 64 tokens a step: two fit for sure, nine do not; the ranked step before them costs none
+    changes = {"tune__token_budget": 140, "tune__steps": 9, "tune__validate_every": 9}
     found = loop(settings(tmp_path, tiny_model, **changes), Recorder(tmp_path / "m.jsonl", "tune"))
     found.train(Checkpoint(tmp_path / "c.pt", 1e9))
     assert found.facts()["stopped_by"] == "token_budget"
-    assert 2 <= found.step < 9
-    assert found.tokens <= 200
+    assert 3 <= found.step < 10
+    assert found.tokens <= 140
     assert [look["step"] for look in found.watch.facts()["looks"]] == [0, found.step]

@@ -81,7 +81,7 @@ def ranks_with_ties(scores: Sequence[float], margin: float) -> list[float]:
     ranks = [0.0] * len(scores)
     level_rank, level_top = 1.0, float("inf")
     for place, index in enumerate(sorted(range(len(scores)), key=lambda i: -scores[i]), 1):
-        if place == 1 or level_top - scores[index] >= margin:
+        if level_top - scores[index] >= margin and level_top > scores[index]:
             level_rank, level_top = float(place), scores[index]
         ranks[index] = level_rank
     return ranks

@@ -71,13 +71,6 @@
     update();
     first?.querySelector("summary").focus();
   });
-  for (const link of document.querySelectorAll("[data-filter]")) {
-    link.addEventListener("click", () => {
-      tools.elements.outcome.value = link.dataset.filter;
-      shown = PAGE;
-      update();
-    });
-  }
   tools.hidden = false;
   update();
 })();

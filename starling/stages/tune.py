@@ -129,8 +129,8 @@ class Loop:
                 self.take_step(advance)
                 if checkpoint.due:
                     checkpoint.save(self.state_dict())
-            if self.watch.last_step < self.step:
-                self.recorder.log(self.step, self.watch.look(self.policy, self.step))
+            if self.watch.last_step < self.step and (found := self.watch.look(self.policy, self.step)):
+                self.recorder.log(self.step, found)
 
     def warm_up(self) -> None:
         """Fix the reward's scale and teach the critic, on ranked answers, before the policy moves."""
