@@ -27,7 +27,7 @@ def test_the_plan_has_derived_numbers() -> None:
     assert "sample: 120 + 24 prompts x 3 answers (1 generator weakened), <= 34,560 tokens" in lines
     assert "fit: 120 rankings, 4 a step, 30 steps, <= 70,000 tokens" in lines
     assert "tune: 16 steps of 16 prompts x 4 = 64 answers, 1 update each, <= 50,000 tokens" in lines
-    assert any(line.endswith("with validation <= 28,000 tokens") for line in lines)
+    assert any(line.endswith("with validation <= 25,000 tokens") for line in lines)
 
 
 def test_the_bound_that_binds_is_named() -> None:
