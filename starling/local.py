@@ -18,7 +18,7 @@ class LocalChat:
         name: str,
         *,
         seed: int,
-        slots: int = 16,
+        slots: int = 32,
         on_tokens: Callable[[int], None] = lambda count: None,
     ) -> None:
         self.name = name
