@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from starling import progress
 from starling.errors import ModelError
@@ -88,7 +89,7 @@ def _convert(gguf: Path, target: Path) -> None:
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     with redirect_stderr(StringIO()):  # a bar of its own that no setting of transformers hides
         tokenizer = AutoTokenizer.from_pretrained(**source)
-        model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+        model: Any = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     model.hf_quantizer = None  # the weights are plain float32 now, and would be refused by save_pretrained
     del model.config.quantization_config
     model.generation_config.update(**_GENERATION)

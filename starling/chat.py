@@ -6,6 +6,7 @@ special token added by us.
 
 from collections.abc import Sequence
 from os.path import commonprefix  # works on any sequences, token ids too
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -63,7 +64,7 @@ def conversation_ids(
         ids = _render(tokenizer, [*messages, Message(role="assistant", content=answer)], waiting=False)
         wholes.append(ids if whole_answer else without_end(tokenizer, ids))
     shortest = min(len(ids) for ids in wholes)
-    shared = commonprefix([ids[: shortest - 1] for ids in wholes])
+    shared = list(commonprefix([ids[: shortest - 1] for ids in wholes]))
     return shared, [ids[len(shared) :] for ids in wholes]
 
 
@@ -71,7 +72,7 @@ def without_end(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]
     """The ids without the special tokens and blanks that close the last turn."""
     special = set(tokenizer.all_special_ids)
     stop = len(ids)
-    while stop > 0 and (ids[stop - 1] in special or not tokenizer.decode([ids[stop - 1]]).strip()):
+    while stop > 0 and (ids[stop - 1] in special or not str(tokenizer.decode([ids[stop - 1]])).strip()):
         stop -= 1
     return ids[:stop]
 
@@ -95,5 +96,6 @@ def ending_on_reward(template: str) -> str:
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, waiting: bool) -> list[int]:
-    ids = tokenizer.apply_chat_template(list(messages), add_generation_prompt=waiting, return_dict=False)
+    turns: list[Any] = list(messages)
+    ids = tokenizer.apply_chat_template(turns, add_generation_prompt=waiting, return_dict=False)
     return list(ids)

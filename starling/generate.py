@@ -7,9 +7,10 @@ and a finished answer makes room for the next at once, so no step is spent on pa
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import PreTrainedModel
 
@@ -124,8 +125,8 @@ class _Slots:
         self.size = size
         self.rows: list[int] = []
         self.lengths = torch.zeros(size, dtype=torch.long, device=model.device)
-        self.keys = torch.zeros(shape, dtype=model.dtype, device=model.device)
-        self.values = torch.zeros(shape, dtype=model.dtype, device=model.device)
+        self.keys: Tensor = torch.zeros(shape, dtype=model.dtype, device=model.device)
+        self.values: Tensor = torch.zeros(shape, dtype=model.dtype, device=model.device)
 
     def retain(self, keep: list[int], tokens: Tensor) -> Tensor:
         """Drop the rows that are not in `keep`, closing gaps with the last rows; returns the tokens in row order."""
@@ -151,7 +152,7 @@ class _Prefilling:
     slots_of: Sequence[Sequence[int]]
 
     def attend(
-        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
     ) -> Tensor:
         layer = module.layer_idx
         for block, slots in zip(self.packed.blocks, self.slots_of, strict=True):
@@ -170,7 +171,7 @@ class _Decoding:
     mask_B11T: Tensor
 
     def attend(
-        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
     ) -> Tensor:
         rows, heads, _, width = key.shape
         keys, values = self.cache.keys[module.layer_idx, :rows], self.cache.values[module.layer_idx, :rows]

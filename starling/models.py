@@ -2,7 +2,7 @@
 
 import copy
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub.errors import HFValidationError
@@ -104,7 +104,7 @@ def save(model: Model, folder: Path) -> None:
         model.tokenizer.save_pretrained(folder)
 
 
-def rewards(network: PreTrainedModel, packed: Packed) -> Tensor:
+def rewards(network: Any, packed: Packed) -> Tensor:
     """The reward of each answer of a packed sequence, in order, in float32."""
     hidden_TH = packing.hidden_states(network.base_model, packed)
     return network.score(hidden_TH[packing.last_tokens(packed)])[:, 0].float()
@@ -126,14 +126,14 @@ class ValueHead(nn.Module):
         return self.down(torch.relu(self.up(self.norm(hidden_NH.float()))))[:, 0]
 
 
-def trunk_of(decoder: PreTrainedModel, layers: int) -> PreTrainedModel:
+def trunk_of(decoder: Any, layers: int) -> PreTrainedModel:
     """The decoder without its last `layers` blocks and its final norm; shares the weights."""
     return _slice(decoder, slice(0, _num_layers(decoder, layers) - layers), norm=nn.Identity())
 
 
-def top_of(decoder: PreTrainedModel, layers: int) -> PreTrainedModel:
+def top_of(decoder: Any, layers: int) -> PreTrainedModel:
     """A copy of the decoder's last `layers` blocks and final norm in float32, fed with the trunk's hidden states."""
-    top = _slice(decoder, slice(_num_layers(decoder, layers) - layers, None), norm=decoder.norm)
+    top: Any = _slice(decoder, slice(_num_layers(decoder, layers) - layers, None), norm=decoder.norm)
     top.embed_tokens = None
     return copy.deepcopy(top).float()
 
@@ -143,7 +143,7 @@ def trainable(top: PreTrainedModel) -> dict[str, nn.Parameter]:
     return dict(top.named_parameters())
 
 
-def copy_top_into(decoder: PreTrainedModel, top: PreTrainedModel) -> None:
+def copy_top_into(decoder: Any, top: Any) -> None:
     """Write the weights of `top` over the decoder's last blocks and final norm, in the decoder's dtype."""
     targets = [*decoder.layers[len(decoder.layers) - len(top.layers) :], decoder.norm]
     with torch.no_grad():
@@ -152,7 +152,7 @@ def copy_top_into(decoder: PreTrainedModel, top: PreTrainedModel) -> None:
                 old.copy_(new)
 
 
-def _slice(decoder: PreTrainedModel, layers: slice, norm: nn.Module) -> PreTrainedModel:
+def _slice(decoder: Any, layers: slice, norm: nn.Module) -> PreTrainedModel:
     part = copy.copy(decoder)
     part._modules = dict(decoder._modules)
     part.config = copy.copy(decoder.config)
@@ -162,7 +162,7 @@ def _slice(decoder: PreTrainedModel, layers: slice, norm: nn.Module) -> PreTrain
     return part
 
 
-def _num_layers(decoder: PreTrainedModel, layers: int) -> int:
+def _num_layers(decoder: Any, layers: int) -> int:
     if decoder.config.model_type.startswith("gemma"):
         raise ModelError(f"{decoder.config.model_type} scales its input embeddings, so its trunk cannot be shared")
     if layers >= len(decoder.layers):

@@ -41,7 +41,9 @@ def _bar(stage: str, total: int, unit: str) -> Iterator[Advance]:
         task = progress.add_task(stage, total=total, unit=unit, note="")
 
         def advance(count: int, note: str | None = None) -> None:
-            progress.update(task, advance=count, **({} if note is None else {"note": note}))
+            progress.update(task, advance=count)
+            if note is not None:
+                progress.update(task, note=note)
 
         yield advance
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from transformers import GenerationConfig
@@ -64,7 +65,14 @@ def sample_groups(
     return groups
 
 
-def own_settings(network: PreTrainedModel) -> dict[str, float]:
+class SamplingSettings(TypedDict):
+    """What of a model's `generation_config` decides how it samples."""
+
+    temperature: float
+    top_p: float
+
+
+def own_settings(network: PreTrainedModel) -> SamplingSettings:
     """Temperature and top-p as the model's own `generation_config` has them; greedy where it does not sample."""
     config: GenerationConfig = network.generation_config
     if not config.do_sample:

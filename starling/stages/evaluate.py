@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -92,13 +93,16 @@ def scores(config: Config, cases: Sequence[Case]) -> list[Score]:
         figure("win_rate_within_length_band", alike, lambda case: case.verdict or 0.0),
         figure("win_rate_without_finish_and_repetition", judged, preference_without_finish_and_repetition),
     ]
+    plain: dict[str, tuple[Sequence[Case], Callable[..., float]]] = {
+        "rubric_score": (cases, lambda case, side: case.assessed[side].score),
+        "held_out_checks": (held_out, lambda case, side: case.assessed[side].held_out or 0.0),
+        "reward": (cases, lambda case, side: case.rewards[side]),
+        "tokens": (cases, lambda case, side: case.answers[side].num_tokens),
+        "finished": (cases, lambda case, side: case.answers[side].finished),
+    }
     for index, name in enumerate(MODELS):
         found += [
-            figure(f"{name}/rubric_score", cases, lambda case, i=index: case.assessed[i].score),
-            figure(f"{name}/held_out_checks", held_out, lambda case, i=index: case.assessed[i].held_out or 0.0),
-            figure(f"{name}/reward", cases, lambda case, i=index: case.rewards[i]),
-            figure(f"{name}/tokens", cases, lambda case, i=index: case.answers[i].num_tokens),
-            figure(f"{name}/finished", cases, lambda case, i=index: case.answers[i].finished),
+            *(figure(f"{name}/{key}", chosen, partial(value, side=index)) for key, (chosen, value) in plain.items()),
             *(_aspect(figure, cases, aspect, name, index) for aspect in rubric.WEIGHTS),
             *_refusals(figure, cases, name, index),
         ]
