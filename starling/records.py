@@ -101,17 +101,6 @@ class Ranking:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """What a judge says of one prompt: is `answer` better (1), worse (0) or as good (0.5) as `rival`."""
-
-    prompt_id: str
-    model: str
-    rival: str
-    preference: float
-    judge: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
     """A figure with the number of cases behind it and its 95 % interval."""
 
