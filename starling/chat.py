@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from os.path import commonprefix  # works on any sequences, token ids too
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from starling.errors import DataError, ModelError
@@ -97,5 +98,10 @@ def ending_on_reward(template: str) -> str:
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, waiting: bool) -> list[int]:
     turns: list[Any] = list(messages)
-    ids = tokenizer.apply_chat_template(turns, add_generation_prompt=waiting, return_dict=False)
+    try:
+        ids = tokenizer.apply_chat_template(turns, add_generation_prompt=waiting, return_dict=False)
+    except TemplateError as error:  # a broken template, or one that raises an exception over these turns
+        raise ModelError(
+            f"{tokenizer.name_or_path}: its chat template does not write this conversation: {error}"
+        ) from error
     return list(ids)

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from starling.errors import DataError
-from starling.store import explained
+import starling
+from starling.errors import DataError, explained
 
 
 class Checkpoint:
@@ -20,14 +20,24 @@ class Checkpoint:
         self._last = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
-        """The saved state, or None where there is none; tensors and plain values only, never code."""
+        """The saved state, or None where there is none; tensors and plain values only, never code.
+
+        What another version saved is refused: its steps need not be the ones that this version would have done.
+        """
         if not self.path.exists():
             return None
         try:
-            return torch.load(self.path, map_location="cpu", weights_only=True)
+            saved = torch.load(self.path, map_location="cpu", weights_only=True)
+            made_by, state = saved["starling"], saved["state"]
         except Exception as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise DataError(f"{self.path}: not a checkpoint ({reason}); delete it to begin anew") from error
+        if made_by != starling.__version__:
+            raise DataError(
+                f"{self.path}: was saved by starling {made_by}, this is {starling.__version__}; "
+                "use that version, or delete it to begin anew"
+            )
+        return state
 
     @property
     def due(self) -> bool:
@@ -39,7 +49,7 @@ class Checkpoint:
         with explained(f"writing {self.path}"):
             try:
                 with partial.open("wb") as file:
-                    torch.save(state, file)
+                    torch.save({"starling": starling.__version__, "state": state}, file)
             except RuntimeError as error:  # what torch makes of a full disk
                 partial.unlink(missing_ok=True)
                 raise OSError("the disk did not take the whole file") from error

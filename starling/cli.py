@@ -21,7 +21,7 @@ from rich.markup import escape
 from starling import __version__, config, progress
 from starling.config import Config
 from starling.errors import StarlingError, UsageError
-from starling.store import ROAD, Run, stages_that_agree, timed
+from starling.store import ROAD, Run, alone, stages_that_agree, timed
 
 ABOUT = "Align a language model with AI feedback: sample, rank, fit a reward model, tune, evaluate."
 app = typer.Typer(
@@ -118,14 +118,15 @@ def run_road(
     if estimate:
         summary.print_plan(settings)
         return {"plan": summary.plan(settings)}
-    opened = Run.open(root, settings)
-    if borrow is not None:
-        other = Run.read(borrow)
-        opened.borrow(other, stages_that_agree(settings, other.config))
-    stages = list(ROAD[: ROAD.index(until) + 1])
-    if not all(map(opened.is_done, stages)):
-        summary.print_plan(settings)
-    _drive(opened, stages)
+    other = None if borrow is None else Run.read(borrow)
+    with alone(root):
+        opened = Run.open(root, settings)
+        if other is not None:
+            opened.borrow(other, stages_that_agree(settings, other.config))
+        stages = list(ROAD[: ROAD.index(until) + 1])
+        if not all(map(opened.is_done, stages)):
+            summary.print_plan(settings)
+        _drive(opened, stages)
     summary.print_summary(opened)
     return {stage: opened.facts(stage) for stage in ROAD if opened.is_done(stage)}
 
@@ -136,10 +137,11 @@ def _stage_command(stage: str) -> Callable[..., dict[str, Any]]:
         before = ROAD[: ROAD.index(stage)]
         if before:
             Run.read(root)  # a run that is not there is not begun in the middle
-        opened = Run.open(root, settings)
-        for needed in before:
-            opened.facts(needed)
-        _drive(opened, [stage])
+        with alone(root):
+            opened = Run.open(root, settings)
+            for needed in before:
+                opened.facts(needed)
+            _drive(opened, [stage])
         return {stage: opened.facts(stage)}
 
     return one_stage
@@ -225,6 +227,32 @@ def show(
     return functools.partial(_shown, source, count, row)
 
 
+@command("audit")
+def audit(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Ranking tables, logs of judge's replies, folders, runs.")
+    ],
+    pool: Annotated[bool, typer.Option("--pool", help="Take all FILEs as one log: shards, or repeats.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Also write the figures with plots as one page.")
+    ] = None,
+) -> dict[str, Any]:
+    """Bias and consistency of a judge: place, length, pair verdicts, repeats, models, unread replies."""
+    from starling import audit, audit_page, audit_text, judgements
+
+    if out is not None and (out.is_dir() or out.suffix != ".html"):
+        raise UsageError(f"audit: --out {out} is to be an .html file")
+    logs = [judgements.read(path) for path in files]
+    if pool:
+        logs = [judgements.pooled(logs)]
+    audits, between = [audit.audit(log) for log in logs], audit.between(logs)
+    audit_text.print_audits(audits, between)
+    if out is not None:
+        audit_page.write(out, audits, between)
+        progress.console.print(f"audit: {out}", markup=False)
+    return {"logs": audits, "between": between}
+
+
 @command("report")
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders.")],
@@ -286,7 +314,9 @@ def _settings(recipe: str, run: Path | None, overrides: list[str] | None) -> tup
 
 def _drive(run: Run, stages: list[str]) -> None:
     """Do the stages that are not done yet, in road order."""
-    if not all(map(run.is_done, stages)):
+    pending = [stage for stage in stages if not run.is_done(stage)]
+    if pending:
+        run.refuse_damage(ROAD[: ROAD.index(pending[0])])
         progress.console.print(f"run {run.root}, seed {run.config.run.seed}", markup=False)
     for stage in stages:
         if run.is_done(stage):
@@ -295,9 +325,9 @@ def _drive(run: Run, stages: list[str]) -> None:
         from starling import device
 
         # Anew for each stage, so that its random numbers do not depend on what this process did before.
-        device.setup(run.config.run.threads, run.config.run.seed)
+        threads = device.setup(run.config.run.threads, run.config.run.seed)
         module = importlib.import_module(f"starling.stages.{stage}")
-        run.started(stage)
+        run.started(stage, threads=threads)
         with timed(run, stage):
             facts = module.run(run)
         run.finished(stage, facts)

@@ -1,7 +1,7 @@
 """The one door to the network: chat with any OpenAI-compatible endpoint, every call through the ledger.
 
-Callers see a reply or a failure for each call, never a retry. What concerns every call alike, such as a refused key
-or an unknown model, is raised as CallError.
+Callers see a reply or a failure for each call, never a retry. What concerns every call alike, such as a refused key,
+an unknown model or a server that is down, is raised as CallError.
 """
 
 import asyncio
@@ -104,6 +104,7 @@ class _Fault:
     reason: str
     retry: bool = True
     fatal: bool = False
+    unreachable: bool = False
     throttled: bool = False
     wait_seconds: float = 0.0
 
@@ -209,6 +210,8 @@ class Client:
             wait = outcome.wait_seconds + min(jitter, 1.0) if outcome.wait_seconds else jitter
             if outcome.throttled:
                 self._gate.throttle(wait)
+            if outcome.unreachable and tried == self.endpoint.attempts:  # the other calls would go the same way
+                raise CallError(f"{self.name}: {outcome.reason}; is it running? What was answered is kept")
             if not outcome.retry or tried == self.endpoint.attempts:
                 self.counts.failures += 1
                 return Failure(reason=f"{self.name}: {outcome.reason} (attempt {tried} of {self.endpoint.attempts})")
@@ -243,18 +246,23 @@ class Client:
         url = min(self._load, key=lambda known: (self._rests_until[known] > now, self._load[known]))
         self._load[url] += 1
         self.counts.requests += 1
+        unreachable = slow = False
         try:
             # A redirect would turn the request into a GET and might carry the key elsewhere.
             async with session.post(url, data=body, allow_redirects=False) as response:
                 return self._read(response.status, response.headers, await response.read(), url)
         except TimeoutError:
+            slow = True  # most often since more calls are under way than the endpoint works on at once
             reason = f"no whole reply within {self.endpoint.timeout_seconds:g} s"
+        except aiohttp.ClientConnectorError as error:
+            unreachable = True
+            reason = f"nobody answers at {url}: {self._plain(error.os_error)}"
         except (aiohttp.ClientError, OSError) as error:
             reason = f"the connection broke: {type(error).__name__}: {self._plain(error)}"
         finally:
             self._load[url] -= 1
         self._rests_until[url] = time.monotonic() + URL_REST_SECONDS
-        return _Fault(reason=reason)
+        return _Fault(reason=reason, unreachable=unreachable, throttled=slow)
 
     def _read(self, status: int, headers: Mapping[str, str], payload: bytes, url: str) -> Reply | _Fault:
         try:

@@ -28,9 +28,9 @@ class Table(BaseModel):
 class RunTable(Table):
     model: str = "smollm2"
     """MODEL that policy and reward model both start from."""
-    seed: int = 42
+    seed: int = Field(42, ge=0, lt=2**63)
     """Every random choice of the run follows from it."""
-    threads: int = Field(0, ge=0)
+    threads: int = Field(0, ge=0, le=1024)
     """CPU threads; 0 = all cores that this process may use."""
 
 
@@ -52,6 +52,8 @@ class Generator(Table):
     """Stands in the `model` column; unique within the recipe."""
     model: str = ""
     """MODEL that answers; "" = the run's own model."""
+    key_env: str = ""
+    """Environment variable that holds the API key of a MODEL behind a URL; "" = no key."""
     system: str = ""
     """System prompt; "" = what the model's chat template puts there itself."""
     temperature: float = Field(0.7, ge=0)
@@ -131,6 +133,8 @@ class TuneTable(Table):
     """Policy loss."""
     ranked_prompts: int = Field(140, ge=0)
     """Prompts whose ranked answers are learnt from first, as if they were rollouts (offline APA); 0 = none."""
+    ranked_epochs: int = Field(2, ge=1)
+    """Passes over those answers."""
     steps: int = Field(8, ge=0)
     """Rounds of fresh rollouts and updates after that."""
     prompts_per_step: int = Field(16, ge=1)
@@ -151,10 +155,15 @@ class TuneTable(Table):
     """AdamW's rate for the policy at the start; falls linearly to 0."""
     value_learning_rate: float = Field(1e-4, gt=0)
     """AdamW's rate for the critic at the start; falls linearly to 0."""
-    warm_up_prompts: int = Field(16, ge=2)
-    """Ranked prompts that fix the reward's scale and teach the critic before the policy moves."""
-    critic_steps: int = Field(60, ge=0)
-    """Updates of the critic alone on those answers, before the policy moves; 0 = none."""
+    warm_up_prompts: int = Field(140, ge=2)
+    """Ranked prompts whose answers fix the reward's scale and teach the critic before the policy moves; what the
+    frozen layers make of them stays in memory."""
+    critic_epochs: int = Field(4, ge=0)
+    """Passes of the critic alone over those answers, before the policy moves; 0 = none."""
+    critic_learning_rate: float = Field(1e-3, gt=0)
+    """AdamW's rate for the critic in those passes."""
+    critic_weight_decay: float = Field(0.1, ge=0)
+    """AdamW's weight decay for the critic in those passes."""
     reward_baseline: Literal["none", "leave_one_out"] = Field("leave_one_out", validate_default=True)
     """What is taken off each reward: the mean of the prompt's other answers, since a K-wise reward means nothing
     across prompts; or nothing."""
@@ -162,7 +171,7 @@ class TuneTable(Table):
     """Whether advantages get mean 0 and variance 1 over a step's tokens."""
     gamma: float = Field(1.0, ge=0, le=1)
     """Discount per token."""
-    gae_lambda: float = Field(1.0, ge=0, le=1)
+    gae_lambda: float = Field(0.95, ge=0, le=1)
     """GAE's lambda."""
     reward_shift: float = Field(0.0)
     """Added to every scaled reward; slightly positive holds length down, since reward sits on the last token."""
@@ -176,8 +185,13 @@ class TuneTable(Table):
     """Packed tokens in one forward pass."""
     grad_clip: float = Field(1.0, gt=0)
     """Largest gradient norm."""
-    validate_every: int = Field(4, ge=1)
+    weight_share: float = Field(0.75, gt=0, le=1)
+    """Share of the trained weights in the policy that is looked at and saved, the rest is the initial policy's: less
+    drift for the same gain (WiSE-FT, arXiv:2109.01903); 1 = the trained weights as they are."""
+    validate_every: int = Field(9, ge=1)
     """Steps between two looks of the judge at the validation prompts."""
+    validation_draws: int = Field(2, ge=1)
+    """Answers to each validation prompt in one look."""
     token_budget: int = Field(50_000, ge=0)
     """Rollout tokens at which tuning ends early; 0 = no limit."""
     checkpoint_seconds: float = Field(60, gt=0)
@@ -229,7 +243,7 @@ def find_recipe(name: str) -> Path:
 def load(path: Path, overrides: list[str] | None = None) -> Config:
     """Read a TOML file, apply `table.key=value` overrides, and check every key and value."""
     try:
-        text = path.read_text()
+        text = path.read_text("utf-8-sig")
         data = tomllib.loads(text)
     except OSError as error:
         raise UsageError(f"config: cannot read {path}: {error.strerror}") from None

@@ -45,6 +45,9 @@ def digest(run: Run) -> dict[str, Any]:
         "road": road(run, facts),
         "budgets": budgets(run.config, facts),
         "seconds": sum(entry["seconds"] for entry in road(run, facts)),
+        "peak_memory_mib": max(
+            (entry.get("peak_memory_mib", 0) for entry in run.manifest["stages"].values()), default=0
+        ),
         "fit": _fit(facts["fit"], lines),
         "tune": _tune(facts["tune"], lines),
         "judge": _judge(facts["rank"], facts["sample"]),

@@ -1,5 +1,8 @@
 """The errors a person can meet: one line each that says what, where, how many, what to do."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class StarlingError(Exception):
     """Something in the input, the files or the surroundings is wrong; the command exits with 1."""
@@ -27,3 +30,14 @@ class CallError(StarlingError):
 
 class StopStage(StarlingError):
     """A limit that the configuration set was passed; what was done so far is kept."""
+
+
+@contextmanager
+def explained(doing: str) -> Iterator[None]:
+    """Turn the operating system's refusal (disk full, no permission) into one plain line."""
+    try:
+        yield
+    except OSError as error:
+        raise StarlingError(
+            f"{doing} failed: {error.strerror or error}; free space or choose another --run folder"
+        ) from error

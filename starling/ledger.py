@@ -13,7 +13,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -192,6 +192,16 @@ class Ledger:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
+
+    def take_over(self, path: Path) -> None:
+        """Take the replies that another run's ledger holds and this one lacks; the other is only read."""
+        sql = (
+            "SELECT key, name, model, draw, request, text, finished, prompt_tokens, completion_tokens"
+            " FROM calls WHERE text IS NOT NULL"
+        )
+        with self._plain_errors(), closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as other:
+            self._queue += [(_END_CALL, row) for row in other.execute(sql)]
+        self.commit()
 
     async def settle(self) -> None:
         """Return when everything queued so far is committed; callers of the same turn share the transaction."""

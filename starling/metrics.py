@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from starling.errors import DataError, explained
+
 
 class Recorder:
     """Appends the metrics of one stage, and forgets those past a checkpoint when a stage resumes."""
@@ -24,25 +26,31 @@ class Recorder:
             return
         kept = [line for line in read(self.path) if line["stage"] != self.stage or line["step"] <= step]
         partial = self.path.with_name(self.path.name + ".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(partial, self.path)
+        with explained(f"writing {self.path}"):
+            partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            os.replace(partial, self.path)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append one step; values get the stage's name in front."""
         line: dict[str, Any] = {"stage": self.stage, "step": step}
         line |= {f"{self.stage}/{name}": _rounded(float(value)) for name, value in values.items()}
-        with self.path.open("a") as file:
+        with explained(f"writing {self.path}"), self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
 
 def read(path: Path) -> list[dict[str, Any]]:
     """All whole lines of a metrics file; a last line that a crash cut is passed over."""
-    lines = []
-    for text in path.read_text().splitlines() if path.exists() else []:
+    texts = path.read_bytes().splitlines() if path.exists() else []
+    lines: list[dict[str, Any]] = []
+    for number, text in enumerate(texts, 1):
         try:
-            lines.append(json.loads(text))
+            line = json.loads(text)
         except ValueError:
-            break
+            line = None
+        if isinstance(line, dict) and {"stage", "step"} <= line.keys():
+            lines.append(line)
+        elif number < len(texts):
+            raise DataError(f"{path}:{number}: not a line of metrics; restore it, or delete the file and its curves")
     return lines
 
 

@@ -19,9 +19,8 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from starling import builtin, chat, packing
-from starling.errors import ModelError
+from starling.errors import ModelError, explained
 from starling.packing import Packed
-from starling.store import explained
 
 _PAD_CANDIDATES = ("<|endoftext|>", "<pad>", "<|pad|>", "<|finetune_right_pad_id|>", "<unk>")
 
@@ -143,13 +142,15 @@ def trainable(top: PreTrainedModel) -> dict[str, nn.Parameter]:
     return dict(top.named_parameters())
 
 
-def copy_top_into(decoder: Any, top: Any) -> None:
-    """Write the weights of `top` over the decoder's last blocks and final norm, in the decoder's dtype."""
+def copy_top_into(decoder: Any, top: Any, initial: Any, share: float) -> None:
+    """Write `share` of the weights of `top` and the rest of `initial` over the decoder's last blocks and final norm."""
     targets = [*decoder.layers[len(decoder.layers) - len(top.layers) :], decoder.norm]
+    sources = zip(targets, [*top.layers, top.norm], [*initial.layers, initial.norm], strict=True)
     with torch.no_grad():
-        for target, source in zip(targets, [*top.layers, top.norm], strict=True):
-            for old, new in zip(target.parameters(), source.parameters(), strict=True):
-                old.copy_(new)
+        for target, tuned, start in sources:
+            weights = zip(target.parameters(), tuned.parameters(), start.parameters(), strict=True)
+            for old, new, first in weights:
+                old.copy_(torch.lerp(first.to(new.dtype), new, share))
 
 
 def _slice(decoder: Any, layers: slice, norm: nn.Module) -> PreTrainedModel:

@@ -10,12 +10,12 @@ from typing import Any
 
 from starling import device, progress, reward, tables
 from starling.config import Config
-from starling.errors import DataError, UsageError
+from starling.errors import DataError, UsageError, explained
 from starling.metrics import Recorder
 from starling.records import Message, Ranking
 from starling.reward import Question
 from starling.stages import fit as stage
-from starling.store import explained, replace_folder, versions, write_atomically
+from starling.store import alone, replace_folder, versions, write_atomically
 
 FACTS = "fit.json"
 
@@ -42,19 +42,20 @@ def fit(settings: Config, rankings: list[Path], model: str, out: Path, held_out:
         progress.console.print(f"fit: done already in {out}", markup=False)
         return finished
     train, test = split(_read(rankings), held_out)
-    _claim(work, request)
-    device.setup(settings.run.threads, settings.run.seed)
-    recorder = Recorder(work / "metrics.jsonl", "fit")
-    facts = stage.fit(settings.fit, model, train, test, work, recorder, seed=settings.run.seed)
-    facts = {"split": {"train": len(train), "held_out": len(test)}, **facts}
-    text = json.dumps({"request": request, "versions": versions(), "facts": facts}, indent=1) + "\n"
-    write_atomically(work / "model" / FACTS, text)
-    with explained(f"writing {out}"):
-        for name in ("metrics.jsonl", "unusable.jsonl"):
-            if (work / name).exists():
-                os.replace(work / name, work / "model" / name)
-        replace_folder(work / "model", out)
-        shutil.rmtree(work)
+    with alone(work):
+        _claim(work, request)
+        device.setup(settings.run.threads, settings.run.seed)
+        recorder = Recorder(work / "metrics.jsonl", "fit")
+        facts = stage.fit(settings.fit, model, train, test, work, recorder, seed=settings.run.seed)
+        facts = {"split": {"train": len(train), "held_out": len(test)}, **facts}
+        text = json.dumps({"request": request, "versions": versions(), "facts": facts}, indent=1) + "\n"
+        write_atomically(work / "model" / FACTS, text)
+        with explained(f"writing {out}"):
+            for name in ("metrics.jsonl", "unusable.jsonl"):
+                if (work / name).exists():
+                    os.replace(work / name, work / "model" / name)
+            replace_folder(work / "model", out)
+            shutil.rmtree(work)
     return facts
 
 

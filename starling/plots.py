@@ -218,6 +218,32 @@ def mean_ranks(name: str, title: str, rows: Sequence[Mapping[str, Any]]) -> Plot
     return _plot(name, title, summary, 0.5 + 0.38 * max(len(rows), 1), draw)
 
 
+def by_place(name: str, title: str, scores: Sequence[Mapping[str, Any]], *, even: float, unit: str = "") -> Plot:
+    """A figure with its interval for each place at which an answer was shown, against its level without any effect."""
+    render = figures.share if unit == "%" else figures.number
+    said = "; ".join(f"place {place} {render(score['value'])}" for place, score in enumerate(scores, 1))
+    summary = f"{title}: {said}. Without any effect of place {render(even)}."
+
+    def draw(axes: Axes) -> None:
+        axes.axhline(even, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        for place, score in enumerate(scores, 1):
+            ends = _end(score, "low"), _end(score, "high")
+            colour = MUTED if ends[0] <= even <= ends[1] else BASE
+            axes.plot((place, place), ends, color=colour, linewidth=2.2, solid_capstyle="butt")
+            axes.plot([place], [score["value"]], "o", color=colour, markersize=5.5)
+        axes.set_xlabel("place at which the answer was shown")
+        axes.set_xlim(0.5, len(scores) + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(len(scores), integer=True))
+        if unit == "%":
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+            axes.set_ylim(bottom=0)
+        else:
+            axes.invert_yaxis()  # rank 1 is best
+        axes.grid(axis="x", visible=False)
+
+    return _plot(name, title, summary, 2.5, draw)
+
+
 def _plot(name: str, title: str, summary: str, height: float, draw: Callable[[Axes], None]) -> Plot:
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")

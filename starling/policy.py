@@ -18,6 +18,8 @@ from starling.losses.logprobs import token_logprobs
 from starling.models import Model, ValueHead
 from starling.packing import Packed
 
+LOGIT_ROWS = 64  # of the vocabulary's logits at a time: on CPU, larger buffers cost more to map than to fill
+
 
 class Features(NamedTuple):
     """What is the same for every update on a packed batch: trunk states (1, T, H), and at each of the N answer tokens,
@@ -63,14 +65,19 @@ class Policy:
         """The critic's expected return before each answer token is chosen: (N,)."""
         return self.critic(features.ref_hidden_NH)
 
-    def sync(self) -> None:
-        """Write the trained blocks into the network that samples."""
-        models.copy_top_into(self.network.get_decoder(), self.top)
+    def sync(self, share: float = 1.0) -> None:
+        """Write the trained blocks into the network that samples: `share` of their weights, the rest as at first."""
+        models.copy_top_into(self.network.get_decoder(), self.top, self._reference, share)
 
     def _logprobs(self, hidden_NH: Tensor, packed: Packed) -> Tensor:
-        with device.autocast(self.network.device):
-            logits_NV = self.network.get_output_embeddings()(hidden_NH)
-        return token_logprobs(logits_NV, answer_tokens(packed).to(logits_NV.device), self._temperature)
+        token_N = answer_tokens(packed).to(hidden_NH.device)
+        head = self.network.get_output_embeddings()
+        logprobs = []
+        for hidden, token in zip(hidden_NH.split(LOGIT_ROWS), token_N.split(LOGIT_ROWS), strict=True):
+            with device.autocast(self.network.device):
+                logits = head(hidden)
+            logprobs.append(token_logprobs(logits, token, self._temperature))
+        return torch.cat(logprobs)
 
 
 def predicting_positions(packed: Packed) -> list[int]:

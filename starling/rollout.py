@@ -13,7 +13,7 @@ from starling.device import seed_for
 from starling.errors import StarlingError
 from starling.generate import Request, Sampled, generate, stop_ids
 from starling.models import Model
-from starling.records import Prompt
+from starling.records import Prompt, Ranking
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +62,29 @@ def sample_groups(
         answers = tuple(sampled[number * count : (number + 1) * count])
         texts = tuple(chat.answer_text(model.tokenizer, answer.ids) for answer in answers)
         groups.append(Group(prompt=prompt, prompt_ids=prompt_ids, answers=answers, texts=texts))
+    return groups
+
+
+def ranked_groups(model: Model, prompts: Sequence[Prompt], rankings: Sequence[Ranking]) -> list[Group]:
+    """The ranked answers as groups of token ids, as the policy would have to say them; empty answers are left out."""
+    prompt_of = {prompt.id: prompt for prompt in prompts}
+    stop = stop_ids(model.network)
+    groups = []
+    for ranking in rankings:
+        given = [answer for answer in ranking.answers if answer.answer]
+        answers = []
+        for answer in given:
+            ids = chat.turn_ids(model.tokenizer, ranking.messages, answer.answer, stop, finished=answer.finished)
+            answers.append(Sampled(ids=list(ids), finished=answer.finished))
+        if len(given) > 1:
+            groups.append(
+                Group(
+                    prompt=prompt_of[ranking.prompt_id],
+                    prompt_ids=chat.prompt_ids(model.tokenizer, ranking.messages),
+                    answers=tuple(answers),
+                    texts=tuple(answer.answer for answer in given),
+                )
+            )
     return groups
 
 

@@ -18,11 +18,15 @@ from starling.rollout import own_settings, sample_groups
 
 
 class Watch:
-    """Looks at the policy now and then, against the answers of the initial policy, and remembers the best weights."""
+    """Looks at the policy now and then, against the answers of the initial policy, and remembers the best weights.
+
+    What it looks at is what would be saved: `tune.weight_share` of the trained weights, the rest as at first.
+    """
 
     def __init__(self, config: Config, prompts: Sequence[Prompt], judge: Judge) -> None:
         self._config = config
         self._prompts = prompts
+        self._asked = [prompt for prompt in prompts for _ in range(config.tune.validation_draws)]
         self._judge = judge
         self._first: list[Candidate] = []
         self._looks: list[dict[str, float]] = []
@@ -44,7 +48,9 @@ class Watch:
         if not self._can_afford_look():
             self._looks_left_out += 1
             return {}
+        policy.sync(self._config.tune.weight_share)
         answers = self._answers(policy, step)
+        policy.sync()
         if not self._first:
             self._first = answers
         win_rate = self._win_rate(answers)
@@ -53,7 +59,7 @@ class Watch:
             self.best_weights = {name: value.detach().clone() for name, value in policy.top.state_dict().items()}
         assessed = [
             assess(prompt, answer.answer, finished=answer.finished)
-            for prompt, answer in zip(self._prompts, answers, strict=True)
+            for prompt, answer in zip(self._asked, answers, strict=True)
         ]
         look = {
             "step": float(step),
@@ -69,7 +75,7 @@ class Watch:
         budget = self._config.evaluate.token_budget
         if not budget or not self._looks:
             return True
-        answers = len(self._prompts) + 2 * self._config.prompts.test
+        answers = len(self._asked) + 2 * self._config.prompts.test
         return self.tokens + 1.25 * self._looks[0]["mean_length"] * answers <= budget
 
     def facts(self) -> dict[str, Any]:
@@ -82,7 +88,7 @@ class Watch:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "first": [[a.prompt_id, a.answer, a.finished, a.num_tokens] for a in self._first],
+            "first": [[a.prompt_id, a.draw, a.answer, a.finished, a.num_tokens] for a in self._first],
             "looks": self._looks,
             "looks_left_out": self._looks_left_out,
             "best_step": self.best_step,
@@ -92,8 +98,8 @@ class Watch:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._first = [
-            Candidate(prompt_id=prompt_id, model="base", draw=0, answer=answer, finished=finished, num_tokens=tokens)
-            for prompt_id, answer, finished, tokens in state["first"]
+            Candidate(prompt_id=prompt_id, model="base", draw=draw, answer=answer, finished=finished, num_tokens=tokens)
+            for prompt_id, draw, answer, finished, tokens in state["first"]
         ]
         self._looks = list(state["looks"])
         self._looks_left_out = state["looks_left_out"]
@@ -105,7 +111,7 @@ class Watch:
         groups = sample_groups(
             Model(policy.network, policy.tokenizer),
             self._prompts,
-            count=1,
+            count=self._config.tune.validation_draws,
             max_new_tokens=self._config.evaluate.answer_tokens,
             **own_settings(policy.network),
             seed=self._config.run.seed,
@@ -116,18 +122,19 @@ class Watch:
             Candidate(
                 prompt_id=group.prompt.id,
                 model="base" if step == 0 else "tuned",
-                draw=0,
-                answer=group.texts[0],
-                finished=group.answers[0].finished,
-                num_tokens=group.num_tokens,
+                draw=draw,
+                answer=text,
+                finished=answer.finished,
+                num_tokens=len(answer.ids),
             )
             for group in groups
+            for draw, (text, answer) in enumerate(zip(group.texts, group.answers, strict=True))
         ]
 
     def _win_rate(self, answers: Sequence[Candidate]) -> float:
         """The share of prompts on which the judge prefers the new answer to the first policy's; a tie is half."""
         judged = self._judge.rank(
-            [(prompt, [new, old]) for prompt, new, old in zip(self._prompts, answers, self._first, strict=True)]
+            [(prompt, [new, old]) for prompt, new, old in zip(self._asked, answers, self._first, strict=True)]
         )
         wins = [preference(verdict.ranks) for verdict in judged if verdict.ranks is not None]
         return sum(wins) / len(wins) if wins else 0.5

@@ -120,7 +120,8 @@ def _answers(rows: Sequence[Mapping[str, Any]], number: str) -> Table:
     for row in rows:
         notes = [name for name, on in (("weakened", row.get("weakened")), ("cut", row.get("finished") is False)) if on]
         model = Text("\n".join([str(row.get("model") or ""), *notes]))
-        table.add_row(f"{row[number]:g}", model, Text(str(row["answer"])))
+        place = row[number]
+        table.add_row(f"{place:g}" if isinstance(place, float) else str(place), model, Text(str(row["answer"])))
     return table
 
 

@@ -7,6 +7,8 @@ from scipy import stats
 
 from starling.records import Score
 
+MANY = 10_000  # clusters
+
 
 def cluster_mean(
     name: str, values: Sequence[float], clusters: Sequence[str], *, resamples: int = 10_000, seed: int = 0
@@ -14,7 +16,8 @@ def cluster_mean(
     """The mean of `values` with a 95 % percentile bootstrap interval that resamples whole clusters.
 
     Cases of one cluster (prompts of a family, pairs of a prompt) go together, so that their likeness does not feign
-    certainty. Without values everything is NaN and n is 0.
+    certainty. From 10,000 clusters on, where resampling takes long and changes nothing, the interval is the normal one
+    with the cluster-robust standard error. Without values everything is NaN and n is 0.
     """
     if not values:
         return Score(name=name, value=float("nan"), low=float("nan"), high=float("nan"), n=0)
@@ -26,7 +29,10 @@ def cluster_mean(
         count[index[cluster]] += 1
     mean = float(total.sum() / count.sum())
     low, high = mean, mean
-    if len(names) > 1 and np.ptp(total / count) > 0:
+    if len(names) >= MANY:
+        robust = np.sqrt(np.square(total - mean * count).sum()) / count.sum()
+        low, high = map(float, stats.norm.interval(0.95, mean, robust)) if robust > 0 else (mean, mean)
+    elif len(names) > 1 and np.ptp(total / count) > 0:
         result = stats.bootstrap(
             (total, count),
             lambda t, c, axis: t.sum(axis) / c.sum(axis),
@@ -39,6 +45,14 @@ def cluster_mean(
         )
         low, high = float(result.confidence_interval.low), float(result.confidence_interval.high)
     return Score(name=name, value=mean, low=low, high=high, n=len(values))
+
+
+def share(name: str, hits: int, n: int) -> Score:
+    """A share of independent cases with its 95 % Wilson interval; without cases everything is NaN."""
+    if not n:
+        return Score(name=name, value=float("nan"), low=float("nan"), high=float("nan"), n=0)
+    interval = stats.binomtest(hits, n).proportion_ci(method="wilson")
+    return Score(name=name, value=hits / n, low=float(interval.low), high=float(interval.high), n=n)
 
 
 def calibration_error(probability: Sequence[float], outcome: Sequence[float], bins: int = 10) -> float:

@@ -3,22 +3,27 @@
 `manifest.json` is written last and by renaming, so a stage is done exactly when the manifest says so.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import platform
+import resource
 import shutil
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import starling
 from starling import config as configuration
+from starling import metrics
 from starling.config import Config
-from starling.errors import DataError, StarlingError, UsageError
+from starling.errors import DataError, StarlingError, UsageError, explained
+from starling.ledger import Ledger
 
 FORMAT = 1
 ROAD = ("prompts", "sample", "rank", "fit", "tune", "evaluate", "report")
@@ -26,9 +31,9 @@ ROAD = ("prompts", "sample", "rank", "fit", "tune", "evaluate", "report")
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a file so that a reader sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     with explained(f"writing {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(text)
         os.replace(partial, path)
 
@@ -43,17 +48,6 @@ def replace_folder(partial: Path, final: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-@contextmanager
-def explained(doing: str) -> Iterator[None]:
-    """Turn the operating system's refusal (disk full, no permission) into one plain line."""
-    try:
-        yield
-    except OSError as error:
-        raise StarlingError(
-            f"{doing} failed: {error.strerror or error}; free space or choose another --run folder"
-        ) from error
-
-
 class Run:
     """A run folder that is open for the given configuration."""
 
@@ -65,8 +59,7 @@ class Run:
     @classmethod
     def open(cls, root: Path, config: Config) -> "Run":
         """Open or create the folder; a folder of another format or another configuration is left untouched."""
-        if root.exists() and not root.is_dir():
-            raise UsageError(f"run: {root} is a file, not a folder; choose another --run")
+        _refuse_file(root)
         if not (root / "manifest.json").exists():
             text = configuration.dump(config)
             if any(not _is_of_a_cut_start(path, text) for path in root.glob("*")):
@@ -84,22 +77,29 @@ class Run:
     @classmethod
     def read(cls, root: Path) -> "Run":
         """Open an existing run with the configuration it was made with."""
+        broken = DataError(f"run: {root / 'manifest.json'} is not a manifest; restore it or choose another --run")
         try:
             manifest = json.loads((root / "manifest.json").read_text())
-            version = manifest["format"]
-        except FileNotFoundError:
+            version, made_with = manifest["format"], dict(manifest.get("versions", {}))
+        except (FileNotFoundError, NotADirectoryError):
             raise UsageError(f"run: there is no run in {root} (no manifest.json)") from None
         except (ValueError, KeyError, TypeError):
-            raise DataError(
-                f"run: {root / 'manifest.json'} is not a manifest; restore it or choose another --run"
-            ) from None
+            raise broken from None
+        made_by = f"starling {made_with.get('starling', 'of another version')}"
         if version != FORMAT:
-            made_by = manifest.get("versions", {}).get("starling", "another version")
             raise DataError(
-                f"run: {root} has format {version} (starling {made_by}), this is format {FORMAT} "
+                f"run: {root} has format {version} ({made_by}), this is format {FORMAT} "
                 f"(starling {starling.__version__}); use that version or choose another --run folder"
             )
-        return cls(root, configuration.load(root / "config.toml"), manifest)
+        if not _are_stages(manifest.get("stages")):
+            raise broken
+        try:
+            return cls(root, configuration.load(root / "config.toml"), manifest)
+        except UsageError as error:
+            raise DataError(
+                f"run: the settings of {root} (made by {made_by}) do not fit this starling {starling.__version__}: "
+                f"{error}; use that version or choose another --run folder"
+            ) from error
 
     def folder(self, stage: str) -> Path:
         """The folder of one stage."""
@@ -131,15 +131,22 @@ class Run:
             )
         return self.manifest["stages"][stage]["facts"]
 
-    def started(self, stage: str) -> None:
-        """Note that a stage is under way; time spent in interrupted attempts is kept."""
+    def started(self, stage: str, *, threads: int = 0) -> None:
+        """Note that a stage is under way, on how many threads; what interrupted attempts have cost is kept."""
         before = self.manifest["stages"].get(stage, {})
-        self.manifest["stages"][stage] = {"state": "running", "seconds": before.get("seconds", 0.0)}
+        self.manifest["stages"][stage] = {
+            "state": "running",
+            "threads": threads,
+            "seconds": before.get("seconds", 0.0),
+            "peak_memory_mib": before.get("peak_memory_mib", 0),
+        }
         self._save()
 
-    def spent(self, stage: str, seconds: float) -> None:
-        """Add to the time a stage has taken."""
-        self.manifest["stages"][stage]["seconds"] = round(self.manifest["stages"][stage]["seconds"] + seconds, 1)
+    def spent(self, stage: str, seconds: float, memory_mib: int = 0) -> None:
+        """Add to the time a stage has taken; the highest memory that was seen stays."""
+        entry = self.manifest["stages"][stage]
+        entry["seconds"] = round(entry["seconds"] + seconds, 1)
+        entry["peak_memory_mib"] = max(entry["peak_memory_mib"], memory_mib)
         self._save()
 
     def finished(self, stage: str, facts: dict[str, Any]) -> None:
@@ -154,18 +161,42 @@ class Run:
         self._save()
 
     def borrow(self, other: "Run", stages: list[str]) -> None:
-        """Take finished stages over from another run whose settings agree that far, with their metrics."""
-        taken = set()
-        for stage in stages:
-            if self.is_done(stage) or not other.is_done(stage):
-                continue
-            shutil.copytree(other.folder(stage), self.root / stage, dirs_exist_ok=True)
-            taken.add(stage)
-            self.manifest["stages"][stage] = other.manifest["stages"][stage]
-            self._save()
-        if taken and other.metrics_path.exists():
-            lines = [text for text in other.metrics_path.read_text().splitlines() if json.loads(text)["stage"] in taken]
-            write_atomically(self.metrics_path, "".join(f"{line}\n" for line in lines))
+        """Take finished stages over from another run whose settings agree that far, with their metrics.
+
+        Its paid calls come along whatever the settings: the ledger knows which of them are asked for again.
+        """
+        taken = [stage for stage in stages if other.is_done(stage) and not self.is_done(stage)]
+        other.refuse_damage(taken)
+        for stage in taken:
+            partial = self.root / f"{stage}.partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            with explained(f"copying {other.root / stage} to {self.root / stage}"):
+                _copy_folder(other.root / stage, partial)
+                replace_folder(partial, self.root / stage)
+        lines = [line for line in metrics.read(self.metrics_path) if line["stage"] not in taken]
+        lines += [line for line in metrics.read(other.metrics_path) if line["stage"] in taken]
+        if lines:
+            write_atomically(self.metrics_path, "".join(json.dumps(line) + "\n" for line in lines))
+        if other.ledger_path.exists():
+            with Ledger(self.ledger_path) as ledger:
+                ledger.take_over(other.ledger_path)
+        self.manifest["stages"] |= {stage: other.manifest["stages"][stage] for stage in taken}
+        self._save()
+
+    def refuse_damage(self, stages: Sequence[str]) -> None:
+        """Stop where a file that one of these finished stages wrote is missing or no longer what it was."""
+        outputs = {
+            name: digest
+            for stage in stages
+            if self.is_done(stage)
+            for name, digest in self.manifest["stages"][stage].get("outputs", {}).items()
+        }
+        damaged = [name for name, digest in outputs.items() if _sha256(self.root / name) != digest]
+        if damaged:
+            raise DataError(
+                f"run: {len(damaged)} of {len(outputs)} finished files in {self.root} are missing or changed, "
+                f"first {damaged[0]}; restore them or begin anew in another --run folder"
+            )
 
     def _save(self) -> None:
         self.manifest["versions"] = versions()
@@ -193,12 +224,65 @@ def stages_that_agree(mine: Config, other: Config) -> list[str]:
 
 @contextmanager
 def timed(run: Run, stage: str) -> Iterator[None]:
-    """Count the wall time of a stage, also when it is interrupted."""
+    """Count the wall time of a stage and the process's memory by its end, also when it is interrupted."""
     begun = time.monotonic()
     try:
         yield
+    except BaseException:
+        with suppress(StarlingError):  # what stopped the stage is the news, not that its time is lost too
+            run.spent(stage, time.monotonic() - begun, peak_memory_mib())
+        raise
+    run.spent(stage, time.monotonic() - begun, peak_memory_mib())
+
+
+def peak_memory_mib() -> int:
+    """The most resident memory that this process has held so far."""
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 2**20
+
+
+@contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Hold a folder against every other process that asks for it; however a process ends, its hold ends with it."""
+    _refuse_file(root)
+    with explained(f"making {root}"):
+        root.mkdir(parents=True, exist_ok=True)
+        handle = os.open(root, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"run: another starling is at work in {root}; wait for it or choose another folder"
+            ) from None
+        except OSError:
+            pass  # a file system without locks: nobody can be told apart there
+        yield
     finally:
-        run.spent(stage, time.monotonic() - begun)
+        os.close(handle)
+
+
+def _refuse_file(root: Path) -> None:
+    if root.exists() and not root.is_dir():
+        raise UsageError(f"run: {root} is a file, not a folder; choose another --run")
+
+
+def _are_stages(stages: Any) -> bool:
+    """Whether a manifest can say this of stages: each has a state and its time, a finished one also facts."""
+    return isinstance(stages, dict) and all(
+        isinstance(entry, dict)
+        and {"state", "seconds"} <= entry.keys()
+        and (entry["state"] != "done" or isinstance(entry.get("facts"), dict))
+        for entry in stages.values()
+    )
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    """Copy a whole folder; its first failure is raised as the system gave it."""
+    try:
+        shutil.copytree(source, target)
+    except shutil.Error as error:
+        raise OSError(error.args[0][0][2]) from error
 
 
 def _is_of_a_cut_start(path: Path, config: str) -> bool:
@@ -218,5 +302,8 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def _sha256(path: Path) -> str:
+    """The hash of a file's content; "" where there is no such file."""
+    if not path.is_file():
+        return ""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

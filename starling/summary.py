@@ -102,7 +102,8 @@ def cost_table(found: Mapping[str, Any]) -> Table:
         used = f"{figures.used_of(part)} {part['label']}" if part and part["used"] is not None else ""
         table.add_row(step["stage"], step["state"], figures.duration(step["seconds"]), used)
     table.add_section()
-    table.add_row("in all", "", figures.duration(found["seconds"]), "")
+    memory = f"peak memory {found['peak_memory_mib'] / 1024:.1f} GiB" if found["peak_memory_mib"] else ""
+    table.add_row("in all", "", figures.duration(found["seconds"]), memory)
     return table
 
 

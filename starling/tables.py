@@ -1,10 +1,12 @@
 """Every FILE form in and out: Parquet and JSON lines, prompts, candidates, and rankings in Nectar's form."""
 
+import codecs
 import difflib
 import gzip
 import json
 import os
 import re
+import sys
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
@@ -15,10 +17,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from starling.errors import DataError
+from starling.errors import DataError, explained
 from starling.judges.checks import CHECKS
 from starling.records import SPLITS, Candidate, Message, Prompt, Ranking
-from starling.store import Run, explained
+from starling.store import Run
 
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 PROMPTS = pa.schema([
@@ -141,7 +143,7 @@ def prompt_from_row(row: Mapping[str, Any], where: str) -> Prompt:
         if not isinstance(row.get("prompt"), str):
             raise DataError(f"{where}: a prompt needs a column `messages` or `prompt`; found: {', '.join(sorted(row))}")
         values["messages"] = messages_from_text(row["prompt"])
-    _check_messages(values["messages"], where)
+    check_messages(values["messages"], where)
     if values.get("split", "train") not in SPLITS:
         raise DataError(f"{where}: split is {values['split']!r}, not one of {', '.join(SPLITS)}")
     return Prompt(**values)
@@ -187,7 +189,7 @@ def ranking_from_row(row: Mapping[str, Any], where: str) -> Ranking:
             f"{where}: a ranking needs `prompt` and `answers` (Nectar), or `prompt`, `chosen` and `rejected`; "
             f"found: {', '.join(sorted(row))}"
         )
-    _check_messages(messages, where)
+    check_messages(messages, where)
     prompt_id = str(row.get("prompt_id") or where)
     answers = [_answer(entry, prompt_id, draw, f"{where}: answer {draw}") for draw, entry in enumerate(entries)]
     source = row.get("source") or ""
@@ -269,7 +271,8 @@ def _checks(checks: Any, where: str) -> list[dict[str, Any]]:
     return found
 
 
-def _check_messages(messages: Any, where: str) -> None:
+def check_messages(messages: Any, where: str) -> None:
+    """Refuse what is no conversation that waits for an answer."""
     if not isinstance(messages, list) or not messages:
         raise DataError(f"{where}: `messages` must be a list of at least one turn")
     for message in messages:
@@ -297,7 +300,7 @@ def _are_texts(value: Any) -> bool:
 
 
 def _is_rank(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 1  # NaN fails the comparison
+    return isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value <= sys.maxsize  # NaN fails
 
 
 def _json_lines(path: Path) -> Iterable[dict[str, Any]]:
@@ -306,7 +309,7 @@ def _json_lines(path: Path) -> Iterable[dict[str, Any]]:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield _json_object(line, f"{path}:{number}")
+                    yield _json_object(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line, f"{path}:{number}")
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}:{number + 1}: cannot be read ({error})") from None
 
@@ -314,8 +317,12 @@ def _json_lines(path: Path) -> Iterable[dict[str, Any]]:
 def _json_object(line: bytes, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line.decode())
+        if b"\\ud" in line.lower():
+            json.dumps(row, ensure_ascii=False).encode()  # fails on half of a character: no tokenizer reads it
     except ValueError as error:
         raise DataError(f"{where}: not JSON in UTF-8 ({error})") from None
+    except RecursionError:
+        raise DataError(f"{where}: lists or objects stand too deep in each other") from None
     if not isinstance(row, dict):
         raise DataError(f"{where}: a line must be a JSON object")
     return row

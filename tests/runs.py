@@ -42,7 +42,7 @@ def make(root: Path, stages: tuple[str, ...] = ALL, judge: str = "rubric", **sco
     for stage in stages:
         run.started(stage)
         found = facts[stage](run)
-        run.spent(stage, 61.0)
+        run.spent(stage, 61.0, 3584)
         run.finished(stage, found)
     return run
 

@@ -42,8 +42,8 @@ def recipe(folder: Path, model: Path, **changes: Any) -> Path:
         "fit": {"epochs": 3, "prompts_per_step": 3, "learning_rate": 1e-2, "checkpoint_seconds": 1e-9},
         "tune": {
             "ranked_prompts": 4, "steps": 3, "prompts_per_step": 4, "rollouts_per_prompt": 2, "max_new_tokens": 8,
-            "layers": 2, "learning_rate": 3e-2,
-            "warm_up_prompts": 4, "critic_steps": 2, "validate_every": 1, "checkpoint_seconds": 1e-9, "kl_limit": 1e9,
+            "layers": 2, "learning_rate": 3e-2, "warm_up_prompts": 4, "gae_lambda": 1.0, "critic_epochs": 2,
+            "validate_every": 1, "validation_draws": 1, "checkpoint_seconds": 1e-9, "kl_limit": 1e9,
         },
         "evaluate": {"answer_tokens": 8, "resamples": 100},
     }  # fmt: skip

@@ -138,3 +138,10 @@ def test_a_tokenizer_without_a_template_is_refused(tokenizer) -> None:
     tokenizer.chat_template = None
     with pytest.raises(ModelError, match="tiny: its tokenizer has no chat template"):
         chat.require_template(tokenizer, "tiny")
+
+
+@pytest.mark.parametrize("template", ["{% for", "{{ raise_exception('no such turns') }}"], ids=["broken", "refuses"])
+def test_a_template_that_cannot_write_the_conversation_is_named(tokenizer, template: str) -> None:
+    tokenizer.chat_template = template
+    with pytest.raises(ModelError, match="its chat template does not write this conversation"):
+        chat.prompt_ids(tokenizer, [Message(role="user", content="rain")])

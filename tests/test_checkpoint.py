@@ -98,3 +98,17 @@ def test_a_removed_state_is_gone_and_may_be_removed_again(path: Path) -> None:
     checkpoint.remove()
     checkpoint.remove()
     assert checkpoint.load() is None
+
+
+def test_what_another_version_saved_is_refused_and_kept(path: Path) -> None:
+    torch.save({"starling": "0.0.1", "state": {"step": 2}}, path)
+    with pytest.raises(DataError, match=r"was saved by starling 0\.0\.1, this is .*; use that version, or delete it"):
+        Checkpoint(path, 0).load()
+    assert path.exists()
+
+
+@pytest.mark.parametrize("content", [{"step": 2}, [1]], ids=["other keys", "list"])
+def test_a_file_of_tensors_that_is_no_checkpoint_is_refused(path: Path, content: object) -> None:
+    torch.save(content, path)
+    with pytest.raises(DataError, match="not a checkpoint"):
+        Checkpoint(path, 0).load()

@@ -14,7 +14,7 @@ from small_road import prompt_rows, recipe, write_lines
 
 import starling
 from starling import cli, config
-from starling.store import ROAD
+from starling.store import ROAD, alone
 
 Fails = Callable[..., str]
 
@@ -172,6 +172,29 @@ def test_a_run_of_another_version_is_left_alone(fails: Fails, small: Path, tmp_p
     for arguments in (["run", small, "--run", run], ["run", "--run", run], ["show", run], ["report", run]):
         assert "has format 99 (starling 9.9)" in fails(1, *arguments)
     assert content(run) == before
+
+
+def test_a_shard_that_is_gone_is_not_passed_over(fails: Fails, small: Path, tmp_path: Path) -> None:
+    run = ["run", small, "--run", tmp_path / "run"]
+    assert cli.main([*map(str, run), "--until", "sample"]) == 0
+    next((tmp_path / "run/sample").glob("*-00001.parquet")).unlink()
+    before = content(tmp_path / "run")
+    assert "1 of 4 finished files" in fails(1, *run)
+    assert content(tmp_path / "run") == before
+
+
+def test_a_run_that_another_process_works_on_is_left_alone(fails: Fails, small: Path, tmp_path: Path) -> None:
+    assert cli.main(with_prompts_done(small)) == 0
+    before = content(tmp_path / "run")
+    with alone(tmp_path / "run"):
+        for arguments in (["run", small], ["sample", small]):
+            assert "another starling is at work in" in fails(2, *arguments, "--run", tmp_path / "run")
+    assert content(tmp_path / "run") == before
+
+
+def test_a_run_to_borrow_from_that_is_not_there_leaves_nothing(fails: Fails, small: Path, tmp_path: Path) -> None:
+    assert "there is no run in" in fails(2, "run", small, "--run", tmp_path / "run", "--from", tmp_path / "nowhere")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_with_other_settings_is_left_alone(fails: Fails, small: Path, tmp_path: Path) -> None:

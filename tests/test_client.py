@@ -152,6 +152,34 @@ def test_a_reply_that_does_not_end_in_time_is_tried_again(ledger, fault):
     assert attempts(ledger) == ["no whole reply within 0.3 s", "reply"]
 
 
+def test_a_server_that_is_down_ends_everything_and_no_call_is_given_up(ledger):
+    with Server() as server:
+        pass
+    client = Client(endpoint(server, concurrency=2), ledger)
+    with pytest.raises(CallError, match=r"here: nobody answers at http://127.*; is it running\?"):
+        client.chat(calls(30))
+    assert client.counts.requests <= 2 * 3
+    assert client.counts.failures == 0
+
+
+def test_a_server_that_dies_mid_way_leaves_its_replies_in_the_ledger(ledger):
+    with Server() as server:
+        client = Client(endpoint(server), ledger)
+        client.chat(calls(5))
+    with pytest.raises(CallError, match="What was answered is kept"):
+        client.chat(calls(10))
+    assert client.counts.from_ledger == 5
+
+
+def test_calls_that_time_out_together_halve_the_concurrency(ledger):
+    with Server(*[hangs] * 8) as server:
+        client = Client(endpoint(server, concurrency=8, timeout_seconds=0.3, backoff_seconds=0.2), ledger)
+        replies = client.chat(calls(8))
+    assert all(isinstance(reply, Reply) for reply in replies)
+    assert 4 <= client.concurrency < 8
+    assert len(server.requests) == 16
+
+
 def test_a_call_that_fails_past_every_attempt_is_a_failure_and_stays_open(ledger):
     with Server(always=fails(500)) as server:
         client = Client(endpoint(server), ledger)

@@ -203,3 +203,15 @@ def test_every_key_says_what_it_is() -> None:
         if not config.Config.model_fields[table].annotation.model_fields[key].description and key != "generators"
     ]
     assert silent == []
+
+
+@pytest.mark.parametrize("override", ["run.seed=-1", f"run.seed={2**63}", "run.threads=1000000"])
+def test_numbers_that_the_machine_cannot_take_are_refused(override: str) -> None:
+    with pytest.raises(UsageError, match="Input should be"):
+        config.load(config.find_recipe("smollm2"), [override])
+
+
+def test_a_byte_order_mark_and_windows_line_ends_in_a_recipe_are_read_over(tmp_path: Path) -> None:
+    shipped = config.find_recipe("smollm2")
+    (tmp_path / "mine.toml").write_bytes(b"\xef\xbb\xbf" + shipped.read_bytes().replace(b"\n", b"\r\n"))
+    assert config.load(tmp_path / "mine.toml") == config.load(shipped)

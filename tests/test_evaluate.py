@@ -17,6 +17,9 @@ from starling.stages.evaluate import Case
 REFUSAL = "I'm sorry, but I can't help with that."
 
 
+MARGIN = 0.02
+
+
 @pytest.fixture
 def settings(tiny_model: Path, tmp_path: Path) -> Config:
     return config.load(recipe(tmp_path, tiny_model))
@@ -91,10 +94,13 @@ def test_held_out_checks_count_where_there_are_any_also_without_a_verdict(settin
 def test_preference_without_finish_and_repetition_by_hand() -> None:
     # refusal 0.30 and checks 0.35 are left: base 0.475 / 0.65, tuned 0.65 / 0.65, whatever finish and repetition say
     base, tuned = assessment(checks=0.5), assessment(checks=1.0, finish=0.0, repetition=0.0)
-    assert evaluate.preference_without_finish_and_repetition(case(0.0, assessed=(base, tuned))) == 1.0
-    assert evaluate.preference_without_finish_and_repetition(case(1.0, assessed=(tuned, base))) == 0.0
+    assert evaluate.preference_without_finish_and_repetition(case(0.0, assessed=(base, tuned)), MARGIN) == 1.0
+    assert evaluate.preference_without_finish_and_repetition(case(1.0, assessed=(tuned, base)), MARGIN) == 0.0
+    nearly = assessment(checks=0.97)  # 0.3 + 0.35 x 0.97 over 0.65: 0.016 below 1, a tie
+    assert evaluate.preference_without_finish_and_repetition(case(1.0, assessed=(nearly, tuned)), MARGIN) == 0.5
+    assert evaluate.preference_without_finish_and_repetition(case(1.0, assessed=(nearly, tuned)), 0.01) == 1.0
     only = assessment(finish=0.0)
-    assert evaluate.preference_without_finish_and_repetition(case(1.0, assessed=(only, assessment()))) == 0.5
+    assert evaluate.preference_without_finish_and_repetition(case(1.0, assessed=(only, assessment())), MARGIN) == 0.5
 
 
 def test_wins_explained_by_finish_and_repetition_by_hand() -> None:
@@ -109,11 +115,11 @@ def test_wins_explained_by_finish_and_repetition_by_hand() -> None:
         case(0.0, assessed=(unfinished, plain)),
         case(None, assessed=(unfinished, plain)),
     ]
-    assert evaluate.explained_by_finish_and_repetition(cases) == 2 / 4
+    assert evaluate.explained_by_finish_and_repetition(cases, MARGIN) == 2 / 4
 
 
 def test_without_wins_nothing_is_explained() -> None:
-    assert evaluate.explained_by_finish_and_repetition([case(0.0), case(None)]) is None
+    assert evaluate.explained_by_finish_and_repetition([case(0.0), case(None)], MARGIN) is None
 
 
 def test_figures_of_each_model(settings) -> None:

@@ -78,6 +78,22 @@ def test_two_ledgers_on_one_file_see_each_other_and_interrupt_nobody(tmp_path):
         assert one.get(KEY) == REPLY
 
 
+def test_replies_of_another_ledger_are_taken_over_and_none_of_our_own_is_lost(tmp_path):
+    open_call, late = (call_key("judge", "m", "{}", draw) for draw in (7, 8))
+    with Ledger(tmp_path / "old.sqlite") as old, Ledger(tmp_path / "new.sqlite") as new:
+        old.replied(old.sent(KEY, **NAME), REPLY)
+        old.failed(old.sent(open_call, **NAME | {"draw": 7}), "500")
+        old.replied(old.sent(late, **NAME | {"draw": 8}), Reply(text="old", finished=True))
+        old.commit()
+        new.replied(new.sent(late, **NAME | {"draw": 8}), Reply(text="new", finished=True))
+        new.commit()
+        new.take_over(old.path)
+        assert new.get(KEY) == REPLY
+        assert new.get(open_call) is None
+        assert new.get(late).text == "new"
+        assert old.attempts(open_call) == ["500"]
+
+
 def test_a_file_that_is_no_ledger_is_refused_in_one_line(tmp_path):
     text = tmp_path / "notes.txt"
     text.write_text("these are notes " * 100)

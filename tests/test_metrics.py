@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from starling import metrics
+from starling.errors import DataError, StarlingError
 from starling.metrics import Recorder
 
 
@@ -96,3 +97,19 @@ def test_reading_passes_over_a_last_line_that_was_cut(path: Path) -> None:
 
 def test_reading_a_file_that_is_not_there_gives_nothing(path: Path) -> None:
     assert metrics.read(path) == []
+
+
+@pytest.mark.parametrize(
+    "line", [b"\xff\xfe", b"[1]", b"{}", b'{"stage": "fit", "st'], ids=["binary", "list", "empty", "cut"]
+)
+def test_a_damaged_line_before_others_is_named(path: Path, line: bytes) -> None:
+    path.write_bytes(line + b"\n")
+    Recorder(path, "fit").log(1, {"nll": 1.0})
+    with pytest.raises(DataError, match=r":1: not a line of metrics; restore it, or delete the file"):
+        metrics.read(path)
+
+
+def test_a_step_that_cannot_be_written_is_one_plain_line(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(StarlingError, match=f"writing {path} failed: Is a directory"):
+        Recorder(path, "fit").log(1, {"nll": 1.0})

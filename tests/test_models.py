@@ -192,12 +192,12 @@ def test_top_is_float32_and_has_blocks_and_norm_only(tiny_model: Path) -> None:
 
 
 def test_a_top_is_written_back_and_read_again(decoder) -> None:
-    top = models.top_of(decoder, 2)
+    initial, top = models.top_of(decoder, 2), models.top_of(decoder, 2)
     lower = [parameter.clone() for layer in decoder.layers[:2] for parameter in layer.parameters()]
     with torch.no_grad():
         for parameter in models.trainable(top).values():
             parameter.add_(torch.randn_like(parameter))
-    models.copy_top_into(decoder, top)
+    models.copy_top_into(decoder, top, initial, 1.0)
     again = models.trainable(models.top_of(decoder, 2))
     for name, parameter in models.trainable(top).items():
         assert torch.equal(again[name], parameter)
@@ -207,12 +207,21 @@ def test_a_top_is_written_back_and_read_again(decoder) -> None:
 
 def test_a_top_is_written_back_in_the_decoders_dtype(tiny_model: Path) -> None:
     decoder = models.load_policy(str(tiny_model), torch.bfloat16).network.get_decoder()
-    top = models.top_of(decoder, 1)
+    initial, top = models.top_of(decoder, 1), models.top_of(decoder, 1)
     with torch.no_grad():
         top.norm.weight.fill_(1 / 3)
-    models.copy_top_into(decoder, top)
+    models.copy_top_into(decoder, top, initial, 1.0)
     assert decoder.norm.weight.dtype == torch.bfloat16
     assert torch.equal(decoder.norm.weight, torch.full((32,), 1 / 3).bfloat16())
+
+
+def test_a_share_of_the_tuned_weights_is_written_by_hand(decoder) -> None:
+    initial, top = models.top_of(decoder, 1), models.top_of(decoder, 1)
+    with torch.no_grad():
+        initial.norm.weight.fill_(1.0)
+        top.norm.weight.fill_(5.0)
+    models.copy_top_into(decoder, top, initial, 0.75)
+    assert decoder.norm.weight.tolist() == [4.0] * 32  # a quarter of 1 and three quarters of 5
 
 
 @pytest.mark.parametrize("part", [models.trunk_of, models.top_of], ids=["trunk", "top"])

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from starling.judges.parse import Ranked, Tied, Unparsed, parse_good_natured, parse_pair_verdicts, parse_ranking
+from starling.judges.parse import (
+    Pair,
+    Ranked,
+    Tied,
+    Unparsed,
+    parse_good_natured,
+    parse_pair_verdicts,
+    parse_pairs,
+    parse_ranking,
+)
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "shared" / "data" / "gpt4_rankings"
 
@@ -118,6 +127,31 @@ def test_ties_and_unclear_lines_are_no_pair_verdicts():
 
 def test_the_last_verdict_on_a_pair_counts():
     assert parse_pair_verdicts("A vs B: A\nB vs A: B", 2) == [(1, 0)]
+
+
+@pytest.mark.parametrize(
+    ("line", "winner"),
+    [
+        ("C vs A: A", 0),
+        ("('C', 'A'): C - since it is right", 2),
+        ("C > A", 2),
+        ("C vs A: Tie", None),
+        ("C vs A: C and A are equal", None),
+        ("C vs A: Neither wins.", None),
+        ("C vs A: B", None),
+    ],
+)
+def test_a_pair_says_who_was_named_first_and_who_won_if_anyone(line, winner):
+    assert parse_pairs(line, 3) == [Pair(2, 0, winner)]
+
+
+def test_a_pair_that_is_only_listed_has_no_verdict():
+    assert parse_pairs("A vs B:\nA vs C:  \nA vs A: A\nB vs C: B", 3) == [Pair(1, 2, 1)]
+
+
+def test_a_later_tie_takes_a_pair_verdict_back():
+    assert parse_pairs("A vs B: A\nB vs A: Tie", 2) == [Pair(1, 0, None)]
+    assert parse_pair_verdicts("A vs B: A\nB vs A: Tie", 2) == []
 
 
 @pytest.mark.parametrize(

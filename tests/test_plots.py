@@ -29,6 +29,7 @@ def every_plot() -> list[Plot]:
         plots.reward_against_kl("path", "Reward against KL", kl=[0.0, 1.0], reward=[0.1, 0.3], steps=[1, 2], kept=2),
         plots.reliability("sure", "Sure?", [{"stated": 0.3, "observed": 0.2, "n": 5}], 0.123),
         plots.mean_ranks("ranks", "Mean rank", RANKS),
+        plots.by_place("place", "First", [{"value": 0.3, "low": 0.2, "high": 0.4, "n": 9}] * 2, even=0.5, unit="%"),
     ]
 
 
@@ -114,3 +115,12 @@ def test_matplotlibs_settings_are_left_as_they_were() -> None:
 
 def test_the_same_figures_give_the_same_svg() -> None:
     assert [plot.svg for plot in every_plot()] == [plot.svg for plot in PLOTS]
+
+
+def test_a_plot_by_place_says_each_place_and_the_level_without_effect() -> None:
+    scores = [{"value": 1.5, "low": 1.2, "high": 1.8, "n": 9}, {"value": 2.25, "low": None, "high": None, "n": 1}]
+    plot = plots.by_place("rank", "Mean rank", scores, even=2.0)
+    assert plot.summary == "Mean rank: place 1 1.50; place 2 2.25. Without any effect of place 2.00."
+    # the interval of the first place leaves 2 out, so it alone is in colour
+    assert "var(--base)" in plot.svg
+    assert "var(--base)" not in plots.by_place("rank", "Mean rank", scores[1:], even=2.25).svg

@@ -1,12 +1,13 @@
 """rank: a judge orders the answers; what it does not say readably is kept apart."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from servers import Server, ranking_judge, replies_with
+from servers import Server, ranking_judge, replies_with, says
 from small_road import recipe
 
-from starling import config, tables
+from starling import config, progress, tables
 from starling.errors import StopStage
 from starling.judges.protocol import Judged
 from starling.judges.rubric import RubricJudge
@@ -85,6 +86,21 @@ def test_prompts_without_a_readable_ranking_are_kept_apart_with_reason_and_repli
         assert ranking.judge.startswith("kwise:judge@")
         shown = [ranking.answers[index].answer for index in ranking.orders[0]]
         assert sorted(shown) == sorted(answer.answer for answer in ranking.answers)
+
+
+def test_progress_is_told_of_each_prompt_once_as_its_reply_comes(tiny_model, tmp_path, sampled, monkeypatch) -> None:
+    seen = []
+
+    @contextmanager
+    def track(stage, total, unit):
+        seen.append((stage, total, unit))
+        yield seen.append
+
+    monkeypatch.setattr(progress, "track", track)
+    with Server(says("no"), always=replies_with(ranking_judge(len))) as server:
+        judge = f"openai:judge@{server.url}"
+        rank.run(start(tmp_path, tiny_model, sampled, rank__judge=judge, rank__probe_prompts=0))
+    assert seen == [("rank", 15, "prompts"), *[1] * 15, 0]
 
 
 def test_the_stage_stops_where_too_little_can_be_read(tiny_model: Path, tmp_path: Path, sampled: Run) -> None:

@@ -9,7 +9,7 @@ from small_road import recipe
 
 from starling import config, tables
 from starling.device import seed_for
-from starling.errors import CallError, StopStage
+from starling.errors import CallError, StopStage, UsageError
 from starling.stages import prompts, sample
 from starling.store import Run
 
@@ -111,6 +111,17 @@ def test_models_behind_urls_answer_under_their_own_names(tiny_model: Path, tmp_p
         assert found == {identity: f"{at}: {question}" for identity, question in question_of.items()}
     assert asked[0] == {"role": "system", "content": "be brief"}
     assert count == (15, 15)
+
+
+def test_a_model_behind_a_url_is_sent_the_key_that_its_generator_names(tiny_model, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("FAR_KEY", "sesame")
+    with Server(always=says("wet")) as server:
+        far = PLAIN.format(name="far", model=f"openai:m@{server.url}", system="") + 'key_env = "FAR_KEY"\n'
+        sample.run(start(tmp_path, tiny_model, far))
+        assert {headers["Authorization"] for headers in server.headers} == {"Bearer sesame"}
+        other = PLAIN.format(name="other", model=f"openai:m@{server.url}", system="")
+        with pytest.raises(UsageError, match=r"openai:m@.* name different keys: '', 'FAR_KEY'"):
+            sample.run(start(tmp_path / "two", tiny_model, far + other))
 
 
 def test_a_server_that_does_not_count_tokens_is_no_spent_budget(tiny_model: Path, tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_a_look_reports_score_and_length_of_the_new_answers(settings, policy) ->
     assert [prompt_id for prompt_id, *_ in first] == [prompt.id for prompt in PROMPTS]
     scores = [
         assess(prompt, answer, finished=finished).score
-        for prompt, (_, answer, finished, _) in zip(PROMPTS, first, strict=True)
+        for prompt, (_, _, answer, finished, _) in zip(PROMPTS, first, strict=True)
     ]
     assert found["validation/rubric_score"] == pytest.approx(sum(scores) / 3)
     assert found["validation/mean_length"] == pytest.approx(sum(tokens for *_, tokens in first) / 3)
@@ -126,3 +126,31 @@ def test_a_watch_goes_on_from_its_state_on_disk(settings, policy, tmp_path: Path
     assert again.facts() == watch.facts()
     assert (again.best_step, same(again.best_weights, watch.best_weights)) == (1, True)
     assert judge.asked == [[("tuned", "base")] * 3]
+
+
+def test_what_is_looked_at_is_the_share_that_would_be_saved(settings, policy) -> None:
+    sampled = []
+
+    class Spy(Watch):
+        def _answers(self, policy, step):
+            sampled.append(policy.network.get_decoder().norm.weight.clone())
+            return super()._answers(policy, step)
+
+    watch = Spy(settings, PROMPTS, ScriptedJudge("===", "+=="))
+    first = policy.network.get_decoder().norm.weight.clone()
+    watch.look(policy, 0)
+    move(policy)
+    tuned = policy.network.get_decoder().norm.weight.clone()
+    watch.look(policy, 1)
+    assert torch.equal(sampled[0], first)
+    assert torch.allclose(sampled[1], 0.25 * first + 0.75 * tuned)
+    assert torch.equal(policy.network.get_decoder().norm.weight, tuned)  # rollouts go on from the trained weights
+
+
+def test_each_prompt_is_answered_as_often_as_set_and_compared_draw_by_draw(tiny_model, policy, tmp_path: Path) -> None:
+    settings = config.load(recipe(tmp_path / "two", tiny_model, tune__validation_draws=2))
+    watch = Watch(settings, PROMPTS, ScriptedJudge("======", "++++--"))
+    watch.look(policy, 0)
+    first = watch.state_dict()["first"]
+    assert [(prompt_id, draw) for prompt_id, draw, *_ in first] == [(p.id, draw) for p in PROMPTS for draw in (0, 1)]
+    assert watch.look(policy, 1)["validation/win_rate"] == pytest.approx(4 / 6)

@@ -108,3 +108,9 @@ def test_an_unknown_prompt_is_named(run: Run, shown, where: str) -> None:
 def test_a_missing_file_is_named(tmp_path: Path, shown) -> None:
     with pytest.raises(DataError, match="no such file"):
         shown(tmp_path / "missing.parquet")
+
+
+def test_a_rank_of_many_digits_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.jsonl").write_text('{"answers": [{"answer": "x", "rank": 1%s}]}\n' % ("0" * 400))
+    show.show(tmp_path / "x.jsonl", 3, "")
+    assert "1 of 1 rows" in capsys.readouterr().out

@@ -59,6 +59,27 @@ def test_the_interval_depends_on_cases_and_seed_alone() -> None:
     )
 
 
+def test_many_clusters_have_the_interval_that_resampling_goes_to() -> None:
+    clusters = [str(at) for at in range(stats.MANY)]
+    # half 0 and half 1: standard error 1/2 / sqrt(10,000) = 0.005
+    found = stats.cluster_mean("x", [at % 2 for at in range(stats.MANY)], clusters)
+    assert (found.value, found.n) == (0.5, stats.MANY)
+    assert (found.low, found.high) == pytest.approx((0.5 - 0.005 * 1.959964, 0.5 + 0.005 * 1.959964), abs=1e-8)
+    # the same cases twice in their clusters are no more certain
+    twice = stats.cluster_mean("x", [at % 2 for at in range(stats.MANY)] * 2, clusters * 2)
+    assert (twice.low, twice.high) == pytest.approx((found.low, found.high), abs=EXACT)
+
+
+def test_a_share_has_wilsons_interval_by_hand() -> None:
+    # 2 of 4: centre 1/2, half width z / (1 + z^2 / n) * sqrt(1/16 + z^2 / 64) with n = 4
+    z = 1.959963984540054
+    half = z / (1 + z * z / 4) * math.sqrt(1 / 16 + z * z / 64)
+    found = stats.share("x", 2, 4)
+    assert (found.value, found.n) == (0.5, 4)
+    assert (found.low, found.high) == pytest.approx((0.5 - half, 0.5 + half), abs=EXACT)
+    assert math.isnan(stats.share("x", 0, 0).value)
+
+
 def test_calibration_error_by_hand() -> None:
     # from 0.1 to 0.2: stated 0.12 and 0.16, mean 0.14, observed 1/2; from 0.9: stated 0.9 and 1, mean 0.95, observed 1
     # (2 * 0.36 + 2 * 0.05) / 4

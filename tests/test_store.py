@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 import starling
-from starling import config, store
+from starling import config, metrics, store
 from starling.config import Config
 from starling.errors import DataError, StarlingError, UsageError
+from starling.ledger import Ledger, call_key
+from starling.metrics import Recorder
+from starling.records import Reply
 from starling.store import Run
 
 
@@ -76,7 +79,15 @@ def test_a_run_of_another_format_names_the_version_that_made_it(run: Run) -> Non
         Run.read(run.root)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "null"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "", "{", "[]", "{}", "null", "\x00",
+        '{"format": 1, "versions": 3}', '{"format": 1}', '{"format": 1, "stages": []}',
+        '{"format": 1, "stages": {"fit": null}}', '{"format": 1, "stages": {"fit": {"state": "running"}}}',
+        '{"format": 1, "stages": {"fit": {"state": "done", "seconds": 1.0}}}',
+    ],
+)  # fmt: skip
 def test_a_broken_manifest_is_named(run: Run, content: str) -> None:
     (run.root / "manifest.json").write_text(content)
     with pytest.raises(DataError, match=r"manifest\.json is not a manifest"):
@@ -126,13 +137,22 @@ def test_a_finished_stage_has_the_hash_of_every_output(run: Run) -> None:
     assert manifest(run)["stages"]["rank"]["outputs"] == {"rank/deep/a.txt": expected}
 
 
-def test_time_of_interrupted_attempts_adds_up(run: Run) -> None:
-    run.started("fit")
-    run.spent("fit", 1.5)
-    run.started("fit")
-    run.spent("fit", 2.25)
+def test_time_of_interrupted_attempts_adds_up_and_the_highest_memory_stays(run: Run) -> None:
+    run.started("fit", threads=1)
+    run.spent("fit", 1.5, 700)
+    run.started("fit", threads=2)
+    run.spent("fit", 2.25, 300)
     run.finished("fit", {})
-    assert manifest(run)["stages"]["fit"]["seconds"] == pytest.approx(3.75, abs=0.1)
+    found = manifest(run)["stages"]["fit"]
+    assert found["seconds"] == pytest.approx(3.75, abs=0.1)
+    assert (found["peak_memory_mib"], found["threads"]) == (700, 2)
+
+
+def test_peak_memory_is_what_the_process_has_held(run: Run) -> None:
+    run.started("fit")
+    with store.timed(run, "fit"):
+        held = bytearray(64 * 2**20)
+    assert len(held) / 2**20 < manifest(run)["stages"]["fit"]["peak_memory_mib"] < 100_000
 
 
 def test_time_is_counted_also_when_a_stage_fails(run: Run) -> None:
@@ -151,6 +171,18 @@ def test_finished_stages_are_borrowed_with_their_files(run: Run, tmp_path: Path)
     assert again.is_done("prompts")
     assert not again.is_done("sample")
     assert (again.folder("prompts") / "table.txt").read_text() == "prompts"
+
+
+def test_the_calls_of_a_run_are_borrowed_whether_its_stages_agree_or_not(run: Run, tmp_path: Path) -> None:
+    key = call_key("judge", "m", "{}", 0)
+    with Ledger(run.ledger_path) as ledger:
+        ledger.replied(
+            ledger.sent(key, name="judge", model="m", request="{}", draw=0), Reply(text="yes", finished=True)
+        )
+    other = Run.open(tmp_path / "other", run.config)
+    other.borrow(run, [])
+    with Ledger(other.ledger_path) as ledger:
+        assert ledger.get(key) == Reply(text="yes", finished=True)
 
 
 def test_a_stage_that_is_done_is_not_borrowed_over(run: Run, tmp_path: Path) -> None:
@@ -201,3 +233,80 @@ def test_the_systems_refusal_becomes_one_plain_line() -> None:
 def test_other_errors_pass_unchanged() -> None:
     with pytest.raises(KeyError), store.explained("writing x"):
         raise KeyError
+
+
+def test_settings_that_another_version_wrote_are_named_with_that_version(run: Run) -> None:
+    text = (run.root / "config.toml").read_text()
+    (run.root / "config.toml").write_text(text.replace("[tune]", "[tune]\nold_key = 1"))
+    (run.root / "manifest.json").write_text(json.dumps(manifest(run) | {"versions": {"starling": "0.0.1"}}))
+    with pytest.raises(DataError, match=r"made by starling 0\.0\.1\) do not fit .*'old_key'.*; use that version or"):
+        Run.read(run.root)
+
+
+@pytest.mark.parametrize("harm", ["missing", "changed"])
+def test_a_file_of_a_finished_stage_that_is_not_what_it_was_stops_the_run(run: Run, harm: str) -> None:
+    finish(run, "prompts")
+    finish(run, "sample")
+    run.refuse_damage(store.ROAD)
+    file = run.root / "sample" / "table.txt"
+    file.unlink() if harm == "missing" else file.write_text("cut")
+    run.refuse_damage(["prompts"])
+    with pytest.raises(
+        DataError, match=r"1 of 2 finished files in .* are missing or changed, first sample/table\.txt;"
+    ):
+        run.refuse_damage(store.ROAD)
+
+
+def test_a_damaged_stage_is_not_borrowed(run: Run, tmp_path: Path) -> None:
+    finish(run, "prompts")
+    (run.root / "prompts" / "table.txt").unlink()
+    other = Run.open(tmp_path / "other", settings("tune.lam=0.25"))
+    with pytest.raises(DataError, match="missing or changed"):
+        other.borrow(run, ["prompts"])
+    assert not (other.root / "prompts").exists()
+
+
+def test_borrowing_keeps_the_metrics_of_ones_own_stages(run: Run, tmp_path: Path) -> None:
+    for stage in ("fit", "tune"):
+        finish(run, stage)
+        Recorder(run.metrics_path, stage).log(1, {"of": 1.0})
+    other = Run.open(tmp_path / "other", settings("evaluate.resamples=200"))
+    finish(other, "fit")
+    Recorder(other.metrics_path, "fit").log(1, {"of": 2.0})
+    other.borrow(run, ["fit", "tune"])
+    assert [line[f"{line['stage']}/of"] for line in metrics.read(other.metrics_path)] == [2.0, 1.0]
+
+
+def test_metrics_with_a_last_line_that_was_cut_can_be_borrowed(run: Run, tmp_path: Path) -> None:
+    finish(run, "fit")
+    Recorder(run.metrics_path, "fit").log(1, {"nll": 1.0})
+    with run.metrics_path.open("a") as file:
+        file.write('{"stage": "tu')
+    other = Run.open(tmp_path / "other", settings("tune.lam=0.25"))
+    other.borrow(run, ["fit"])
+    assert len(metrics.read(other.metrics_path)) == 1
+
+
+def test_what_stopped_a_stage_is_told_even_if_its_time_cannot_be_written(run: Run) -> None:
+    run.started("fit")
+    (run.root / "manifest.json.partial").mkdir()  # nothing can be written under that name now
+    with pytest.raises(StarlingError, match="the real reason"), store.timed(run, "fit"):
+        raise StarlingError("the real reason")
+
+
+def test_a_folder_is_held_by_one_at_a_time(tmp_path: Path) -> None:
+    with store.alone(tmp_path / "run"):
+        with pytest.raises(UsageError, match="another starling is at work in"), store.alone(tmp_path / "run"):
+            pass
+        with store.alone(tmp_path / "another"):
+            pass
+    with store.alone(tmp_path / "run"):
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_one_plain_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StarlingError, match=r"writing .* failed: Not a directory"):
+        store.write_atomically(tmp_path / "file" / "run" / "x", "")
+    with pytest.raises(UsageError, match="there is no run in"):
+        Run.read(tmp_path / "file")

@@ -397,3 +397,31 @@ def test_a_compressed_file_that_was_cut_is_named_at_the_line(tmp_path: Path) -> 
     whole.write_bytes(whole.read_bytes()[:-12])
     with pytest.raises(DataError, match=r"mine\.jsonl\.gz:\d+: cannot be read"):
         tables.read_prompts(whole)
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_read_over(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n{"a": 2}\r\n')
+    assert tables.read_rows(tmp_path / "x.jsonl") == [{"a": 1}, {"a": 2}]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [('"' + "[" * 100_000, "not JSON"), ("[" * 100_000, "too deep"), ('{"a": "\\ud800"}', "surrogates not allowed")],
+    ids=["text", "deep", "half a character"],
+)
+def test_a_line_that_no_later_step_could_use_is_named(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "x.jsonl").write_text("{}\n" + line + "\n")
+    with pytest.raises(DataError, match=rf"x\.jsonl:2: .*{message}"):
+        tables.read_rows(tmp_path / "x.jsonl")
+
+
+def test_a_whole_character_beyond_the_first_plane_is_read(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text('{"a": "\\ud83d\\ude00"}\n')
+    assert tables.read_rows(tmp_path / "x.jsonl") == [{"a": "\U0001f600"}]
+
+
+@pytest.mark.parametrize("rank", [float("inf"), 10**400], ids=["infinite", "huge"])
+def test_a_rank_that_is_no_place_is_refused(rank: float) -> None:
+    row = {"prompt": "a", "answers": [{"answer": "x", "rank": rank}, {"answer": "y", "rank": 1}]}
+    with pytest.raises(DataError, match="answer 0 needs a text `answer` and a `rank`"):
+        tables.ranking_from_row(row, "x")

@@ -12,14 +12,14 @@ from starling import config, metrics, models, tables
 from starling.checkpoint import Checkpoint
 from starling.config import Config
 from starling.errors import StarlingError
-from starling.generate import Sampled
+from starling.experience import Batch, Part, gather, judged_by_critic
 from starling.judges.rubric import RubricJudge
 from starling.metrics import Recorder
 from starling.policy import Policy
-from starling.records import Candidate, Message, Prompt, Ranking
+from starling.records import Candidate, Prompt, Ranking
 from starling.rollout import Group
 from starling.selection import Watch
-from starling.stages.tune import Loop, Scale, _divergence, _whitened, on_last_token
+from starling.stages.tune import Loop, _divergence
 
 
 def settings(folder: Path, tiny_model: Path, **changes) -> Config:
@@ -36,10 +36,18 @@ def ranking(prompt: Prompt) -> Ranking:
     return Ranking(prompt_id=prompt.id, messages=prompt.messages, answers=answers, ranks=[1.0, 2.0], judge="scripted")
 
 
-def fresh(found: Loop, count: int) -> list[Group]:
-    """The first groups that the policy itself answers."""
-    found.step = found.ranked_steps
-    return found._sample(lambda tokens: None)[:count]
+def fresh(found: Loop, count: int, step: int = 0) -> list[Group]:
+    """The first groups that the policy itself answers in a step after the ranked ones."""
+    found.step = found.ranked_steps + step
+    return [group for groups in found._sample(lambda tokens: None) for group in groups][:count]
+
+
+def gathered(found: Loop, groups: list[Group], raw: list[list[float]]) -> Part:
+    return gather(found.policy, groups, raw, found.scale, found.cfg)
+
+
+def batches_of(found: Loop, part: Part) -> list[Batch]:
+    return [judged_by_critic(found.policy, experience, found.cfg) for experience in part.experiences]
 
 
 def loop(cfg: Config, recorder: Recorder, *, head: float = 1.0) -> Loop:
@@ -67,50 +75,6 @@ class Killed(Recorder):
         super().log(step, values)
 
 
-def test_on_last_token_by_hand() -> None:
-    mask_BT = torch.tensor([[True, True, False], [True, True, True], [True, False, False]])
-    found = on_last_token(torch.tensor([5.0, 7.0, -1.0]), mask_BT)
-    assert found.tolist() == [[0, 5, 0], [0, 0, 7], [-1, 0, 0]]
-
-
-def group(*answers: Sampled) -> Group:
-    asked = Prompt(id="p", messages=[Message(role="user", content="?")])
-    return Group(prompt=asked, prompt_ids=(5, 6), answers=answers, texts=("",) * len(answers))
-
-
-def test_rewards_are_scaled_clipped_and_compared_within_the_prompt(tiny_model: Path, tmp_path: Path) -> None:
-    changes = {"tune__reward_shift": 0.25, "tune__missing_eos_penalty": 1.0, "tune__reward_clip": 5.0}
-    found = loop(settings(tmp_path, tiny_model, **changes), Recorder(tmp_path / "m.jsonl", "tune"))
-    found.scale = Scale(mean=1.0, spread=2.0)
-    whole, cut = Sampled(ids=[7], finished=True), Sampled(ids=[7], finished=False)
-    # (3 - 1) / 2 = 1 and (5 - 1) / 2 - 1 for the cut = 1: less the other one's, and the shift
-    # (99 - 1) / 2 = 49, clipped to 5, and (1 - 1) / 2 = 0: 5 - 0 and 0 - 5, and the shift
-    scaled = found._scaled([group(whole, cut), group(whole, whole)], [[3.0, 5.0], [99.0, 1.0]])
-    assert scaled.tolist() == [0.25, 0.25, 5.25, -4.75]
-
-
-def test_without_a_baseline_the_reward_stands_as_it_is(tiny_model: Path, tmp_path: Path) -> None:
-    found = loop(settings(tmp_path, tiny_model, tune__reward_baseline="none"), Recorder(tmp_path / "m.jsonl", "tune"))
-    found.scale = Scale(mean=1.0, spread=2.0)
-    whole = Sampled(ids=[7], finished=True)
-    assert found._scaled([group(whole, whole)], [[3.0, 5.0]]).tolist() == [1.0, 2.0]
-
-
-def test_advantages_are_whitened_over_all_parts_and_microbatches(tiny_model: Path, tmp_path: Path) -> None:
-    cfg = settings(tmp_path, tiny_model, tune__microbatch_tokens=64)
-    found = loop(cfg, Recorder(tmp_path / "m.jsonl", "tune"))
-    groups = fresh(found, 4)
-    raw = found._score(groups)
-    parts = _whitened([found._batches(groups[:3], raw[:3]), found._batches(groups[3:], raw[3:])])
-    batches = [batch for part in parts for batch in part]
-    assert len(parts[0]) > 1
-    counted = torch.cat([batch.advantage_BT[batch.mask_BT] for batch in batches])
-    assert len(counted) == sum(group.num_tokens for group in groups)
-    assert float(counted.mean()) == pytest.approx(0, abs=CLOSE)
-    assert float(counted.std()) == pytest.approx(1, abs=CLOSE)
-    assert all(batch.advantage_BT[~batch.mask_BT].eq(0).all() for batch in batches)
-
-
 def test_the_gradient_does_not_depend_on_the_microbatches(tiny_model: Path, tmp_path: Path) -> None:
     grads, figures = [], []
     for tokens in (64, 100_000):
@@ -119,7 +83,7 @@ def test_the_gradient_does_not_depend_on_the_microbatches(tiny_model: Path, tmp_
         )
         groups = fresh(found, 4)
         rewards = [[1.0, -1.0], [0.5, -0.5], [2.0, -2.0], [-1.0, 1.0]]
-        batches = found._batches(groups, rewards)
+        batches = batches_of(found, gathered(found, groups, rewards))
         figures.append(found._gradient(batches))
         grads.append({name: weight.grad for name, weight in found.policy.top.named_parameters()})
     assert figures[0]["loss/policy"] == pytest.approx(figures[1]["loss/policy"], rel=0.01)
@@ -132,22 +96,25 @@ def test_the_gradient_does_not_depend_on_the_microbatches(tiny_model: Path, tmp_
 def test_divergence_by_hand(tiny_model: Path, tmp_path: Path) -> None:
     found = loop(settings(tmp_path, tiny_model), Recorder(tmp_path / "m.jsonl", "tune"))
     groups = fresh(found, 2)
-    batches = found._batches(groups, [[0.0, 0.0], [0.0, 0.0]])
+    part = gathered(found, groups, [[0.0, 0.0], [0.0, 0.0]])
     sampled = [logprob for group in groups for answer in group.answers for logprob in answer.logprobs]
-    reference = [value for batch in batches for value in batch.ref_logprob_BT[batch.mask_BT].tolist()]
+    reference = [value for one in part.experiences for value in one.ref_logprob_BT[one.mask_BT].tolist()]
     ratios = [here - there for here, there in zip(sampled, reference, strict=True)]
-    figures = _divergence(groups, [batches])
+    figures = _divergence([part])
     assert figures["objective/kl"] == pytest.approx(sum(ratios) / 4, abs=CLOSE)  # four answers
     mean = sum(math.exp(-ratio) - 1 + ratio for ratio in ratios) / len(ratios)
     assert figures["objective/kl_k3"] == pytest.approx(mean, abs=CLOSE)
 
 
 def test_ranked_answers_come_first_as_the_ids_the_policy_would_say(tiny_model: Path, tmp_path: Path) -> None:
-    cfg = settings(tmp_path, tiny_model, tune__ranked_prompts=6)
+    cfg = settings(tmp_path, tiny_model, tune__ranked_prompts=6, tune__updates_per_step=2)
     found = loop(cfg, Recorder(tmp_path / "m.jsonl", "tune"))
-    assert (found.ranked_steps, found.num_steps) == (2, 5)  # 6 prompts at 4 a step, then 3 fresh steps
-    assert [len(found._ranked_of(step)) for step in range(2)] == [4, 2]
-    whole, cut = found._ranked_of(0)[0].answers
+    # parts of 2 prompts, two a step: 3 parts in 2 steps, twice; then 3 fresh steps
+    assert (found.num_ranked_parts, found.steps_per_epoch, found.ranked_steps, found.num_steps) == (3, 2, 4, 7)
+    order = [found._ranked_order(step) for step in range(4)]
+    assert [len(indices) for indices in order] == [2, 1, 2, 1]
+    assert sorted(order[0] + order[1]) == sorted(order[2] + order[3]) == [0, 1, 2]
+    whole, cut = found.ranked[0][0].answers
     stop = found.policy.tokenizer.eos_token_id
     assert whole.ids[-1] == stop
     assert stop not in cut.ids
@@ -158,8 +125,7 @@ def test_every_prompt_is_asked_once_before_any_is_asked_again(tiny_model: Path, 
     found = loop(settings(tmp_path, tiny_model), Recorder(tmp_path / "m.jsonl", "tune"))
     asked = []
     for step in range(6):
-        found.step = found.ranked_steps + step
-        asked.append([group.prompt.id for group in found._sample(lambda tokens: None)])
+        asked.append([group.prompt.id for group in fresh(found, 4, step)])
     first, second = (sorted(name for step in asked[start : start + 3] for name in step) for start in (0, 3))
     assert first == second == sorted(prompt.id for prompt in found.prompts)
     assert asked[:3] != asked[3:]
@@ -187,7 +153,7 @@ def test_a_loop_that_was_killed_goes_on_bit_for_bit(tiny_model: Path, tmp_path: 
     assert state["step"] == 2
     again.train(Checkpoint(tmp_path / "cut.pt", 0))
     assert again.facts() == whole.facts()
-    assert whole.facts()["steps"] == 4
+    assert whole.facts()["steps"] == 5  # two over the ranked answers, three fresh ones
     assert states_equal(again.state_dict(), whole.state_dict())
     assert metrics.read(tmp_path / "cut.jsonl") == metrics.read(tmp_path / "whole.jsonl")
     sampling = zip(again.policy.network.parameters(), whole.policy.network.parameters(), strict=True)

@@ -4,6 +4,7 @@ import re
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 _QUOTES = " \t\r\n'\"`*\u2018\u2019\u201c\u201d"
 _DOUBLE = re.compile(r"\[\s*\[")
@@ -41,6 +42,14 @@ class Unparsed:
     """A reply without a readable ranking, and why."""
 
     reason: str
+
+
+class Pair(NamedTuple):
+    """A verdict on two answers: who was named first and second, and who won; None where no winner is named."""
+
+    first: int
+    second: int
+    winner: int | None
 
 
 def letters(k: int) -> list[str]:
@@ -150,35 +159,43 @@ def _permutation(levels: list[list[str]], names: Sequence[str]) -> Ranked | Tied
     return Ranked([level[0] for level in indices]) if len(indices) == len(names) else Tied(indices)
 
 
-def parse_pair_verdicts(reply: str, k: int, labels: Sequence[str] | None = None) -> list[tuple[int, int]]:
-    """(winner, loser) of each line such as `A vs B: A`, as 0-based indices, in the order they were said.
+def parse_pairs(reply: str, k: int, labels: Sequence[str] | None = None) -> list[Pair]:
+    """Every pair that the reply gives a verdict on, in the order of these; of two about one pair the last counts.
 
-    Ties and unclear lines are left out; of two verdicts about one pair the last counts.
+    A verdict is a line such as `A vs B: A`. One that names no winner, or another answer, is a pair without a winner.
     """
     names = letters(k) if labels is None else list(labels)
     name = _NAME.format(label="|".join(sorted(map(re.escape, names), key=len, reverse=True)))
     gap, dash = r"\s{0,3}", r"\u2013\u2014-"
-    named = re.compile(
+    listed = re.compile(
         rf"^[\s\-*>#\d.)]{{0,12}}[(\[]?{name}{gap}(?:,|vs\.?|versus|or|and){gap}{name}[)\]]?{gap}[:=>{dash}]{{1,3}}{gap}"
-        rf"(?:(?:winner|better)\W{{1,3}})?{name}"
-        rf"(?=\s*$|{gap}[.,;:(>]|\s{{1,3}}[{dash}]|\s(?:wins?|won|is|has|because|due|by|provides?)\b)",
+        rf"(?=\S)(?:(?:(?:winner|better)\W{{1,3}})?{name}"
+        rf"(?=\s*$|{gap}[.,;:(>]|\s{{1,3}}[{dash}]|\s(?:wins?|won|is|has|because|due|by|provides?)\b))?",
         re.IGNORECASE,
     )
     above = re.compile(rf"^[\s\-*#\d.)]{{0,12}}{name}{gap}>{gap}{name}\s*$", re.IGNORECASE)
-    verdicts: dict[frozenset[int], tuple[int, int]] = {}
+    pairs: dict[frozenset[int], Pair] = {}
     for text in reply.splitlines():
-        if match := named.match(text):
-            first, second, winner = (names.index(group) for group in match.groups())
-        elif match := above.match(text):
-            first, second = (names.index(group) for group in match.groups())
-            winner = first
-        else:
+        match = listed.match(text) or above.match(text)
+        if match is None:
             continue
-        if first != second and winner in (first, second):
+        first, second, *said = (names.index(group) if group else None for group in match.groups())
+        assert first is not None and second is not None
+        winner = said[0] if said else first
+        if first != second:
             pair = frozenset((first, second))
-            verdicts.pop(pair, None)
-            verdicts[pair] = (winner, second if winner == first else first)
-    return list(verdicts.values())
+            pairs.pop(pair, None)
+            pairs[pair] = Pair(first, second, winner if winner in pair else None)
+    return list(pairs.values())
+
+
+def parse_pair_verdicts(reply: str, k: int, labels: Sequence[str] | None = None) -> list[tuple[int, int]]:
+    """(winner, loser) of each pair that the reply names a winner of, as 0-based indices; see `parse_pairs`."""
+    return [
+        (pair.winner, pair.second if pair.winner == pair.first else pair.first)
+        for pair in parse_pairs(reply, k, labels)
+        if pair.winner is not None
+    ]
 
 
 def parse_good_natured(reply: str) -> bool | None:

@@ -1,5 +1,6 @@
 """Log-probabilities of given tokens."""
 
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -8,4 +9,4 @@ def token_logprobs(logits_NV: Tensor, token_N: Tensor, temperature: float = 1.0)
     scaled_NV = logits_NV.float()
     if temperature != 1.0:
         scaled_NV = scaled_NV / temperature
-    return scaled_NV.gather(1, token_N[:, None])[:, 0] - scaled_NV.logsumexp(1)
+    return -F.cross_entropy(scaled_NV, token_N, reduction="none")

@@ -70,7 +70,7 @@ def run(run: Run) -> dict[str, Any]:
         "settings": own_settings(models.load_policy(paths[1]).network)
         | {"answer_tokens": config.evaluate.answer_tokens},
     }
-    rows = [_case_row(case, config.evaluate.length_band) for case in cases]
+    rows = [_case_row(case, config.evaluate.length_band, config.rank.tie_margin) for case in cases]
     tables.write_jsonl(run.folder("evaluate") / "cases.jsonl", rows)
     write_atomically(run.folder("evaluate") / "scores.json", json.dumps(table, indent=1) + "\n")
     return table
@@ -87,11 +87,14 @@ def scores(config: Config, cases: Sequence[Case]) -> list[Score]:
         values = [value(case) for case in chosen]
         return stats.cluster_mean(name, values, families, resamples=config.evaluate.resamples, seed=config.run.seed)
 
+    def other_aspects(case: Case) -> float:
+        return preference_without_finish_and_repetition(case, config.rank.tie_margin)
+
     found = [
         figure("win_rate", judged, lambda case: case.verdict or 0.0),
         figure("win_rate_held_out_checks", held_out, held_out_preference),
         figure("win_rate_within_length_band", alike, lambda case: case.verdict or 0.0),
-        figure("win_rate_without_finish_and_repetition", judged, preference_without_finish_and_repetition),
+        figure("win_rate_without_finish_and_repetition", judged, other_aspects),
     ]
     plain: dict[str, tuple[Sequence[Case], Callable[..., float]]] = {
         "rubric_score": (cases, lambda case, side: case.assessed[side].score),
@@ -114,10 +117,11 @@ def scores(config: Config, cases: Sequence[Case]) -> list[Score]:
     return found
 
 
-def explained_by_finish_and_repetition(cases: Sequence[Case]) -> float | None:
+def explained_by_finish_and_repetition(cases: Sequence[Case], margin: float) -> float | None:
     """Of the prompts that the tuned policy wins, the share it would not win if finish and repetition did not count."""
     wins = [case for case in cases if case.verdict == 1.0]
-    return sum(preference_without_finish_and_repetition(case) < 1.0 for case in wins) / len(wins) if wins else None
+    lost = sum(preference_without_finish_and_repetition(case, margin) < 1.0 for case in wins)
+    return lost / len(wins) if wins else None
 
 
 def held_out_preference(case: Case) -> float:
@@ -131,10 +135,10 @@ def alike_in_length(case: Case, band: float) -> bool:
     return abs(case.words[0] - case.words[1]) <= band * max(case.words)
 
 
-def preference_without_finish_and_repetition(case: Case) -> float:
-    """The verdict by the other aspects alone."""
-    base, tuned = (rubric.total(a.aspects, leave_out=("finish", "repetition")) for a in case.assessed)
-    return 0.5 if abs(base - tuned) < 1e-9 else float(tuned > base)
+def preference_without_finish_and_repetition(case: Case, margin: float) -> float:
+    """The rubric's verdict by the other aspects alone; scores closer than `margin` tie, as they do in rankings."""
+    scores = [rubric.total(found.aspects, leave_out=("finish", "repetition")) for found in reversed(case.assessed)]
+    return preference(rubric.ranks_with_ties(scores, margin))
 
 
 def _answers(run: Run, name: str, path: str, prompts: Sequence[Prompt]) -> list[Candidate]:
@@ -209,7 +213,7 @@ def _drift(config: Config, tuned_path: str, cases: Sequence[Case]) -> dict[str, 
     reference_base, reference_tuned = (_logprobs(policy, references, config) for policy in (base, tuned))
     return {
         "kl": float(kl.k1(own_tuned, own_base).sum()) / max(len(own), 1),
-        "explained_by_finish_and_repetition": explained_by_finish_and_repetition(cases),
+        "explained_by_finish_and_repetition": explained_by_finish_and_repetition(cases, config.rank.tie_margin),
         "reference_logprob_base": float(reference_base.mean()) if references else None,
         "reference_logprob_tuned": float(reference_tuned.mean()) if references else None,
     }
@@ -223,7 +227,7 @@ def _logprobs(policy: Policy, packs: Sequence[Any], config: Config) -> torch.Ten
     return torch.cat(pieces) if pieces else torch.zeros(0)
 
 
-def _case_row(case: Case, band: float) -> dict[str, Any]:
+def _case_row(case: Case, band: float, margin: float) -> dict[str, Any]:
     return {
         "prompt_id": case.prompt.id,
         "family": case.prompt.family,
@@ -234,7 +238,7 @@ def _case_row(case: Case, band: float) -> dict[str, Any]:
         "verdict": case.verdict,
         "held_out_verdict": None if case.assessed[0].held_out is None else held_out_preference(case),
         "alike_in_length": alike_in_length(case, band),
-        "verdict_without_finish_and_repetition": preference_without_finish_and_repetition(case),
+        "verdict_without_finish_and_repetition": preference_without_finish_and_repetition(case, margin),
         **{
             name: {
                 "answer": case.answers[index].answer,

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from starling import audit, models, progress, tables
+from starling import audit, judgements, models, progress, tables
 from starling.errors import StopStage
 from starling.judges.llm import KwiseJudge
 from starling.judges.make import make_judge
@@ -12,7 +12,7 @@ from starling.judges.protocol import Judge, Judged
 from starling.ledger import Ledger
 from starling.local import LocalChat
 from starling.models import Model
-from starling.records import Candidate, Prompt, Ranking
+from starling.records import Call, Candidate, Failure, Prompt, Ranking, Reply
 from starling.store import Run
 
 Item = tuple[Prompt, Sequence[Candidate]]
@@ -22,11 +22,17 @@ def run(run: Run) -> dict[str, Any]:
     """Write `rank/00000.parquet` in Nectar's form and, where there are any, `unranked/00000.parquet`."""
     cfg = run.config.rank
     items = _items(run)
-    with Ledger(run.ledger_path) as ledger:
-        judge = make_judge(cfg, run.config, ledger)
-        with progress.track("rank", len(items), "prompts") as advance:
-            judged = judge.rank(items)
-            advance(len(items))
+    with Ledger(run.ledger_path) as ledger, progress.track("rank", len(items), "prompts") as advance:
+        asked: list[Call] = []
+
+        def told(call: Call, outcome: Reply | Failure) -> None:
+            if call.draw == 0:  # a prompt counts once, however often it is asked about
+                asked.append(call)
+                advance(1)
+
+        judge = make_judge(cfg, run.config, ledger, told)
+        judged = judge.rank(items)
+        advance(len(items) - len(asked))
     _refuse_unparsed(judged, cfg.max_unparsed, judge.name)
     rows = [
         tables.ranking_row(_ranking(prompt, answers, verdict, judge))
@@ -41,14 +47,15 @@ def run(run: Run) -> dict[str, Any]:
     ]
     if unranked:
         tables.write_jsonl(run.folder("unranked") / "00000.jsonl", unranked)
+    calls = judgements.of_verdicts(items, judged)
     return {
         "judge": judge.name,
         "template_hash": judge.template_hash,
         "ranked": len(rows),
         "unranked": len(unranked),
-        "mean_rank": audit.mean_rank_by_model(items, judged),
-        "longer_ranked_above": audit.length_effect(items, judged),
-        "tied_pairs": audit.tied_share(judged),
+        "mean_rank": audit.mean_rank_by_model(calls),
+        "longer_ranked_above": audit.length_effect(calls),
+        "tied_pairs": audit.tied_share(calls),
         "probe": _probe(run, items),
     }
 
@@ -97,7 +104,9 @@ def _probe(run: Run, items: Sequence[Item]) -> dict[str, Any] | None:
         "prompts": len(judged),
         "unparsed": sum(reasons.values()),
         "reasons": dict(reasons.most_common(5)),
-        "position": audit.first_place_by_position(judged, len(run.config.sample.generators)),
+        "position": audit.first_place_by_position(
+            judgements.of_verdicts(chosen, judged), len(run.config.sample.generators)
+        ),
     }
 
 
@@ -109,5 +118,6 @@ def _refuse_unparsed(judged: Sequence[Judged], limit: float, judge: str) -> None
         raise StopStage(
             f"rank: {sum(reasons.values())} of {len(judged)} prompts have no readable ranking "
             f"({share:.0%}, limit {limit:.0%}); most often ({count}): {worst}; judge: {judge}. "
-            "Replies are in calls.sqlite; use a stronger judge or raise rank.max_unparsed"
+            "Replies are in calls.sqlite; use a stronger judge, or with another --run and --from this one raise "
+            "rank.max_new_tokens where replies are cut off, or rank.max_unparsed"
         )

@@ -160,7 +160,8 @@ def _fit_plots(fit: Mapping[str, Any]) -> list[Plot]:
 
 def _tune_plots(tune: Mapping[str, Any]) -> list[Plot]:
     lines, kept = tune["curve"], tune["kept_step"]
-    moves = [line for line in lines if "tune/objective/kl" in line]  # only fresh rollouts have a KL
+    known = [line for line in lines if line.get("tune/reward") is not None]  # null where tuning went astray
+    moves = [line for line in known if line.get("tune/objective/kl") is not None]  # only fresh rollouts have a KL
     path = plots.reward_against_kl(
         "tune-reward-kl",
         "Reward against KL",
@@ -203,7 +204,7 @@ def _made(run: Run) -> dict[str, Any]:
         "config": config.dump(run.config),
         "versions": run.manifest.get("versions", {}),
         "seed": run.config.run.seed,
-        "threads": run.config.run.threads,
+        "threads": max((entry.get("threads", 0) for entry in run.manifest["stages"].values()), default=0),
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",
             "processor": _processor(),

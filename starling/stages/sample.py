@@ -7,7 +7,7 @@ from starling import chat, models, progress, tables
 from starling.client import Client, parse_endpoint
 from starling.config import Generator
 from starling.device import seed_for
-from starling.errors import CallError, StopStage
+from starling.errors import CallError, StopStage, UsageError
 from starling.generate import Request, generate, stop_ids
 from starling.ledger import Ledger
 from starling.models import Model
@@ -143,7 +143,7 @@ def _ask(run: Run, name: str, generators: Sequence[tuple[int, Generator]], shard
         for prompt, draw, generator in jobs
     ]
     with Ledger(run.ledger_path) as ledger:
-        replies = Client(parse_endpoint(name), ledger).chat(calls)
+        replies = Client(parse_endpoint(name, key_env=_key_env(name, generators)), ledger).chat(calls)
     failures = [reply for reply in replies if isinstance(reply, Failure)]
     if failures:
         raise CallError(f"sample: {len(failures)} of {len(calls)} calls to {name} failed, first: {failures[0].reason}")
@@ -160,6 +160,14 @@ def _ask(run: Run, name: str, generators: Sequence[tuple[int, Generator]], shard
         for (prompt, draw, generator), reply in zip(jobs, replies, strict=True)
         if not isinstance(reply, Failure)
     ]
+
+
+def _key_env(name: str, generators: Sequence[tuple[int, Generator]]) -> str:
+    """The environment variable with the key of one model, which all its generators share."""
+    told = {generator.key_env for _, generator in generators}
+    if len(told) > 1:
+        raise UsageError(f"sample: the generators of {name} name different keys: {', '.join(map(repr, sorted(told)))}")
+    return told.pop()
 
 
 def _conversation(prompt: Prompt, generator: Generator) -> list[Message]:

@@ -5,52 +5,30 @@ same step: APA's target, the initial policy times exp(advantage / lambda), does 
 """
 
 import shutil
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from starling import chat, models, packing, progress, selection, tables
+from starling import models, progress, selection, tables
 from starling.checkpoint import Checkpoint
 from starling.config import Config, TuneTable
 from starling.device import generator
 from starling.errors import StarlingError
-from starling.generate import Sampled, stop_ids
+from starling.experience import Batch, Part, Scale, gather, judged_by_critic, teach_critic, whitened
 from starling.judges.make import make_judge
 from starling.ledger import Ledger
 from starling.losses import kl
-from starling.losses.advantage import gae, leave_one_out
 from starling.losses.apa import apa_loss
 from starling.losses.value import value_loss
 from starling.metrics import Recorder
 from starling.models import Model
-from starling.packing import Packed
-from starling.policy import Features, Policy, pad
+from starling.policy import Policy, pad
 from starling.records import Prompt, Ranking
-from starling.rollout import Group, sample_groups, score_texts
+from starling.rollout import Group, ranked_groups, sample_groups, score_texts
 from starling.store import Run, replace_folder
 
 LOSSES = {"apa": apa_loss}
-
-
-class Scale(NamedTuple):
-    """What turns raw rewards into scaled ones: fixed before tuning, on answers of the initial policy."""
-
-    mean: float
-    spread: float
-
-
-class Batch(NamedTuple):
-    """Some groups, packed, with what every update needs: (N, T) over their answers."""
-
-    packed: Packed
-    features: Features
-    lengths: list[int]
-    ref_logprob_BT: Tensor
-    advantage_BT: Tensor
-    return_BT: Tensor
-    mask_BT: Tensor
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -66,7 +44,7 @@ def run(run: Run) -> dict[str, Any]:
         loop = Loop(config, policy, reward_model, prompts, rankings, watch, recorder)
         loop.train(Checkpoint(run.folder("tune") / "checkpoint.pt", cfg.checkpoint_seconds))
     policy.top.load_state_dict(watch.best_weights)
-    policy.sync()
+    policy.sync(cfg.weight_share)
     partial = run.folder("tune") / "policy.partial"
     shutil.rmtree(partial, ignore_errors=True)
     models.save(Model(policy.network, policy.tokenizer), partial)
@@ -93,8 +71,14 @@ class Loop:
         self.policy = policy
         self.reward_model = reward_model
         self.prompts = prompts
-        self.ranked = ranked_groups(policy, prompts, rankings)
-        self.ranked_steps = -(-min(self.cfg.ranked_prompts, len(self.ranked)) // self.cfg.prompts_per_step)
+        part_size = -(-self.cfg.prompts_per_step // self.cfg.updates_per_step)
+        self.ranked = list(
+            _chunks(ranked_groups(Model(policy.network, policy.tokenizer), prompts, rankings), part_size)
+        )
+        self.num_ranked_parts = min(-(-self.cfg.ranked_prompts // part_size), len(self.ranked))
+        self.num_warm_up_parts = min(-(-self.cfg.warm_up_prompts // part_size), len(self.ranked))
+        self.steps_per_epoch = -(-self.num_ranked_parts // self.cfg.updates_per_step)
+        self.ranked_steps = self.cfg.ranked_epochs * self.steps_per_epoch
         self.num_steps = self.ranked_steps + self.cfg.steps
         self.watch = watch
         self.recorder = recorder
@@ -102,6 +86,7 @@ class Loop:
         self.tokens = 0
         self.stopped_by = ""
         self.scale = Scale(0.0, 1.0)
+        self._kept: dict[int, Part] = {}
         self.optimiser = torch.optim.AdamW(
             [
                 {"params": list(policy.top.parameters()), "lr": self.cfg.learning_rate},
@@ -118,13 +103,12 @@ class Loop:
         if state is not None:
             self.load_state_dict(state)
         self.recorder.rewind(-1 if state is None else self.step)  # step 0 is a line too
-        fresh = self.cfg.steps * self.cfg.prompts_per_step * self.cfg.rollouts_per_prompt * self.cfg.max_new_tokens
-        given = [sum(group.num_tokens for group in self._ranked_of(step)) for step in range(self.ranked_steps)]
-        with progress.track("tune", sum(given) + min(fresh, self.cfg.token_budget or fresh), "tokens") as advance:
-            advance(sum(given[: self.step]) + self.tokens)
+        with progress.track("tune", self._expected_tokens(), "tokens") as advance:
             if state is None:
-                self.warm_up()
+                self.warm_up(advance)
                 self.recorder.log(0, self.watch.look(self.policy, 0))
+            else:
+                advance(self._tokens_behind())
             while self.step < self.num_steps and not self.stopped_by:
                 self.take_step(advance)
                 if checkpoint.due:
@@ -132,42 +116,36 @@ class Loop:
             if self.watch.last_step < self.step and (found := self.watch.look(self.policy, self.step)):
                 self.recorder.log(self.step, found)
 
-    def warm_up(self) -> None:
+    def warm_up(self, advance: progress.Advance) -> None:
         """Fix the reward's scale and teach the critic, on ranked answers, before the policy moves."""
-        groups = self.ranked[: self.cfg.warm_up_prompts]
-        raw = self._score(groups)
-        flat = torch.tensor([reward for row in raw for reward in row])
+        raw = [self._score(part) for part in self.ranked[: self.num_warm_up_parts]]
+        flat = torch.tensor([reward for part in raw for row in part for reward in row])
         if flat.std() < 1e-6:
             raise StarlingError(
                 f"tune: all {len(flat)} ranked answers looked at get the same reward; refit the reward model"
             )
         self.scale = Scale(float(flat.mean()), float(flat.std()))
-        batches = self._batches(groups, raw)
-        for step in range(self.cfg.critic_steps):
-            batch = batches[step % len(batches)]
-            value_BT, _ = pad(self.policy.values(batch.features), batch.lengths)
-            self.optimiser.zero_grad(set_to_none=True)
-            value_loss(value_BT, batch.return_BT, batch.mask_BT).value.backward()
-            self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        for index, rewards in enumerate(raw):
+            self._kept[index] = gather(self.policy, self.ranked[index], rewards, self.scale, self.cfg)
+            advance(_count_tokens(self.ranked[index]), note="warm-up on ranked answers")
+        teach_critic(self.policy, list(self._kept.values()), self.cfg, generator(self.seed, "critic"))
 
     def take_step(self, advance: progress.Advance) -> None:
         """One round: a step's groups, ranked or fresh, then `updates_per_step` updates, each on its own part."""
         online = self.step >= self.ranked_steps
-        groups = self._sample(advance) if online else self._ranked_of(self.step)
-        spent = sum(group.num_tokens for group in groups) if online else 0
-        if self.cfg.token_budget and self.tokens + spent > self.cfg.token_budget:
-            self.stopped_by = "token_budget"
-            return
-        raw = self._score(groups)
-        size = -(-len(groups) // self.cfg.updates_per_step)
-        parts = [self._batches(groups[at : at + size], raw[at : at + size]) for at in range(0, len(groups), size)]
-        if self.cfg.whiten_advantages:
-            parts = _whitened(parts)
-        metrics = self._describe(groups, raw) | (_divergence(groups, parts) if online else {})
+        if online:
+            fresh = self._sample(advance)
+            spent = sum(_count_tokens(groups) for groups in fresh)
+            if self.cfg.token_budget and self.tokens + spent > self.cfg.token_budget:
+                self.stopped_by = "token_budget"
+                return
+            self.tokens += spent
+            parts = [gather(self.policy, groups, self._score(groups), self.scale, self.cfg) for groups in fresh]
+        else:
+            parts = [self._ranked_part(index) for index in self._ranked_order(self.step)]
+        metrics = _describe(parts, self.scale) | (_divergence(parts) if online else {})
         metrics |= self._update(parts)
         self.step += 1
-        self.tokens += spent
         self.policy.sync()
         if metrics.get("objective/kl", 0.0) > self.cfg.kl_limit:
             self.stopped_by = "kl_limit"
@@ -175,23 +153,26 @@ class Loop:
             metrics |= self.watch.look(self.policy, self.step)
         self.recorder.log(self.step, metrics | {"online": float(online), "tokens": float(self.tokens)})
         kind = f"KL {metrics['objective/kl']:.1f}" if online else "ranked answers"
-        count = 0 if online else sum(group.num_tokens for group in groups)  # fresh ones were counted as they came
+        count = 0 if online else sum(_count_tokens(part.groups) for part in parts)  # fresh ones: as they came
         advance(count, note=f"step {self.step}/{self.num_steps} reward {metrics['reward']:+.2f} {kind}")
 
-    def _update(self, parts: Sequence[Sequence[Batch]]) -> dict[str, float]:
+    def _update(self, parts: Sequence[Part]) -> dict[str, float]:
         """One optimiser step for each part, at a rate that falls linearly to 0 over the whole of tuning."""
+        batches = [[judged_by_critic(self.policy, found, self.cfg) for found in part.experiences] for part in parts]
+        if self.cfg.whiten_advantages:
+            batches = whitened(batches)
         left = 1 - self.step / self.num_steps
         for group, rate in zip(
             self.optimiser.param_groups, (self.cfg.learning_rate, self.cfg.value_learning_rate), strict=True
         ):
             group["lr"] = rate * left
         metrics: dict[str, float] = {"learning_rate": self.cfg.learning_rate * left}
-        for part in parts:
+        for part in batches:
             found = self._gradient(part)
             norm = torch.nn.utils.clip_grad_norm_(self.policy.top.parameters(), self.cfg.grad_clip)
             self.optimiser.step()
             found["grad_norm"] = float(norm)
-            metrics |= {name: metrics.get(name, 0.0) + value / len(parts) for name, value in found.items()}
+            metrics |= {name: metrics.get(name, 0.0) + value / len(batches) for name, value in found.items()}
         self.optimiser.zero_grad(set_to_none=True)
         return metrics
 
@@ -225,19 +206,47 @@ class Loop:
             "reward_scale": self.scale._asdict(),
         }
 
-    def _ranked_of(self, step: int) -> list[Group]:
-        start = step * self.cfg.prompts_per_step
-        return self.ranked[start : min(start + self.cfg.prompts_per_step, self.cfg.ranked_prompts)]
+    def _ranked_order(self, step: int) -> list[int]:
+        """Which parts of the ranked answers this step learns from: each once an epoch, in an order of its own."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = torch.randperm(self.num_ranked_parts, generator=generator(self.seed, "ranked", epoch)).tolist()
+        return order[place * self.cfg.updates_per_step : (place + 1) * self.cfg.updates_per_step]
 
-    def _sample(self, advance: progress.Advance) -> list[Group]:
-        """This step's prompts, drawn without replacement in an order that is new in every pass over them."""
+    def _ranked_part(self, index: int) -> Part:
+        """What does not change is computed once for the warm-up's parts, which stay in memory."""
+        if index in self._kept:
+            return self._kept[index]
+        groups = self.ranked[index]
+        part = gather(self.policy, groups, self._score(groups), self.scale, self.cfg)
+        if index < self.num_warm_up_parts:
+            self._kept[index] = part
+        return part
+
+    def _expected_tokens(self) -> int:
+        fresh = self.cfg.steps * self.cfg.prompts_per_step * self.cfg.rollouts_per_prompt * self.cfg.max_new_tokens
+        ranked = self.cfg.ranked_epochs * sum(map(_count_tokens, self.ranked[: self.num_ranked_parts]))
+        return self._warm_up_tokens() + ranked + min(fresh, self.cfg.token_budget or fresh)
+
+    def _warm_up_tokens(self) -> int:
+        return sum(map(_count_tokens, self.ranked[: self.num_warm_up_parts]))
+
+    def _tokens_behind(self) -> int:
+        steps = range(min(self.step, self.ranked_steps))
+        ranked = sum(_count_tokens(self.ranked[index]) for step in steps for index in self._ranked_order(step))
+        return self._warm_up_tokens() + ranked + self.tokens
+
+    def _sample(self, advance: progress.Advance) -> list[Sequence[Group]]:
+        """Fresh answers to this step's prompts, a list for each update.
+
+        Prompts are drawn without replacement, in an order that is new in every pass over them.
+        """
         start = (self.step - self.ranked_steps) * self.cfg.prompts_per_step
         chosen = []
         for index in range(start, start + self.cfg.prompts_per_step):
             epoch, place = divmod(index, len(self.prompts))
             order = torch.randperm(len(self.prompts), generator=generator(self.seed, "tune", epoch)).tolist()
             chosen.append(self.prompts[order[place]])
-        return sample_groups(
+        groups = sample_groups(
             Model(self.policy.network, self.policy.tokenizer),
             chosen,
             count=self.cfg.rollouts_per_prompt,
@@ -248,59 +257,27 @@ class Loop:
             purpose=("tune", self.step),
             on_tokens=advance,
         )
+        return list(_chunks(groups, -(-len(groups) // self.cfg.updates_per_step)))
 
     def _score(self, groups: Sequence[Group]) -> list[list[float]]:
         shown = [(group.prompt, group.texts, [answer.finished for answer in group.answers]) for group in groups]
         return score_texts(self.reward_model, shown, self.cfg.microbatch_tokens)
 
-    def _scaled(self, groups: Sequence[Group], raw: Sequence[Sequence[float]]) -> Tensor:
-        """Raw rewards -> what is laid on each answer's last token, flat over the groups' answers."""
-        rows = []
-        for group, rewards in zip(groups, raw, strict=True):
-            reward_G = (torch.tensor(rewards) - self.scale.mean) / self.scale.spread
-            reward_G = reward_G.clamp(-self.cfg.reward_clip, self.cfg.reward_clip)
-            cut_G = torch.tensor([not answer.finished for answer in group.answers])
-            reward_G = reward_G - self.cfg.missing_eos_penalty * cut_G
-            if self.cfg.reward_baseline == "leave_one_out":
-                reward_G = leave_one_out(reward_G[None])[0]
-            rows.append(reward_G + self.cfg.reward_shift)
-        return torch.cat(rows)
-
-    def _batches(self, groups: Sequence[Group], raw: Sequence[Sequence[float]]) -> list[Batch]:
-        packs = [(group.prompt_ids, [answer.ids for answer in group.answers]) for group in groups]
-        drafts = []
-        for chosen in packing.microbatches([packing.size(pack) for pack in packs], self.cfg.microbatch_tokens):
-            packed = packing.pack([packs[index] for index in chosen])
-            lengths = [len(answer.ids) for index in chosen for answer in groups[index].answers]
-            features = self.policy.features(packed)
-            with torch.no_grad():
-                value_BT, mask_BT = pad(self.policy.values(features), lengths)
-            reward_B = self._scaled([groups[index] for index in chosen], [raw[index] for index in chosen])
-            reward_BT = on_last_token(reward_B, mask_BT)
-            advantage_BT, return_BT = gae(reward_BT, value_BT, mask_BT, gamma=self.cfg.gamma, lam=self.cfg.gae_lambda)
-            ref_logprob_BT, _ = pad(features.ref_logprob_N, lengths)
-            drafts.append(Batch(packed, features, lengths, ref_logprob_BT, advantage_BT, return_BT, mask_BT))
-        return drafts
-
     def _gradient(self, batches: Sequence[Batch]) -> dict[str, float]:
         """Accumulate the gradient of policy and critic over all batches; metrics are means over tokens or answers."""
-        num_tokens = sum(int(batch.mask_BT.sum()) for batch in batches)
+        num_tokens = sum(int(batch.experience.mask_BT.sum()) for batch in batches)
         self.optimiser.zero_grad(set_to_none=True)
         totals: dict[str, float] = {}
-        for batch in batches:
-            logprob_BT, _ = pad(self.policy.logprobs(batch.packed, batch.features), batch.lengths)
+        for experience, advantage_BT, return_BT in batches:
+            mask_BT = experience.mask_BT
+            logprob_BT, _ = pad(self.policy.logprobs(experience.packed, experience.features), experience.lengths)
             loss = LOSSES[self.cfg.algorithm](
-                logprob_BT,
-                batch.ref_logprob_BT,
-                batch.advantage_BT,
-                batch.mask_BT,
-                lam=self.cfg.lam,
-                num_tokens=num_tokens,
+                logprob_BT, experience.ref_logprob_BT, advantage_BT, mask_BT, lam=self.cfg.lam, num_tokens=num_tokens
             )
-            value_BT, _ = pad(self.policy.values(batch.features), batch.lengths)
-            critic = value_loss(value_BT, batch.return_BT, batch.mask_BT, num_tokens=num_tokens)
+            value_BT, _ = pad(self.policy.values(experience.features), experience.lengths)
+            critic = value_loss(value_BT, return_BT, mask_BT, num_tokens=num_tokens)
             (loss.value + critic.value).backward()
-            share = float(batch.mask_BT.sum()) / num_tokens
+            share = float(mask_BT.sum()) / num_tokens
             found = {
                 "loss/policy": float(loss.value.detach()),
                 "loss/value": float(critic.value.detach()),
@@ -310,66 +287,35 @@ class Loop:
             totals = {name: totals.get(name, 0.0) + value for name, value in found.items()}
         return totals
 
-    def _describe(self, groups: Sequence[Group], raw: Sequence[Sequence[float]]) -> dict[str, float]:
-        answers = [answer for group in groups for answer in group.answers]
-        flat = torch.tensor([reward for row in raw for reward in row])
-        return {
-            "reward": float((flat.mean() - self.scale.mean) / self.scale.spread),
-            "reward_raw": float(flat.mean()),
-            "reward_spread_within_prompt": sum(float(torch.tensor(row).std()) for row in raw) / len(raw),
-            "completions/mean_length": sum(len(answer.ids) for answer in answers) / len(answers),
-            "completions/finished": sum(answer.finished for answer in answers) / len(answers),
-        }
+
+def _chunks(groups: Sequence[Group], size: int) -> Iterator[Sequence[Group]]:
+    return (groups[start : start + size] for start in range(0, len(groups), size))
 
 
-def ranked_groups(policy: Policy, prompts: Sequence[Prompt], rankings: Sequence[Ranking]) -> list[Group]:
-    """The ranked answers as groups of token ids, as the policy would have to say them; empty answers are left out."""
-    prompt_of = {prompt.id: prompt for prompt in prompts}
-    stop = stop_ids(policy.network)
-    groups = []
-    for ranking in rankings:
-        given = [answer for answer in ranking.answers if answer.answer]
-        answers = []
-        for answer in given:
-            ids = chat.turn_ids(policy.tokenizer, ranking.messages, answer.answer, stop, finished=answer.finished)
-            answers.append(Sampled(ids=list(ids), finished=answer.finished))
-        if len(given) > 1:
-            groups.append(
-                Group(
-                    prompt=prompt_of[ranking.prompt_id],
-                    prompt_ids=chat.prompt_ids(policy.tokenizer, ranking.messages),
-                    answers=tuple(answers),
-                    texts=tuple(answer.answer for answer in given),
-                )
-            )
-    return groups
+def _count_tokens(groups: Sequence[Group]) -> int:
+    return sum(group.num_tokens for group in groups)
 
 
-def _divergence(groups: Sequence[Group], parts: Sequence[Sequence[Batch]]) -> dict[str, float]:
-    """KL of the policy that sampled to the reference: nats an answer by k1, nats a token by k3."""
-    logprob_N = torch.tensor([value for group in groups for answer in group.answers for value in answer.logprobs])
-    ref_logprob_N = torch.cat([batch.features.ref_logprob_N for part in parts for batch in part]).cpu()
-    num_answers = sum(len(group.answers) for group in groups)
+def _describe(parts: Sequence[Part], scale: Scale) -> dict[str, float]:
+    raw = [row for part in parts for row in part.raw]
+    answers = [answer for part in parts for group in part.groups for answer in group.answers]
+    mean = sum(map(sum, raw)) / len(answers)
     return {
-        "objective/kl": float(kl.k1(logprob_N, ref_logprob_N).sum()) / num_answers,
-        "objective/kl_k3": float(kl.k3(logprob_N, ref_logprob_N).mean()),
+        "reward": (mean - scale.mean) / scale.spread,
+        "reward_raw": mean,
+        "reward_spread_within_prompt": sum(float(torch.tensor(row).std()) for row in raw) / len(raw),
+        "completions/mean_length": sum(len(answer.ids) for answer in answers) / len(answers),
+        "completions/finished": sum(answer.finished for answer in answers) / len(answers),
     }
 
 
-def _whitened(parts: Sequence[Sequence[Batch]]) -> list[list[Batch]]:
-    """The same batches with advantages of mean 0 and variance 1 over all tokens that count, those of every part."""
-    everything = torch.cat([batch.advantage_BT[batch.mask_BT] for part in parts for batch in part])
-    mean, spread = everything.mean(), everything.std().clamp(min=1e-6)  # equal advantages: leave them at 0
-    return [
-        [
-            batch._replace(advantage_BT=((batch.advantage_BT - mean) / spread).masked_fill(~batch.mask_BT, 0.0))
-            for batch in part
-        ]
-        for part in parts
-    ]
-
-
-def on_last_token(reward_B: Tensor, mask_BT: Tensor) -> Tensor:
-    """Each answer's reward on its last counted token, 0 elsewhere: (B,), (B, T) -> (B, T)."""
-    last_B = mask_BT.sum(1) - 1
-    return torch.zeros(mask_BT.shape).scatter(1, last_B[:, None], reward_B[:, None])
+def _divergence(parts: Sequence[Part]) -> dict[str, float]:
+    """KL of the policy that sampled to the reference: nats an answer by k1, nats a token by k3."""
+    answers = [answer for part in parts for group in part.groups for answer in group.answers]
+    logprob_N = torch.tensor([value for answer in answers for value in answer.logprobs])
+    experiences = [experience for part in parts for experience in part.experiences]
+    ref_logprob_N = torch.cat([experience.features.ref_logprob_N for experience in experiences]).cpu()
+    return {
+        "objective/kl": float(kl.k1(logprob_N, ref_logprob_N).sum()) / len(answers),
+        "objective/kl_k3": float(kl.k3(logprob_N, ref_logprob_N).mean()),
+    }

@@ -1,0 +1,122 @@
+"""Experience: scored groups of answers with all that the policy and the critic learn from them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from starling import packing
+from starling.config import TuneTable
+from starling.losses.advantage import gae, leave_one_out
+from starling.losses.value import value_loss
+from starling.packing import Packed
+from starling.policy import Features, Policy, pad
+from starling.rollout import Group
+
+
+class Scale(NamedTuple):
+    """What turns raw rewards into scaled ones: fixed before tuning, on ranked answers."""
+
+    mean: float
+    spread: float
+
+
+class Experience(NamedTuple):
+    """Some groups in one packed sequence, and what never changes about them: (B, T) over their B answers."""
+
+    packed: Packed
+    features: Features
+    lengths: list[int]
+    mask_BT: Tensor
+    ref_logprob_BT: Tensor
+    reward_BT: Tensor
+
+
+class Part(NamedTuple):
+    """The groups of one update, their raw rewards, and the experience they make."""
+
+    groups: Sequence[Group]
+    raw: Sequence[Sequence[float]]
+    experiences: Sequence[Experience]
+
+
+class Batch(NamedTuple):
+    """Experience with what the critic makes of it."""
+
+    experience: Experience
+    advantage_BT: Tensor
+    return_BT: Tensor
+
+
+def gather(
+    policy: Policy, groups: Sequence[Group], raw: Sequence[Sequence[float]], scale: Scale, cfg: TuneTable
+) -> Part:
+    """Run the frozen parts of the policy over the groups, packed up to the token limit, and shape their raw rewards."""
+    packs = [(group.prompt_ids, [answer.ids for answer in group.answers]) for group in groups]
+    found = []
+    for chosen in packing.microbatches([packing.size(pack) for pack in packs], cfg.microbatch_tokens):
+        packed = packing.pack([packs[index] for index in chosen])
+        features = policy.features(packed)
+        lengths = [len(answer.ids) for index in chosen for answer in groups[index].answers]
+        ref_logprob_BT, mask_BT = pad(features.ref_logprob_N, lengths)
+        reward_B = torch.cat([shaped(groups[index], raw[index], scale, cfg) for index in chosen])
+        found.append(Experience(packed, features, lengths, mask_BT, ref_logprob_BT, on_last_token(reward_B, mask_BT)))
+    return Part(groups, raw, found)
+
+
+def shaped(group: Group, raw: Sequence[float], scale: Scale, cfg: TuneTable) -> Tensor:
+    """A group's raw rewards -> what is laid on each answer's last token: (G,)."""
+    reward_G = ((torch.tensor(raw) - scale.mean) / scale.spread).clamp(-cfg.reward_clip, cfg.reward_clip)
+    cut_G = torch.tensor([not answer.finished for answer in group.answers])
+    reward_G = reward_G - cfg.missing_eos_penalty * cut_G
+    if cfg.reward_baseline == "leave_one_out":
+        reward_G = leave_one_out(reward_G[None])[0]
+    return reward_G + cfg.reward_shift
+
+
+def on_last_token(reward_B: Tensor, mask_BT: Tensor) -> Tensor:
+    """Each answer's reward on its last counted token, 0 elsewhere: (B,), (B, T) -> (B, T)."""
+    last_B1 = mask_BT.sum(1, keepdim=True) - 1
+    reward_BT = torch.zeros(mask_BT.shape, device=mask_BT.device)
+    return reward_BT.scatter(1, last_B1, reward_B.to(mask_BT.device)[:, None])
+
+
+@torch.no_grad()
+def judged_by_critic(policy: Policy, experience: Experience, cfg: TuneTable) -> Batch:
+    """Advantages and returns under the critic as it is now."""
+    value_BT, mask_BT = pad(policy.values(experience.features), experience.lengths)
+    return Batch(experience, *gae(experience.reward_BT, value_BT, mask_BT, gamma=cfg.gamma, lam=cfg.gae_lambda))
+
+
+def whitened(parts: Sequence[Sequence[Batch]]) -> list[list[Batch]]:
+    """The same batches with advantages of mean 0 and variance 1 over all tokens that count, those of every part."""
+    everything = torch.cat([batch.advantage_BT[batch.experience.mask_BT] for part in parts for batch in part])
+    mean, spread = everything.mean(), everything.std().clamp(min=1e-6)  # equal advantages: leave them at 0
+    return [
+        [
+            batch._replace(
+                advantage_BT=((batch.advantage_BT - mean) / spread).masked_fill(~batch.experience.mask_BT, 0.0)
+            )
+            for batch in part
+        ]
+        for part in parts
+    ]
+
+
+def teach_critic(policy: Policy, parts: Sequence[Part], cfg: TuneTable, order: torch.Generator) -> None:
+    """Regress the critic onto the rewards that are still to come, before the policy moves: one update for each part."""
+    optimiser = torch.optim.AdamW(
+        policy.critic.parameters(), lr=cfg.critic_learning_rate, weight_decay=cfg.critic_weight_decay
+    )
+    for _ in range(cfg.critic_epochs):
+        for index in torch.randperm(len(parts), generator=order).tolist():
+            num_tokens = sum(group.num_tokens for group in parts[index].groups)
+            optimiser.zero_grad(set_to_none=True)
+            for experience in parts[index].experiences:
+                value_BT, mask_BT = pad(policy.values(experience.features), experience.lengths)
+                nothing_BT = torch.zeros_like(experience.reward_BT)  # at lambda 1 returns do not depend on the critic
+                _, return_BT = gae(experience.reward_BT, nothing_BT, mask_BT, gamma=cfg.gamma, lam=1.0)
+                value_loss(value_BT, return_BT, mask_BT, num_tokens=num_tokens).value.backward()
+            optimiser.step()
+    policy.critic.zero_grad(set_to_none=True)

@@ -1,0 +1,209 @@
+"""What a judge said, call by call, read from any ranking log."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from starling import tables
+from starling.errors import DataError
+from starling.judges.llm import ranks_from_levels
+from starling.judges.parse import Pair, Ranked, Unparsed, parse_good_natured, parse_pairs, parse_ranking
+from starling.judges.protocol import Judged
+from starling.records import Candidate, Message, Prompt
+from starling.store import Run
+
+MOST_ANSWERS = 26  # they are lettered A to Z
+_TABLE_ENDINGS = ("*.parquet", "*.jsonl", "*.jsonl.gz")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """One ranking call: the conversation, the answers, how they were shown, and what the judge made of them.
+
+    `ranks` belong to the answers as listed here, 1 = best; None where the reply could not be read, then `reason` says
+    why. `order` holds the answers' indices in the order they were shown, None where that is not known. `pairs` are
+    the verdicts on two answers that the reply holds, by index; `agreement` is the share of them that the ranking
+    upholds, where only that was kept. `as_stored` is whether the reply reads as the order that the log gives.
+    """
+
+    prompt: str
+    messages: Sequence[Message] = ()
+    answers: Sequence[str] = ()
+    models: Sequence[str] = ()
+    ranks: Sequence[float] | None
+    reason: str = ""
+    order: Sequence[int] | None = None
+    good_natured: bool | None = None
+    reply: str | None = None
+    pairs: Sequence[Pair] = ()
+    agreement: float | None = None
+    as_stored: bool | None = None
+    judge: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log:
+    """The calls of one log; `keeps_unread` is whether calls without a readable ranking would stand in it."""
+
+    name: str
+    form: str
+    keeps_unread: bool
+    calls: Sequence[Judgement]
+
+
+def read(path: Path) -> Log:
+    """A ranking table, a published log, rows without a ranking, a folder of such files, or a run."""
+    if (path / "manifest.json").exists():
+        run = Run.read(path)
+        run.facts("rank")
+        stages = [run.root / stage for stage in ("rank", "unranked") if (run.root / stage).exists()]
+        return replace(pooled([_read_rows(stage) for stage in stages]), name=str(path), form="run", keeps_unread=True)
+    return _read_rows(path)
+
+
+def pooled(logs: Sequence[Log]) -> Log:
+    """Several logs as one, such as shards of a table or repeats by the same judge."""
+    named = [log.name for log in logs]
+    return Log(
+        name=" + ".join(named) if len(named) < 4 else f"{named[0]} to {named[-1]}, {len(named)} logs",
+        form=" and ".join(dict.fromkeys(log.form for log in logs)),
+        keeps_unread=any(log.keeps_unread for log in logs),
+        calls=[call for log in logs for call in log.calls],
+    )
+
+
+def of_verdicts(items: Sequence[tuple[Prompt, Sequence[Candidate]]], judged: Sequence[Judged]) -> list[Judgement]:
+    """What a judge has just said about prompts and their answers."""
+    return [
+        Judgement(
+            prompt=_key(prompt.messages),
+            messages=prompt.messages,
+            answers=[answer.answer for answer in answers],
+            models=[answer.model for answer in answers],
+            ranks=verdict.ranks,
+            reason=verdict.reason,
+            order=_one_order(verdict.orders),
+            good_natured=verdict.good_natured,
+            agreement=verdict.agreement,
+        )
+        for (prompt, answers), verdict in zip(items, judged, strict=True)
+    ]
+
+
+def _read_rows(path: Path) -> Log:
+    files = [path]
+    if path.is_dir():
+        files = next((found for ending in _TABLE_ENDINGS if (found := sorted(path.glob(ending)))), [])
+        if not files:
+            raise DataError(f"{path}: the folder holds no Parquet or JSONL files")
+    read = [
+        _judgement(row, f"{file}:{number}") for file in files for number, row in enumerate(tables.read_rows(file), 1)
+    ]
+    if not read:
+        raise DataError(f"{path}: there is no row in it")
+    forms = dict.fromkeys(form for form, _ in read)
+    return Log(
+        name=str(path),
+        form=" and ".join(forms),
+        keeps_unread=bool(forms.keys() - {"rankings"}),
+        calls=[judgement for _, judgement in read],
+    )
+
+
+def _judgement(row: Mapping[str, Any], where: str) -> tuple[str, Judgement]:
+    """The form of a row, and what it says."""
+    if "rating_text" in row:
+        return "judge's replies", _from_reply(row, where)
+    if "reason" in row and "answers" not in row:
+        name = str(row.get("prompt_id") or where)
+        return "unranked rows", Judgement(prompt=name, ranks=None, reason=str(row["reason"] or "no reason given"))
+    return "rankings", _from_ranking(row, where)
+
+
+def _from_reply(row: Mapping[str, Any], where: str) -> Judgement:
+    """A row of the published form: answers as they were shown, and the judge's reply, which is read here."""
+    texts, models = _answers(row.get("answers"), where)
+    k, reply = row.get("k", len(texts)), row["rating_text"]
+    if k != len(texts):
+        raise DataError(f"{where}: `k` is {k!r}, but there are {len(texts)} answers")
+    if not 1 <= len(texts) <= MOST_ANSWERS:
+        raise DataError(f"{where}: {len(texts)} answers; a reply letters 1 to {MOST_ANSWERS}")
+    if not isinstance(reply, str | None):
+        raise DataError(f"{where}: `rating_text` must be the judge's reply as a text, or null where none came")
+    messages = row.get("messages") or row.get("prompt")
+    messages = tables.messages_from_text(messages) if isinstance(messages, str) else messages
+    tables.check_messages(messages, where)
+    parsed = Unparsed("no reply") if reply is None else parse_ranking(reply, len(texts))
+    ranks = None
+    if not isinstance(parsed, Unparsed):
+        levels = [[index] for index in parsed.order] if isinstance(parsed, Ranked) else parsed.levels
+        ranks = ranks_from_levels(levels, len(texts))
+    return Judgement(
+        prompt=_key(messages),
+        messages=messages,
+        answers=texts,
+        models=models,
+        ranks=ranks,
+        reason=parsed.reason if isinstance(parsed, Unparsed) else "",
+        order=range(len(texts)),
+        good_natured=parse_good_natured(reply or ""),
+        reply=reply,
+        pairs=parse_pairs(reply or "", len(texts)),
+        as_stored=_reads_as(row["ranking_order"], parsed, len(texts)) if "ranking_order" in row else None,
+        judge=str(row.get("judge") or ""),
+    )
+
+
+def _from_ranking(row: Mapping[str, Any], where: str) -> Judgement:
+    """A row in Nectar's form, with our columns or without, or a pair of chosen and rejected."""
+    ranking = tables.ranking_from_row(row, where)
+    k = len(ranking.answers)
+    orders = ranking.orders
+    if not all(_is_permutation(order, k) for order in orders):
+        raise DataError(f"{where}: `orders` must hold each of the indices 0 to {k - 1} once")
+    named = "answers" in row  # chosen and rejected are places, not models
+    good_natured = row.get("good_natured")
+    return Judgement(
+        prompt=_key(ranking.messages),
+        messages=ranking.messages,
+        answers=[answer.answer for answer in ranking.answers],
+        models=[answer.model if named else "" for answer in ranking.answers],
+        ranks=ranking.ranks,
+        order=_one_order(orders),
+        good_natured=good_natured if isinstance(good_natured, bool) else None,
+        agreement=ranking.agreement if isinstance(ranking.agreement, float) else None,
+        judge=ranking.judge,
+    )
+
+
+def _answers(entries: Any, where: str) -> tuple[list[str], list[str]]:
+    if not isinstance(entries, list):
+        raise DataError(f"{where}: `answers` must be the list of answers as they were shown")
+    texts = [entry.get("answer") if isinstance(entry, Mapping) else entry for entry in entries]
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise DataError(f"{where}: answer {number} has no text `answer`")
+    return texts, [str(entry.get("model") or "") if isinstance(entry, Mapping) else "" for entry in entries]
+
+
+def _reads_as(stored: Any, parsed: object, k: int) -> bool:
+    """Whether the reply reads as the order that the log gives; an order that is no permutation stands for none."""
+    if _is_permutation(stored, k):
+        return isinstance(parsed, Ranked) and parsed.order == stored
+    return isinstance(parsed, Unparsed)
+
+
+def _is_permutation(order: Any, k: int) -> bool:
+    return isinstance(order, list) and all(type(index) is int for index in order) and sorted(order) == list(range(k))
+
+
+def _one_order(orders: Sequence[Sequence[int]]) -> Sequence[int] | None:
+    """The order of presentation, where all calls behind a ranking had the same."""
+    distinct = {tuple(order) for order in orders}
+    return distinct.pop() if len(distinct) == 1 else None
+
+
+def _key(messages: Sequence[Message]) -> str:
+    return json.dumps([[message["role"], message["content"].strip()] for message in messages], ensure_ascii=False)

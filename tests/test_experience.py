@@ -1,0 +1,96 @@
+"""Experience: rewards shaped and laid on last tokens, advantages whitened, the critic taught first."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tolerances import CLOSE
+
+from starling import models
+from starling.config import TuneTable
+from starling.experience import Part, Scale, gather, judged_by_critic, on_last_token, shaped, teach_critic, whitened
+from starling.generate import Sampled
+from starling.policy import Policy
+from starling.records import Message, Prompt
+from starling.rollout import Group
+
+WHOLE, CUT = Sampled(ids=[7], finished=True), Sampled(ids=[7], finished=False)
+PLAIN = Scale(mean=0.0, spread=1.0)
+
+
+def group(*answers: Sampled) -> Group:
+    asked = Prompt(id="p", messages=[Message(role="user", content="?")])
+    return Group(prompt=asked, prompt_ids=(5, 6), answers=answers, texts=("",) * len(answers))
+
+
+def answers(*lengths: int) -> Group:
+    return group(*(Sampled(ids=list(range(7, 7 + length)), finished=True) for length in lengths))
+
+
+@pytest.fixture
+def policy(tiny_model: Path) -> Policy:
+    torch.manual_seed(5)
+    return Policy(models.load_policy(str(tiny_model), torch.float32), layers=1)
+
+
+def test_on_last_token_by_hand() -> None:
+    mask_BT = torch.tensor([[True, True, False], [True, True, True], [True, False, False]])
+    found = on_last_token(torch.tensor([5.0, 7.0, -1.0]), mask_BT)
+    assert found.tolist() == [[0, 5, 0], [0, 0, 7], [-1, 0, 0]]
+
+
+def test_rewards_are_scaled_clipped_and_compared_within_the_prompt() -> None:
+    cfg = TuneTable(reward_shift=0.25, missing_eos_penalty=1.0, reward_clip=5.0)
+    scale = Scale(mean=1.0, spread=2.0)
+    # (3 - 1) / 2 = 1 and (5 - 1) / 2 - 1 for the cut = 1: less the other one's, and the shift
+    assert shaped(group(WHOLE, CUT), [3.0, 5.0], scale, cfg).tolist() == [0.25, 0.25]
+    # (99 - 1) / 2 = 49, clipped to 5, and (1 - 1) / 2 = 0: 5 - 0 and 0 - 5, and the shift
+    assert shaped(group(WHOLE, WHOLE), [99.0, 1.0], scale, cfg).tolist() == [5.25, -4.75]
+
+
+def test_without_a_baseline_the_reward_stands_as_it_is() -> None:
+    cfg = TuneTable(reward_baseline="none")
+    assert shaped(group(WHOLE, WHOLE), [3.0, 5.0], Scale(mean=1.0, spread=2.0), cfg).tolist() == [1.0, 2.0]
+
+
+def test_rewards_stay_with_their_answers_in_every_microbatch(policy: Policy) -> None:
+    cfg = TuneTable(reward_baseline="none", microbatch_tokens=64)
+    groups = [answers(20, 11), answers(9, 25), answers(3, 4)]
+    part = gather(policy, groups, [[1.0, 2.0], [3.0, 4.0], [-1.0, -2.0]], PLAIN, cfg)
+    assert len(part.experiences) > 1
+    found = {
+        length: float(reward_T[length - 1])
+        for experience in part.experiences
+        for length, reward_T in zip(experience.lengths, experience.reward_BT, strict=True)
+    }
+    assert found == {20: 1.0, 11: 2.0, 9: 3.0, 25: 4.0, 3: -1.0, 4: -2.0}
+
+
+def test_advantages_are_whitened_over_all_parts_and_microbatches(policy: Policy) -> None:
+    cfg = TuneTable(microbatch_tokens=64)
+    parts = [
+        gather(policy, [answers(20, 11), answers(9, 25)], [[1.0, 2.0], [3.0, 5.0]], PLAIN, cfg),
+        gather(policy, [answers(3, 4)], [[0.0, 7.0]], PLAIN, cfg),
+    ]
+    found = whitened([[judged_by_critic(policy, one, cfg) for one in part.experiences] for part in parts])
+    batches = [batch for part in found for batch in part]
+    assert len(found[0]) > 1
+    counted = torch.cat([batch.advantage_BT[batch.experience.mask_BT] for batch in batches])
+    assert len(counted) == 20 + 11 + 9 + 25 + 3 + 4
+    assert float(counted.mean()) == pytest.approx(0, abs=CLOSE)
+    assert float(counted.std()) == pytest.approx(1, abs=CLOSE)
+    assert all(batch.advantage_BT[~batch.experience.mask_BT].eq(0).all() for batch in batches)
+
+
+def test_the_critic_learns_what_reward_is_to_come_and_the_policy_stays(policy: Policy) -> None:
+    cfg = TuneTable(reward_baseline="none", critic_epochs=200, critic_learning_rate=1e-2, critic_weight_decay=0.0)
+    good, bad = Sampled(ids=[7, 8, 9], finished=True), Sampled(ids=[20, 21, 22], finished=True)
+    part: Part = gather(policy, [group(good, bad)], [[1.0, -1.0]], PLAIN, cfg)
+    before = {name: weight.clone() for name, weight in policy.top.state_dict().items()}
+    teach_critic(policy, [part], cfg, torch.Generator().manual_seed(0))
+    value_BT = policy.values(part.experiences[0].features).view(2, 3)
+    assert value_BT[0, 1:].tolist() == pytest.approx([1.0, 1.0], abs=0.05)
+    assert value_BT[1, 1:].tolist() == pytest.approx([-1.0, -1.0], abs=0.05)
+    assert value_BT[:, 0].tolist() == pytest.approx([0.0, 0.0], abs=0.05)  # before the first token both are open
+    assert all(torch.equal(weight, before[name]) for name, weight in policy.top.state_dict().items())
+    assert all(weight.grad is None for weight in policy.critic.parameters())
