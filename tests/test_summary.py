@@ -60,7 +60,7 @@ def test_the_summary_ends_with_tables_costs_and_the_place_of_the_report(tmp_path
     assert "Rubric score" in text and "0.562" in text and "0.731" in text
     assert "Without finish, repetition" in text and "56.0 % (51.0 to 61.0), n = 100" in text
     assert "48,674 of 60,000 sampled for ranking" in text
-    assert "6 min" in text
+    assert "6 min" in text and "peak memory 3.5 GiB" in text
     assert text.rstrip().endswith("report.html")
     for row in ("Held-out checks", "Key facts", "Finished", "Tokens an answer", "KL to the base"):
         assert row in text
