@@ -1,6 +1,6 @@
 """Write the before/after table of a finished run into README.md, between its markers.
 
-    python benchmarks/readme_table.py RUN --how "`make run` from an empty folder, two cores, 2026-11-23: 12 minutes in all"
+python benchmarks/readme_table.py RUN --how "`make run` from an empty folder, two cores, 2026-11-23"
 """
 
 import argparse

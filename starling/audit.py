@@ -42,7 +42,7 @@ def audit(log: Log) -> dict[str, Any]:
         "pair_verdicts": pair_verdicts(read),
         "repeats": self_agreement(read),
         "models": models(read),
-        "good_natured": _score((call.prompt, float(call.good_natured)) for call in calls if _is_told(call)),
+        "good_natured": _score((call.prompt, float(bool(call.good_natured))) for call in calls if _is_told(call)),
         "reply_characters": _score((call.prompt, len(call.reply)) for call in calls if call.reply is not None),
     }
     return found | {"missing": _missing(found, read)}

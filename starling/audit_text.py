@@ -105,7 +105,7 @@ def lines(found: Mapping[str, Any]) -> list[Line]:
 def side_by_side(audits: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """The main figures of each log in a row, under `SIDE_BY_SIDE`."""
     names = short_names(audits)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for found in audits:
         position = next((position for position in found["positions"] if position["n"]), None)
         pairs = found["pair_verdicts"]

@@ -21,7 +21,7 @@ from rich.markup import escape
 from starling import __version__, config, progress
 from starling.config import Config
 from starling.errors import StarlingError, UsageError
-from starling.store import ROAD, Run, alone, stages_that_agree, timed
+from starling.store import ROAD, Run, alone, first_difference, stages_that_agree, timed
 
 ABOUT = "Align a language model with AI feedback: sample, rank, fit a reward model, tune, evaluate."
 app = typer.Typer(
@@ -122,13 +122,22 @@ def run_road(
     with alone(root):
         opened = Run.open(root, settings)
         if other is not None:
-            opened.borrow(other, stages_that_agree(settings, other.config))
+            agreeing = stages_that_agree(settings, other.config)
+            opened.borrow(other, agreeing)
+            progress.console.print(_taken_over(agreeing, opened, other), markup=False)
         stages = list(ROAD[: ROAD.index(until) + 1])
         if not all(map(opened.is_done, stages)):
             summary.print_plan(settings)
         _drive(opened, stages)
     summary.print_summary(opened)
     return {stage: opened.facts(stage) for stage in ROAD if opened.is_done(stage)}
+
+
+def _taken_over(agreeing: list[str], opened: Run, other: Run) -> str:
+    """Which stages come from another run, and what keeps the next one from it."""
+    taken = [stage for stage in agreeing if other.is_done(stage)]
+    why = first_difference(opened.config, other.config)
+    return f"from {other.root}: {', '.join(taken) or 'nothing'}" + (f"; not the rest, since {why}" if why else "")
 
 
 def _stage_command(stage: str) -> Callable[..., dict[str, Any]]:

@@ -132,8 +132,8 @@ def _from_reply(row: Mapping[str, Any], where: str) -> Judgement:
         raise DataError(f"{where}: {len(texts)} answers; a reply letters 1 to {MOST_ANSWERS}")
     if not isinstance(reply, str | None):
         raise DataError(f"{where}: `rating_text` must be the judge's reply as a text, or null where none came")
-    messages = row.get("messages") or row.get("prompt")
-    messages = tables.messages_from_text(messages) if isinstance(messages, str) else messages
+    asked = row.get("messages") or row.get("prompt")
+    messages: Any = tables.messages_from_text(asked) if isinstance(asked, str) else asked
     tables.check_messages(messages, where)
     parsed = Unparsed("no reply") if reply is None else parse_ranking(reply, len(texts))
     ranks = None
@@ -181,7 +181,7 @@ def _from_ranking(row: Mapping[str, Any], where: str) -> Judgement:
 def _answers(entries: Any, where: str) -> tuple[list[str], list[str]]:
     if not isinstance(entries, list):
         raise DataError(f"{where}: `answers` must be the list of answers as they were shown")
-    texts = [entry.get("answer") if isinstance(entry, Mapping) else entry for entry in entries]
+    texts: list[Any] = [entry.get("answer") if isinstance(entry, Mapping) else entry for entry in entries]
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise DataError(f"{where}: answer {number} has no text `answer`")

@@ -68,3 +68,9 @@ def _lines(stage: str, total: int, unit: str, seconds_between: float = _SECONDS_
         console.print(f"{stage}: {done:,}/{total:,} {unit}, {rate:,.0f}/s, {left:.0f} s left{tail}")
 
     yield advance
+
+
+def note_interrupted(calls: int) -> None:
+    """Tell how many calls an earlier process left in flight: they may be asked, and paid for, a second time."""
+    if calls:
+        console.print(f"{calls} calls were in flight when an earlier attempt died; each may be asked once more")

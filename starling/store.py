@@ -222,6 +222,15 @@ def stages_that_agree(mine: Config, other: Config) -> list[str]:
     return agreeing
 
 
+def first_difference(mine: Config, other: Config) -> str:
+    """The settings that differ in the first table, in road order, that is not the same in both; empty if all are."""
+    for table in ("run", *ROAD[:-1]):
+        old, new = other.model_dump()[table], mine.model_dump()[table]
+        if old != new:
+            return ", ".join(_differences({table: old}, {table: new}))
+    return ""
+
+
 @contextmanager
 def timed(run: Run, stage: str) -> Iterator[None]:
     """Count the wall time of a stage and the process's memory by its end, also when it is interrupted."""

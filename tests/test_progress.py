@@ -51,3 +51,9 @@ def test_brackets_in_a_note_are_no_markup(capsys) -> None:
 def test_an_error_passes_through(capsys) -> None:
     with pytest.raises(KeyError), progress.track("fit", 10, "tokens"):
         raise KeyError
+
+
+def test_calls_that_an_earlier_attempt_left_in_flight_are_told(capsys) -> None:
+    progress.note_interrupted(0)
+    progress.note_interrupted(3)
+    assert lines(capsys) == ["3 calls were in flight when an earlier attempt died; each may be asked once more"]

@@ -160,10 +160,14 @@ def test_stage_by_stage_is_the_same_road(small: Path, unbroken: Path, tmp_path: 
     assert_same(tmp_path / "run", unbroken)
 
 
-def test_a_finished_run_lends_the_stages_that_agree(small: Path, unbroken: Path, tmp_path: Path) -> None:
+def test_a_finished_run_lends_the_stages_that_agree(
+    small: Path, unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     other = tmp_path / "other"
     arguments = ["run", str(small), "--run", str(other), "--set", "tune.lam=2.0", "--from", str(unbroken)]
     assert cli.main([*arguments, "--until", "tune"]) == 0
+    said = f"from {unbroken}: prompts, sample, rank, fit; not the rest, since tune.lam: 0.5 -> 2.0"
+    assert said in capsys.readouterr().out
     name = "model/model.safetensors"
     assert (other / "fit" / name).read_bytes() == (unbroken / "fit" / name).read_bytes()
     weights = "tune/policy/model.safetensors"

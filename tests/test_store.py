@@ -310,3 +310,9 @@ def test_a_folder_that_cannot_be_made_is_one_plain_line(tmp_path: Path) -> None:
         store.write_atomically(tmp_path / "file" / "run" / "x", "")
     with pytest.raises(UsageError, match="there is no run in"):
         Run.read(tmp_path / "file")
+
+
+def test_the_first_table_that_differs_is_named_with_its_settings() -> None:
+    assert store.first_difference(settings(), settings()) == ""
+    mine = settings("fit.epochs=1", "tune.lam=0.25", "fit.layers=3")
+    assert store.first_difference(mine, settings()) == "fit.epochs: 2 -> 1, fit.layers: 15 -> 3"

@@ -23,6 +23,7 @@ def run(run: Run) -> dict[str, Any]:
     cfg = run.config.rank
     items = _items(run)
     with Ledger(run.ledger_path) as ledger, progress.track("rank", len(items), "prompts") as advance:
+        progress.note_interrupted(ledger.interrupted)
         asked: list[Call] = []
 
         def told(call: Call, outcome: Reply | Failure) -> None:

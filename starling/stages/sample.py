@@ -143,6 +143,7 @@ def _ask(run: Run, name: str, generators: Sequence[tuple[int, Generator]], shard
         for prompt, draw, generator in jobs
     ]
     with Ledger(run.ledger_path) as ledger:
+        progress.note_interrupted(ledger.interrupted)
         replies = Client(parse_endpoint(name, key_env=_key_env(name, generators)), ledger).chat(calls)
     failures = [reply for reply in replies if isinstance(reply, Failure)]
     if failures:
