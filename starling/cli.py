@@ -339,6 +339,7 @@ def _drive(run: Run, stages: list[str]) -> None:
         run.started(stage, threads=threads)
         with timed(run, stage):
             facts = module.run(run)
+        device.release_memory()  # before the next stage asks for more
         run.finished(stage, facts)
         progress.console.print(f"{stage}: done in {run.manifest['stages'][stage]['seconds']:.0f} s")
 

@@ -1,7 +1,10 @@
-"""Device, threads, dtype and seeds."""
+"""Device, threads, dtype, seeds and memory."""
 
+import ctypes
+import gc
 import hashlib
 import os
+import platform
 
 import torch
 
@@ -36,3 +39,10 @@ def seed_for(seed: int, *parts: object) -> int:
 def generator(seed: int, *parts: object) -> torch.Generator:
     """A CPU random generator of its own for one purpose."""
     return torch.Generator().manual_seed(seed_for(seed, *parts))
+
+
+def release_memory() -> None:
+    """Return to the system what is no longer used; glibc would keep most of it for this process."""
+    gc.collect()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

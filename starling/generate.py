@@ -109,8 +109,9 @@ def sample(logits_BV: Tensor, uniform_B: Tensor, temperature_B: Tensor, top_p_B:
     below_one_B1 = uniform_B[:, None].to(cumulative_BV.dtype).clamp(max=1 - 2**-24)  # float32 rounds the last ones to 1
     target_B1 = below_one_B1 * cumulative_BV[:, -1:]
     token_B = torch.searchsorted(cumulative_BV, target_B1, right=True)[:, 0].clamp(max=logits_BV.shape[1] - 1)
-    token_B = torch.where(greedy_B, logits_BV.argmax(-1), token_B)
-    logprob_B = prob_BV.gather(1, token_B[:, None])[:, 0].log() - prob_BV.sum(-1).log()
+    if greedy_B.any():
+        token_B = torch.where(greedy_B, logits_BV.argmax(-1), token_B)
+    logprob_B = prob_BV.gather(1, token_B[:, None])[:, 0].log() - cumulative_BV[:, -1].log()
     return token_B, logprob_B.masked_fill(greedy_B, 0.0)
 
 

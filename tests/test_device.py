@@ -1,7 +1,10 @@
 """Device, threads, dtype and seeds."""
 
 import hashlib
+import os
+import platform
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -66,3 +69,18 @@ def test_autocast_multiplies_in_bfloat16_and_keeps_weights_in_float32() -> None:
 
 def test_the_default_device_is_the_accelerator_where_there_is_one() -> None:
     assert device.default().type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def resident_mib() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") // 2**20
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps what it can be told to return")
+def test_memory_that_is_no_longer_used_goes_back_to_the_system() -> None:
+    blocks = [bytearray(b"x" * 2**16) for _ in range(3200)]  # 200 MiB in pieces too small to be mapped one by one
+    blocks, last = [], blocks[-1]  # what lives at the end of the heap keeps glibc from giving back what lies before it
+    before = resident_mib()
+    device.release_memory()
+    assert before - resident_mib() > 100
+    assert len(last) == 2**16
