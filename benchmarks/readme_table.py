@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from starling import digest
+from starling import digest, figures
 from starling.store import Run
 
 README = Path(__file__).parent.parent / "README.md"
@@ -46,7 +46,9 @@ def render(found: Mapping[str, Any], how: str) -> str:
     rows = {row["key"]: row for row in result["table"]}
     count = wins["win_rate"]["n"]
     lines = [
-        f"{how}. {count} test prompts that nothing else has seen; 95 % intervals by bootstrap over prompt families.",
+        f"{how}; the recipe took {figures.duration(found['seconds'])} and at most",
+        f"{found['peak_memory_mib'] / 1024:.1f} GiB of memory. {count} test prompts that nothing else has seen; "
+        "95 % intervals by bootstrap over prompt families.",
         "",
         "| | base | tuned | change |",
         "|---|---|---|---|",
