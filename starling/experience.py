@@ -109,14 +109,19 @@ def teach_critic(policy: Policy, parts: Sequence[Part], cfg: TuneTable, order: t
     optimiser = torch.optim.AdamW(
         policy.critic.parameters(), lr=cfg.critic_learning_rate, weight_decay=cfg.critic_weight_decay
     )
+    returns = [[_returns(experience, cfg) for experience in part.experiences] for part in parts]
     for _ in range(cfg.critic_epochs):
         for index in torch.randperm(len(parts), generator=order).tolist():
             num_tokens = sum(group.num_tokens for group in parts[index].groups)
             optimiser.zero_grad(set_to_none=True)
-            for experience in parts[index].experiences:
+            for experience, return_BT in zip(parts[index].experiences, returns[index], strict=True):
                 value_BT, mask_BT = pad(policy.values(experience.features), experience.lengths)
-                nothing_BT = torch.zeros_like(experience.reward_BT)  # at lambda 1 returns do not depend on the critic
-                _, return_BT = gae(experience.reward_BT, nothing_BT, mask_BT, gamma=cfg.gamma, lam=1.0)
                 value_loss(value_BT, return_BT, mask_BT, num_tokens=num_tokens).value.backward()
             optimiser.step()
     policy.critic.zero_grad(set_to_none=True)
+
+
+def _returns(experience: Experience, cfg: TuneTable) -> Tensor:
+    """The discounted reward that is still to come at each token; at lambda 1 it does not depend on the critic."""
+    nothing_BT = torch.zeros_like(experience.reward_BT)
+    return gae(experience.reward_BT, nothing_BT, experience.mask_BT, gamma=cfg.gamma, lam=1.0)[1]
