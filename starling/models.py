@@ -185,7 +185,7 @@ def _pad_token(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
     )
 
 
-def _load(kind, name: str, **options):  # type: ignore[no-untyped-def]
+def _load(kind: Any, name: str, **options: Any) -> Any:
     source = resolve(name)
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()

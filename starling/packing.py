@@ -191,7 +191,18 @@ def _refuse_long(length: int, window: int | None) -> None:
         raise ModelError(f"a conversation of {length} tokens passes the model's sliding window of {window}; shorten it")
 
 
-def _attention(module, query, key, value, attention_mask, *, scaling, context, sliding_window=None, **kwargs):  # type: ignore[no-untyped-def]
+def _attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: None,
+    *,
+    scaling: float,
+    context: Any,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
     if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
         raise ModelError(f"{type(module).__name__} caps attention scores or adds sinks; packing does not know how")
     window = sliding_window or getattr(module, "sliding_window", None)  # some families leave it to the mask

@@ -8,7 +8,6 @@ import os
 import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +81,9 @@ def _render(numbers: Mapping[str, Any], drawn: Mapping[str, Plot], cases: Sequen
     )
 
     def figure(kind: str, *path: str | int) -> Markup:
-        value = reduce(lambda inner, part: inner[part], path, numbers)  # type: ignore[index]
+        value: Any = numbers
+        for part in path:
+            value = value[part]
         text = figures.FORMATS[kind](value).replace(" %", "\u00a0%").replace("n = ", "n\u00a0=\u00a0")  # not torn apart
         return Markup('<span data-figure="{}" data-at="{}">{}</span>').format(kind, pointer(path), text)
 
