@@ -96,7 +96,7 @@ def test_a_test_prompt_before_evaluation_says_when(tmp_path: Path, shown) -> Non
 
 def test_one_row_of_a_table_is_found_by_its_prompt(run: Run, shown) -> None:
     text = shown(run.folder("evaluate"), row="test-1")
-    assert "test-1" in text and "test-0" not in text
+    assert "─ test-1 ─" in text and "─ test-0 ─" not in text
 
 
 @pytest.mark.parametrize("where", ["run", "table"])
