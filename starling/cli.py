@@ -2,7 +2,6 @@
 
 import errno
 import functools
-import importlib
 import inspect
 import json
 import math
@@ -18,10 +17,9 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from starling import __version__, config, progress
-from starling.config import Config
+from starling import __version__, config, drive, progress
 from starling.errors import StarlingError, UsageError
-from starling.store import ROAD, Run, alone, first_difference, stages_that_agree, timed
+from starling.store import ROAD, Run, alone, stages_that_agree
 
 ABOUT = "Align a language model with AI feedback: sample, rank, fit a reward model, tune, evaluate."
 app = typer.Typer(
@@ -111,7 +109,7 @@ def run_road(
         raise UsageError(f"run: there is no stage {until!r}; stages: {', '.join(ROAD)}")
     from starling import summary
 
-    root, settings = _settings(recipe, run, overrides)
+    root, settings = drive.settings(recipe, run, overrides)
     if dry_run:
         progress.console.print(config.dump(settings), end="", markup=False)
         return settings.model_dump(mode="json")
@@ -124,25 +122,18 @@ def run_road(
         if other is not None:
             agreeing = stages_that_agree(settings, other.config)
             opened.borrow(other, agreeing)
-            progress.console.print(_taken_over(agreeing, opened, other), markup=False)
+            progress.console.print(drive.taken_over(agreeing, opened, other), markup=False)
         stages = list(ROAD[: ROAD.index(until) + 1])
         if not all(map(opened.is_done, stages)):
             summary.print_plan(settings)
-        _drive(opened, stages)
+        drive.drive(opened, stages)
     summary.print_summary(opened)
     return {stage: opened.facts(stage) for stage in ROAD if opened.is_done(stage)}
 
 
-def _taken_over(agreeing: list[str], opened: Run, other: Run) -> str:
-    """Which stages come from another run, and what keeps the next one from it."""
-    taken = [stage for stage in agreeing if other.is_done(stage)]
-    why = first_difference(opened.config, other.config)
-    return f"from {other.root}: {', '.join(taken) or 'nothing'}" + (f"; not the rest, since {why}" if why else "")
-
-
 def _stage_command(stage: str) -> Callable[..., dict[str, Any]]:
     def one_stage(recipe: ConfigArgument = "", run: RunOption = None, overrides: SetOption = None) -> dict[str, Any]:
-        root, settings = _settings(recipe, run, overrides)
+        root, settings = drive.settings(recipe, run, overrides)
         before = ROAD[: ROAD.index(stage)]
         if before:
             Run.read(root)  # a run that is not there is not begun in the middle
@@ -150,7 +141,7 @@ def _stage_command(stage: str) -> Callable[..., dict[str, Any]]:
             opened = Run.open(root, settings)
             for needed in before:
                 opened.facts(needed)
-            _drive(opened, [stage])
+            drive.drive(opened, [stage])
         return {stage: opened.facts(stage)}
 
     return one_stage
@@ -310,38 +301,6 @@ def _shown(source: Path, count: int, row: str) -> Any:
         return Run.read(source).manifest
     rows = tables.read_rows(source)
     return [one for one in rows if row in (one.get("prompt_id"), one.get("id"))] if row else rows[:count]
-
-
-def _settings(recipe: str, run: Path | None, overrides: list[str] | None) -> tuple[Path, Config]:
-    """The run's folder and settings: those of CONFIG, or without one those that the run was made with."""
-    if not recipe and run is not None and (run / "manifest.json").exists():
-        saved = Run.read(run)
-        return run, config.load(run / "config.toml", overrides) if overrides else saved.config
-    path = config.find_recipe(recipe or config.DEFAULT_RECIPE)
-    return run or Path("runs") / path.stem, config.load(path, overrides)
-
-
-def _drive(run: Run, stages: list[str]) -> None:
-    """Do the stages that are not done yet, in road order."""
-    pending = [stage for stage in stages if not run.is_done(stage)]
-    if pending:
-        run.refuse_damage(ROAD[: ROAD.index(pending[0])])
-        progress.console.print(f"run {run.root}, seed {run.config.run.seed}", markup=False)
-    for stage in stages:
-        if run.is_done(stage):
-            progress.console.print(f"{stage}: done already ({run.manifest['stages'][stage]['seconds']:.0f} s)")
-            continue
-        from starling import device
-
-        # Anew for each stage, so that its random numbers do not depend on what this process did before.
-        threads = device.setup(run.config.run.threads, run.config.run.seed)
-        module = importlib.import_module(f"starling.stages.{stage}")
-        run.started(stage, threads=threads)
-        with timed(run, stage):
-            facts = module.run(run)
-        device.release_memory()  # before the next stage asks for more
-        run.finished(stage, facts)
-        progress.console.print(f"{stage}: done in {run.manifest['stages'][stage]['seconds']:.0f} s")
 
 
 def _names() -> list[str]:

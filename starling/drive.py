@@ -1,0 +1,47 @@
+"""A run's stages, one after the other, from where an earlier call stopped."""
+
+import importlib
+from pathlib import Path
+
+from starling import config, progress
+from starling.config import Config
+from starling.store import ROAD, Run, first_difference, timed
+
+
+def settings(recipe: str, run: Path | None, overrides: list[str] | None) -> tuple[Path, Config]:
+    """The run's folder and settings: those of CONFIG, or without one those that the run was made with."""
+    if not recipe and run is not None and (run / "manifest.json").exists():
+        saved = Run.read(run)
+        return run, config.load(run / "config.toml", overrides) if overrides else saved.config
+    path = config.find_recipe(recipe or config.DEFAULT_RECIPE)
+    return run or Path("runs") / path.stem, config.load(path, overrides)
+
+
+def taken_over(agreeing: list[str], opened: Run, other: Run) -> str:
+    """Which stages come from another run, and what keeps the next one from it."""
+    taken = [stage for stage in agreeing if other.is_done(stage)]
+    why = first_difference(opened.config, other.config)
+    return f"from {other.root}: {', '.join(taken) or 'nothing'}" + (f"; not the rest, since {why}" if why else "")
+
+
+def drive(run: Run, stages: list[str]) -> None:
+    """Do the stages that are not done yet, in road order."""
+    pending = [stage for stage in stages if not run.is_done(stage)]
+    if pending:
+        run.refuse_damage(ROAD[: ROAD.index(pending[0])])
+        progress.console.print(f"run {run.root}, seed {run.config.run.seed}", markup=False)
+    for stage in stages:
+        if run.is_done(stage):
+            progress.console.print(f"{stage}: done already ({run.manifest['stages'][stage]['seconds']:.0f} s)")
+            continue
+        from starling import device  # loads PyTorch, which the other commands need not wait for
+
+        # Anew for each stage, so that its random numbers do not depend on what this process did before.
+        threads = device.setup(run.config.run.threads, run.config.run.seed)
+        module = importlib.import_module(f"starling.stages.{stage}")
+        run.started(stage, threads=threads)
+        with timed(run, stage):
+            facts = module.run(run)
+        device.release_memory()  # before the next stage asks for more
+        run.finished(stage, facts)
+        progress.console.print(f"{stage}: done in {run.manifest['stages'][stage]['seconds']:.0f} s")
