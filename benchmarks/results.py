@@ -21,6 +21,7 @@ from starling.records import Score
 from starling.store import Run
 
 TEST_PROMPTS = 330
+DRAWS = 3  # answers of each model to each test prompt: sampling noise is most of what hides a small effect
 RESULTS = Path(__file__).parent.parent / "docs" / "results.md"
 BEGIN, END = "<!-- default recipe: begin -->", "<!-- default recipe: end -->"
 FIGURES = {
@@ -61,7 +62,8 @@ def render(runs: list[Run]) -> str:
     families = len({row["family"] for row in _cases(runs[0])})
     lines = [
         f"`make results`, {datetime.date.today().isoformat()}, {_machine()}; judge: the rubric, a program; "
-        f"{TEST_PROMPTS} test prompts of {families} families, no family seen in ranking, fitting or selection; "
+        f"{TEST_PROMPTS} test prompts of {families} families, {DRAWS} answers of each model to each; "
+        "no family seen in ranking, fitting or selection; "
         "95 % intervals by bootstrap over families; ties count half.",
         "",
         "| tuned against base | " + " | ".join(names) + " | pooled |",
@@ -92,6 +94,7 @@ def render(runs: list[Run]) -> str:
 def _run(seed: int, folder: Path) -> Run:
     command = [sys.executable, "-m", "starling.cli", "run", "--run", str(folder)]
     command += ["--set", f"run.seed={seed}", "--set", f"prompts.test={TEST_PROMPTS}"]
+    command += ["--set", f"evaluate.draws={DRAWS}"]
     command += ["--set", "evaluate.token_budget=0"]  # the default budget covers 100 test prompts
     subprocess.run(command, check=True)
     return Run.read(folder)

@@ -89,7 +89,8 @@ def result_of(facts: Mapping[str, Any], cases: list[dict[str, Any]], config: Con
         "table": before_after.table(scores, drift, cases, config),
         "explained_by_finish_and_repetition": explained,
         "kl": drift.get("kl"),
-        "test_prompts": len(cases),
+        "test_prompts": len({case["prompt_id"] for case in cases}),
+        "comparisons": len(cases),
         "unparsed": facts["unparsed"],
         "settings": facts["settings"],
         "outcomes": {name: outcomes.count(name) for name in ("better", "same", "worse", "unread")},
@@ -280,6 +281,6 @@ def _worse(result: Mapping[str, Any]) -> str:
     )
     if kinds:
         text += f" Kinds of prompt that lose clearly: {', '.join(kinds)}."
-    lost = f"{outcomes['worse']} of {result['test_prompts']} lost, {outcomes['better']} won"
+    lost = f"{outcomes['worse']} of {result['comparisons']} lost, {outcomes['better']} won"
     lost_held_out = f"{held_out['worse']} of {sum(held_out.values())} lost, {held_out['better']} won"
-    return f"{text} Single prompts: {lost}; on held-out checks {lost_held_out}."
+    return f"{text} Single comparisons: {lost}; on held-out checks {lost_held_out}."

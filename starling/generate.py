@@ -1,12 +1,15 @@
 """Token ids in, token ids and logprobs out: sampling from a model in this process.
 
-Each distinct prompt runs once, however many answers it gets; answers are decoded together in a fixed number of slots,
-and a finished answer makes room for the next at once, so no step is spent on padding rows.
+Each distinct prompt runs once, however many answers it gets, and so does what several of them begin with, such as a
+system prompt. Answers are decoded together in a fixed number of slots, and a finished answer makes room for the next
+at once, so no step is spent on padding rows.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from os.path import commonprefix  # works on any sequences, token ids too
 from typing import Any
 
 import torch
@@ -14,9 +17,10 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import PreTrainedModel
 
-from starling.packing import Packed, hidden_states, pack
+from starling.packing import Packed, Span, hidden_states, pack
+from starling.sampling import sample
 
-_LIKELIEST = 256  # tokens looked at for top-p before the whole vocabulary is sorted, which costs more than a step
+_SHARED_START = 8  # tokens that prompts must begin with alike to share them
 _REFILL_SHARE = 4  # new prompts enter when a quarter of the slots is free: prefill is cheaper in company
 
 
@@ -66,7 +70,7 @@ def generate(
     if not requests:
         return answers
     uniform = [_uniforms(request.seed, max_new_tokens) for request in requests]
-    pending = deque(range(len(requests)))
+    pending = deque(sorted(range(len(requests)), key=lambda index: requests[index].prompt))  # those alike together
     cache = _Slots(model, min(slots, len(requests)), max(len(r.prompt) for r in requests) + max_new_tokens)
     logits = torch.empty(0)
     while pending or cache.rows:
@@ -92,27 +96,6 @@ def generate(
         if cache.rows:
             logits = _decode(model, cache, tokens)
     return answers
-
-
-def sample(logits_BV: Tensor, uniform_B: Tensor, temperature_B: Tensor, top_p_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens and their logprobs by inverting the cumulative distribution at `uniform_B` in [0, 1).
-
-    Temperature 0 takes the likeliest token with logprob 0; `top_p` keeps the likeliest tokens that reach that share.
-    """
-    greedy_B = temperature_B == 0
-    scaled_BV = logits_BV.float() / temperature_B.masked_fill(greedy_B, 1.0)[:, None]
-    prob_BV = scaled_BV.softmax(-1)
-    cut_M = (top_p_B < 1).nonzero()[:, 0]
-    if len(cut_M):
-        prob_BV[cut_M] = _nucleus(prob_BV[cut_M], top_p_B[cut_M].to(prob_BV))
-    cumulative_BV = prob_BV.cumsum(-1)
-    below_one_B1 = uniform_B[:, None].to(cumulative_BV.dtype).clamp(max=1 - 2**-24)  # float32 rounds the last ones to 1
-    target_B1 = below_one_B1 * cumulative_BV[:, -1:]
-    token_B = torch.searchsorted(cumulative_BV, target_B1, right=True)[:, 0].clamp(max=logits_BV.shape[1] - 1)
-    if greedy_B.any():
-        token_B = torch.where(greedy_B, logits_BV.argmax(-1), token_B)
-    logprob_B = prob_BV.gather(1, token_B[:, None])[:, 0].log() - cumulative_BV[:, -1].log()
-    return token_B, logprob_B.masked_fill(greedy_B, 0.0)
 
 
 class _Slots:
@@ -146,20 +129,22 @@ class _Slots:
 
 @dataclass(frozen=True, slots=True)
 class _Prefilling:
-    """Attention of fresh prompts that also files their keys and values in the slots."""
+    """Attention of fresh prompts that also files their keys and values in the slots.
+
+    Each entry of `places` is a span of packed positions, the slots that hold it, and where it begins in them.
+    """
 
     packed: Packed
     cache: _Slots
-    slots_of: Sequence[Sequence[int]]
+    places: Sequence[tuple[Span, Sequence[int], int]]
 
     def attend(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
     ) -> Tensor:
-        layer = module.layer_idx
-        for block, slots in zip(self.packed.blocks, self.slots_of, strict=True):
-            start, stop = block.prompt
-            self.cache.keys[layer, slots, :, : stop - start] = key[0, :, start:stop].to(self.cache.keys.dtype)
-            self.cache.values[layer, slots, :, : stop - start] = value[0, :, start:stop].to(self.cache.values.dtype)
+        keys, values = self.cache.keys[module.layer_idx], self.cache.values[module.layer_idx]
+        for (start, stop), slots, first in self.places:
+            keys[slots, :, first : first + stop - start] = key[0, :, start:stop].to(keys.dtype)
+            values[slots, :, first : first + stop - start] = value[0, :, start:stop].to(values.dtype)
         return self.packed.attend(module, query, key, value, scaling, window)
 
 
@@ -191,18 +176,41 @@ class _Decoding:
 
 
 def _prefill(model: PreTrainedModel, cache: _Slots, requests: Sequence[Request], admitted: list[int]) -> Tensor:
-    """Run the admitted prompts, each distinct one once; returns the logits of each request's first token."""
+    """Run the admitted prompts, each distinct one and each shared beginning once; returns the logits of each
+    request's first token."""
     slots_of: dict[tuple[int, ...], list[int]] = {}
     for slot, index in enumerate(admitted, len(cache.rows)):
         slots_of.setdefault(requests[index].prompt, []).append(slot)
         cache.lengths[slot] = len(requests[index].prompt)
-    packed = pack([(prompt, []) for prompt in slots_of])
-    context = _Prefilling(packed, cache, list(slots_of.values()))
-    hidden_TH = hidden_states(model.get_decoder(), packed, context=context)
-    last = [block.prompt.stop - 1 for block in packed.blocks]
-    row_of = {prompt: row for row, prompt in enumerate(slots_of)}
+    families = list(_shared_starts(list(slots_of)))
+    packed = pack([(start, [prompt[len(start) :] for prompt in prompts]) for start, prompts in families])
+    places: list[tuple[Span, Sequence[int], int]] = []
+    row_of: dict[tuple[int, ...], int] = {}
+    last: list[int] = []
+    for block, (start, prompts) in zip(packed.blocks, families, strict=True):
+        places.append((block.prompt, [slot for prompt in prompts or [start] for slot in slots_of[prompt]], 0))
+        for prompt, span in zip(prompts or [start], block.answers or [block.prompt], strict=True):
+            if span is not block.prompt:
+                places.append((span, slots_of[prompt], len(start)))
+            row_of[prompt] = len(last)
+            last.append(span.stop - 1)
+    hidden_TH = hidden_states(model.get_decoder(), packed, context=_Prefilling(packed, cache, places))
     logits = model.get_output_embeddings()(hidden_TH[last])
     return logits[[row_of[requests[index].prompt] for index in admitted]]
+
+
+def _shared_starts(
+    prompts: Sequence[tuple[int, ...]],
+) -> Iterator[tuple[tuple[int, ...], list[tuple[int, ...]]]]:
+    """What prompts begin with, and the prompts that do; one that shares nothing stands alone, with none after it."""
+    for _, alike in groupby(sorted(prompts), key=lambda prompt: prompt[:_SHARED_START]):
+        members = list(alike)
+        shortest = min(map(len, members))
+        start = tuple(commonprefix([prompt[: shortest - 1] for prompt in members]))
+        if len(members) > 1 and len(start) >= _SHARED_START:
+            yield start, members
+        else:
+            yield from ((prompt, []) for prompt in members)
 
 
 def _decode(model: PreTrainedModel, cache: _Slots, tokens_B: Tensor) -> Tensor:
@@ -229,13 +237,3 @@ def _settings(requests: Sequence[Request], rows: list[int]) -> tuple[Tensor, Ten
         torch.tensor([requests[index].temperature for index in rows]),
         torch.tensor([requests[index].top_p for index in rows]),
     )
-
-
-def _nucleus(prob_MV: Tensor, top_p_M: Tensor) -> Tensor:
-    """The likeliest tokens of each row that reach its share; the others get probability 0."""
-    count = min(_LIKELIEST, prob_MV.shape[1])
-    ordered_MC, index_MC = prob_MV.topk(count)
-    if (ordered_MC.sum(1) < top_p_M).any():
-        ordered_MC, index_MC = prob_MV.sort(descending=True)
-    outside_MC = ordered_MC.cumsum(1) - ordered_MC >= top_p_M[:, None]
-    return torch.zeros_like(prob_MV).scatter(1, index_MC, ordered_MC.masked_fill(outside_MC, 0.0))

@@ -75,7 +75,7 @@ class Watch:
         budget = self._config.evaluate.token_budget
         if not budget or not self._looks:
             return True
-        answers = len(self._asked) + 2 * self._config.prompts.test
+        answers = len(self._asked) + 2 * self._config.prompts.test * self._config.evaluate.draws
         return self.tokens + 1.25 * self._looks[0]["mean_length"] * answers <= budget
 
     def facts(self) -> dict[str, Any]:

@@ -46,7 +46,8 @@ def plan(config: Config) -> list[str]:
         f"{rollouts} answers, {updates} each, {_at_most(tune.token_budget, rolled_out)}",
         f"  kept: the step whose answers to {prompts.validation} validation prompts the judge likes best, "
         f"looked at every {_count(tune.validate_every, 'step')}",
-        f"evaluate: {prompts.test} test prompts x 2 models; judge: {_judge(config.evaluate.judge)}; "
+        f"evaluate: {prompts.test} test prompts x 2 models x {_count(config.evaluate.draws, 'answer')}; "
+        f"judge: {_judge(config.evaluate.judge)}; "
         f"with validation <= {tested:,} tokens",
     ]
 

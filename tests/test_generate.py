@@ -17,7 +17,7 @@ from transformers import (
 from transformers.modeling_utils import PreTrainedModel
 
 from starling import packing
-from starling.generate import Request, generate, sample, stop_ids
+from starling.generate import Request, generate, stop_ids
 
 NEVER: frozenset[int] = frozenset()
 PROMPTS = [(5, 6, 7), (40, 41, 42, 43, 44, 45, 46), (80,), (100, 7, 9, 11)]
@@ -84,6 +84,13 @@ def test_the_same_request_gives_the_same_ids_in_other_company(model) -> None:
     forwards = generate(model, requests(), max_new_tokens=10, stop=NEVER, slots=5)
     backwards = generate(model, requests()[::-1], max_new_tokens=10, stop=NEVER, slots=4)[::-1]
     assert [answer.ids for answer in forwards] == [answer.ids for answer in backwards]
+
+
+def test_prompts_that_begin_alike_are_answered_as_if_each_stood_alone(model, plain) -> None:
+    start = tuple(range(20, 32))
+    alike = [(*start, 90), (*start, 91, 92), (*start, 90, 5), (*start, 91, 92), start[:9], (7, 8)]
+    answers = generate(model, [Request(prompt=p, seed=1, temperature=0.0) for p in alike], max_new_tokens=6, stop=NEVER)
+    assert [answer.ids for answer in answers] == [greedy_by_transformers(plain, prompt, 6) for prompt in alike]
 
 
 def test_different_seeds_give_different_answers_to_one_prompt(model) -> None:
@@ -202,75 +209,3 @@ def test_stop_ids_are_all_those_of_the_generation_settings(tiny_model: Path, eos
     network = load(tiny_model)
     network.generation_config.eos_token_id = eos
     assert stop_ids(network) == expected
-
-
-def one(values: list[float]) -> torch.Tensor:
-    return torch.tensor(values)
-
-
-@pytest.mark.parametrize(
-    ("number", "token"),
-    [(0.0, 0), (0.4999, 0), (0.5, 1), (0.7499, 1), (0.75, 2), (0.9999, 2)],
-)
-def test_sample_inverts_the_cumulative_distribution(number: float, token: int) -> None:
-    # weights 2, 1, 1: cumulative 1/2, 3/4, 1
-    logits = torch.tensor([[math.log(2), 0.0, 0.0]])
-    tokens, logprobs = sample(logits, one([number]), one([1.0]), one([1.0]))
-    assert tokens.tolist() == [token]
-    assert logprobs.item() == pytest.approx(math.log([1 / 2, 1 / 4, 1 / 4][token]), abs=CLOSE)
-
-
-def test_sample_under_temperature_by_hand() -> None:
-    # weights 4, 1, 1 at temperature 2: 2, 1, 1
-    logits = torch.tensor([[math.log(4), 0.0, 0.0]])
-    tokens, logprobs = sample(logits, one([0.6]), one([2.0]), one([1.0]))
-    assert tokens.tolist() == [1]
-    assert logprobs.item() == pytest.approx(math.log(1 / 4), abs=CLOSE)
-
-
-def test_sample_under_top_p_by_hand() -> None:
-    # probabilities 0.1, 0.5, 0.15, 0.25; top_p 0.7 keeps 0.5 and 0.25, that is 2/3 and 1/3
-    logits = torch.tensor([[0.1, 0.5, 0.15, 0.25]]).log().expand(4, 4)
-    tokens, logprobs = sample(logits, one([0.0, 0.66, 0.67, 0.9999]), torch.ones(4), torch.full((4,), 0.7))
-    assert tokens.tolist() == [1, 1, 3, 3]
-    assert logprobs.tolist() == pytest.approx([math.log(2 / 3)] * 2 + [math.log(1 / 3)] * 2, abs=CLOSE)
-
-
-def test_top_p_keeps_at_least_the_likeliest_token() -> None:
-    tokens, logprobs = sample(torch.tensor([[1.0, 3.0, 2.0]]), one([0.99]), one([1.0]), one([1e-6]))
-    assert (tokens.item(), logprobs.item()) == (1, 0.0)
-
-
-def test_top_p_stops_at_the_token_that_reaches_it() -> None:
-    # 1/2 reaches 0.5 exactly: the two of 1/4 stay outside
-    tokens, _ = sample(torch.tensor([[math.log(2), 0.0, 0.0]]), one([0.999]), one([1.0]), one([0.5]))
-    assert tokens.item() == 0
-
-
-def test_temperature_zero_takes_the_likeliest_token_with_logprob_zero() -> None:
-    tokens, logprobs = sample(torch.tensor([[1.0, 3.0, 2.0]]), one([0.0]), one([0.0]), one([1.0]))
-    assert (tokens.item(), logprobs.item()) == (1, 0.0)
-
-
-def test_evenly_spread_numbers_draw_each_token_by_its_probability() -> None:
-    prob = torch.tensor([0.1, 0.2, 0.3, 0.4])
-    numbers = (torch.arange(1000) + 0.5) / 1000
-    tokens, _ = sample(prob.log().expand(1000, 4), numbers, torch.ones(1000), torch.ones(1000))
-    assert tokens.bincount().tolist() == [100, 200, 300, 400]
-
-
-def test_the_largest_number_below_one_still_draws_from_the_nucleus() -> None:
-    # rounded to float32 it is 1, past the end of the cumulative distribution
-    logits = torch.tensor([[0.1, 0.5, 0.25, 0.15]]).log()
-    number = torch.tensor([1 - 2**-53], dtype=torch.float64)
-    tokens, logprobs = sample(logits, number, one([1.0]), one([0.7]))
-    assert tokens.item() == 2
-    assert logprobs.item() == pytest.approx(math.log(1 / 3), abs=CLOSE)
-
-
-def test_bfloat16_logits_are_sampled_in_float32() -> None:
-    logits = torch.randn(1, 300).bfloat16()
-    tokens, logprobs = sample(logits, one([0.3]), one([1.0]), one([1.0]))
-    expected = logits[0].double().log_softmax(0)[tokens.item()].item()
-    assert logprobs.dtype == torch.float32
-    assert logprobs.item() == pytest.approx(expected, abs=CLOSE)

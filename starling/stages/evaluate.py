@@ -26,7 +26,7 @@ MODELS = ("base", "tuned")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One test prompt with both answers and all that was found out about them; pairs are (base, tuned)."""
+    """One test prompt with an answer of each model and all that was found out about them; pairs are (base, tuned)."""
 
     prompt: Prompt
     answers: tuple[Candidate, Candidate]
@@ -45,6 +45,7 @@ def run(run: Run) -> dict[str, Any]:
     prompts = tables.prompts_of(run, "test")
     paths = (config.run.model, str(run.folder("tune") / "policy"))
     answers = [_answers(run, name, path, prompts) for name, path in zip(MODELS, paths, strict=True)]
+    prompts = [prompt for prompt in prompts for _ in range(config.evaluate.draws)]  # one for each case
     reward_model = models.load_reward_model(str(run.folder("fit") / "model"), torch.bfloat16)
     shown = [(p, [a.answer, b.answer], [a.finished, b.finished]) for p, a, b in zip(prompts, *answers, strict=True)]
     rewards = score_texts(reward_model, shown, config.tune.microbatch_tokens)
@@ -146,12 +147,12 @@ def _answers(run: Run, name: str, path: str, prompts: Sequence[Prompt]) -> list[
     file = run.folder("evaluate") / f"{name}.parquet"
     if not file.exists():
         model = models.load_policy(path)
-        cap = run.config.evaluate.answer_tokens
-        with progress.track(f"evaluate {name}", len(prompts) * cap, "tokens") as advance:
+        cap, draws = run.config.evaluate.answer_tokens, run.config.evaluate.draws
+        with progress.track(f"evaluate {name}", len(prompts) * draws * cap, "tokens") as advance:
             groups = sample_groups(
                 model,
                 prompts,
-                count=1,
+                count=draws,
                 max_new_tokens=cap,
                 **own_settings(model.network),
                 seed=run.config.run.seed,
@@ -162,14 +163,15 @@ def _answers(run: Run, name: str, path: str, prompts: Sequence[Prompt]) -> list[
             {
                 "prompt_id": group.prompt.id,
                 "model": name,
-                "draw": 0,
-                "answer": group.texts[0],
-                "finished": group.answers[0].finished,
+                "draw": draw,
+                "answer": text,
+                "finished": answer.finished,
                 "weakened": False,
                 "seed": 0,
-                "num_tokens": group.num_tokens,
+                "num_tokens": len(answer.ids),
             }
             for group in groups
+            for draw, (text, answer) in enumerate(zip(group.texts, group.answers, strict=True))
         ]
         tables.write_parquet(file, rows, tables.CANDIDATES)
     return [Candidate(**row) for row in tables.read_rows(file)]
@@ -231,6 +233,7 @@ def _logprobs(policy: Policy, packs: Sequence[Any], config: Config) -> torch.Ten
 def _case_row(case: Case, band: float, margin: float) -> dict[str, Any]:
     return {
         "prompt_id": case.prompt.id,
+        "draw": case.answers[0].draw,
         "family": case.prompt.family,
         "kind": case.prompt.kind,
         "messages": list(case.prompt.messages),
