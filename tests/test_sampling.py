@@ -100,7 +100,7 @@ def test_the_nucleus_of_a_large_vocabulary_is_that_of_a_whole_sort(top_p: float)
         share = kept / kept.sum()
         place = index.tolist().index(int(token))
         assert float(share[:place].sum()) - CLOSE <= number <= float(share[: place + 1].sum()) + CLOSE
-        assert logprob == pytest.approx(float(share[place].log()), abs=CLOSE)
+        assert logprob == pytest.approx(float(share[place].log()), abs=1e-4)  # one unlikely token may be in or out
 
 
 def test_more_rows_than_are_sampled_at_a_time_keep_their_order() -> None:
