@@ -45,7 +45,7 @@ def recipe(folder: Path, model: Path, **changes: Any) -> Path:
             "layers": 2, "learning_rate": 3e-2, "warm_up_prompts": 4, "gae_lambda": 1.0, "critic_epochs": 2,
             "validate_every": 1, "validation_draws": 1, "checkpoint_seconds": 1e-9, "kl_limit": 1e9,
         },
-        "evaluate": {"answer_tokens": 8, "resamples": 100},
+        "evaluate": {"answer_tokens": 8, "draws": 2, "resamples": 100},
     }  # fmt: skip
     for change, value in changes.items():
         table, key = change.split("__")

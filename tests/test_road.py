@@ -97,6 +97,19 @@ def test_every_file_of_the_design_stands(unbroken: Path) -> None:
     assert all(Run.read(unbroken).is_done(stage) for stage in ROAD)
 
 
+def test_each_test_prompt_is_answered_as_often_as_asked_for_and_like_draws_are_compared(unbroken: Path) -> None:
+    cases = tables.read_rows(unbroken / "evaluate/cases.jsonl")
+    prompts = {case["prompt_id"] for case in cases}
+    assert sorted((case["prompt_id"], case["draw"]) for case in cases) == [
+        (p, d) for p in sorted(prompts) for d in (0, 1)
+    ]
+    for name in ("base", "tuned"):
+        answers = {
+            (a["prompt_id"], a["draw"]): a["answer"] for a in tables.read_rows(unbroken / f"evaluate/{name}.parquet")
+        }
+        assert all(case[name]["answer"] == answers[case["prompt_id"], case["draw"]] for case in cases)
+
+
 def test_rankings_read_as_nectar_everywhere(unbroken: Path, tmp_path: Path) -> None:
     import datasets
 
