@@ -253,6 +253,50 @@ def audit(
     return {"logs": audits, "between": between}
 
 
+@command("export")
+def export(
+    source: Annotated[Path, typer.Argument(metavar="RUN|FILE", help="A run, a ranking table, or a folder of shards.")],
+    to: Annotated[
+        str, typer.Option(metavar="FORMAT", help="nectar, trl, unpaired, ultrafeedback, nemo-rl, verl or llamafactory.")
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder to write; an earlier export of that format is replaced.")
+    ],
+    pairs: Annotated[
+        str,
+        typer.Option(metavar="CHOICE", show_default="all", help="For formats of pairs: all, adjacent or best_worst."),
+    ] = "",
+    licence: Annotated[
+        str, typer.Option("--license", metavar="ID", help="What the data card gives as licence.")
+    ] = "other",
+    push: Annotated[
+        str,
+        typer.Option(
+            metavar="OWNER/NAME",
+            show_default="no",
+            help="Also upload to the Hugging Face Hub, private; the token comes from HF_TOKEN.",
+        ),
+    ] = "",
+    public: Annotated[bool, typer.Option("--public", help="With --push: open to everybody.")] = False,
+) -> dict[str, Any]:
+    """Write rankings in another tool's form, with a data card."""
+    from starling import export as exports
+    from starling import hub
+
+    exports.check(to, pairs)
+    if public and not push:
+        raise UsageError("export: --public goes with --push")
+    if push:
+        hub.token(push)  # what is missing is said before anything is written
+    facts = exports.export(source, to, out, pairs=pairs, licence=licence)
+    for sentence in exports.sentences(facts, out):
+        progress.console.print(sentence, markup=False)
+    if push:
+        facts["pushed_to"] = hub.push(out, push, public=public)
+        progress.console.print(f"export: pushed to {facts['pushed_to']}", markup=False)
+    return facts
+
+
 @command("report")
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders.")],
@@ -294,11 +338,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _shown(source: Path, count: int, row: str) -> Any:
-    """A run's manifest, or rows of a table."""
-    from starling import tables
+    """A run's manifest or the lineage of its rankings of one prompt, or rows of a table."""
+    from starling import lineage, tables
 
     if (source / "manifest.json").exists():
-        return Run.read(source).manifest
+        run = Run.read(source)
+        return lineage.of_prompt(run, row) if row else run.manifest
     rows = tables.read_rows(source)
     return [one for one in rows if row in (one.get("prompt_id"), one.get("id"))] if row else rows[:count]
 

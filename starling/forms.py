@@ -11,7 +11,6 @@ from itertools import combinations, pairwise
 from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
-from scipy.stats import rankdata
 
 from starling import tables
 from starling.records import Candidate, Message, Ranking
@@ -67,7 +66,8 @@ class Pair(NamedTuple):
 
 def middle_ranks(ranking: Ranking) -> list[float]:
     """The ranks with tied answers sharing the mean of their places: 1, 1, 3 becomes 1.5, 1.5, 3."""
-    return [float(rank) for rank in rankdata(ranking.ranks)]
+    ranks = ranking.ranks
+    return [sum(other < rank for other in ranks) + (sum(other == rank for other in ranks) + 1) / 2 for rank in ranks]
 
 
 def pairs(ranking: Ranking, which: str, left_out: LeftOut) -> Iterator[Pair]:
@@ -135,7 +135,7 @@ def _unpaired(item: Item, left_out: LeftOut) -> Iterator[Row]:
 
 
 def _ultrafeedback(item: Item, left_out: LeftOut) -> Iterator[Row]:
-    """The overall score goes from 10 for the first place to 1 for the last; no aspect was rated, and none is made up."""
+    """The overall score goes from 10 for the first place to 1 for the last; no aspect was rated, none is made up."""
     ranking, k = item.ranking, len(item.ranking.answers)
     single = len(ranking.messages) == 1
     yield {

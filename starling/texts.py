@@ -5,7 +5,7 @@ import unicodedata
 
 # Controls, marks that turn the direction of writing, and lone surrogates; tab and new line stay.
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|~$-])")
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]|~$])")
 
 
 def visible(text: str) -> str:

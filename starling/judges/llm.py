@@ -146,9 +146,7 @@ class KwiseJudge:
     def _read(self, outcome: Reply | Failure, order: Sequence[int], before: Judged) -> Judged:
         calls = [*before.calls, outcome.key] if outcome.key else before.calls
         if isinstance(outcome, Failure):
-            return Judged(
-                ranks=None, reason=outcome.reason, orders=before.orders, replies=before.replies, calls=calls
-            )
+            return Judged(ranks=None, reason=outcome.reason, orders=before.orders, replies=before.replies, calls=calls)
         k = len(order)
         parsed = parse_ranking(outcome.text, k)
         if not outcome.finished:  # its last word was not said
