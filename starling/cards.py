@@ -30,7 +30,7 @@ _CHECK = "not known to Starling: check"
 HOW = {
     "nectar": "Code written for Nectar reads it as it is.",
     "trl": "`RewardTrainer`, `DPOTrainer` and others take it. `margin` is the distance of the two ranks as a share of "
-    "the longest possible, above 0 to 1; `RewardTrainer` subtracts it in its loss; without the column the loss is plain.",
+    "the longest possible; `RewardTrainer` subtracts it in its loss; without the column the loss is the plain one.",
     "unpaired": "For `KTOTrainer` and the like. `label` is true for the better half of a ranking, false for the worse.",
     "ultrafeedback": "`overall_score` goes from 10 for the first place to 1 for the last, made of ranks. Aspects were "
     "not rated: `Rating` is `N/A`. A conversation of several turns stands in `instruction` as Human/Assistant text.",
