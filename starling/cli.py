@@ -224,7 +224,7 @@ def show(
     from starling import show as pages
 
     pages.show(source, count, row)
-    return functools.partial(_shown, source, count, row)
+    return functools.partial(pages.shown, source, count, row)
 
 
 @command("audit")
@@ -281,20 +281,8 @@ def export(
 ) -> dict[str, Any]:
     """Write rankings in another tool's form, with a data card."""
     from starling import export as exports
-    from starling import hub
 
-    exports.check(to, pairs)
-    if public and not push:
-        raise UsageError("export: --public goes with --push")
-    if push:
-        hub.token(push)  # what is missing is said before anything is written
-    facts = exports.export(source, to, out, pairs=pairs, licence=licence)
-    for sentence in exports.sentences(facts, out):
-        progress.console.print(sentence, markup=False)
-    if push:
-        facts["pushed_to"] = hub.push(out, push, public=public)
-        progress.console.print(f"export: pushed to {facts['pushed_to']}", markup=False)
-    return facts
+    return exports.export_and_push(source, to, out, pairs=pairs, licence=licence, push=push, public=public)
 
 
 @command("report")
@@ -335,17 +323,6 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second Ctrl-C must not spoil the one line
         progress.error_console.print("interrupted; what is finished is kept, the same command goes on from there")
     return code
-
-
-def _shown(source: Path, count: int, row: str) -> Any:
-    """A run's manifest or the lineage of its rankings of one prompt, or rows of a table."""
-    from starling import lineage, tables
-
-    if (source / "manifest.json").exists():
-        run = Run.read(source)
-        return lineage.of_prompt(run, row) if row else run.manifest
-    rows = tables.read_rows(source)
-    return [one for one in rows if row in (one.get("prompt_id"), one.get("id"))] if row else rows[:count]
 
 
 def _names() -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from starling import cards, forms, tables
+from starling import cards, forms, hub, progress, tables
 from starling.errors import DataError, UsageError, explained
 from starling.forms import EXPORTS, Form, Item, Row
 from starling.records import SPLITS
@@ -21,6 +21,24 @@ from starling.store import Run, alone, replace_folder, write_atomically
 
 MARK = "export.json"  # stands in each of our exports, and in no other folder
 CHUNK = 1000  # rows that are written at once
+
+
+def export_and_push(
+    source: Path, to: str, out: Path, *, pairs: str, licence: str, push: str, public: bool
+) -> dict[str, Any]:
+    """Export, say what was counted, and upload where that was asked for; what is missing is said before all."""
+    check(to, pairs)
+    if public and not push:
+        raise UsageError("export: --public goes with --push")
+    if push:
+        hub.token(push)
+    facts = export(source, to, out, pairs=pairs, licence=licence)
+    for sentence in sentences(facts, out):
+        progress.console.print(sentence, markup=False)
+    if push:
+        facts["pushed_to"] = hub.push(out, push, public=public)
+        progress.console.print(f"export: pushed to {facts['pushed_to']}", markup=False)
+    return facts
 
 
 def check(to: str, pairs: str) -> Form:

@@ -44,6 +44,15 @@ def show(source: Path, count: int, row: str) -> None:
     )
 
 
+def shown(source: Path, count: int, row: str) -> Any:
+    """The same for programs: a run's manifest or its lineage of one prompt, or rows of a table."""
+    if (source / "manifest.json").exists():
+        run = Run.read(source)
+        return lineage.of_prompt(run, row) if row else run.manifest
+    rows = _rows(source)
+    return _named(rows, row) if row else rows[:count]
+
+
 def _named(rows: Sequence[dict[str, Any]], row: str) -> list[dict[str, Any]]:
     """The rows of this id; where no row has an id, the row of this number, counted from 1."""
     if any(_id(one) for one in rows):
