@@ -224,7 +224,7 @@ def show(
     from starling import show as pages
 
     pages.show(source, count, row)
-    return functools.partial(_shown, source, count, row)
+    return functools.partial(pages.shown, source, count, row)
 
 
 @command("audit")
@@ -251,6 +251,38 @@ def audit(
         audit_page.write(out, audits, between)
         progress.console.print(f"audit: {out}", markup=False)
     return {"logs": audits, "between": between}
+
+
+@command("export")
+def export(
+    source: Annotated[Path, typer.Argument(metavar="RUN|FILE", help="A run, a ranking table, or a folder of shards.")],
+    to: Annotated[
+        str, typer.Option(metavar="FORMAT", help="nectar, trl, unpaired, ultrafeedback, nemo-rl, verl or llamafactory.")
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder to write; an earlier export of that format is replaced.")
+    ],
+    pairs: Annotated[
+        str,
+        typer.Option(metavar="CHOICE", show_default="all", help="For formats of pairs: all, adjacent or best_worst."),
+    ] = "",
+    licence: Annotated[
+        str, typer.Option("--license", metavar="ID", help="What the data card gives as licence.")
+    ] = "other",
+    push: Annotated[
+        str,
+        typer.Option(
+            metavar="OWNER/NAME",
+            show_default="no",
+            help="Also upload to the Hugging Face Hub, private; the token comes from HF_TOKEN.",
+        ),
+    ] = "",
+    public: Annotated[bool, typer.Option("--public", help="With --push: open to everybody.")] = False,
+) -> dict[str, Any]:
+    """Write rankings in another tool's form, with a data card."""
+    from starling import export as exports
+
+    return exports.export_and_push(source, to, out, pairs=pairs, licence=licence, push=push, public=public)
 
 
 @command("report")
@@ -291,16 +323,6 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second Ctrl-C must not spoil the one line
         progress.error_console.print("interrupted; what is finished is kept, the same command goes on from there")
     return code
-
-
-def _shown(source: Path, count: int, row: str) -> Any:
-    """A run's manifest, or rows of a table."""
-    from starling import tables
-
-    if (source / "manifest.json").exists():
-        return Run.read(source).manifest
-    rows = tables.read_rows(source)
-    return [one for one in rows if row in (one.get("prompt_id"), one.get("id"))] if row else rows[:count]
 
 
 def _names() -> list[str]:

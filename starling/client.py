@@ -214,7 +214,8 @@ class Client:
                 raise CallError(f"{self.name}: {outcome.reason}; is it running? What was answered is kept")
             if not outcome.retry or tried == self.endpoint.attempts:
                 self.counts.failures += 1
-                return Failure(reason=f"{self.name}: {outcome.reason} (attempt {tried} of {self.endpoint.attempts})")
+                said = f"{self.name}: {outcome.reason} (attempt {tried} of {self.endpoint.attempts})"
+                return Failure(reason=said, key=key)
             await asyncio.sleep(wait)
             longest = min(LONGEST_BACKOFF_SECONDS, 2 * longest)
 

@@ -39,5 +39,5 @@ def explained(doing: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise StarlingError(
-            f"{doing} failed: {error.strerror or error}; free space or choose another --run folder"
+            f"{doing} failed: {error.strerror or error}; free space or choose another folder"
         ) from error

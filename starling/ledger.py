@@ -146,7 +146,7 @@ class Ledger:
             row = self._db.execute(sql, (bytes.fromhex(key),)).fetchone()
         if row is None:
             return None
-        return Reply(text=row[0], finished=bool(row[1]), prompt_tokens=row[2], completion_tokens=row[3])
+        return Reply(text=row[0], finished=bool(row[1]), prompt_tokens=row[2], completion_tokens=row[3], key=key)
 
     def attempts(self, key: str) -> list[str | None]:
         """How each attempt at a call ended, in the order they were sent; None while it is in flight."""
@@ -247,3 +247,25 @@ class Ledger:
             yield
         except sqlite3.Error as error:
             raise DataError(f"{self.path}: cannot be used as the ledger of calls: {error}") from error
+
+
+def read_calls(path: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """The calls of these keys as a ledger has them, with every attempt; the file is only read, and may be in use.
+
+    A key that is not there is left out.
+    """
+    if not path.exists():
+        return []
+    found = []
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:
+            db.row_factory = sqlite3.Row
+            for key in keys:
+                row = db.execute("SELECT * FROM calls WHERE key = ?", (bytes.fromhex(key),)).fetchone()
+                sql = "SELECT sent, ended, outcome FROM attempts WHERE key = ? ORDER BY sent, number"
+                attempts = [dict(attempt) for attempt in db.execute(sql, (bytes.fromhex(key),))]
+                if row is not None or attempts:
+                    found.append((dict(row) if row else {}) | {"key": key, "attempts": attempts})
+    except sqlite3.Error as error:
+        raise DataError(f"{path}: cannot be read as the ledger of calls: {error}") from error
+    return found

@@ -1,7 +1,7 @@
 """The nouns that travel along the road, one frozen record each; no tensors, no files."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 KINDS = (
@@ -52,12 +52,16 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What a chat model answered; `finished` is False where the token cap cut the text."""
+    """What a chat model answered; `finished` is False where the token cap cut the text.
+
+    `key` finds the call in the ledger, "" for a model in this process.
+    """
 
     text: str
     finished: bool
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    key: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,11 +69,15 @@ class Failure:
     """A call that gave no usable reply past every retry, and why."""
 
     reason: str
+    key: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """One answer to one prompt; `finished` is False where the token cap cut it."""
+    """One answer to one prompt; `finished` is False where the token cap cut it.
+
+    `call` is the ledger's key of the call that gave it, "" where there was none.
+    """
 
     prompt_id: str
     model: str
@@ -79,13 +87,15 @@ class Candidate:
     weakened: bool = False
     seed: int = 0
     num_tokens: int = 0
+    call: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:
     """The answers to one prompt with their competition ranks (1, 1, 3), best first.
 
-    `orders` holds for each judge call the indices of the answers as they were shown.
+    `orders` holds for each judge call the indices of the answers as they were shown, `calls` the ledger's keys of the
+    calls that were made.
     """
 
     prompt_id: str
@@ -98,6 +108,7 @@ class Ranking:
     agreement: float | None = None
     good_natured: bool = True
     source: str = ""
+    calls: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

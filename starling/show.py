@@ -1,6 +1,6 @@
 """Reads any table, a stage or a run for a person; one prompt id shows that prompt's whole road."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,12 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from starling import digest, figures, progress, summary, tables
+from starling import digest, figures, lineage, progress, show_row, summary, tables
 from starling.before_after import SIDES, outcome
 from starling.errors import DataError
+from starling.records import Ranking
 from starling.store import Run
+from starling.texts import visible
 
 _IDS = ("prompt_id", "id")
 
@@ -26,16 +28,36 @@ def show(source: Path, count: int, row: str) -> None:
     if _print_stage(source):
         return
     rows = _rows(source)
-    chosen = [one for one in rows if row in (one.get(name) for name in _IDS)] if row else rows
+    chosen = _named(rows, row) if row else rows
     if row and not chosen:
         raise DataError(
-            f"show: no row of {source} has the prompt id {row!r}; the first is {_id(rows[0]) if rows else 'missing'}"
+            f"show: no row of {source} has the prompt id {row!r}; the first is "
+            f"{(_id(rows[0]) or 'without an id: give its number, 1') if rows else 'missing'}"
         )
-    for one in chosen[:count] if not row else chosen:
-        _print(Panel(_fields(one), title=Text(_id(one)), title_align="left"))
+    for number, one in enumerate(chosen[:count] if not row else chosen, 1):
+        if row and isinstance(one.get("answers"), list) and all(_has_rank(answer) for answer in one["answers"]):
+            _print_row(source, tables.ranking_from_row(one, f"{source}:{number}"))
+        else:
+            _print(Panel(_fields(one), title=_text(_id(one)), title_align="left"))
     _print(
         Text(f"{min(count, len(chosen)) if not row else len(chosen):,} of {len(rows):,} rows of {source}", style="dim")
     )
+
+
+def shown(source: Path, count: int, row: str) -> Any:
+    """The same for programs: a run's manifest or its lineage of one prompt, or rows of a table."""
+    if (source / "manifest.json").exists():
+        run = Run.read(source)
+        return lineage.of_prompt(run, row) if row else run.manifest
+    rows = _rows(source)
+    return _named(rows, row) if row else rows[:count]
+
+
+def _named(rows: Sequence[dict[str, Any]], row: str) -> list[dict[str, Any]]:
+    """The rows of this id; where no row has an id, the row of this number, counted from 1."""
+    if any(_id(one) for one in rows):
+        return [one for one in rows if row in _ids(one)]
+    return [rows[int(row) - 1]] if row.isdecimal() and 1 <= int(row) <= len(rows) else []
 
 
 def _rows(source: Path) -> list[dict[str, Any]]:
@@ -72,7 +94,7 @@ def _print_run(run: Run) -> None:
             counted.append(f"judge {found['judge']['judge_named']}")
         if step["stage"] == "fit":
             counted += [f"{line['label'].lower()} {figures.share_interval(line)}" for line in found["fit"]["held_out"]]
-        counts.add_row(step["stage"], Text("\n".join(counted)), end_section=True)
+        counts.add_row(step["stage"], _text("\n".join(counted)), end_section=True)
     _print(counts)
     if found["result"]:
         _print(summary.win_rate_table(found["result"]))
@@ -86,10 +108,9 @@ def _print_road_of(run: Run, prompt_id: str) -> None:
         raise DataError(f"show: there is no prompt {prompt_id!r} in {run.root}; the first is {first!r}")
     prompt = prompts[prompt_id]
     _print(Panel(_fields(tables.prompt_row(prompt)), title=Text(f"prompts: {prompt_id}"), title_align="left"))
-    ranked = [row for row in _read(run, "rank") if row["prompt_id"] == prompt_id]
-    for row in ranked:
-        named = f"rank: by {row['judge']}"
-        _print(Panel(_answers(row["answers"], "rank"), title=Text(named), title_align="left"))
+    ranked = lineage.of_prompt(run, prompt_id)
+    for found in ranked:
+        _print_all(show_row.panels(found))
     if not ranked:
         sampled = [row for row in _read(run, "sample") if row["prompt_id"] == prompt_id]
         if sampled:
@@ -98,6 +119,7 @@ def _print_road_of(run: Run, prompt_id: str) -> None:
     for row in tables.read_rows(unranked) if unranked.exists() else []:
         if row["prompt_id"] == prompt_id:
             _print(Panel(_fields(row), title=Text("rank: no readable ranking"), title_align="left"))
+            _print_all(show_row.calls(lineage.calls_of(run, row.get("calls") or ())))
     cases = digest.read_cases(run) if run.is_done("evaluate") else []
     for case in cases:
         if case["prompt_id"] == prompt_id:
@@ -109,6 +131,19 @@ def _print_road_of(run: Run, prompt_id: str) -> None:
         _print(Text("a test prompt: it is answered when evaluate runs", style="dim"))
 
 
+def _print_row(source: Path, ranking: Ranking) -> None:
+    """A ranking of a table, with its whole lineage where the table still stands in its run."""
+    run = lineage.run_of(source)
+    asked = Group(*(_text(f"{message['role']}: {message['content']}") for message in ranking.messages))
+    _print(Panel(asked, title=_text(ranking.prompt_id), title_align="left"))
+    _print_all(show_row.panels(lineage.explain_alone(ranking) if run is None else lineage.explain(run, ranking)))
+
+
+def _print_all(panels: Iterable[RenderableType]) -> None:
+    for panel in panels:
+        _print(panel)
+
+
 def _read(run: Run, stage: str) -> list[dict[str, Any]]:
     folder = run.root / stage
     return tables.read_rows(folder) if any(folder.glob("*.parquet")) else []
@@ -117,17 +152,20 @@ def _read(run: Run, stage: str) -> list[dict[str, Any]]:
 def _answers(rows: Sequence[Mapping[str, Any]], number: str) -> Table:
     """Answers one under the other, each with its rank or draw and who gave it."""
     table = Table(number, "model", "answer", show_lines=True)
+    worst = max((row[number] for row in rows), default=1)
     for row in rows:
         notes = [name for name, on in (("weakened", row.get("weakened")), ("cut", row.get("finished") is False)) if on]
-        model = Text("\n".join([str(row.get("model") or ""), *notes]))
+        model = _text("\n".join([str(row.get("model") or ""), *notes]))
         place = row[number]
-        table.add_row(f"{place:g}" if isinstance(place, float) else str(place), model, Text(str(row["answer"])))
+        style = show_row.colour(place, worst) if number == "rank" else ""
+        said = Text(f"{place:g}" if isinstance(place, float) else str(place), style=style)
+        table.add_row(said, model, _text(row["answer"]))
     return table
 
 
 def _case(case: Mapping[str, Any]) -> Group:
     answers = Table(*SIDES, show_lines=True)
-    answers.add_row(*(Text(case[side]["answer"]) for side in SIDES))
+    answers.add_row(*(_text(case[side]["answer"]) for side in SIDES))
     found = Table("aspect", *SIDES)
     for name in ("score", "held_out", "reward", "tokens"):
         found.add_row(name, *(figures.number(case[side][name]) for side in SIDES))
@@ -144,7 +182,7 @@ def _fields(row: Mapping[str, Any]) -> Table:
     for name, value in row.items():
         if value is None or value == "" or value == []:
             continue
-        table.add_row(Text(str(name)), _value(value))
+        table.add_row(_text(name), _value(value))
     return table
 
 
@@ -153,15 +191,29 @@ def _value(value: Any) -> RenderableType:
         return _fields(value)
     if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
         if all(set(item) == {"role", "content"} for item in value):
-            return Group(*(Text(f"{item['role']}: {item['content']}") for item in value))
+            return Group(*(_text(f"{item['role']}: {item['content']}") for item in value))
         if all("answer" in item and isinstance(item.get("rank"), int | float) for item in value):
             return _answers(value, "rank")
         return Group(*(_fields(item) for item in value))
-    return Text(f"{value:,.6g}" if isinstance(value, float) else str(value))
+    return _text(f"{value:,.6g}" if isinstance(value, float) else str(value))
 
 
 def _id(row: Mapping[str, Any]) -> str:
-    return next((str(row[name]) for name in _IDS if row.get(name)), "")
+    return next((str(one) for one in _ids(row) if one), "")
+
+
+def _ids(row: Mapping[str, Any]) -> list[Any]:
+    """The names of a row; an export to verl keeps its prompt's id one level down."""
+    deeper = row.get("extra_info")
+    return [place.get(name) for place in (row, deeper) if isinstance(place, Mapping) for name in _IDS]
+
+
+def _has_rank(answer: Any) -> bool:
+    return isinstance(answer, Mapping) and isinstance(answer.get("rank"), int | float)
+
+
+def _text(value: object) -> Text:
+    return Text(visible(str(value)))
 
 
 def _print(content: RenderableType) -> None:

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from importlib import resources
 from pathlib import Path
@@ -32,6 +32,7 @@ PROMPTS = pa.schema([
 CANDIDATES = pa.schema([
     ("prompt_id", pa.string()), ("model", pa.string()), ("draw", pa.int64()), ("answer", pa.string()),
     ("finished", pa.bool_()), ("weakened", pa.bool_()), ("seed", pa.int64()), ("num_tokens", pa.int64()),
+    ("call", pa.string()),
 ])  # fmt: skip
 _ANSWERS = pa.list_(pa.struct([
     ("answer", pa.string()), ("model", pa.string()), ("rank", pa.float64()), ("finished", pa.bool_()),
@@ -42,7 +43,7 @@ RANKINGS = pa.schema([
     ("prompt", pa.string()), ("answers", _ANSWERS), ("turns", pa.int64()), ("num_responses", pa.int64()),
     ("source", pa.list_(pa.string())), ("good_natured", pa.bool_()), ("prompt_id", pa.string()),
     ("messages", _MESSAGES), ("judge", pa.string()), ("template_hash", pa.string()),
-    ("orders", pa.list_(pa.list_(pa.int64()))), ("agreement", pa.float64()),
+    ("orders", pa.list_(pa.list_(pa.int64()))), ("agreement", pa.float64()), ("calls", pa.list_(pa.string())),
 ])  # fmt: skip
 _NAMES = {"user": "Human", "assistant": "Assistant", "system": "System"}
 _ROLES = {name: role for role, name in _NAMES.items()}
@@ -60,19 +61,28 @@ def write_parquet(path: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Sche
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a Parquet, JSONL or JSONL.gz file, or of all Parquet shards of a folder in name order."""
+    return list(stream_rows(path))
+
+
+def stream_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """What `read_rows` reads, one row after the other, so that a table larger than the memory can be read."""
     if path.is_dir():
         shards = sorted(path.glob("*.parquet"))
         if not shards:
             raise DataError(f"{path}: the folder holds no Parquet files")
-        return [row for shard in shards for row in read_rows(shard)]
-    if not path.exists():
+        for shard in shards:
+            yield from stream_rows(shard)
+    elif not path.exists():
         raise DataError(f"{path}: there is no such file")
-    if path.suffix == ".parquet":
+    elif path.suffix == ".parquet":
         try:
-            return pq.read_table(path).to_pylist()
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(1024):
+                    yield from batch.to_pylist()
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
-    return list(_json_lines(path))
+    else:
+        yield from _json_lines(path)
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -172,6 +182,7 @@ def ranking_row(ranking: Ranking) -> dict[str, Any]:
         "template_hash": ranking.template_hash,
         "orders": [[place[old] for old in order] for order in ranking.orders],
         "agreement": ranking.agreement,
+        "calls": list(ranking.calls),
     }
 
 
@@ -199,6 +210,7 @@ def ranking_from_row(row: Mapping[str, Any], where: str) -> Ranking:
         orders=row.get("orders") or (), agreement=row.get("agreement"),
         good_natured=row.get("good_natured") is not False,
         source=", ".join(map(str, source)) if isinstance(source, list) else str(source),
+        calls=row.get("calls") or (),
     )  # fmt: skip
 
 

@@ -138,6 +138,11 @@ def test_the_network_stays_behind_its_door() -> None:
     assert users <= {"client"}
 
 
+def test_the_hub_stays_behind_its_door() -> None:
+    users = {name_of(path) for path in FILES if re.search(r"\bHfApi\b|upload_folder|push_to_hub", path.read_text())}
+    assert users == {"hub"}
+
+
 # budgets
 
 

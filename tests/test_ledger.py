@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from starling.errors import DataError
-from starling.ledger import Ledger, call_key, canonical
+from starling.ledger import Ledger, call_key, canonical, read_calls
 from starling.records import Reply
 
 NAME = {"name": "judge", "model": "m", "request": "{}", "draw": 0}
@@ -92,6 +92,29 @@ def test_replies_of_another_ledger_are_taken_over_and_none_of_our_own_is_lost(tm
         assert new.get(open_call) is None
         assert new.get(late).text == "new"
         assert old.attempts(open_call) == ["500"]
+
+
+def test_a_call_is_read_back_by_its_key_with_all_its_attempts_while_the_ledger_is_open(tmp_path):
+    path = tmp_path / "calls.sqlite"
+    assert read_calls(path, [KEY]) == []
+    with Ledger(path) as ledger:
+        ledger.failed(ledger.sent(KEY, **NAME), "too many requests")
+        ledger.replied(ledger.sent(KEY, **NAME), REPLY)
+        flying = call_key("judge", "m", "{}", 1)
+        ledger.sent(flying, **NAME | {"draw": 1})
+        ledger.commit()
+        answered, waiting = read_calls(path, [KEY, "ff" * 32, flying])
+        assert ledger.get(KEY).key == KEY
+    assert (answered["key"], answered["text"], answered["prompt_tokens"]) == (KEY, "yes", 5)
+    assert [attempt["outcome"] for attempt in answered["attempts"]] == ["too many requests", "reply"]
+    assert waiting["key"] == flying and "text" not in waiting
+    assert [(attempt["ended"], attempt["outcome"]) for attempt in waiting["attempts"]] == [(None, None)]
+
+
+def test_what_is_no_ledger_is_refused_when_calls_are_read(tmp_path):
+    (tmp_path / "calls.sqlite").write_text("not a database, but long enough to be taken for one" * 9)
+    with pytest.raises(DataError, match="cannot be read as the ledger of calls"):
+        read_calls(tmp_path / "calls.sqlite", [KEY])
 
 
 def test_a_file_that_is_no_ledger_is_refused_in_one_line(tmp_path):

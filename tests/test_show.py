@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import runs
 
-from starling import progress, show, tables
+from starling import export, progress, show, show_row, tables
 from starling.errors import DataError
+from starling.forms import EXPORTS
 from starling.store import Run
 
 
@@ -103,6 +104,33 @@ def test_one_row_of_a_table_is_found_by_its_prompt(run: Run, shown) -> None:
 def test_an_unknown_prompt_is_named(run: Run, shown, where: str) -> None:
     with pytest.raises(DataError, match="'nobody'"):
         shown(run.root if where == "run" else run.folder("prompts"), row="nobody")
+
+
+def test_a_table_without_ids_shows_the_row_of_a_number(tmp_path: Path, shown) -> None:
+    tables.write_jsonl(tmp_path / "x.jsonl", [{"prompt": "one"}, {"prompt": "two"}])
+    text = shown(tmp_path / "x.jsonl", row="2")
+    assert "two" in text and "one" not in text and "1 of 2 rows" in text
+    with pytest.raises(DataError, match="'3'; the first is without an id: give its number, 1"):
+        shown(tmp_path / "x.jsonl", row="3")
+
+
+@pytest.mark.parametrize("form", EXPORTS)
+def test_every_export_is_read_back(run: Run, tmp_path: Path, shown, form: str) -> None:
+    facts = export.export(run.root, form, tmp_path / "out")
+    count = facts["rows"]["train"]
+    for source in (tmp_path / "out", tmp_path / "out" / facts["files"]["train"]):
+        text = shown(source, 9)
+        assert "[bold]not bold[/bold]" in text and f"{count} of {count} rows" in text
+    if form != "nectar":  # its columns have no place for an id
+        assert "[bold]not bold[/bold]" in shown(tmp_path / "out", row="train-0")
+
+
+def test_ranks_have_colours_from_green_to_red() -> None:
+    # five steps over ranks 1 to 7: (rank - 1) / 6 * 4 rounds to 0, 1, 1, 2, 3, 3, 4
+    names = [show_row.colour(rank, 7) for rank in range(1, 8)]
+    assert (names[0], names[3], names[6]) == ("bright_green", "yellow", "red")
+    assert [names.index(name) for name in names] == [0, 1, 1, 3, 4, 4, 6]
+    assert show_row.colour(1, 1) == "bright_green"
 
 
 def test_a_missing_file_is_named(tmp_path: Path, shown) -> None:

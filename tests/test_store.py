@@ -225,7 +225,7 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
 
 
 def test_the_systems_refusal_becomes_one_plain_line() -> None:
-    expected = r"^writing x failed: No space left; free space or choose another --run folder$"
+    expected = r"^writing x failed: No space left; free space or choose another folder$"
     with pytest.raises(StarlingError, match=expected), store.explained("writing x"):
         raise OSError(28, "No space left")
 

@@ -425,3 +425,21 @@ def test_a_rank_that_is_no_place_is_refused(rank: float) -> None:
     row = {"prompt": "a", "answers": [{"answer": "x", "rank": rank}, {"answer": "y", "rank": 1}]}
     with pytest.raises(DataError, match="answer 0 needs a text `answer` and a `rank`"):
         tables.ranking_from_row(row, "x")
+
+
+def test_a_rankings_calls_come_back_and_a_table_without_that_column_has_none(tmp_path: Path) -> None:
+    row = tables.ranking_row(ranking(calls=["ab", "cd"]))
+    tables.write_parquet(tmp_path / "new.parquet", [row], tables.RANKINGS)
+    old = tables.RANKINGS.remove(tables.RANKINGS.get_field_index("calls"))
+    tables.write_parquet(tmp_path / "old.parquet", [{k: v for k, v in row.items() if k != "calls"}], old)
+    found = [tables.ranking_from_row(tables.read_rows(tmp_path / f"{age}.parquet")[0], age) for age in ("new", "old")]
+    assert [list(one.calls) for one in found] == [["ab", "cd"], []]
+
+
+def test_rows_of_many_batches_come_one_after_the_other(tmp_path: Path) -> None:
+    rows = [dict.fromkeys(tables.CANDIDATES.names) | {"draw": number} for number in range(3000)]
+    tables.write_parquet(tmp_path / "0.parquet", rows[:2500], tables.CANDIDATES)
+    tables.write_parquet(tmp_path / "1.parquet", rows[2500:], tables.CANDIDATES)
+    stream = tables.stream_rows(tmp_path)
+    assert next(stream) == rows[0]
+    assert [row["draw"] for row in stream] == list(range(1, 3000))

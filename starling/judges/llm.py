@@ -144,8 +144,9 @@ class KwiseJudge:
         return Call(messages=[{"role": "user", "content": text}], max_tokens=self._max_tokens, draw=attempt)
 
     def _read(self, outcome: Reply | Failure, order: Sequence[int], before: Judged) -> Judged:
+        calls = [*before.calls, outcome.key] if outcome.key else before.calls
         if isinstance(outcome, Failure):
-            return Judged(ranks=None, reason=outcome.reason, orders=before.orders, replies=before.replies)
+            return Judged(ranks=None, reason=outcome.reason, orders=before.orders, replies=before.replies, calls=calls)
         k = len(order)
         parsed = parse_ranking(outcome.text, k)
         if not outcome.finished:  # its last word was not said
@@ -162,6 +163,7 @@ class KwiseJudge:
             replies=[*before.replies, outcome.text],
             good_natured=parse_good_natured(outcome.text),
             agreement=agreement,
+            calls=calls,
         )
 
 

@@ -23,7 +23,7 @@ class Judged:
 
     `ranks` are competition ranks (1 = best, ties share the smaller number), one for each answer as given, or None
     where the reply could not be read; then `reason` says why. `orders` are the presentation orders that were used,
-    each a list of indices into the answers; `replies` the texts they gave.
+    each a list of indices into the answers; `replies` the texts they gave; `calls` the ledger's keys of all calls made.
     """
 
     ranks: Sequence[float] | None
@@ -32,6 +32,7 @@ class Judged:
     replies: Sequence[str] = ()
     good_natured: bool | None = None
     agreement: float | None = None
+    calls: Sequence[str] = ()
 
 
 class Judge(Protocol):

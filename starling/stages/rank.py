@@ -42,7 +42,12 @@ def run(run: Run) -> dict[str, Any]:
     ]
     tables.write_parquet(run.folder("rank") / "00000.parquet", rows, tables.RANKINGS)
     unranked = [
-        {"prompt_id": prompt.id, "reason": verdict.reason, "replies": list(verdict.replies)}
+        {
+            "prompt_id": prompt.id,
+            "reason": verdict.reason,
+            "replies": list(verdict.replies),
+            "calls": list(verdict.calls),
+        }
         for (prompt, _), verdict in zip(items, judged, strict=True)
         if verdict.ranks is None
     ]
@@ -85,6 +90,7 @@ def _ranking(prompt: Prompt, answers: Sequence[Candidate], verdict: Judged, judg
         agreement=verdict.agreement,
         good_natured=prompt.good_natured if verdict.good_natured is None else verdict.good_natured,
         source=prompt.source,
+        calls=verdict.calls,
     )
 
 

@@ -157,6 +157,7 @@ def _ask(run: Run, name: str, generators: Sequence[tuple[int, Generator]], shard
             finished=reply.finished,
             weakened=generator.weakened,
             num_tokens=reply.completion_tokens,
+            call=reply.key,
         )
         for (prompt, draw, generator), reply in zip(jobs, replies, strict=True)
         if not isinstance(reply, Failure)

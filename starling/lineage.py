@@ -1,0 +1,144 @@
+"""Where one ranking came from and what it was used for: generators, judge, calls in the ledger, later stages."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from starling import tables
+from starling.ledger import read_calls
+from starling.records import Candidate, Ranking
+from starling.store import Run
+
+
+def run_of(table: Path) -> Run | None:
+    """The run that a ranking table belongs to, None for a table that stands alone."""
+    folder = table if table.is_dir() else table.parent
+    if folder.name != "rank" or not (folder.parent / "manifest.json").exists():
+        return None
+    return Run.read(folder.parent)
+
+
+def of_prompt(run: Run, prompt_id: str) -> list[dict[str, Any]]:
+    """The rankings of one prompt of a run, explained: one, or none where it was not ranked."""
+    rows = tables.stream_rows(run.root / "rank") if any((run.root / "rank").glob("*.parquet")) else ()
+    chosen = [row for row in rows if row["prompt_id"] == prompt_id]
+    return [explain(run, tables.ranking_from_row(row, f"{run.root / 'rank'}: {prompt_id}")) for row in chosen]
+
+
+def calls_of(run: Run, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """The calls of these keys, as far as the run's ledger has them."""
+    return [_call(call) for call in read_calls(run.ledger_path, keys)]
+
+
+def explain(run: Run, ranking: Ranking) -> dict[str, Any]:
+    """A ranking of a run with all that is known of its making: as `starling show RUN --row ID --json` prints it."""
+    rows = tables.stream_rows(run.root / "sample") if run.is_done("sample") else ()
+    sampled = [Candidate(**row) for row in rows if row["prompt_id"] == ranking.prompt_id]
+    facts = run.facts("rank") if run.is_done("rank") else {}
+    return explain_alone(ranking) | {
+        "strategy": str(facts.get("strategy") or ("kwise" if ranking.template_hash else "a program")),
+        "answers": [
+            _answer(run, answer, rank, sampled) for answer, rank in zip(ranking.answers, ranking.ranks, strict=True)
+        ],
+        "calls": calls_of(run, ranking.calls),
+        "used": _used(run, ranking),
+    }
+
+
+def explain_alone(ranking: Ranking) -> dict[str, Any]:
+    """What a row says of itself, without its run."""
+    return {
+        "prompt_id": ranking.prompt_id,
+        "messages": list(ranking.messages),
+        "source": ranking.source,
+        "good_natured": ranking.good_natured,
+        "judge": ranking.judge,
+        "template_hash": ranking.template_hash,
+        "agreement": ranking.agreement,
+        "answers": [
+            {"rank": rank, "model": a.model, "answer": a.answer, "finished": a.finished, "weakened": a.weakened,
+             "num_tokens": a.num_tokens}
+            for a, rank in zip(ranking.answers, ranking.ranks, strict=True)
+        ],
+        "orders": [list(order) for order in ranking.orders],
+        "call_keys": list(ranking.calls),
+        "calls": [],
+        "used": [],
+    }  # fmt: skip
+
+
+def _answer(run: Run, answer: Candidate, rank: float, sampled: Sequence[Candidate]) -> dict[str, Any]:
+    """An answer with its generator's settings and the call or the seed behind it."""
+    made = next((one for one in sampled if (one.model, one.answer) == (answer.model, answer.answer)), answer)
+    settings = next((one for one in run.config.sample.generators if one.name == answer.model), None)
+    generator = None if settings is None else settings.model_dump(exclude={"name", "key_env"})
+    if generator is not None:
+        generator["model"] = generator["model"] or run.config.run.model
+    calls = calls_of(run, [made.call] if made.call else [])
+    return {
+        "rank": rank,
+        "model": answer.model,
+        "answer": answer.answer,
+        "finished": answer.finished,
+        "weakened": answer.weakened,
+        "num_tokens": answer.num_tokens,
+        "draw": made.draw,
+        "seed": made.seed,
+        "generator": generator,
+        "call": calls[0] if calls else None,
+    }
+
+
+def _call(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A call as the ledger has it; what was sent is in `request`, where the reply or a failure is on file."""
+    request = json.loads(row["request"]) if row.get("request") else None
+    return {
+        "key": row["key"],
+        "endpoint": row.get("name"),
+        "model": row.get("model"),
+        "draw": row.get("draw"),
+        "request": request,
+        "attempts": row["attempts"],
+        "prompt_tokens": row.get("prompt_tokens"),
+        "completion_tokens": row.get("completion_tokens"),
+        "finished": None if row.get("finished") is None else bool(row["finished"]),
+        "reply": row.get("text"),
+    }
+
+
+def _used(run: Run, ranking: Ranking) -> list[str]:
+    """What the later stages made of a ranking, a line each."""
+    split = next((p.split for p in tables.prompts_of(run, "train", "validation") if p.id == ranking.prompt_id), "")
+    return [_used_by_fit(run, ranking, split), *_used_by_tune(run, ranking, split)] if split else []
+
+
+def _used_by_fit(run: Run, ranking: Ranking, split: str) -> str:
+    if not run.is_done("fit"):
+        return "fit: not done yet"
+    unusable = run.root / "fit" / "unusable.jsonl"
+    rows = tables.stream_rows(unusable) if unusable.exists() else ()
+    why = [row["reason"] for row in rows if row["prompt_id"] == ranking.prompt_id]
+    if any(reason != "an empty answer was left out" for reason in why):
+        return f"fit: left out, {'; '.join(why)}"
+    noted = f"; {len(why)} x {why[0]}" if why else ""
+    if split == "validation":
+        return f"fit: tests the reward model{noted}"
+    return f"fit: one of {run.facts('fit')['rankings']:,} rankings that the reward model learns from{noted}"
+
+
+def _used_by_tune(run: Run, ranking: Ranking, split: str) -> list[str]:
+    if not run.is_done("tune"):
+        return ["tune: not done yet"]
+    if split == "validation":
+        return ["tune: the judge compares policy and base on this prompt; its ranked answers are not used"]
+    cfg = run.config.tune
+    part = -(-cfg.prompts_per_step // cfg.updates_per_step)  # ranked prompts are taken in whole parts
+    trained = tables.rankings_of(run, tables.prompts_of(run, "train"))
+    usable = [one.prompt_id for one in trained if sum(bool(answer.answer) for answer in one.answers) > 1]
+    if ranking.prompt_id not in usable:
+        return ["tune: its answers are not used, fewer than two say something"]
+    place = usable.index(ranking.prompt_id)
+    uses = {"teach the critic": cfg.warm_up_prompts, "serve as rollouts": cfg.ranked_prompts}
+    said = [use for use, count in uses.items() if place < -(-count // part) * part]
+    return [f"tune: its ranked answers {' and '.join(said)}" if said else "tune: its ranked answers are not used"]

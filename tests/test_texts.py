@@ -1,0 +1,35 @@
+"""Foreign text that must not steer a terminal, nor become Markdown."""
+
+import pytest
+
+from starling.texts import markdown, visible
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain\ttext\nwith lines", "plain\ttext\nwith lines"),
+        ("\x1b[31mred", r"\x1b[31mred"),
+        ("a\rb\x08\x00", r"a\rb\x08\x00"),
+        ("\x9b2J", r"\x9b2J"),
+        ("abc\u202edef", r"abc\u202edef"),
+        ("half \ud800", r"half \ud800"),
+        ("Zoë 東京 🌧", "Zoë 東京 🌧"),
+    ],
+)
+def test_only_what_steers_a_terminal_is_written_out(text: str, shown: str) -> None:
+    assert visible(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a | b\nc", r"a \| b c"),
+        ("<script>x</script> & y", "&lt;script&gt;x&lt;/script&gt; &amp; y"),
+        ("[click](http://x) **bold** `code`", r"\[click\](http://x) \*\*bold\*\* \`code\`"),
+        (r"back\slash ${x}", r"back\\slash \$\{x\}"),
+        (7, "7"),
+    ],
+)
+def test_text_in_markdown_means_only_itself(text: object, line: str) -> None:
+    assert markdown(text) == line
