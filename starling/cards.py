@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from starling import audit, audit_text, figures, judgements
 from starling.before_after import judge_named
-from starling.forms import NAME, Form
+from starling.export_forms import NAME, Form
 from starling.store import Run, versions
 from starling.texts import markdown
 

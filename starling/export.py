@@ -13,9 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from starling import cards, forms, hub, progress, tables
+from starling import cards, export_forms, hub, progress, tables
 from starling.errors import DataError, UsageError, explained
-from starling.forms import EXPORTS, Form, Item, Row
+from starling.export_forms import EXPORTS, Form, Item, Row
 from starling.records import SPLITS
 from starling.store import Run, alone, replace_folder, write_atomically
 
@@ -50,8 +50,8 @@ def check(to: str, pairs: str) -> Form:
     form = EXPORTS[to]
     if pairs and form.row_is != "pair":
         raise UsageError(f"export: --pairs is for formats of pairs, {to} has none")
-    if pairs and pairs not in forms.PAIRS:
-        raise UsageError(f"export: --pairs {pairs!r} is none of {', '.join(forms.PAIRS)}")
+    if pairs and pairs not in export_forms.PAIRS:
+        raise UsageError(f"export: --pairs {pairs!r} is none of {', '.join(export_forms.PAIRS)}")
     return form
 
 
@@ -74,11 +74,11 @@ def export(source: Path, to: str, out: Path, *, pairs: str = "", licence: str = 
             left.unlink()
         try:
             write_atomically(work / MARK, json.dumps({"format": to}) + "\n")
-            counted = _write(form, rankings, work, pairs or forms.PAIRS[0], run)
-            chosen = {"pairs": pairs or forms.PAIRS[0]} if form.row_is == "pair" else {}
+            counted = _write(form, rankings, work, pairs or export_forms.PAIRS[0], run)
+            chosen = {"pairs": pairs or export_forms.PAIRS[0]} if form.row_is == "pair" else {}
             facts = {"format": to, "source": source.name} | chosen | counted | _not_ranked(run)
             if to == "llamafactory":
-                info = forms.dataset_info(facts["files"])
+                info = export_forms.dataset_info(facts["files"])
                 write_atomically(work / "dataset_info.json", json.dumps(info, indent=1) + "\n")
             write_atomically(work / "README.md", cards.data_card(run, rankings, form, facts, licence))
             write_atomically(work / MARK, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
