@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from starling import audit, audit_text, figures, judgements
 from starling.before_after import judge_named
-from starling.export_forms import NAME, Form
+from starling.layouts import NAME, Form
 from starling.store import Run, versions
 from starling.texts import markdown
 
@@ -109,9 +109,15 @@ def licence_of_source(name: str) -> str:
 
 
 def _generator(run: Run, told: Mapping[str, Any]) -> dict[str, Any]:
-    model = told.get("model") or run.config.run.model
-    host = urlsplit(model.rpartition("@")[2].partition(",")[0]).hostname if model.startswith("openai:") else None
-    name = model.removeprefix("openai:").rpartition("@")[0] if host else model
+    name = told.get("model") or run.config.run.model
+    endpoints = {one["name"]: one for one in run.config.model_dump().get("endpoints") or []}
+    host = None
+    if name in endpoints:
+        host = urlsplit(endpoints[name]["urls"][0]).hostname
+        name = endpoints[name].get("model") or name
+    elif name.startswith("openai:"):
+        name, _, urls = name.removeprefix("openai:").rpartition("@")
+        host = urlsplit(urls.partition(",")[0]).hostname
     return {
         "name": told["name"],
         "model": name,

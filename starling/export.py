@@ -13,9 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from starling import cards, export_forms, hub, progress, tables
+from starling import cards, hub, layouts, lineage, progress, tables
 from starling.errors import DataError, UsageError, explained
-from starling.export_forms import EXPORTS, Form, Item, Row
+from starling.layouts import EXPORTS, Form, Item, Row
 from starling.records import SPLITS
 from starling.store import Run, alone, replace_folder, write_atomically
 
@@ -50,8 +50,8 @@ def check(to: str, pairs: str) -> Form:
     form = EXPORTS[to]
     if pairs and form.row_is != "pair":
         raise UsageError(f"export: --pairs is for formats of pairs, {to} has none")
-    if pairs and pairs not in export_forms.PAIRS:
-        raise UsageError(f"export: --pairs {pairs!r} is none of {', '.join(export_forms.PAIRS)}")
+    if pairs and pairs not in layouts.PAIRS:
+        raise UsageError(f"export: --pairs {pairs!r} is none of {', '.join(layouts.PAIRS)}")
     return form
 
 
@@ -74,11 +74,11 @@ def export(source: Path, to: str, out: Path, *, pairs: str = "", licence: str = 
             left.unlink()
         try:
             write_atomically(work / MARK, json.dumps({"format": to}) + "\n")
-            counted = _write(form, rankings, work, pairs or export_forms.PAIRS[0], run)
-            chosen = {"pairs": pairs or export_forms.PAIRS[0]} if form.row_is == "pair" else {}
+            counted = _write(form, rankings, work, pairs or layouts.PAIRS[0], run)
+            chosen = {"pairs": pairs or layouts.PAIRS[0]} if form.row_is == "pair" else {}
             facts = {"format": to, "source": source.name} | chosen | counted | _not_ranked(run)
             if to == "llamafactory":
-                info = export_forms.dataset_info(facts["files"])
+                info = layouts.dataset_info(facts["files"])
                 write_atomically(work / "dataset_info.json", json.dumps(info, indent=1) + "\n")
             write_atomically(work / "README.md", cards.data_card(run, rankings, form, facts, licence))
             write_atomically(work / MARK, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
@@ -145,7 +145,7 @@ class _Tally:
 
     def add(self, item: Item) -> None:
         ranking = item.ranking
-        self.sources[ranking.source or "not named"] += 1
+        self.sources.update((ranking.source or "not named").split(", "))
         self.models.update(answer.model for answer in ranking.answers)
         self.judges.update([ranking.judge] if ranking.judge else [])
         self.templates.update([ranking.template_hash] if ranking.template_hash else [])
@@ -198,10 +198,9 @@ def _not_ranked(run: Run | None) -> dict[str, Any]:
     """How a run's judge works, and the prompts that it could not rank, by reason."""
     if run is None:
         return {}
-    told = run.root / "unranked" / "00000.jsonl"
-    reasons = Counter(str(row["reason"]) for row in (tables.stream_rows(told) if told.exists() else ()))
-    strategy = run.facts("rank").get("strategy") or ("kwise" if run.facts("rank")["template_hash"] else "a program")
-    return {"strategy": str(strategy), "unranked_reasons": dict(reasons.most_common())}
+    shards = sorted((run.root / "unranked").glob("*.jsonl"))
+    reasons = Counter(str(row["reason"]) for shard in shards for row in tables.stream_rows(shard))
+    return {"strategy": lineage.strategy(run), "unranked_reasons": dict(reasons.most_common())}
 
 
 def _refuse(out: Path, to: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from starling import tables
+from starling.judges import rubric
 from starling.ledger import read_calls
 from starling.records import Candidate, Ranking
 from starling.store import Run
@@ -35,15 +36,22 @@ def explain(run: Run, ranking: Ranking) -> dict[str, Any]:
     """A ranking of a run with all that is known of its making: as `starling show RUN --row ID --json` prints it."""
     rows = tables.stream_rows(run.root / "sample") if run.is_done("sample") else ()
     sampled = [Candidate(**row) for row in rows if row["prompt_id"] == ranking.prompt_id]
-    facts = run.facts("rank") if run.is_done("rank") else {}
     return explain_alone(ranking) | {
-        "strategy": str(facts.get("strategy") or ("kwise" if ranking.template_hash else "a program")),
+        "strategy": strategy(run),
         "answers": [
             _answer(run, answer, rank, sampled) for answer, rank in zip(ranking.answers, ranking.ranks, strict=True)
         ],
         "calls": calls_of(run, ranking.calls),
         "used": _used(run, ranking),
     }
+
+
+def strategy(run: Run) -> str:
+    """How the run's judge ranks."""
+    if run.config.rank.judge == rubric.NAME:
+        return "a program"
+    asking = (run.facts("rank") if run.is_done("rank") else {}).get("asking") or {}
+    return str(asking.get("strategy") or "kwise")
 
 
 def explain_alone(ranking: Ranking) -> dict[str, Any]:

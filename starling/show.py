@@ -115,8 +115,8 @@ def _print_road_of(run: Run, prompt_id: str) -> None:
         sampled = [row for row in _read(run, "sample") if row["prompt_id"] == prompt_id]
         if sampled:
             _print(Panel(_answers(sampled, "draw"), title=Text("sample: not ranked"), title_align="left"))
-    unranked = run.root / "unranked" / "00000.jsonl"
-    for row in tables.read_rows(unranked) if unranked.exists() else []:
+    unranked = sorted((run.root / "unranked").glob("*.jsonl"))
+    for row in (row for shard in unranked for row in tables.read_rows(shard)):
         if row["prompt_id"] == prompt_id:
             _print(Panel(_fields(row), title=Text("rank: no readable ranking"), title_align="left"))
             _print_all(show_row.calls(lineage.calls_of(run, row.get("calls") or ())))

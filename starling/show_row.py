@@ -58,7 +58,7 @@ def _made_by(answer: Mapping[str, Any]) -> Iterator[str]:
     """The settings of an answer's generator, and its seed or the call that gave it."""
     generator, call = answer.get("generator"), answer.get("call")
     if generator is None:
-        yield "generator not known"
+        yield "came with the prompt's source" if "generator" in answer else "generator not known"
     else:
         yield generator["model"]
         yield f"temperature {generator['temperature']:g}, top-p {generator['top_p']:g}"

@@ -10,7 +10,7 @@ import runs
 from huggingface_hub import DatasetCard
 
 from starling import cards, export
-from starling.export_forms import EXPORTS
+from starling.layouts import EXPORTS
 from starling.store import Run
 
 LLM_ROW = {

@@ -11,9 +11,9 @@ import pytest
 import runs
 from datasets import load_dataset
 
-from starling import cli, export, export_forms, tables
+from starling import cli, export, layouts, tables
 from starling.errors import DataError, UsageError
-from starling.export_forms import EXPORTS
+from starling.layouts import EXPORTS
 
 NECTAR = {
     "prompt": "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: what is rain?\n\nAssistant: ",
@@ -364,4 +364,4 @@ def test_the_command_prints_what_went_in_what_came_out_and_what_was_left(
 def test_the_help_names_every_form(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["export", "--help"]) == 0
     printed = capsys.readouterr().out
-    assert [name for name in (*EXPORTS, *export_forms.PAIRS) if name not in printed] == []
+    assert [name for name in (*EXPORTS, *layouts.PAIRS) if name not in printed] == []

@@ -7,7 +7,7 @@ import runs
 
 from starling import export, progress, show, show_row, tables
 from starling.errors import DataError
-from starling.export_forms import EXPORTS
+from starling.layouts import EXPORTS
 from starling.store import Run
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from starling import export_forms
-from starling.export_forms import EXPORTS, Item
+from starling import layouts
+from starling.layouts import EXPORTS, Item
 from starling.records import Candidate, Message, Ranking
 
 ASKED = [Message(role="user", content="What is rain?")]
@@ -30,14 +30,13 @@ def written(form: str, ranked: Ranking, **more: Any) -> tuple[list[dict[str, Any
 
 def pairs(ranked: Ranking, which: str) -> list[tuple[str, str, float]]:
     return [
-        (pair.better.model, pair.worse.model, round(pair.margin, 6))
-        for pair in export_forms.pairs(ranked, which, Counter())
+        (pair.better.model, pair.worse.model, round(pair.margin, 6)) for pair in layouts.pairs(ranked, which, Counter())
     ]
 
 
 def test_tied_answers_share_the_mean_of_their_places() -> None:
     # 1, 1, 3, 4, 4: places 1 and 2 give 1.5 each, 3 stands alone, places 4 and 5 give 4.5 each
-    assert export_forms.middle_ranks(ranking([1, 1, 3, 4, 4])) == [1.5, 1.5, 3.0, 4.5, 4.5]
+    assert layouts.middle_ranks(ranking([1, 1, 3, 4, 4])) == [1.5, 1.5, 3.0, 4.5, 4.5]
 
 
 def test_the_better_answer_comes_first_and_the_margin_is_the_distance_of_ranks() -> None:
@@ -54,7 +53,7 @@ def test_two_answers_have_a_margin_of_one() -> None:
 def test_a_tie_gives_no_pair_and_is_counted() -> None:
     # 1, 1, 3 has middle ranks 1.5, 1.5, 3: both pairs that remain are 1.5 apart of at most 2
     left_out: Counter[str] = Counter()
-    found = list(export_forms.pairs(ranking([1, 1, 3]), "all", left_out))
+    found = list(layouts.pairs(ranking([1, 1, 3]), "all", left_out))
     assert [(pair.better.model, pair.worse.model, pair.margin) for pair in found] == [
         ("m0", "m2", 0.75),
         ("m1", "m2", 0.75),
@@ -62,11 +61,11 @@ def test_a_tie_gives_no_pair_and_is_counted() -> None:
     assert left_out == {"pairs that are tied": 1}
 
 
-@pytest.mark.parametrize("which", export_forms.PAIRS)
+@pytest.mark.parametrize("which", layouts.PAIRS)
 @pytest.mark.parametrize("ranks", [[1, 2, 3, 4, 5, 6, 7], [1, 1, 3, 3, 5, 6, 6], [1, 1, 1], [1]], ids=str)
 def test_every_pair_is_written_or_counted(ranks: list[float], which: str) -> None:
     left_out: Counter[str] = Counter()
-    found = list(export_forms.pairs(ranking(ranks), which, left_out))
+    found = list(layouts.pairs(ranking(ranks), which, left_out))
     k = len(ranks)
     expected = {"all": k * (k - 1) // 2, "adjacent": k - 1, "best_worst": 1}[which] if k > 1 else 1
     assert len(found) + left_out.total() == expected
@@ -77,7 +76,7 @@ def test_every_pair_is_written_or_counted(ranks: list[float], which: str) -> Non
 
 def test_empty_and_equal_answers_give_no_pair_and_are_counted() -> None:
     left_out: Counter[str] = Counter()
-    list(export_forms.pairs(ranking([1, 2, 3], ["same", " ", "same"]), "all", left_out))
+    list(layouts.pairs(ranking([1, 2, 3], ["same", " ", "same"]), "all", left_out))
     assert left_out == {"pairs with an empty answer": 2, "pairs of the same text": 1}
 
 
