@@ -11,8 +11,13 @@ from servers import Server, ranking_judge, replies_with, shown_answers
 
 import starling.judges
 from starling.client import Client, Endpoint
-from starling.judges.llm import KwiseJudge, balanced_orders, defuse, latin_square, ranks_from_levels
+from starling.config import JudgeTable
+from starling.judges.asking import template_text
+from starling.judges.frame import defuse
+from starling.judges.llm import LlmJudge
+from starling.judges.orders import balanced_orders, latin_square
 from starling.judges.parse import letters
+from starling.judges.ranks import ranks_from_levels
 from starling.ledger import Ledger
 from starling.records import Candidate, Failure, Prompt, Reply
 
@@ -50,7 +55,7 @@ def item(identity, *answers, ask="Name a colour."):
 
 
 def judge(chat, **changes):
-    return KwiseJudge(chat, **({"seed": 1, "max_tokens": 300} | changes))
+    return LlmJudge(chat, JudgeTable(**({"max_new_tokens": 300} | changes)), seed=1)
 
 
 def test_answers_get_the_ranks_that_the_judge_gives_wherever_they_are_shown():
@@ -227,7 +232,8 @@ def test_the_tag_of_a_call_cannot_stand_in_an_answer():
 
 
 def test_the_template_hash_is_that_of_the_text_and_its_instructions_are_short():
-    text = TEMPLATE.read_text(encoding="utf-8")
+    text = template_text("kwise", "text")
+    assert text.splitlines()[0] == TEMPLATE.read_text(encoding="utf-8").splitlines()[0] and "===" not in text
     assert judge(ScriptedChat(str)).template_hash == hashlib.sha256(text.encode()).hexdigest()[:16]
     assert len(text.split()) < 220
 

@@ -88,7 +88,7 @@ def test_prompts_without_a_readable_ranking_are_kept_apart_with_reason_and_repli
         assert sorted(shown) == sorted(answer.answer for answer in ranking.answers)
 
 
-def test_progress_is_told_of_each_prompt_once_as_its_reply_comes(tiny_model, tmp_path, sampled, monkeypatch) -> None:
+def test_progress_is_told_of_each_call_once_as_its_reply_comes(tiny_model, tmp_path, sampled, monkeypatch) -> None:
     seen = []
 
     @contextmanager
@@ -100,7 +100,7 @@ def test_progress_is_told_of_each_prompt_once_as_its_reply_comes(tiny_model, tmp
     with Server(says("no"), always=replies_with(ranking_judge(len))) as server:
         judge = f"openai:judge@{server.url}"
         rank.run(start(tmp_path, tiny_model, sampled, rank__judge=judge, rank__probe_prompts=0))
-    assert seen == [("rank", 15, "prompts"), *[1] * 15, 0]
+    assert seen == [("rank", 15, "calls"), *[1] * 15, 0]
 
 
 def test_the_stage_stops_where_too_little_can_be_read(tiny_model: Path, tmp_path: Path, sampled: Run) -> None:
