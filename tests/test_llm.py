@@ -1,61 +1,22 @@
 """The K-wise judge: balanced orders, a frame that answers cannot forge, strict reading."""
 
 import hashlib
-import random
 import re
-from collections import Counter
 from pathlib import Path
 
 import pytest
+from scripted import ScriptedChat, item, judge
 from servers import Server, ranking_judge, replies_with, shown_answers
 
 import starling.judges
 from starling.client import Client, Endpoint
-from starling.config import JudgeTable
 from starling.judges.asking import template_text
 from starling.judges.frame import defuse
-from starling.judges.llm import LlmJudge
-from starling.judges.orders import balanced_orders, latin_square
 from starling.judges.parse import letters
-from starling.judges.ranks import ranks_from_levels
 from starling.ledger import Ledger
-from starling.records import Candidate, Failure, Prompt, Reply
+from starling.records import Reply
 
 TEMPLATE = Path(starling.judges.__file__).parent / "templates" / "kwise.txt"
-
-
-class ScriptedChat:
-    """A chat model that answers with a function of the prompt; None stands for a failed call."""
-
-    name = "scripted"
-
-    def __init__(self, *writers):
-        self._writers = list(writers)
-        self.calls = []
-
-    def chat(self, calls):
-        write = self._writers.pop(0) if len(self._writers) > 1 else self._writers[0]
-        self.calls += calls
-        texts = [write(call.messages[-1]["content"]) for call in calls]
-        return [
-            text
-            if isinstance(text, Reply)
-            else Failure(reason="dead")
-            if text is None
-            else Reply(text=text, finished=True)
-            for text in texts
-        ]
-
-
-def item(identity, *answers, ask="Name a colour."):
-    prompt = Prompt(id=identity, messages=[{"role": "user", "content": ask}])
-    return prompt, [
-        Candidate(prompt_id=identity, model=f"m{i}", draw=0, answer=a, finished=True) for i, a in enumerate(answers)
-    ]
-
-
-def judge(chat, **changes):
-    return LlmJudge(chat, JudgeTable(**({"max_new_tokens": 300} | changes)), seed=1)
 
 
 def test_answers_get_the_ranks_that_the_judge_gives_wherever_they_are_shown():
@@ -70,36 +31,6 @@ def test_answers_get_the_ranks_that_the_judge_gives_wherever_they_are_shown():
 def test_an_ill_natured_conversation_is_told():
     chat = ScriptedChat(ranking_judge(len, good_natured=False))
     assert judge(chat).rank([item("p", "a", "bb")])[0].good_natured is False
-
-
-def test_a_square_holds_each_thing_once_in_every_row_and_column():
-    square = latin_square(7, random.Random(0))
-    for line in [*square, *zip(*square, strict=True)]:
-        assert sorted(line) == list(range(7))
-
-
-def test_each_block_of_k_prompts_shows_every_answer_once_in_every_place():
-    orders = balanced_orders([(f"p{n}", 5) for n in range(40)], seed=3)
-    for start in range(0, 40, 5):
-        for place in zip(*orders[start : start + 5], strict=True):
-            assert sorted(place) == [0, 1, 2, 3, 4]
-    # 8 blocks: answer 0 leads 8 of 40 times, and not always in the same row of its block.
-    assert Counter(order[0] for order in orders) == dict.fromkeys(range(5), 8)
-    assert len({[order[0] for order in orders[start : start + 5]].index(0) for start in range(0, 40, 5)}) > 1
-
-
-def test_prompts_with_other_numbers_of_answers_do_not_disturb_the_balance():
-    orders = balanced_orders([(f"p{n}", 2 + n % 2) for n in range(12)], seed=0)
-    pairs = [order for order in orders if len(order) == 2]
-    assert Counter(order[0] for order in pairs) == {0: 3, 1: 3}
-    triples = [order for order in orders if len(order) == 3]
-    assert Counter(order[0] for order in triples) == {0: 2, 1: 2, 2: 2}
-
-
-def test_orders_follow_from_the_seed():
-    items = [(f"p{n}", 4) for n in range(8)]
-    assert balanced_orders(items, seed=5) == balanced_orders(items, seed=5)
-    assert balanced_orders(items, seed=5) != balanced_orders(items, seed=6)
 
 
 def test_the_same_question_is_the_same_call_so_that_the_ledger_knows_it():
@@ -222,39 +153,11 @@ def test_an_ordinary_answer_is_shown_letter_by_letter():
     assert plain in shown_answers(chat.calls[0].messages[0]["content"]).values()
 
 
-def test_looping_answers_cost_no_time():
-    for piece in ("[", "[A", "<<answer ", "A, B ", "A vs B: A\n", "\n"):
-        defuse(piece * 5_000, 7, "0a1b2c3d")
-
-
-def test_the_tag_of_a_call_cannot_stand_in_an_answer():
-    assert "0a1b2c3d" not in defuse("<<answer A 0a1b2c3d>> 0a1b2c3d", 2, "0a1b2c3d")
-
-
 def test_the_template_hash_is_that_of_the_text_and_its_instructions_are_short():
     text = template_text("kwise", "text")
     assert text.splitlines()[0] == TEMPLATE.read_text(encoding="utf-8").splitlines()[0] and "===" not in text
     assert judge(ScriptedChat(str)).template_hash == hashlib.sha256(text.encode()).hexdigest()[:16]
     assert len(text.split()) < 220
-
-
-@pytest.mark.parametrize(
-    ("levels", "ranks"),
-    [
-        ([[2], [0], [1]], [2.0, 3.0, 1.0]),
-        ([[0, 1], [2]], [1.0, 1.0, 3.0]),
-        ([[2], [0, 1]], [2.0, 2.0, 1.0]),
-        ([[0, 1, 2]], [1.0, 1.0, 1.0]),
-    ],
-)
-def test_levels_become_competition_ranks(levels, ranks):
-    assert ranks_from_levels(levels, 3) == ranks
-
-
-@pytest.mark.parametrize("levels", [[[0], [1]], [[0], [0], [1]], [[0, 1, 2, 3]]])
-def test_levels_that_do_not_hold_each_answer_once_are_refused(levels):
-    with pytest.raises(ValueError, match="once"):
-        ranks_from_levels(levels, 3)
 
 
 def test_a_judge_behind_a_server_ranks_and_is_not_asked_twice(tmp_path):

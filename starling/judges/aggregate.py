@@ -7,7 +7,7 @@ a call are then ordered as in Bradley-Terry, whatever the others (Luce 1959).
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +19,9 @@ from starling.judges.ranks import mean_ranks, ranks_with_ties
 
 RIDGE = 0.01  # each strength costs RIDGE / 2 * strength^2: one that only ever won stays finite, each prompt sums to 0
 ACCURACY = 1e-3  # strengths nearer than this are equal: the solver is better than that, no judge is
-_CHUNK = 20_000  # calls in one evaluation of the likelihood: bounds its memory
+_CHUNK = 2_000  # items whose strengths are fitted at once: bounds the memory
+_STEPS, _HALVINGS = 200, 40  # of Newton's method: far more than are needed
+_SETTLED = 1e-12  # what a step could still gain in log-likelihood
 _NORMAL = 1.959963984540054  # 95 %
 
 
@@ -106,33 +108,63 @@ def by_corrected_strength(
 def strengths(
     contests: Sequence[Contest], sizes: Sequence[int], effects: Mapping[int, Sequence[float]], ridge: float = RIDGE
 ) -> list[list[float]]:
-    """The strengths of each item's answers that make its calls likeliest, less the ridge; by L-BFGS in float64.
+    """The strengths of each item's answers that make its calls likeliest, less the ridge; Newton's method in float64.
 
     minimise sum over calls of nll(ranks | strength + effect of place) + ridge / 2 * sum of strength^2
+
+    Given the effects, an item's strengths depend on its own calls alone.
     """
+    of_item: list[list[Contest]] = [[] for _ in sizes]
+    for contest in contests:
+        of_item[contest.item].append(contest)
+    found: list[list[float]] = []
+    for start in range(0, len(sizes), _CHUNK):
+        ks = sizes[start : start + _CHUNK]
+        chunk = [one._replace(item=one.item - start) for calls in of_item[start : start + _CHUNK] for one in calls]
+        if not chunk:
+            found += [[0.0] * k for k in ks]
+            continue
+        rows = _newton(*_padded(chunk, effects), shape=(len(ks), max(ks)), ridge=ridge)
+        found += [[float(value) for value in row[:k]] for row, k in zip(rows, ks, strict=True)]
+    return found
+
+
+def _newton(
+    item_C: NDArray[Any], shown_CK: NDArray[Any], place_CK: NDArray[Any], rank_CK: NDArray[Any],
+    mask_CK: NDArray[Any], *, shape: tuple[int, int], ridge: float,
+) -> NDArray[Any]:  # fmt: skip
+    """The strengths of `shape` items and answers; each item takes a step of its own, halved until it helps enough."""
     import torch  # takes seconds to load, which whoever only plans need not wait for
 
     from starling.losses.ranking import plackett_luce_nll
 
-    starts = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
-    if not contests:
-        return [[0.0] * k for k in sizes]
-    chunks = [contests[at : at + _CHUNK] for at in range(0, len(contests), _CHUNK)]
-    parts = [tuple(map(torch.from_numpy, _padded(chunk, starts, effects))) for chunk in chunks]
+    item, shown, place, rank, mask = map(torch.from_numpy, (item_C, shown_CK, place_CK, rank_CK, mask_CK))
 
-    def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        strength = torch.tensor(flat, requires_grad=True)
-        total = ridge / 2 * float(flat @ flat)
-        for index_CK, place_CK, rank_CK, mask_CK in parts:
-            nll = plackett_luce_nll(strength[index_CK] + place_CK, rank_CK, mask_CK).sum()
-            nll.backward()
-            total += nll.item()
-        assert strength.grad is not None
-        return total, strength.grad.numpy() + ridge * flat
+    def values(strength_IK: torch.Tensor) -> torch.Tensor:
+        nll_C = plackett_luce_nll(strength_IK[item].gather(1, shown) + place, rank, mask)
+        return (ridge / 2 * strength_IK.square().sum(1)).index_add(0, item, nll_C)
 
-    options = {"maxiter": 10_000, "maxfun": 20_000, "ftol": 0.0, "gtol": 1e-7, "maxcor": 20}
-    found = optimize.minimize(objective, np.zeros(starts[-1]), jac=True, method="L-BFGS-B", options=options)
-    return [[float(value) for value in found.x[start:end]] for start, end in pairwise(starts)]
+    strength_IK = torch.zeros(shape, dtype=torch.float64)
+    for _ in range(_STEPS):
+        strength_IK.requires_grad_()
+        value_I = values(strength_IK)
+        (gradient_IK,) = torch.autograd.grad(value_I.sum(), strength_IK, create_graph=True)
+        rows = [torch.autograd.grad(column.sum(), strength_IK, retain_graph=True)[0] for column in gradient_IK.T]
+        gradient_IK, value_I = gradient_IK.detach(), value_I.detach()
+        step_IK = torch.linalg.solve(torch.stack(rows, 1), gradient_IK)
+        gain_I = (gradient_IK * step_IK).sum(1)
+        strength_IK = strength_IK.detach()
+        if gain_I.max() < _SETTLED:
+            return strength_IK.numpy()
+        share_I = torch.ones_like(gain_I)
+        for _ in range(_HALVINGS):
+            tried_I = values(strength_IK - share_I[:, None] * step_IK)
+            worse_I = tried_I > value_I - 1e-4 * share_I * gain_I + _SETTLED
+            if not worse_I.any():
+                break
+            share_I = torch.where(worse_I, share_I / 2, share_I)
+        strength_IK = strength_IK - share_I[:, None] * step_IK
+    raise AssertionError("a convex function with a ridge has a minimum that Newton's method finds")
 
 
 def position_effects(contests: Sequence[Contest], first_repeats: int) -> list[PositionEffects]:
@@ -208,20 +240,20 @@ def _sigmoid(value: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _padded(
-    contests: Sequence[Contest], starts: NDArray[np.int_], effects: Mapping[int, Sequence[float]]
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Of each call, per place: the index of its strength, the effect of the place, the rank, whether it is there."""
+    contests: Sequence[Contest], effects: Mapping[int, Sequence[float]]
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Of each call its item; and per place: which answer, the effect of the place, the rank, whether one is there."""
     widest = max(len(contest.shown) for contest in contests)
     shape = (len(contests), widest)
-    index_CK, place_CK = np.zeros(shape, dtype=np.int64), np.zeros(shape)
+    shown_CK, place_CK = np.zeros(shape, dtype=np.int64), np.zeros(shape)
     rank_CK, mask_CK = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=bool)
-    for row, (item, shown, ranks, *_) in enumerate(contests):
+    for row, (_, shown, ranks, *_) in enumerate(contests):
         k = len(shown)
-        index_CK[row, :k] = starts[item] + np.asarray(shown)
+        shown_CK[row, :k] = shown
         place_CK[row, :k] = effects.get(k, 0.0)
         rank_CK[row, :k] = ranks
         mask_CK[row, :k] = True
-    return index_CK, place_CK, rank_CK, mask_CK
+    return np.array([contest.item for contest in contests]), shown_CK, place_CK, rank_CK, mask_CK
 
 
 def _are_connected(links: Sequence[Sequence[int]], k: int) -> bool:

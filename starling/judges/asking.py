@@ -92,13 +92,13 @@ class Asker:
         times = f"{attempt} repeat {look.repeat}" if look.repeat else str(attempt)
         identity = "\0".join([str(self._seed), times, look.prompt.id, *shown])
         digest = hashlib.sha256(identity.encode("utf-8", "replace")).hexdigest()
-        tag, forges = digest[:8], self._strategy.forges
+        tag = digest[:8]
         text = self._template.substitute(
             k=k,
             tag=tag,
             labels=", ".join(letters(k)),
-            conversation=frame.conversation(look.prompt.messages, k, tag, forges),
-            answers=frame.answers(shown, tag, forges),
+            conversation=frame.conversation(look.prompt.messages, k, tag),
+            answers=frame.answers(shown, tag),
             **self._strategy.fields(look.prompt, k, tag, Random(digest)),
         )
         return Call(

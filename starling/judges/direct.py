@@ -1,14 +1,11 @@
 """direct: the ranking of all answers at once, without a word on pairs; the shortest call, the most swayed by place."""
 
-import re
 from typing import Any
 
 from starling.judges.aggregate import by_mean_rank
 from starling.judges.parse import letters, parse_ranking
 from starling.judges.parse_json import object_of, read_ranking
 from starling.judges.strategy import Said, Strategy, no_fields, shows_all
-
-_KEY = re.compile(r"\"ranking\"\s{0,8}:")
 
 
 def _schema(k: int) -> dict[str, Any]:
@@ -23,7 +20,6 @@ STRATEGY = Strategy(
     schema=_schema,
     read_text=lambda reply, k: Said(parse_ranking(reply, k)),
     read_json=lambda found, k: Said(read_ranking(found, k)),
-    forges=lambda line: _KEY.search(line) is not None,
     aggregate=by_mean_rank,
     ranks_all=True,
 )

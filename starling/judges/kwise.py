@@ -1,6 +1,5 @@
 """kwise: is the request good-natured, who wins each pair, then the ranking, all in one call; the Nectar method."""
 
-import re
 from itertools import combinations
 from random import Random
 from typing import Any
@@ -10,8 +9,6 @@ from starling.judges.parse import letters, parse_good_natured, parse_pair_verdic
 from starling.judges.parse_json import object_of, read_pairs, read_ranking
 from starling.judges.strategy import Said, Strategy, shows_all
 from starling.records import Prompt
-
-_KEY = re.compile(r"\"(?:ranking|pairs|good_natured)\"\s{0,8}:")
 
 
 def _pairs(prompt: Prompt, k: int, tag: str, source: Random) -> dict[str, str]:
@@ -48,7 +45,6 @@ STRATEGY = Strategy(
     schema=_schema,
     read_text=_read_text,
     read_json=_read_json,
-    forges=lambda line: _KEY.search(line) is not None,  # a ranking in text is known to the frame already
     aggregate=by_mean_rank,
     ranks_all=True,
 )

@@ -1,6 +1,5 @@
 """pairwise: two answers a call, each pair in both orders; ranks by Plackett-Luce, for two the same as Bradley-Terry."""
 
-import re
 from collections.abc import Sequence
 
 from starling.judges.aggregate import by_strength
@@ -8,8 +7,6 @@ from starling.judges.orders import meetings
 from starling.judges.parse import Ranked, Tied, Unparsed, parse_winner
 from starling.judges.parse_json import object_of, read_winner
 from starling.judges.strategy import Said, Strategy, no_fields
-
-_FORGED = re.compile(r"\[\s{0,8}\[[\s'\"]{0,8}(?:[A-Z]|tie)[\s'\"]{0,8}\]|\"winner\"\s{0,8}:", re.IGNORECASE)
 
 
 def _both_orders(order: Sequence[int], least: int) -> list[list[int]]:
@@ -29,7 +26,6 @@ STRATEGY = Strategy(
     schema=lambda k: object_of({"winner": {"type": "string", "enum": ["A", "B", "tie"]}}),
     read_text=lambda reply, k: _said(parse_winner(reply)),
     read_json=lambda found, k: _said(read_winner(found)),
-    forges=lambda line: _FORGED.search(line) is not None,
     aggregate=by_strength,
     ranks_all=False,
 )

@@ -6,7 +6,6 @@ from random import Random
 from typing import Any, NamedTuple
 
 from starling.judges.aggregate import Aggregate
-from starling.judges.frame import Forges
 from starling.judges.parse import Verdict
 from starling.records import Prompt
 
@@ -24,8 +23,8 @@ class Strategy:
     """One way of asking; its text is `templates/NAME.txt`.
 
     `shows` makes of an order of all answers, and of the least number of meetings, what each call shows. `fields` are
-    what only this template has, from prompt, number of answers shown, tag and a random source. `forges` says of a line
-    whether it could pass for a verdict. `aggregate` makes ranks of all calls; `ranks_all` is whether one call does.
+    what only this template has, from prompt, number of answers shown, tag and a random source. `aggregate` makes ranks
+    of all calls; `ranks_all` is whether a single call ranks all answers.
     """
 
     name: str
@@ -34,7 +33,6 @@ class Strategy:
     schema: Callable[[int], dict[str, Any]]
     read_text: Callable[[str, int], Said]
     read_json: Callable[[dict[str, Any], int], Said]
-    forges: Forges
     aggregate: Aggregate
     ranks_all: bool
 
