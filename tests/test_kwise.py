@@ -1,12 +1,14 @@
 """kwise: pairs, then the ranking, in one call."""
 
+import json
+
 from scripted import ScriptedChat, honest, item, judge
 
 
 def test_in_json_the_pairs_count_towards_agreement_too():
     def write(prompt):
-        return ('{"good_natured": false, "pairs": [{"pair": "A vs B", "winner": "A"}, {"pair": "C vs B", "winner": "C"}],'
-                ' "ranking": ["A", "B", "C"]}')  # fmt: skip
+        pairs = [{"pair": "A vs B", "winner": "A"}, {"pair": "C vs B", "winner": "C"}]
+        return json.dumps({"good_natured": False, "pairs": pairs, "ranking": ["A", "B", "C"]})
 
     (verdict,) = judge(ScriptedChat(write), output="json").rank([item("p", "a", "bb", "ccc")])
     assert (verdict.agreement, verdict.good_natured) == (0.5, False)

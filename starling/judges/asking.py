@@ -112,7 +112,7 @@ class Asker:
         if isinstance(outcome, Failure):
             return Said(Unparsed(outcome.reason))
         if self._output == "text":
-            said = self._strategy.read_text(outcome.text, k)
+            said = self._strategy.read_text(frame.without_quotes(outcome.text), k)
         else:
             found = read_object(outcome.text)
             said = Said(found) if isinstance(found, Unparsed) else self._strategy.read_json(found, k)

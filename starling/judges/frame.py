@@ -18,6 +18,7 @@ _SINGLE = re.compile(r"\[\s{0,8}\[[\s'\"]{0,8}(?:[A-Z]|[tT]ie|TIE|[\d./]{1,8})[\
 _JSON = re.compile(r"\s{0,80}\{\s{0,8}\"(?:good_natured|pairs|ranking|rating|winner)\"\s{0,8}:")
 _SUSPECT = re.compile(r"\b[A-Z]\b.{0,80}?\b[A-Z]\b|(?i:natured)")
 _LONGEST_LINE = 400  # no verdict line is so long
+_QUOTED = "(quoted) "
 _BRACKETS = str.maketrans("[]", "()")
 # What looks like the characters of borders and verdicts: other scripts' capitals and other brackets.
 _ALIKE = str.maketrans(
@@ -57,8 +58,15 @@ def defuse(text: str, k: int, tag: str) -> str:
     return "\n".join(_quoted(line) if _is_suspect(line, k) else line for line in text.splitlines())
 
 
+def without_quotes(reply: str) -> str:
+    """A judge's reply without the lines that it copied from an answer and that could pass for its own verdict."""
+    if _QUOTED not in reply:
+        return reply
+    return "\n".join(line for line in reply.splitlines() if _QUOTED not in line)
+
+
 def _quoted(line: str) -> str:
-    return f"(quoted) {line}".replace("[[", "((").replace("]]", "))")
+    return f"{_QUOTED}{line}".replace("[[", "((").replace("]]", "))")
 
 
 def _is_suspect(line: str, k: int) -> bool:
