@@ -9,10 +9,10 @@ import tomllib
 from collections import Counter
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from starling.errors import UsageError
 
@@ -101,7 +101,7 @@ class JudgeTable(Table):
     adaptive: float = Field(0.0, ge=0, le=1)
     """Kendall's tau between a prompt's first two rankings below which it is ranked up to `max_repeats` times; the
     first two are always made; 0 = off."""
-    max_repeats: int = Field(4, ge=1)
+    max_repeats: int = Field(4, ge=1, validate_default=True)
     """Most rankings of a prompt with `adaptive`."""
     position_corrected: bool = False
     """Whether ranks come from Plackett-Luce strengths less what each place adds, instead of from mean ranks."""
@@ -117,17 +117,30 @@ class JudgeTable(Table):
         """How often each prompt is ranked whatever comes of it."""
         return max(self.repeats, 2) if self.adaptive else self.repeats
 
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        if self.meetings == 1:
-            raise ValueError("meetings = 1 leaves answers unconnected; use 2 or more, or 0 for all")
-        if self.adaptive and self.max_repeats <= self.first_repeats:
-            raise ValueError(f"adaptive needs max_repeats of {self.first_repeats + 1} or more")
-        if self.position_corrected and self.strategy == "pointwise":
-            raise ValueError("position_corrected means nothing to pointwise, which shows one answer at a time")
-        if self.position_corrected and self.strategy != "pairwise" and self.first_repeats < 2:
-            raise ValueError("position_corrected needs repeats of 2 or more, or adaptive: it compares other orders")
-        return self
+    @field_validator("meetings")
+    @classmethod
+    def _connects(cls, meetings: int) -> int:
+        if meetings == 1:
+            raise ValueError("leaves answers unconnected; use 2 or more, or 0 for all")
+        return meetings
+
+    @field_validator("max_repeats")
+    @classmethod
+    def _leaves_room(cls, most: int, info: ValidationInfo) -> int:
+        first = max(info.data.get("repeats", 1), 2)
+        if info.data.get("adaptive") and most <= first:
+            raise ValueError(f"with adaptive it must be {first + 1} or more, since {first} are always made")
+        return most
+
+    @field_validator("position_corrected")
+    @classmethod
+    def _can_be_told(cls, corrected: bool, info: ValidationInfo) -> bool:
+        strategy = info.data.get("strategy")
+        if corrected and strategy == "pointwise":
+            raise ValueError("means nothing to pointwise, which shows one answer at a time")
+        if corrected and strategy != "pairwise" and info.data.get("repeats") == 1 and not info.data.get("adaptive"):
+            raise ValueError("compares calls with other orders; set repeats to 2 or more, or adaptive")
+        return corrected
 
 
 class RankTable(JudgeTable):

@@ -192,9 +192,7 @@ def _from_ranking(row: Mapping[str, Any], where: str) -> tuple[Judgement, list[t
     orders, rankings = ranking.orders, ranking.rankings
     if not all(_are_some_of(order, k) for order in orders):
         raise DataError(f"{where}: `orders` must hold indices from 0 to {k - 1}, each once")
-    if rankings and [len(ranks) or len(order) for ranks, order in zip(rankings, orders, strict=False)] != [
-        *map(len, orders)
-    ]:
+    if rankings and not _fit(rankings, orders):
         raise DataError(f"{where}: `rankings` must hold a rank for each answer of each of `orders`, or nothing")
     judgement = _whole(row, ranking)
     return judgement, list(zip(orders, rankings, strict=True)) if rankings else []
@@ -236,6 +234,22 @@ def _reads_as(stored: Any, parsed: object, k: int) -> bool:
 
 def _is_permutation(order: Any, k: int) -> bool:
     return isinstance(order, list) and all(type(index) is int for index in order) and sorted(order) == list(range(k))
+
+
+def _fit(rankings: Any, orders: Sequence[Sequence[int]]) -> bool:
+    """Whether there is a ranking for each order, of as many answers or of none."""
+    return (
+        isinstance(rankings, list)
+        and len(rankings) == len(orders)
+        and all(
+            isinstance(ranks, list) and len(ranks) in (0, len(order)) and all(map(_is_number, ranks))
+            for ranks, order in zip(rankings, orders, strict=True)
+        )
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 1
 
 
 def _are_some_of(order: Any, k: int) -> bool:

@@ -1,18 +1,23 @@
 """The K-wise judge: balanced orders, a frame that answers cannot forge, strict reading."""
 
 import hashlib
+import random
 import re
 from pathlib import Path
 
 import pytest
-from scripted import ScriptedChat, item, judge
+from scripted import ScriptedChat, honest, item, judge
 from servers import Server, ranking_judge, replies_with, shown_answers
 
 import starling.judges
 from starling.client import Client, Endpoint
+from starling.config import JudgeTable
+from starling.errors import UsageError
 from starling.judges.asking import template_text
 from starling.judges.frame import defuse
+from starling.judges.llm import calls_of
 from starling.judges.parse import letters
+from starling.judges.ranks import kendall
 from starling.ledger import Ledger
 from starling.records import Reply
 
@@ -168,3 +173,120 @@ def test_a_judge_behind_a_server_ranks_and_is_not_asked_twice(tmp_path):
         assert [verdict.ranks for verdict in first] == [[3.0, 2.0, 1.0]] * 12
         assert judge(Client(where, ledger)).rank(items) == first
         assert len(server.requests) == 12
+
+
+# repeats
+
+
+def test_repeats_show_other_orders_and_their_mean_rank_counts():
+    chat = ScriptedChat(ranking_judge(len))
+    verdicts = judge(chat, repeats=3).rank([item(f"p{n}", "a", "bb", "ccc") for n in range(4)])
+    assert len(chat.calls) == 12 and len({call.messages[0]["content"] for call in chat.calls}) == 12
+    for verdict in verdicts:
+        assert (verdict.ranks, verdict.self_agreement, verdict.repeats) == ([3, 2, 1], 1.0, [0, 1, 2])
+        for place in zip(*verdict.orders, strict=True):
+            assert sorted(place) == [0, 1, 2]
+        for order, ranks in zip(verdict.orders, verdict.rankings, strict=True):
+            assert [verdict.ranks[index] for index in order] == ranks
+
+
+def test_the_first_of_several_repeats_is_the_call_that_one_repeat_makes():
+    once, thrice = ScriptedChat(ranking_judge(len)), ScriptedChat(ranking_judge(len))
+    judge(once).rank([item("p", "a", "bb", "ccc")])
+    judge(thrice, repeats=3).rank([item("p", "a", "bb", "ccc")])
+    assert thrice.calls[0] == once.calls[0]  # so that it is not paid for again
+
+
+def by_place(prompt):
+    return f"Ranking: [[{', '.join(shown_answers(prompt))}]]"  # whoever is shown first
+
+
+def test_a_judge_that_goes_by_place_alone_disagrees_with_itself_and_ties_all_over_k_repeats():
+    (verdict,) = judge(ScriptedChat(by_place), repeats=3).rank([item("p", "a", "bb", "ccc")])
+    assert verdict.ranks == [1, 1, 1]
+    # each two of three orders in a Latin square of three agree in one pair of three or are its mirror: -1/3 each
+    assert verdict.self_agreement == pytest.approx(-1 / 3)
+
+
+def test_adaptive_repeats_are_spent_only_where_the_first_two_rankings_disagree():
+    def moody(prompt):
+        return by_place(prompt) if "tricky" in prompt else ranking_judge(len)(prompt)
+
+    chat = ScriptedChat(moody)
+    items = [item("p", "a", "bb", "ccc"), item("q", "a", "bb", "ccc", ask="A tricky one."), item("r", "a", "bb", "ccc")]
+    verdicts = judge(chat, adaptive=0.5, max_repeats=5).rank(items)
+    assert [len(verdict.orders) for verdict in verdicts] == [2, 5, 2]
+    assert len(chat.calls) == 9
+
+
+def test_a_limit_of_one_spends_repeats_on_any_disagreement_and_none_on_agreement():
+    chat = ScriptedChat(ranking_judge(len))
+    judge(chat, adaptive=1.0).rank([item("p", "a", "bb", "ccc"), item("lone", "a")])
+    assert len(chat.calls) == 2
+
+
+def test_two_rankings_that_tie_all_answers_agree():
+    chat = ScriptedChat(lambda prompt: "[[A = B]]")
+    (verdict,) = judge(chat, adaptive=0.9).rank([item("p", "a", "bb")])
+    assert (len(chat.calls), verdict.ranks, verdict.self_agreement) == (2, [1, 1], None)
+
+
+def test_a_repeat_that_stays_unreadable_is_counted_and_the_others_rank():
+    chat = ScriptedChat(ranking_judge(len))
+    first = {}
+
+    def write(prompt):
+        order = tuple(shown_answers(prompt).values())
+        first.setdefault("order", order)
+        return "Hm." if order == first["order"] else ranking_judge(len)(prompt)
+
+    chat = ScriptedChat(write)
+    (verdict,) = judge(chat, repeats=2).rank([item("p", "a", "bb", "ccc")])
+    assert (verdict.ranks, verdict.unread, verdict.self_agreement) == ([3, 2, 1], 1, None)
+    assert [len(ranks) for ranks in verdict.rankings] == [0, 0, 3]
+
+
+def test_a_correction_for_place_finds_the_order_behind_a_judge_that_leans_to_the_first():
+    source = random.Random(0)
+
+    def write(prompt):  # truth by length, the first two places worth two characters, and some noise
+        shown = shown_answers(prompt)
+        lean = dict(zip(shown, (4, 2, 0, -2), strict=False))
+        return f"[[{', '.join(sorted(shown, key=lambda a: -len(shown[a]) - lean[a] + source.gauss(0, 0.5)))}]]"
+
+    items = [item(f"p{n}", "x", "xxx", "xxxxx", "xxxxxxx") for n in range(60)]
+    truth = [4, 3, 2, 1]
+    mean = judge(ScriptedChat(write), repeats=2).rank(items)
+    corrected = judge(ScriptedChat(write), repeats=2, position_corrected=True).rank(items)
+    assert right(corrected, truth) > right(mean, truth)
+
+
+def right(verdicts, truth):
+    return sum(kendall(verdict.ranks, truth) or 0 for verdict in verdicts) / len(verdicts)
+
+
+@pytest.mark.parametrize(
+    ("settings", "k", "calls"),
+    [
+        ({}, 7, (1, 1)),
+        ({"strategy": "direct", "repeats": 3}, 7, (3, 3)),
+        ({"strategy": "pairwise"}, 7, (42, 42)),
+        ({"strategy": "pairwise", "meetings": 3, "repeats": 2}, 7, (44, 44)),
+        ({"strategy": "pointwise"}, 7, (7, 7)),
+        ({"adaptive": 0.8}, 7, (2, 4)),
+        ({"adaptive": 0.8, "repeats": 3, "max_repeats": 5}, 2, (3, 5)),
+        ({}, 1, (0, 0)),
+    ],
+)
+def test_calls_a_prompt_are_told_beforehand_and_kept(settings, k, calls):
+    assert calls_of(JudgeTable(**settings), k) == calls
+    if calls[0] == calls[1]:
+        strategy = settings.get("strategy", "kwise")
+        chat = ScriptedChat(honest(lambda text: min(len(text), 10), strategy))
+        judge(chat, **settings).rank([item("p", *("x" * (n + 1) for n in range(k)))])
+        assert len(chat.calls) == calls[0]
+
+
+def test_more_answers_than_letters_are_refused_in_one_line():
+    with pytest.raises(UsageError, match="26 answers at once"):
+        judge(ScriptedChat(by_place)).rank([item("p", *("x" * n for n in range(27)))])
