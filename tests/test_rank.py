@@ -4,10 +4,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from servers import Server, ranking_judge, replies_with, says
+from servers import Server, ranking_judge, replies_with, says, shown_answers
 from small_road import recipe
 
-from starling import config, progress, tables
+from starling import audit, config, judgements, progress, tables
 from starling.errors import StopStage
 from starling.judges.protocol import Judged
 from starling.judges.rubric import RubricJudge
@@ -131,3 +131,60 @@ def test_the_runs_own_model_is_probed_as_a_judge(tiny_model: Path, tmp_path: Pat
     assert probe["judge"] == f"kwise:{tiny_model}"
     assert probe["unparsed"] + probe["position"]["n"] <= 2
     assert sum(probe["reasons"].values()) == probe["unparsed"]
+
+
+@pytest.mark.parametrize("strategy", ["kwise", "direct", "pairwise", "pointwise"])
+def test_every_strategy_stops_with_a_clear_message_past_the_limit(
+    strategy: str, tiny_model: Path, tmp_path: Path, sampled: Run
+) -> None:
+    with Server(always=replies_with(lambda question: "They are all nice.")) as server:
+        judge = {"rank__judge": f"openai:judge@{server.url}", "rank__strategy": strategy}
+        run = start(tmp_path, tiny_model, sampled, **judge, rank__probe_prompts=0)
+        with pytest.raises(StopStage, match=r"^rank: 15 of 15 prompts have no readable ranking \(100%, limit 20%\)"):
+            rank.run(run)
+
+
+def test_repeats_are_stored_call_by_call_and_the_effect_of_place_is_told(
+    tiny_model: Path, tmp_path: Path, sampled: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(question: str) -> str:  # whoever is shown first, but on the rain by length
+        return ranking_judge(len)(question) if "rain" in question else f"[[{', '.join(shown_answers(question))}]]"
+
+    with Server(always=replies_with(write)) as server:
+        settings = {
+            "rank__judge": f"openai:judge@{server.url}", "rank__strategy": "direct", "rank__adaptive": 0.5,
+            "rank__max_repeats": 3, "rank__position_corrected": True, "rank__probe_prompts": 0,
+        }  # fmt: skip
+        run = start(tmp_path, tiny_model, sampled, **settings)
+        facts = rank.run(run)
+    rain = sum(ranking.prompt_id.startswith("rain") for ranking in ranking_of(run).values())
+    assert facts["asking"]["prompts_by_repeats"] == {"2": rain, "3": 15 - rain}
+    assert (facts["asking"]["strategy"], facts["asking"]["unread_calls"]) == ("direct", 0)
+    (effects,) = facts["position_effects"]
+    assert (effects["k"], effects["prompts"]) == (3, 15 - rain)
+    assert effects["effect"] == sorted(effects["effect"], reverse=True) and effects["low"][0] > 0
+    assert "rank: effect of place among 3 answers" in " ".join(capsys.readouterr().out.split())
+    for ranking in ranking_of(run).values():
+        assert len(ranking.orders) == len(ranking.rankings) in (2, 3)
+        assert ranking.self_agreement is not None
+        for order, ranks in zip(ranking.orders, ranking.rankings, strict=True):
+            assert sorted(order) == [0, 1, 2] and sorted(ranks) == [1, 2, 3]
+    calls = judgements.read(run.root / "rank").calls
+    assert len(calls) == 2 * rain + 3 * (15 - rain)
+    tilted = audit.first_place_by_position([call for call in calls if "rain" not in call.prompt], 3)
+    assert tilted["first"][1:] == [0, 0]
+
+
+def test_marks_are_stored_with_the_answer_that_got_them(tiny_model: Path, tmp_path: Path, sampled: Run) -> None:
+    def write(question: str) -> str:
+        (text,) = shown_answers(question).values()
+        return f"Rating: [[{min(10, 1 + len(text) // 8)}]]"
+
+    with Server(always=replies_with(write)) as server:
+        judge = {"rank__judge": f"openai:judge@{server.url}", "rank__strategy": "pointwise"}
+        run = start(tmp_path, tiny_model, sampled, **judge, rank__probe_prompts=0)
+        assert rank.run(run)["position_effects"] == []
+    for ranking in ranking_of(run).values():
+        marks = {index: mark for (index,), mark in zip(ranking.orders, ranking.marks, strict=True)}
+        assert [marks[index] for index in range(3)] == sorted(marks.values(), reverse=True)
+        assert marks == {n: min(10, 1 + len(answer.answer) // 8) for n, answer in enumerate(ranking.answers)}
