@@ -1,5 +1,6 @@
 """rank: a judge orders the answers; what it does not say readably is kept apart."""
 
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -148,7 +149,8 @@ def test_repeats_are_stored_call_by_call_and_the_effect_of_place_is_told(
     tiny_model: Path, tmp_path: Path, sampled: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def write(question: str) -> str:  # whoever is shown first, but on the rain by length
-        return ranking_judge(len)(question) if "rain" in question else f"[[{', '.join(shown_answers(question))}]]"
+        asked = question.partition("<<conversation")[2].partition("<<end of conversation")[0]
+        return ranking_judge(len)(question) if "rain" in asked else f"[[{', '.join(shown_answers(question))}]]"
 
     with Server(always=replies_with(write)) as server:
         settings = {
@@ -157,11 +159,14 @@ def test_repeats_are_stored_call_by_call_and_the_effect_of_place_is_told(
         }  # fmt: skip
         run = start(tmp_path, tiny_model, sampled, **settings)
         facts = rank.run(run)
-    rain = sum(ranking.prompt_id.startswith("rain") for ranking in ranking_of(run).values())
-    assert facts["asking"]["prompts_by_repeats"] == {"2": rain, "3": 15 - rain}
+    times = Counter(len(ranking.orders) for ranking in ranking_of(run).values())
+    assert facts["asking"]["prompts_by_repeats"] == {"2": times[2], "3": times[3]}
+    for ranking in ranking_of(run).values():  # answers as long as each other are told apart by their places alone
+        settled = len({len(answer.answer) for answer in ranking.answers}) == 3
+        assert len(ranking.orders) == (2 if settled and ranking.prompt_id.startswith("rain") else 3)
     assert (facts["asking"]["strategy"], facts["asking"]["unread_calls"]) == ("direct", 0)
     (effects,) = facts["position_effects"]
-    assert (effects["k"], effects["prompts"]) == (3, 15 - rain)
+    assert (effects["k"], effects["prompts"]) == (3, times[3])
     assert effects["effect"] == sorted(effects["effect"], reverse=True) and effects["low"][0] > 0
     assert "rank: effect of place among 3 answers" in " ".join(capsys.readouterr().out.split())
     for ranking in ranking_of(run).values():
@@ -170,7 +175,7 @@ def test_repeats_are_stored_call_by_call_and_the_effect_of_place_is_told(
         for order, ranks in zip(ranking.orders, ranking.rankings, strict=True):
             assert sorted(order) == [0, 1, 2] and sorted(ranks) == [1, 2, 3]
     calls = judgements.read(run.root / "rank").calls
-    assert len(calls) == 2 * rain + 3 * (15 - rain)
+    assert len(calls) == 2 * times[2] + 3 * times[3]
     tilted = audit.first_place_by_position([call for call in calls if "rain" not in call.prompt], 3)
     assert tilted["first"][1:] == [0, 0]
 
