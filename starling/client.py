@@ -316,7 +316,10 @@ class Client:
 
 
 def _body(model: str, call: Call) -> str:
-    optional = {} if call.top_p == 1.0 else {"top_p": call.top_p}  # not every server knows it
+    optional: dict[str, Any] = {} if call.top_p == 1.0 else {"top_p": call.top_p}  # not every server knows it
+    if call.schema is not None:
+        wanted = {"name": "verdict", "strict": True, "schema": dict(call.schema)}
+        optional["response_format"] = {"type": "json_schema", "json_schema": wanted}
     sampling = {"max_tokens": call.max_tokens, "temperature": call.temperature}
     return canonical({"model": model, "messages": list(call.messages), **sampling, **optional})
 

@@ -83,13 +83,64 @@ class SampleTable(Table):
 
 class JudgeTable(Table):
     judge: str = "rubric"
-    """"rubric" (a program) or a MODEL that is asked by the K-wise template, such as openai:NAME@URL."""
+    """"rubric" (a program) or a MODEL that is asked by `strategy`, such as openai:NAME@URL."""
+    strategy: Literal["kwise", "direct", "pairwise", "pointwise"] = "kwise"
+    """How an LLM judge is asked: kwise = all pairs, then the ranking, in one call; direct = the ranking at once;
+    pairwise = two answers a call, in both orders; pointwise = a mark from 1 to 10 for each answer alone."""
+    output: Literal["text", "json"] = "text"
+    """How it replies; json asks the endpoint to hold the reply to a JSON schema."""
+    attempts: int = Field(2, ge=1)
+    """How often a call is made at most until its reply can be read."""
+    meetings: int = Field(0, ge=0)
+    """`pairwise`: how many others each answer meets at least, 2 or more; 0 = all."""
+    strength_margin: float = Field(0.2, ge=0)
+    """Answers whose strengths, in log-odds, are closer than this to the best of a level are tied with it, wherever
+    strengths are fitted; 0.2 is a win in 55 of 100 meetings."""
+    repeats: int = Field(1, ge=1)
+    """How often each prompt is ranked, with other orders each time; 1 = once."""
+    adaptive: float = Field(0.0, ge=0, le=1)
+    """Kendall's tau between a prompt's first two rankings below which it is ranked up to `max_repeats` times; the
+    first two are always made; 0 = off."""
+    max_repeats: int = Field(4, ge=1, validate_default=True)
+    """Most rankings of a prompt with `adaptive`."""
+    position_corrected: bool = False
+    """Whether ranks come from Plackett-Luce strengths less what each place adds, instead of from mean ranks."""
     key_env: str = ""
     """Environment variable that holds the judge's API key; "" = no key."""
     concurrency: int = Field(8, ge=1)
     """Calls under way at once."""
     max_new_tokens: int = Field(512, ge=8)
     """Token cap of one reply of an LLM judge."""
+
+    @property
+    def first_repeats(self) -> int:
+        """How often each prompt is ranked whatever comes of it."""
+        return max(self.repeats, 2) if self.adaptive else self.repeats
+
+    @field_validator("meetings")
+    @classmethod
+    def _connects(cls, meetings: int) -> int:
+        if meetings == 1:
+            raise ValueError("leaves answers unconnected; use 2 or more, or 0 for all")
+        return meetings
+
+    @field_validator("max_repeats")
+    @classmethod
+    def _leaves_room(cls, most: int, info: ValidationInfo) -> int:
+        first = max(info.data.get("repeats", 1), 2)
+        if info.data.get("adaptive") and most <= first:
+            raise ValueError(f"with adaptive it must be {first + 1} or more, since {first} are always made")
+        return most
+
+    @field_validator("position_corrected")
+    @classmethod
+    def _can_be_told(cls, corrected: bool, info: ValidationInfo) -> bool:
+        strategy = info.data.get("strategy")
+        if corrected and strategy == "pointwise":
+            raise ValueError("means nothing to pointwise, which shows one answer at a time")
+        if corrected and strategy != "pairwise" and info.data.get("repeats") == 1 and not info.data.get("adaptive"):
+            raise ValueError("compares calls with other orders; set repeats to 2 or more, or adaptive")
+        return corrected
 
 
 class RankTable(JudgeTable):

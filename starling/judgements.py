@@ -8,10 +8,10 @@ from typing import Any
 
 from starling import tables
 from starling.errors import DataError
-from starling.judges.llm import ranks_from_levels
 from starling.judges.parse import Pair, Ranked, Unparsed, parse_good_natured, parse_pairs, parse_ranking
 from starling.judges.protocol import Judged
-from starling.records import Candidate, Message, Prompt
+from starling.judges.ranks import ranks_from_levels
+from starling.records import Candidate, Message, Prompt, Ranking
 from starling.store import Run
 
 MOST_ANSWERS = 26  # they are lettered A to Z
@@ -84,7 +84,7 @@ def of_verdicts(items: Sequence[tuple[Prompt, Sequence[Candidate]]], judged: Seq
             models=[answer.model for answer in answers],
             ranks=verdict.ranks,
             reason=verdict.reason,
-            order=_one_order(verdict.orders),
+            order=_one_order(verdict.orders, len(answers)),
             good_natured=verdict.good_natured,
             agreement=verdict.agreement,
         )
@@ -99,7 +99,10 @@ def _read_rows(path: Path) -> Log:
         if not files:
             raise DataError(f"{path}: the folder holds no Parquet or JSONL files")
     read = [
-        _judgement(row, f"{file}:{number}") for file in files for number, row in enumerate(tables.read_rows(file), 1)
+        found
+        for file in files
+        for number, row in enumerate(tables.read_rows(file), 1)
+        for found in _judgements(row, f"{file}:{number}")
     ]
     if not read:
         raise DataError(f"{path}: there is no row in it")
@@ -112,14 +115,16 @@ def _read_rows(path: Path) -> Log:
     )
 
 
-def _judgement(row: Mapping[str, Any], where: str) -> tuple[str, Judgement]:
-    """The form of a row, and what it says."""
+def _judgements(row: Mapping[str, Any], where: str) -> list[tuple[str, Judgement]]:
+    """The form of a row, with each call that it tells of."""
     if "rating_text" in row:
-        return "judge's replies", _from_reply(row, where)
+        return [("judge's replies", _from_reply(row, where))]
     if "reason" in row and "answers" not in row:
         name = str(row.get("prompt_id") or where)
-        return "unranked rows", Judgement(prompt=name, ranks=None, reason=str(row["reason"] or "no reason given"))
-    return "rankings", _from_ranking(row, where)
+        reason = str(row["reason"] or "no reason given")
+        return [("unranked rows", Judgement(prompt=name, ranks=None, reason=reason))]
+    whole, rankings = _from_ranking(row, where)
+    return [("rankings", call) for call in _calls_of(whole, rankings)]
 
 
 def _from_reply(row: Mapping[str, Any], where: str) -> Judgement:
@@ -156,13 +161,45 @@ def _from_reply(row: Mapping[str, Any], where: str) -> Judgement:
     )
 
 
-def _from_ranking(row: Mapping[str, Any], where: str) -> Judgement:
-    """A row in Nectar's form, with our columns or without, or a pair of chosen and rejected."""
+def _calls_of(whole: Judgement, rankings: Sequence[tuple[Sequence[int], Sequence[float]]]) -> list[Judgement]:
+    """Each call behind a ranking, with the answers that it showed; the ranking itself where calls are not kept.
+
+    A call that was made again since its reply could not be read counts once, by its last reply.
+    """
+    shown = [tuple(order) for order, _ in rankings]
+    last = [
+        (order, ranks) for at, (order, ranks) in enumerate(rankings) if ranks or tuple(order) not in shown[at + 1 :]
+    ]
+    if len(last) < 2 or max(len(order) for order, _ in last) < 2:
+        return [whole]
+    return [
+        replace(
+            whole,
+            answers=[whole.answers[index] for index in order],
+            models=[whole.models[index] for index in order],
+            ranks=ranks or None,
+            reason="" if ranks else "one of several calls about this prompt could not be read",
+            order=range(len(order)),
+        )
+        for order, ranks in last
+    ]
+
+
+def _from_ranking(row: Mapping[str, Any], where: str) -> tuple[Judgement, list[tuple[Sequence[int], Sequence[float]]]]:
+    """A row in Nectar's form, with our columns or without, or a pair of chosen and rejected; and its single calls."""
     ranking = tables.ranking_from_row(row, where)
     k = len(ranking.answers)
+    orders, rankings = ranking.orders, ranking.rankings
+    if not all(_are_some_of(order, k) for order in orders):
+        raise DataError(f"{where}: `orders` must hold indices from 0 to {k - 1}, each once")
+    if rankings and not _fit(rankings, orders):
+        raise DataError(f"{where}: `rankings` must hold a rank for each answer of each of `orders`, or nothing")
+    judgement = _whole(row, ranking)
+    return judgement, list(zip(orders, rankings, strict=True)) if rankings else []
+
+
+def _whole(row: Mapping[str, Any], ranking: Ranking) -> Judgement:
     orders = ranking.orders
-    if not all(_is_permutation(order, k) for order in orders):
-        raise DataError(f"{where}: `orders` must hold each of the indices 0 to {k - 1} once")
     named = "answers" in row  # chosen and rejected are places, not models
     good_natured = row.get("good_natured")
     return Judgement(
@@ -171,7 +208,7 @@ def _from_ranking(row: Mapping[str, Any], where: str) -> Judgement:
         answers=[answer.answer for answer in ranking.answers],
         models=[answer.model if named else "" for answer in ranking.answers],
         ranks=ranking.ranks,
-        order=_one_order(orders),
+        order=_one_order(orders, len(ranking.answers)),
         good_natured=good_natured if isinstance(good_natured, bool) else None,
         agreement=ranking.agreement if isinstance(ranking.agreement, float) else None,
         judge=ranking.judge,
@@ -199,10 +236,34 @@ def _is_permutation(order: Any, k: int) -> bool:
     return isinstance(order, list) and all(type(index) is int for index in order) and sorted(order) == list(range(k))
 
 
-def _one_order(orders: Sequence[Sequence[int]]) -> Sequence[int] | None:
-    """The order of presentation, where all calls behind a ranking had the same."""
+def _fit(rankings: Any, orders: Sequence[Sequence[int]]) -> bool:
+    """Whether there is a ranking for each order, of as many answers or of none."""
+    return (
+        isinstance(rankings, list)
+        and len(rankings) == len(orders)
+        and all(
+            isinstance(ranks, list) and len(ranks) in (0, len(order)) and all(map(_is_number, ranks))
+            for ranks, order in zip(rankings, orders, strict=True)
+        )
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 1
+
+
+def _are_some_of(order: Any, k: int) -> bool:
+    return (
+        isinstance(order, list)
+        and 0 < len(set(order)) == len(order)
+        and all(type(index) is int and 0 <= index < k for index in order)
+    )
+
+
+def _one_order(orders: Sequence[Sequence[int]], k: int) -> Sequence[int] | None:
+    """The order of presentation, where all calls behind a ranking of `k` answers had the same."""
     distinct = {tuple(order) for order in orders}
-    return distinct.pop() if len(distinct) == 1 else None
+    return distinct.pop() if len(distinct) == 1 and len(orders[0]) == k else None
 
 
 def _key(messages: Sequence[Message]) -> str:

@@ -41,13 +41,17 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One request to a chat model. `draw` tells repeated identical requests apart (0, 1, 2, ...)."""
+    """One request to a chat model. `draw` tells repeated identical requests apart (0, 1, 2, ...).
+
+    `schema` is the JSON schema that the reply must follow, None for free text.
+    """
 
     messages: Sequence[Message]
     max_tokens: int
     temperature: float = 0.0
     top_p: float = 1.0
     draw: int = 0
+    schema: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,8 +98,10 @@ class Candidate:
 class Ranking:
     """The answers to one prompt with their competition ranks (1, 1, 3), best first.
 
-    `orders` holds for each judge call the indices of the answers as they were shown, `calls` the ledger's keys of the
-    calls that were made.
+    `orders` holds for each judge call the indices of the answers as they were shown; `rankings` beside it the ranks
+    that the call gave them, as they were shown, nothing where it could not be read; `marks` the mark where a call gives
+    one. `agreement` is the share of the judge's pair verdicts that its ranking upholds, `self_agreement` Kendall's tau
+    between its repeats, `calls` the ledger's keys of all calls made.
     """
 
     prompt_id: str
@@ -106,6 +112,9 @@ class Ranking:
     template_hash: str = ""
     orders: Sequence[Sequence[int]] = ()
     agreement: float | None = None
+    rankings: Sequence[Sequence[float]] = ()
+    marks: Sequence[float | None] = ()
+    self_agreement: float | None = None
     good_natured: bool = True
     source: str = ""
     calls: Sequence[str] = ()

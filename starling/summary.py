@@ -9,7 +9,8 @@ from rich.table import Table
 
 from starling import digest, figures, progress
 from starling.before_after import SIDES, judge_named
-from starling.config import Config
+from starling.config import Config, JudgeTable
+from starling.judges.llm import calls_of
 from starling.store import Run
 
 _COLOURS = {"better": "green", "worse": "red"}
@@ -39,7 +40,7 @@ def plan(config: Config) -> list[str]:
         f"prompts: {prompts.train} train, {prompts.validation} validation, {prompts.test} test, split by family",
         f"sample: {sample.train_prompts} + {sample.validation_prompts} prompts x {answers} answers "
         f"({_count(weakened, 'generator')} weakened), {_at_most(sample.token_budget, sampled)}",
-        f"rank: by {_judge(rank.judge)}{probe}",
+        f"rank: by {_judge(rank, answers)}{probe}",
         f"fit: {sample.train_prompts} rankings{epochs}, {fit.prompts_per_step} a step, {_count(steps, 'step')}, "
         f"{_at_most(fit.token_budget)}",
         f"tune: {_count(tune.steps, 'step')} of {tune.prompts_per_step} prompts x {tune.rollouts_per_prompt} = "
@@ -47,7 +48,7 @@ def plan(config: Config) -> list[str]:
         f"  kept: the step whose answers to {prompts.validation} validation prompts the judge likes best, "
         f"looked at every {_count(tune.validate_every, 'step')}",
         f"evaluate: {prompts.test} test prompts x 2 models x {_count(config.evaluate.draws, 'answer')}; "
-        f"judge: {_judge(config.evaluate.judge)}; "
+        f"judge: {_judge(config.evaluate, 2)}; "
         f"with validation <= {tested:,} tokens",
     ]
 
@@ -120,9 +121,14 @@ def _table(title: str, *columns: str) -> Table:
     )
 
 
-def _judge(name: str) -> str:
-    named = judge_named(name)
-    return named if name == "rubric" else f"{named} asked by the K-wise template"
+def _judge(cfg: JudgeTable, answers: int) -> str:
+    named = judge_named(cfg.judge)
+    if cfg.judge == "rubric":
+        return named
+    least, most = calls_of(cfg, answers)
+    calls = _count(least, "call") if least == most else f"{least} to {most} calls"
+    corrected = ", corrected for place" if cfg.position_corrected else ""
+    return f"{named}, asked {cfg.strategy} in {cfg.output}, {calls} a prompt{corrected}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -43,7 +43,9 @@ RANKINGS = pa.schema([
     ("prompt", pa.string()), ("answers", _ANSWERS), ("turns", pa.int64()), ("num_responses", pa.int64()),
     ("source", pa.list_(pa.string())), ("good_natured", pa.bool_()), ("prompt_id", pa.string()),
     ("messages", _MESSAGES), ("judge", pa.string()), ("template_hash", pa.string()),
-    ("orders", pa.list_(pa.list_(pa.int64()))), ("agreement", pa.float64()), ("calls", pa.list_(pa.string())),
+    ("orders", pa.list_(pa.list_(pa.int64()))), ("agreement", pa.float64()),
+    ("rankings", pa.list_(pa.list_(pa.float64()))), ("marks", pa.list_(pa.float64())), ("self_agreement", pa.float64()),
+    ("calls", pa.list_(pa.string())),
 ])  # fmt: skip
 _NAMES = {"user": "Human", "assistant": "Assistant", "system": "System"}
 _ROLES = {name: role for role, name in _NAMES.items()}
@@ -182,6 +184,9 @@ def ranking_row(ranking: Ranking) -> dict[str, Any]:
         "template_hash": ranking.template_hash,
         "orders": [[place[old] for old in order] for order in ranking.orders],
         "agreement": ranking.agreement,
+        "rankings": [list(ranks) for ranks in ranking.rankings],
+        "marks": list(ranking.marks),
+        "self_agreement": ranking.self_agreement,
         "calls": list(ranking.calls),
     }
 
@@ -207,7 +212,8 @@ def ranking_from_row(row: Mapping[str, Any], where: str) -> Ranking:
     return Ranking(
         prompt_id=prompt_id, messages=messages, answers=answers, ranks=[float(entry["rank"]) for entry in entries],
         judge=str(row.get("judge") or ""), template_hash=str(row.get("template_hash") or ""),
-        orders=row.get("orders") or (), agreement=row.get("agreement"),
+        orders=row.get("orders") or (), agreement=row.get("agreement"), rankings=row.get("rankings") or (),
+        marks=row.get("marks") or (), self_agreement=row.get("self_agreement"),
         good_natured=row.get("good_natured") is not False,
         source=", ".join(map(str, source)) if isinstance(source, list) else str(source),
         calls=row.get("calls") or (),

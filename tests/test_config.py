@@ -145,12 +145,43 @@ def test_every_misspelt_key_fails(tmp_path: Path, table: str, key: str) -> None:
         ("tune.algorithm=reinforce", r"\[tune\] algorithm = 'reinforce': .*apa"),
         ("sample.generators=[]", r"\[sample\] generators"),
         ("tune.rollouts_per_prompt=1", r"\[tune\] reward_baseline = 'leave_one_out': .*rollouts_per_prompt of 2"),
+        ("rank.meetings=1", r"\[rank\] meetings = 1: .*unconnected"),
+        ("rank.strategy=votes", r"\[rank\] strategy = 'votes': .*kwise"),
+        ("rank.position_corrected=true", r"\[rank\] position_corrected = True: .*repeats to 2 or more"),
         ("fit.learning_rate=nan", r"\[fit\] learning_rate = nan"),
     ],
 )
 def test_a_value_out_of_range_fails_with_its_place(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         config.load(toml(tmp_path), [override])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["rank.adaptive=0.5", "rank.max_repeats=2"], r"max_repeats = 2: .*3 or more, since 2 are always made"),
+        (["rank.adaptive=0.5", "rank.repeats=4"], r"max_repeats = 4: .*5 or more, since 4 are always made"),
+        (["rank.strategy=pointwise", "rank.position_corrected=true"], r"position_corrected = True: .*pointwise"),
+    ],
+)
+def test_settings_of_the_judge_that_do_not_fit_together_fail(
+    tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        config.load(toml(tmp_path), overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["rank.strategy=pairwise", "rank.position_corrected=true"],
+        ["rank.repeats=2", "rank.position_corrected=true"],
+        ["rank.adaptive=0.8", "rank.position_corrected=true"],
+        ["evaluate.strategy=direct", "evaluate.repeats=2"],
+    ],
+)
+def test_settings_of_the_judge_that_fit_together_load(tmp_path: Path, overrides: list[str]) -> None:
+    config.load(toml(tmp_path), overrides)
 
 
 def test_a_configuration_without_generators_says_what_it_lacks(tmp_path: Path) -> None:

@@ -3,54 +3,25 @@
 import hashlib
 import random
 import re
-from collections import Counter
 from pathlib import Path
 
 import pytest
+from scripted import ScriptedChat, honest, item, judge
 from servers import Server, ranking_judge, replies_with, shown_answers
 
 import starling.judges
 from starling.client import Client, Endpoint
-from starling.judges.llm import KwiseJudge, balanced_orders, defuse, latin_square, ranks_from_levels
+from starling.config import JudgeTable
+from starling.errors import UsageError
+from starling.judges.asking import template_text
+from starling.judges.frame import defuse
+from starling.judges.llm import calls_of
 from starling.judges.parse import letters
+from starling.judges.ranks import kendall
 from starling.ledger import Ledger
-from starling.records import Candidate, Failure, Prompt, Reply
+from starling.records import Reply
 
 TEMPLATE = Path(starling.judges.__file__).parent / "templates" / "kwise.txt"
-
-
-class ScriptedChat:
-    """A chat model that answers with a function of the prompt; None stands for a failed call."""
-
-    name = "scripted"
-
-    def __init__(self, *writers):
-        self._writers = list(writers)
-        self.calls = []
-
-    def chat(self, calls):
-        write = self._writers.pop(0) if len(self._writers) > 1 else self._writers[0]
-        self.calls += calls
-        texts = [write(call.messages[-1]["content"]) for call in calls]
-        return [
-            text
-            if isinstance(text, Reply)
-            else Failure(reason="dead")
-            if text is None
-            else Reply(text=text, finished=True)
-            for text in texts
-        ]
-
-
-def item(identity, *answers, ask="Name a colour."):
-    prompt = Prompt(id=identity, messages=[{"role": "user", "content": ask}])
-    return prompt, [
-        Candidate(prompt_id=identity, model=f"m{i}", draw=0, answer=a, finished=True) for i, a in enumerate(answers)
-    ]
-
-
-def judge(chat, **changes):
-    return KwiseJudge(chat, **({"seed": 1, "max_tokens": 300} | changes))
 
 
 def test_answers_get_the_ranks_that_the_judge_gives_wherever_they_are_shown():
@@ -65,36 +36,6 @@ def test_answers_get_the_ranks_that_the_judge_gives_wherever_they_are_shown():
 def test_an_ill_natured_conversation_is_told():
     chat = ScriptedChat(ranking_judge(len, good_natured=False))
     assert judge(chat).rank([item("p", "a", "bb")])[0].good_natured is False
-
-
-def test_a_square_holds_each_thing_once_in_every_row_and_column():
-    square = latin_square(7, random.Random(0))
-    for line in [*square, *zip(*square, strict=True)]:
-        assert sorted(line) == list(range(7))
-
-
-def test_each_block_of_k_prompts_shows_every_answer_once_in_every_place():
-    orders = balanced_orders([(f"p{n}", 5) for n in range(40)], seed=3)
-    for start in range(0, 40, 5):
-        for place in zip(*orders[start : start + 5], strict=True):
-            assert sorted(place) == [0, 1, 2, 3, 4]
-    # 8 blocks: answer 0 leads 8 of 40 times, and not always in the same row of its block.
-    assert Counter(order[0] for order in orders) == dict.fromkeys(range(5), 8)
-    assert len({[order[0] for order in orders[start : start + 5]].index(0) for start in range(0, 40, 5)}) > 1
-
-
-def test_prompts_with_other_numbers_of_answers_do_not_disturb_the_balance():
-    orders = balanced_orders([(f"p{n}", 2 + n % 2) for n in range(12)], seed=0)
-    pairs = [order for order in orders if len(order) == 2]
-    assert Counter(order[0] for order in pairs) == {0: 3, 1: 3}
-    triples = [order for order in orders if len(order) == 3]
-    assert Counter(order[0] for order in triples) == {0: 2, 1: 2, 2: 2}
-
-
-def test_orders_follow_from_the_seed():
-    items = [(f"p{n}", 4) for n in range(8)]
-    assert balanced_orders(items, seed=5) == balanced_orders(items, seed=5)
-    assert balanced_orders(items, seed=5) != balanced_orders(items, seed=6)
 
 
 def test_the_same_question_is_the_same_call_so_that_the_ledger_knows_it():
@@ -217,38 +158,11 @@ def test_an_ordinary_answer_is_shown_letter_by_letter():
     assert plain in shown_answers(chat.calls[0].messages[0]["content"]).values()
 
 
-def test_looping_answers_cost_no_time():
-    for piece in ("[", "[A", "<<answer ", "A, B ", "A vs B: A\n", "\n"):
-        defuse(piece * 5_000, 7, "0a1b2c3d")
-
-
-def test_the_tag_of_a_call_cannot_stand_in_an_answer():
-    assert "0a1b2c3d" not in defuse("<<answer A 0a1b2c3d>> 0a1b2c3d", 2, "0a1b2c3d")
-
-
 def test_the_template_hash_is_that_of_the_text_and_its_instructions_are_short():
-    text = TEMPLATE.read_text(encoding="utf-8")
+    text = template_text("kwise", "text")
+    assert text.splitlines()[0] == TEMPLATE.read_text(encoding="utf-8").splitlines()[0] and "===" not in text
     assert judge(ScriptedChat(str)).template_hash == hashlib.sha256(text.encode()).hexdigest()[:16]
     assert len(text.split()) < 220
-
-
-@pytest.mark.parametrize(
-    ("levels", "ranks"),
-    [
-        ([[2], [0], [1]], [2.0, 3.0, 1.0]),
-        ([[0, 1], [2]], [1.0, 1.0, 3.0]),
-        ([[2], [0, 1]], [2.0, 2.0, 1.0]),
-        ([[0, 1, 2]], [1.0, 1.0, 1.0]),
-    ],
-)
-def test_levels_become_competition_ranks(levels, ranks):
-    assert ranks_from_levels(levels, 3) == ranks
-
-
-@pytest.mark.parametrize("levels", [[[0], [1]], [[0], [0], [1]], [[0, 1, 2, 3]]])
-def test_levels_that_do_not_hold_each_answer_once_are_refused(levels):
-    with pytest.raises(ValueError, match="once"):
-        ranks_from_levels(levels, 3)
 
 
 def test_a_judge_behind_a_server_ranks_and_is_not_asked_twice(tmp_path):
@@ -259,3 +173,120 @@ def test_a_judge_behind_a_server_ranks_and_is_not_asked_twice(tmp_path):
         assert [verdict.ranks for verdict in first] == [[3.0, 2.0, 1.0]] * 12
         assert judge(Client(where, ledger)).rank(items) == first
         assert len(server.requests) == 12
+
+
+# repeats
+
+
+def test_repeats_show_other_orders_and_their_mean_rank_counts():
+    chat = ScriptedChat(ranking_judge(len))
+    verdicts = judge(chat, repeats=3).rank([item(f"p{n}", "a", "bb", "ccc") for n in range(4)])
+    assert len(chat.calls) == 12 and len({call.messages[0]["content"] for call in chat.calls}) == 12
+    for verdict in verdicts:
+        assert (verdict.ranks, verdict.self_agreement, verdict.repeats) == ([3, 2, 1], 1.0, [0, 1, 2])
+        for place in zip(*verdict.orders, strict=True):
+            assert sorted(place) == [0, 1, 2]
+        for order, ranks in zip(verdict.orders, verdict.rankings, strict=True):
+            assert [verdict.ranks[index] for index in order] == ranks
+
+
+def test_the_first_of_several_repeats_is_the_call_that_one_repeat_makes():
+    once, thrice = ScriptedChat(ranking_judge(len)), ScriptedChat(ranking_judge(len))
+    judge(once).rank([item("p", "a", "bb", "ccc")])
+    judge(thrice, repeats=3).rank([item("p", "a", "bb", "ccc")])
+    assert thrice.calls[0] == once.calls[0]  # so that it is not paid for again
+
+
+def by_place(prompt):
+    return f"Ranking: [[{', '.join(shown_answers(prompt))}]]"  # whoever is shown first
+
+
+def test_a_judge_that_goes_by_place_alone_disagrees_with_itself_and_ties_all_over_k_repeats():
+    (verdict,) = judge(ScriptedChat(by_place), repeats=3).rank([item("p", "a", "bb", "ccc")])
+    assert verdict.ranks == [1, 1, 1]
+    # each two of three orders in a Latin square of three agree in one pair of three or are its mirror: -1/3 each
+    assert verdict.self_agreement == pytest.approx(-1 / 3)
+
+
+def test_adaptive_repeats_are_spent_only_where_the_first_two_rankings_disagree():
+    def moody(prompt):
+        return by_place(prompt) if "tricky" in prompt else ranking_judge(len)(prompt)
+
+    chat = ScriptedChat(moody)
+    items = [item("p", "a", "bb", "ccc"), item("q", "a", "bb", "ccc", ask="A tricky one."), item("r", "a", "bb", "ccc")]
+    verdicts = judge(chat, adaptive=0.5, max_repeats=5).rank(items)
+    assert [len(verdict.orders) for verdict in verdicts] == [2, 5, 2]
+    assert len(chat.calls) == 9
+
+
+def test_a_limit_of_one_spends_repeats_on_any_disagreement_and_none_on_agreement():
+    chat = ScriptedChat(ranking_judge(len))
+    judge(chat, adaptive=1.0).rank([item("p", "a", "bb", "ccc"), item("lone", "a")])
+    assert len(chat.calls) == 2
+
+
+def test_two_rankings_that_tie_all_answers_agree():
+    chat = ScriptedChat(lambda prompt: "[[A = B]]")
+    (verdict,) = judge(chat, adaptive=0.9).rank([item("p", "a", "bb")])
+    assert (len(chat.calls), verdict.ranks, verdict.self_agreement) == (2, [1, 1], None)
+
+
+def test_a_repeat_that_stays_unreadable_is_counted_and_the_others_rank():
+    chat = ScriptedChat(ranking_judge(len))
+    first = {}
+
+    def write(prompt):
+        order = tuple(shown_answers(prompt).values())
+        first.setdefault("order", order)
+        return "Hm." if order == first["order"] else ranking_judge(len)(prompt)
+
+    chat = ScriptedChat(write)
+    (verdict,) = judge(chat, repeats=2).rank([item("p", "a", "bb", "ccc")])
+    assert (verdict.ranks, verdict.unread, verdict.self_agreement) == ([3, 2, 1], 1, None)
+    assert [len(ranks) for ranks in verdict.rankings] == [0, 0, 3]
+
+
+def test_a_correction_for_place_finds_the_order_behind_a_judge_that_leans_to_the_first():
+    source = random.Random(0)
+
+    def write(prompt):  # truth by length, the first two places worth two characters, and some noise
+        shown = shown_answers(prompt)
+        lean = dict(zip(shown, (4, 2, 0, -2), strict=False))
+        return f"[[{', '.join(sorted(shown, key=lambda a: -len(shown[a]) - lean[a] + source.gauss(0, 0.5)))}]]"
+
+    items = [item(f"p{n}", "x", "xxx", "xxxxx", "xxxxxxx") for n in range(60)]
+    truth = [4, 3, 2, 1]
+    mean = judge(ScriptedChat(write), repeats=2).rank(items)
+    corrected = judge(ScriptedChat(write), repeats=2, position_corrected=True).rank(items)
+    assert right(corrected, truth) > right(mean, truth)
+
+
+def right(verdicts, truth):
+    return sum(kendall(verdict.ranks, truth) or 0 for verdict in verdicts) / len(verdicts)
+
+
+@pytest.mark.parametrize(
+    ("settings", "k", "calls"),
+    [
+        ({}, 7, (1, 1)),
+        ({"strategy": "direct", "repeats": 3}, 7, (3, 3)),
+        ({"strategy": "pairwise"}, 7, (42, 42)),
+        ({"strategy": "pairwise", "meetings": 3, "repeats": 2}, 7, (44, 44)),
+        ({"strategy": "pointwise"}, 7, (7, 7)),
+        ({"adaptive": 0.8}, 7, (2, 4)),
+        ({"adaptive": 0.8, "repeats": 3, "max_repeats": 5}, 2, (3, 5)),
+        ({}, 1, (0, 0)),
+    ],
+)
+def test_calls_a_prompt_are_told_beforehand_and_kept(settings, k, calls):
+    assert calls_of(JudgeTable(**settings), k) == calls
+    if calls[0] == calls[1]:
+        strategy = settings.get("strategy", "kwise")
+        chat = ScriptedChat(honest(lambda text: min(len(text), 10), strategy))
+        judge(chat, **settings).rank([item("p", *("x" * (n + 1) for n in range(k)))])
+        assert len(chat.calls) == calls[0]
+
+
+def test_more_answers_than_letters_are_refused_in_one_line():
+    with pytest.raises(UsageError, match="26 answers at once"):
+        judge(ScriptedChat(by_place)).rank([item("p", *("x" * n for n in range(27)))])

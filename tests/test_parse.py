@@ -2,19 +2,25 @@
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from starling.judges.parse import (
     Pair,
     Ranked,
+    Scored,
     Tied,
     Unparsed,
     parse_good_natured,
+    parse_mark,
     parse_pair_verdicts,
     parse_pairs,
     parse_ranking,
+    parse_winner,
 )
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "shared" / "data" / "gpt4_rankings"
@@ -170,6 +176,76 @@ def test_a_later_tie_takes_a_pair_verdict_back():
 )
 def test_the_judge_says_whether_a_conversation_is_good_natured(reply, good_natured):
     assert parse_good_natured(reply) is good_natured
+
+
+@pytest.mark.parametrize(
+    ("reply", "verdict"),
+    [
+        ("Winner: [[A]]", Ranked([0, 1])),
+        ("**Winner: [[ 'B' ]]**\n", Ranked([1, 0])),
+        ("[[Tie]]", Tied([[0, 1]])),
+        ("At first [[A]].\nOn reflection [[B]].", Ranked([1, 0])),
+        ("[[A]], I repeat [[A]]", Ranked([0, 1])),
+        ("", "no verdict"),
+        ("A", "no verdict"),
+        ("Winner: [A]", "no verdict"),
+        ("Winner: [[C]]", "'C'"),
+        ("Winner: [[a]]", "'a'"),
+        ("Winner: [[letter or tie]]", "'letter or tie'"),
+        ("[[A]] or [[B]]", "2 verdicts"),
+        ("Winner: [[A", "cut off"),
+        ("Winner: [[[A]]]", "more than double"),
+        ("Winner: [[A, B]]", "'A, B'"),
+        ("Winner: [[\u0410]]", "not A, B or tie"),
+        ("Winner: \uff3b\uff3bA\uff3d\uff3d", "no verdict"),
+        ("[[A]]\nor rather [[x]]", "'x'"),
+    ],
+)
+def test_a_winner_is_read_or_the_reason_is_told(reply, verdict):
+    check(parse_winner(reply), verdict)
+
+
+@pytest.mark.parametrize(
+    ("reply", "verdict"),
+    [
+        ("Rating: [[10]]", Scored(10)),
+        ("Rating: [[1]]", Scored(1)),
+        ("I would say [[ 7.5 ]].", Scored(7.5)),
+        ("[[3]]\nNo: [[4]]", Scored(4)),
+        ("Rating: [[11]]", "'11'"),
+        ("Rating: [[0]]", "'0'"),
+        ("Rating: [[-3]]", "'-3'"),
+        ("Rating: [[10.5]]", "'10.5'"),
+        ("Rating: [[0.9]]", "'0.9'"),
+        ("Rating: [[8/10]]", "'8/10'"),
+        ("Rating: [[1e1]]", "'1e1'"),
+        ("Rating: [[nan]]", "'nan'"),
+        ("Rating: [[number]]", "'number'"),
+        ("Rating: [[\uff18]]", "not 1 to 10"),
+        ("Rating: [[\u0668]]", "not 1 to 10"),
+        ("Rating: 8", "no verdict"),
+        ("Rating: [8]", "no verdict"),
+        ("between [[7]] and [[8]]", "2 verdicts"),
+    ],
+)
+def test_a_mark_is_read_or_the_reason_is_told(reply, verdict):
+    check(parse_mark(reply), verdict)
+
+
+def check(parsed, verdict):
+    if isinstance(verdict, str):
+        assert isinstance(parsed, Unparsed) and verdict in parsed.reason, parsed
+    else:
+        assert parsed == verdict
+
+
+@given(st.text(alphabet="[]AB1tie0, \n.", max_size=40))
+def test_no_reply_whatever_makes_a_verdict_that_does_not_stand_in_it(reply):
+    winner, mark = parse_winner(reply), parse_mark(reply)
+    if not isinstance(winner, Unparsed):
+        assert re.search(r"\[\[[ \n]*(?:A|B|tie)[ \n]*\]\]", reply)
+    if isinstance(mark, Scored):
+        assert 1 <= mark.mark <= 10 and "[[" in reply and str(int(mark.mark)) in reply
 
 
 @pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published GPT-4 replies are not here (../shared/data)")

@@ -1,13 +1,14 @@
 """rank: a judge orders the answers; what it does not say readably is kept apart."""
 
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from servers import Server, ranking_judge, replies_with, says
+from servers import Server, ranking_judge, replies_with, says, shown_answers
 from small_road import recipe
 
-from starling import config, progress, tables
+from starling import audit, config, judgements, progress, tables
 from starling.errors import StopStage
 from starling.judges.protocol import Judged
 from starling.judges.rubric import RubricJudge
@@ -88,7 +89,7 @@ def test_prompts_without_a_readable_ranking_are_kept_apart_with_reason_and_repli
         assert sorted(shown) == sorted(answer.answer for answer in ranking.answers)
 
 
-def test_progress_is_told_of_each_prompt_once_as_its_reply_comes(tiny_model, tmp_path, sampled, monkeypatch) -> None:
+def test_progress_is_told_of_each_call_once_as_its_reply_comes(tiny_model, tmp_path, sampled, monkeypatch) -> None:
     seen = []
 
     @contextmanager
@@ -100,7 +101,7 @@ def test_progress_is_told_of_each_prompt_once_as_its_reply_comes(tiny_model, tmp
     with Server(says("no"), always=replies_with(ranking_judge(len))) as server:
         judge = f"openai:judge@{server.url}"
         rank.run(start(tmp_path, tiny_model, sampled, rank__judge=judge, rank__probe_prompts=0))
-    assert seen == [("rank", 15, "prompts"), *[1] * 15, 0]
+    assert seen == [("rank", 15, "calls"), *[1] * 15, 0]
 
 
 def test_the_stage_stops_where_too_little_can_be_read(tiny_model: Path, tmp_path: Path, sampled: Run) -> None:
@@ -131,3 +132,64 @@ def test_the_runs_own_model_is_probed_as_a_judge(tiny_model: Path, tmp_path: Pat
     assert probe["judge"] == f"kwise:{tiny_model}"
     assert probe["unparsed"] + probe["position"]["n"] <= 2
     assert sum(probe["reasons"].values()) == probe["unparsed"]
+
+
+@pytest.mark.parametrize("strategy", ["kwise", "direct", "pairwise", "pointwise"])
+def test_every_strategy_stops_with_a_clear_message_past_the_limit(
+    strategy: str, tiny_model: Path, tmp_path: Path, sampled: Run
+) -> None:
+    with Server(always=replies_with(lambda question: "They are all nice.")) as server:
+        judge = {"rank__judge": f"openai:judge@{server.url}", "rank__strategy": strategy}
+        run = start(tmp_path, tiny_model, sampled, **judge, rank__probe_prompts=0)
+        with pytest.raises(StopStage, match=r"^rank: 15 of 15 prompts have no readable ranking \(100%, limit 20%\)"):
+            rank.run(run)
+
+
+def test_repeats_are_stored_call_by_call_and_the_effect_of_place_is_told(
+    tiny_model: Path, tmp_path: Path, sampled: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(question: str) -> str:  # whoever is shown first, but on the rain by length
+        asked = question.partition("<<conversation")[2].partition("<<end of conversation")[0]
+        return ranking_judge(len)(question) if "rain" in asked else f"[[{', '.join(shown_answers(question))}]]"
+
+    with Server(always=replies_with(write)) as server:
+        settings = {
+            "rank__judge": f"openai:judge@{server.url}", "rank__strategy": "direct", "rank__adaptive": 0.5,
+            "rank__max_repeats": 3, "rank__position_corrected": True, "rank__probe_prompts": 0,
+        }  # fmt: skip
+        run = start(tmp_path, tiny_model, sampled, **settings)
+        facts = rank.run(run)
+    times = Counter(len(ranking.orders) for ranking in ranking_of(run).values())
+    assert facts["asking"]["prompts_by_repeats"] == {"2": times[2], "3": times[3]}
+    for ranking in ranking_of(run).values():  # answers as long as each other are told apart by their places alone
+        settled = len({len(answer.answer) for answer in ranking.answers}) == 3
+        assert len(ranking.orders) == (2 if settled and ranking.prompt_id.startswith("rain") else 3)
+    assert (facts["asking"]["strategy"], facts["asking"]["unread_calls"]) == ("direct", 0)
+    (effects,) = facts["position_effects"]
+    assert (effects["k"], effects["prompts"]) == (3, times[3])
+    assert effects["effect"] == sorted(effects["effect"], reverse=True) and effects["low"][0] > 0
+    assert "rank: effect of place among 3 answers" in " ".join(capsys.readouterr().out.split())
+    for ranking in ranking_of(run).values():
+        assert len(ranking.orders) == len(ranking.rankings) in (2, 3)
+        assert ranking.self_agreement is not None
+        for order, ranks in zip(ranking.orders, ranking.rankings, strict=True):
+            assert sorted(order) == [0, 1, 2] and sorted(ranks) == [1, 2, 3]
+    calls = judgements.read(run.root / "rank").calls
+    assert len(calls) == 2 * times[2] + 3 * times[3]
+    tilted = audit.first_place_by_position([call for call in calls if "rain" not in call.prompt], 3)
+    assert tilted["first"][1:] == [0, 0]
+
+
+def test_marks_are_stored_with_the_answer_that_got_them(tiny_model: Path, tmp_path: Path, sampled: Run) -> None:
+    def write(question: str) -> str:
+        (text,) = shown_answers(question).values()
+        return f"Rating: [[{min(10, 1 + len(text) // 8)}]]"
+
+    with Server(always=replies_with(write)) as server:
+        judge = {"rank__judge": f"openai:judge@{server.url}", "rank__strategy": "pointwise"}
+        run = start(tmp_path, tiny_model, sampled, **judge, rank__probe_prompts=0)
+        assert rank.run(run)["position_effects"] == []
+    for ranking in ranking_of(run).values():
+        marks = {index: mark for (index,), mark in zip(ranking.orders, ranking.marks, strict=True)}
+        assert [marks[index] for index in range(3)] == sorted(marks.values(), reverse=True)
+        assert marks == {n: min(10, 1 + len(answer.answer) // 8) for n, answer in enumerate(ranking.answers)}

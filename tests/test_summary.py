@@ -43,7 +43,7 @@ def test_the_bound_that_binds_is_named() -> None:
 def test_the_plan_names_the_judge_and_what_it_is() -> None:
     assert any("rank: by rubric, a program, not an LLM" in line for line in summary.plan(settings()))
     named = summary.plan(settings(rank={"judge": "openai:big@localhost"}))
-    assert any("openai:big@localhost, a language model asked by the K-wise template" in line for line in named)
+    assert any("openai:big@localhost, a language model, asked kwise in text, 1 call a prompt" in line for line in named)
 
 
 def test_the_plan_is_printed(printed) -> None:

@@ -1,182 +1,192 @@
-"""A language model as judge: one call ranks all answers to a prompt.
+"""A language model as judge, by one of several strategies, once or several times a prompt."""
 
-Template, chat model and parser are three things; here they meet. Who is shown where is balanced over the prompts,
-what an answer says cannot pass for the frame around it, and a reply that cannot be read is never a verdict.
-"""
-
-import hashlib
-import random
-import re
 from collections.abc import Sequence
-from importlib.resources import files
 from itertools import combinations
-from string import Template
 
-from starling.judges.parse import (
-    Ranked,
-    Unparsed,
-    letters,
-    parse_good_natured,
-    parse_pair_verdicts,
-    parse_ranking,
-)
+from starling.config import JudgeTable
+from starling.errors import UsageError
+from starling.judges import aggregate, direct, kwise, pairwise, pointwise
+from starling.judges.aggregate import Contest
+from starling.judges.asking import Asker, Heard, Look
+from starling.judges.orders import balanced_orders
+from starling.judges.parse import Ranked, Scored, Unparsed, Verdict, letters
 from starling.judges.protocol import Chat, Judged
-from starling.records import Call, Candidate, Failure, Message, Prompt, Reply
+from starling.judges.ranks import kendall, ranks_from_levels
+from starling.judges.strategy import Strategy
+from starling.records import Candidate, Prompt
 
-_BORDER = re.compile(
-    r"<<[\s/]{0,4}((?:end of )?(?:answer|conversation|user|assistant|system)\b[^<>\n]{0,80})>>", re.IGNORECASE
-)
-# Two capitals or more and nothing else in brackets; counted, so that a looping answer costs no time.
-_LETTERED = re.compile(r"\[[\[\s,='\"]{0,8}(?:[A-Z][\[\]\s,='\"]{1,8}){2,26}(?<=\])")
-_SUSPECT = re.compile(r"\b[A-Z]\b.{0,80}?\b[A-Z]\b|(?i:natured)")
-_BRACKETS = str.maketrans("[]", "()")
-
-
-def latin_square(k: int, source: random.Random) -> list[list[int]]:
-    """`k` orders of `k` things, in which each stands once in every place; drawn at random among the cyclic ones."""
-    rows, columns, symbols = (source.sample(range(k), k) for _ in range(3))
-    return [[symbols[(row + column) % k] for column in columns] for row in rows]
+STRATEGIES: dict[str, Strategy] = {
+    found.name: found for found in (kwise.STRATEGY, direct.STRATEGY, pairwise.STRATEGY, pointwise.STRATEGY)
+}
+Items = Sequence[tuple[Prompt, Sequence[Candidate]]]
 
 
-def balanced_orders(items: Sequence[tuple[str, int]], seed: int) -> list[list[int]]:
-    """The order in which each item's answers are shown; an item is the id of its prompt and the number of answers.
-
-    Of the items with `k` answers, each block of `k` in a row uses the rows of one Latin square, so that every answer
-    index stands once in every place; the next block has a square of its own. The seed and the id of its first prompt
-    settle a square.
-    """
-    seen: dict[int, int] = {}
-    squares: dict[int, list[list[int]]] = {}
-    orders = []
-    for name, k in items:
-        row = seen.get(k, 0)
-        seen[k] = (row + 1) % max(k, 1)
-        if row == 0:
-            squares[k] = latin_square(k, random.Random(f"{seed} square {name}"))
-        orders.append(squares[k][row] if k else [])
-    return orders
+def calls_of(cfg: JudgeTable, k: int) -> tuple[int, int]:
+    """The fewest and the most calls about one prompt with `k` answers, further attempts not counted."""
+    if k < 2:
+        return 0, 0
+    once = len(STRATEGIES[cfg.strategy].shows(range(k), cfg.meetings))
+    return once * cfg.first_repeats, once * (cfg.max_repeats if cfg.adaptive else cfg.first_repeats)
 
 
-def ranks_from_levels(levels: Sequence[Sequence[int]], k: int) -> list[float]:
-    """Competition ranks of `k` answers: [[2], [0, 1]] gives 2, 2, 1; each answer stands in one level."""
-    if sorted(index for level in levels for index in level) != list(range(k)):
-        raise ValueError(f"levels {levels} do not hold each of {k} answers once")
-    ranks = [0.0] * k
-    better = 0
-    for level in levels:
-        for index in level:
-            ranks[index] = float(better + 1)
-        better += len(level)
-    return ranks
+class LlmJudge:
+    """Ranks by what a chat model says; implements `judges.protocol.Judge`.
 
-
-def defuse(text: str, k: int, tag: str) -> str:
-    """The text with all that looks like our borders, or like a judge's verdict on `k` answers, made harmless."""
-    text = _BORDER.sub(r"(\1)", text.replace(tag, "-"))
-    text = _LETTERED.sub(lambda match: match.group().translate(_BRACKETS), text)
-    return "\n".join(f"(quoted) {line}" if _says_a_verdict(line, k) else line for line in text.splitlines())
-
-
-def _says_a_verdict(line: str, k: int) -> bool:
-    if len(line) > 400 or not _SUSPECT.search(line):  # no verdict line is so long
-        return False
-    ranking = parse_ranking(line, k)
-    return (
-        not isinstance(ranking, Unparsed) or bool(parse_pair_verdicts(line, k)) or parse_good_natured(line) is not None
-    )
-
-
-class KwiseJudge:
-    """Ranks in one call per prompt: is it good-natured, who wins each pair, then the ranking; the Nectar method.
-
-    Implements `judges.protocol.Judge`. Everything random follows from `seed`, the prompt and its answers, so that the
-    same question meets its reply in the ledger. `attempts` bounds how often an unreadable reply is asked for again.
+    Everything random follows from `seed`, the prompt and its answers, so that the same question meets its reply in the
+    ledger. A prompt of which some calls stay unreadable is ranked by the others where these rank all its answers.
     """
 
-    def __init__(self, chat: Chat, *, seed: int, max_tokens: int, attempts: int = 2) -> None:
-        text = files("starling.judges").joinpath("templates/kwise.txt").read_text(encoding="utf-8")
-        self.name = f"kwise:{chat.name}"
-        self.template_hash = hashlib.sha256(text.encode()).hexdigest()[:16]
-        self._template = Template(text)
-        self._chat = chat
-        self._seed = seed
-        self._max_tokens = max_tokens
-        self._attempts = attempts
-
-    def rank(self, items: Sequence[tuple[Prompt, Sequence[Candidate]]]) -> list[Judged]:
-        """One verdict for each item, in order; give a whole shard at once, since orders are balanced over it."""
-        orders = balanced_orders([(prompt.id, len(answers)) for prompt, answers in items], self._seed)
-        verdicts = [
-            Judged(ranks=[1.0] if len(answers) == 1 else None, reason=_too_few(answers)) for _, answers in items
-        ]
-        waiting = [index for index, (_, answers) in enumerate(items) if len(answers) > 1]
-        for attempt in range(self._attempts):
-            calls = [self._call(*items[index], orders[index], attempt) for index in waiting]
-            unread = []
-            for index, outcome in zip(waiting, self._chat.chat(calls) if calls else [], strict=True):
-                verdicts[index] = self._read(outcome, orders[index], verdicts[index])
-                if verdicts[index].ranks is None and isinstance(outcome, Reply):
-                    unread.append(index)  # a failed call was already tried again by the client
-            waiting = unread
-        return verdicts
-
-    def _call(self, prompt: Prompt, answers: Sequence[Candidate], order: Sequence[int], attempt: int) -> Call:
-        k = len(order)
-        shown = [answers[index].answer for index in order]
-        identity = "\0".join([str(self._seed), str(attempt), prompt.id, *shown])
-        digest = hashlib.sha256(identity.encode("utf-8", "replace")).hexdigest()
-        tag = digest[:8]
-        source = random.Random(digest)
-        pairs = [source.sample(pair, 2) for pair in combinations(letters(k), 2)]
-        source.shuffle(pairs)
-        blocks = [
-            f"<<answer {letter} {tag}>>\n{defuse(answer, k, tag)}\n<<end of answer {letter} {tag}>>"
-            for letter, answer in zip(letters(k), shown, strict=True)
-        ]
-        text = self._template.substitute(
-            k=k,
-            tag=tag,
-            labels=", ".join(letters(k)),
-            conversation=_conversation(prompt.messages, k, tag),
-            answers="\n\n".join(blocks),
-            pairs="\n".join(f"{first} vs {second}:" for first, second in pairs),
+    def __init__(self, chat: Chat, cfg: JudgeTable, *, seed: int) -> None:
+        self._strategy = STRATEGIES[cfg.strategy]
+        self._asker = Asker(
+            chat, self._strategy, seed=seed, max_tokens=cfg.max_new_tokens, attempts=cfg.attempts, output=cfg.output
         )
-        return Call(messages=[{"role": "user", "content": text}], max_tokens=self._max_tokens, draw=attempt)
+        self.name = f"{cfg.strategy}:{chat.name}"
+        self.template_hash = self._asker.template_hash
+        self._cfg = cfg
+        self._seed = seed
 
-    def _read(self, outcome: Reply | Failure, order: Sequence[int], before: Judged) -> Judged:
-        calls = [*before.calls, outcome.key] if outcome.key else before.calls
-        if isinstance(outcome, Failure):
-            return Judged(ranks=None, reason=outcome.reason, orders=before.orders, replies=before.replies, calls=calls)
-        k = len(order)
-        parsed = parse_ranking(outcome.text, k)
-        if not outcome.finished:  # its last word was not said
-            parsed = Unparsed(f"the reply was cut off at {self._max_tokens} tokens")
-        ranks = agreement = None
-        if not isinstance(parsed, Unparsed):
-            levels = [[index] for index in parsed.order] if isinstance(parsed, Ranked) else parsed.levels
-            agreement = _agreement(ranks_from_levels(levels, k), parse_pair_verdicts(outcome.text, k))
-            ranks = ranks_from_levels([[order[place] for place in level] for level in levels], k)
+    def rank(self, items: Items) -> list[Judged]:
+        """One verdict for each item, in order; give a whole set at once, since orders are balanced over it."""
+        first = self._cfg.first_repeats
+        heard = self._asker.hear(self._looks(items, range(len(items)), range(first)))
+        sizes = [len(answers) for _, answers in items]
+        if self._cfg.adaptive:
+            again = self._undecided(_contests(heard), sizes)
+            heard += self._asker.hear(self._looks(items, again, range(first, self._cfg.max_repeats)))
+        contests = _contests(heard)
+        by_item: list[list[Heard]] = [[] for _ in items]
+        for one in heard:
+            by_item[one.look.item].append(one)
+        taus = self._self_agreement(contests, sizes)
+        return [
+            self._judged(found, by_item[item], sizes[item], taus[item])
+            for item, found in enumerate(self._ranks(contests, sizes))
+        ]
+
+    def _looks(self, items: Items, chosen: Sequence[int], repeats: Sequence[int]) -> list[Look]:
+        sizes = [(prompt.id, len(answers)) for prompt, answers in items]
+        most = max((k for _, k in sizes), default=0)
+        if most > len(letters(26)):
+            raise UsageError(f"a judge can be shown 26 answers at once, lettered A to Z; a prompt has {most}")
+        looks = []
+        for repeat in repeats:
+            orders = balanced_orders(sizes, self._seed, repeat)
+            looks += [
+                Look(item=item, prompt=items[item][0], answers=items[item][1], shown=shown, repeat=repeat)
+                for item in chosen
+                if sizes[item][1] > 1
+                for shown in self._strategy.shows(orders[item], self._cfg.meetings)
+            ]
+        return looks
+
+    def _ranks(self, contests: Sequence[Contest], sizes: Sequence[int]) -> list[list[float] | Unparsed]:
+        margin = self._cfg.strength_margin
+        if not self._cfg.position_corrected:
+            return self._strategy.aggregate(contests, sizes, margin)
+        effects = aggregate.position_effects(contests, self._cfg.first_repeats)
+        return aggregate.by_corrected_strength(contests, sizes, margin, {found.k: found.effect for found in effects})
+
+    def _of_repeats(self, contests: Sequence[Contest], sizes: Sequence[int]) -> list[list[list[float]]]:
+        """The rankings of each item that its readable repeats give, each by itself."""
+        found: list[list[list[float]]] = [[] for _ in sizes]
+        for repeat in sorted({contest.repeat for contest in contests}):
+            one = [contest for contest in contests if contest.repeat == repeat]
+            for item, ranks in enumerate(self._strategy.aggregate(one, sizes, self._cfg.strength_margin)):
+                if not isinstance(ranks, Unparsed):
+                    found[item].append(ranks)
+        return found
+
+    def _undecided(self, contests: Sequence[Contest], sizes: Sequence[int]) -> list[int]:
+        """The items whose first two rankings disagree; one that cannot be read agrees with nothing."""
+        early = [contest for contest in contests if contest.repeat < 2]
+        undecided = []
+        for item, rankings in enumerate(self._of_repeats(early, sizes)):
+            if len(rankings) == 2 and rankings[0] == rankings[1]:
+                continue
+            tau = kendall(rankings[0], rankings[1]) if len(rankings) == 2 else None
+            if tau is None or tau < self._cfg.adaptive:
+                undecided.append(item)
+        return undecided
+
+    def _self_agreement(self, contests: Sequence[Contest], sizes: Sequence[int]) -> list[float | None]:
+        if self._cfg.first_repeats < 2:
+            return [None] * len(sizes)
+        return [
+            _mean([tau for one, other in combinations(rankings, 2) if (tau := kendall(one, other)) is not None])
+            for rankings in self._of_repeats(contests, sizes)
+        ]
+
+    def _judged(
+        self, found: list[float] | Unparsed, heard: Sequence[Heard], k: int, self_agreement: float | None
+    ) -> Judged:
+        unread = [one.said.verdict.reason for one in heard if isinstance(one.said.verdict, Unparsed)]
+        ranks, reason = (None, _reason(found, unread, k)) if isinstance(found, Unparsed) else (found, "")
+        if k < 2:
+            ranks, reason = ([1.0], "") if k else (None, "no answers to rank")
+        calls = [(one.look, text, said) for one in heard for text, said in one.attempts]
+        told = [said.good_natured for _, _, said in calls if said.good_natured is not None]
         return Judged(
             ranks=ranks,
-            reason=parsed.reason if isinstance(parsed, Unparsed) else "",
-            orders=[*before.orders, order],
-            replies=[*before.replies, outcome.text],
-            good_natured=parse_good_natured(outcome.text),
-            agreement=agreement,
-            calls=calls,
+            reason=reason,
+            orders=[list(look.shown) for look, _, _ in calls],
+            replies=[text for _, text, _ in calls],
+            rankings=[_ranks_of(said.verdict) for _, _, said in calls],
+            marks=[said.verdict.mark if isinstance(said.verdict, Scored) else None for _, _, said in calls],
+            repeats=[look.repeat for look, _, _ in calls],
+            good_natured=2 * sum(told) >= len(told) if told else None,  # where opinions are equal: as most prompts are
+            agreement=self._agreement(heard, ranks),
+            unread=len(unread),
+            self_agreement=self_agreement,
+            calls=[key for one in heard for key in one.keys],
         )
 
+    def _agreement(self, heard: Sequence[Heard], ranks: Sequence[float] | None) -> float | None:
+        """The share of pair verdicts that the ranking of the same call upholds, or that of all where a call has none.
 
-def _too_few(answers: Sequence[Candidate]) -> str:
-    return "" if answers else "no answers to rank"
+        A tie in the ranking upholds half; None without verdicts.
+        """
+        upheld = []
+        for one in heard:
+            if isinstance(one.said.verdict, Unparsed) or ranks is None:
+                continue
+            own = _ranks_of(one.said.verdict) if self._strategy.ranks_all else [ranks[at] for at in one.look.shown]
+            upheld += [(1.0 + (own[won] < own[lost]) - (own[won] > own[lost])) / 2 for won, lost in one.said.pairs]
+        return _mean(upheld)
 
 
-def _conversation(messages: Sequence[Message], k: int, tag: str) -> str:
-    turns = [f"<<{message['role']} {tag}>>\n{defuse(message['content'], k, tag)}" for message in messages]
-    return "\n".join([f"<<conversation {tag}>>", *turns, f"<<end of conversation {tag}>>"])
+def _contests(heard: Sequence[Heard]) -> list[Contest]:
+    """What could be read, in the order it was asked."""
+    return [
+        Contest(
+            one.look.item,
+            one.look.shown,
+            _ranks_of(one.said.verdict),
+            one.look.repeat,
+            one.said.verdict.mark if isinstance(one.said.verdict, Scored) else None,
+        )
+        for one in heard
+        if not isinstance(one.said.verdict, Unparsed)
+    ]
 
 
-def _agreement(ranks: Sequence[float], verdicts: Sequence[tuple[int, int]]) -> float | None:
-    """The share of a judge's pair verdicts that its ranking upholds; a tie upholds half, None without verdicts."""
-    upheld = [1.0 if ranks[won] < ranks[lost] else 0.5 if ranks[won] == ranks[lost] else 0.0 for won, lost in verdicts]
-    return sum(upheld) / len(upheld) if upheld else None
+def _ranks_of(verdict: Verdict) -> list[float]:
+    """The ranks of the answers as they were shown; none for a reply that could not be read."""
+    if isinstance(verdict, Unparsed):
+        return []
+    if isinstance(verdict, Scored):
+        return [1.0]
+    levels = [[place] for place in verdict.order] if isinstance(verdict, Ranked) else verdict.levels
+    return ranks_from_levels(levels, sum(map(len, levels)))
+
+
+def _reason(found: Unparsed, unread: Sequence[str], k: int) -> str:
+    """Why there is no ranking: what was wrong with the reply, and where several were asked for, what is missing."""
+    if not unread:
+        return found.reason
+    commonest = max(unread, key=unread.count)
+    return commonest if len(unread) == 1 else f"{found.reason}; most often: {commonest}"
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None

@@ -5,7 +5,8 @@ from dataclasses import replace
 from starling import models
 from starling.client import Client, OnReply, parse_endpoint
 from starling.config import Config, JudgeTable
-from starling.judges.llm import KwiseJudge
+from starling.errors import UsageError
+from starling.judges.llm import LlmJudge
 from starling.judges.protocol import Chat, Judge
 from starling.judges.rubric import RubricJudge
 from starling.ledger import Ledger
@@ -23,6 +24,10 @@ def make_judge(cfg: JudgeTable, config: Config, ledger: Ledger, on_reply: OnRepl
     if cfg.judge.startswith("openai:"):
         endpoint = replace(parse_endpoint(cfg.judge, key_env=cfg.key_env), concurrency=cfg.concurrency)
         chat = Client(endpoint, ledger, on_reply=on_reply)
+    elif cfg.output == "json":
+        raise UsageError(
+            f'judge {cfg.judge}: output = "json" needs an endpoint; a model in this process replies in text'
+        )
     else:
         chat = LocalChat(models.load_policy(cfg.judge), cfg.judge, seed=config.run.seed)
-    return KwiseJudge(chat, seed=config.run.seed, max_tokens=cfg.max_new_tokens)
+    return LlmJudge(chat, cfg, seed=config.run.seed)

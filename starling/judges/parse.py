@@ -20,6 +20,8 @@ _SAYS = re.compile(
     re.IGNORECASE,
 )
 
+_MARK = re.compile(r"(?:[1-9](?:\.[0-9]{1,2})?|10(?:\.0{1,2})?)")  # 1 to 10; ASCII digits alone
+
 Tree = list["Tree | str"]
 
 
@@ -38,10 +40,20 @@ class Tied:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """A mark from 1 to 10 for one answer."""
+
+    mark: float
+
+
+@dataclass(frozen=True)
 class Unparsed:
     """A reply without a readable ranking, and why."""
 
     reason: str
+
+
+Verdict = Ranked | Tied | Scored | Unparsed
 
 
 class Pair(NamedTuple):
@@ -87,7 +99,42 @@ def parse_ranking(reply: str, k: int, labels: Sequence[str] | None = None) -> Ra
         before = reply[reply.rfind("\n", 0, start) + 1 : start]
     if _REVERSED.search(before):
         return Unparsed("the ranking runs from worst to best")
-    return _permutation(levels, names)
+    return permutation(levels, names)
+
+
+def parse_winner(reply: str) -> Ranked | Tied | Unparsed:
+    """Which of two answers a reply prefers: the last `[[A]]`, `[[B]]` or `[[tie]]`."""
+    said = _last_double(reply)
+    if isinstance(said, Unparsed):
+        return said
+    verdicts: dict[str, Ranked | Tied] = {"A": Ranked([0, 1]), "B": Ranked([1, 0]), "tie": Tied([[0, 1]])}
+    found = verdicts.get("tie" if said.lower() == "tie" else said)
+    return found or Unparsed(f"the verdict is {said[:40]!r}, not A, B or tie")
+
+
+def parse_mark(reply: str) -> Scored | Unparsed:
+    """The mark that a reply ends in: the last `[[n]]`, with n from 1 to 10."""
+    said = _last_double(reply)
+    if isinstance(said, Unparsed):
+        return said
+    return Scored(float(said)) if _MARK.fullmatch(said) else Unparsed(f"the mark is {said[:40]!r}, not 1 to 10")
+
+
+def _last_double(reply: str) -> str | Unparsed:
+    """What the last `[[...]]` holds, where the other ones on its line hold the same."""
+    start = reply.rfind("[[")
+    if start < 0:
+        return Unparsed("no verdict in double brackets")
+    line = reply[reply.rfind("\n", 0, start) + 1 :].partition("\n")[0]
+    pieces = line.split("[[")[1:]
+    said = {piece.partition("]]")[0].strip(_QUOTES) for piece in pieces}
+    if "]]" not in pieces[-1]:
+        return Unparsed("the last verdict in double brackets is cut off")
+    if len(said) > 1:
+        return Unparsed(f"the last line names {len(said)} verdicts")
+    if "[" in line.replace("[[", "") or "]" in line.replace("]]", ""):
+        return Unparsed("the last verdict stands in more than double brackets")
+    return said.pop()
 
 
 def _last_list(reply: str) -> tuple[int, int] | Unparsed | None:
@@ -147,7 +194,8 @@ def _names(entry: str) -> list[str]:
     return [name.strip(_QUOTES) for name in entry.strip(_QUOTES).split("=")]
 
 
-def _permutation(levels: list[list[str]], names: Sequence[str]) -> Ranked | Tied | Unparsed:
+def permutation(levels: list[list[str]], names: Sequence[str]) -> Ranked | Tied | Unparsed:
+    """The ranking that levels of labels say, best first; Unparsed where they do not hold each label once."""
     said = [name for level in levels for name in level]
     if unknown := [name for name in said if name not in names]:
         return Unparsed(f"the ranking names {unknown[0][:40]!r}, which is no label")

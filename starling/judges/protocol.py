@@ -22,8 +22,12 @@ class Judged:
     """A judge's ranking of the answers to one prompt.
 
     `ranks` are competition ranks (1 = best, ties share the smaller number), one for each answer as given, or None
-    where the reply could not be read; then `reason` says why. `orders` are the presentation orders that were used,
-    each a list of indices into the answers; `replies` the texts they gave; `calls` the ledger's keys of all calls made.
+    where the replies could not be read; then `reason` says why. Of each call that came back, `orders` has what was
+    shown, as indices into the answers, `replies` the text, `rankings` the ranks that it gives to what was shown (empty
+    where it could not be read), `marks` its mark, `repeats` for the how-manyth time it was asked. `unread` calls stayed
+    unreadable, or failed, to the last attempt. `agreement` is the share of pair verdicts that the ranking upholds,
+    `self_agreement` Kendall's tau between repeats, mean over their pairs. `calls` are the ledger's keys of all calls
+    made, in the order they were made, also of those that failed.
     """
 
     ranks: Sequence[float] | None
@@ -32,6 +36,11 @@ class Judged:
     replies: Sequence[str] = ()
     good_natured: bool | None = None
     agreement: float | None = None
+    rankings: Sequence[Sequence[float]] = ()
+    marks: Sequence[float | None] = ()
+    repeats: Sequence[int] = ()
+    unread: int = 0
+    self_agreement: float | None = None
     calls: Sequence[str] = ()
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from starling.judges.checks import CHECKS, HELD_OUT, contains, words
 from starling.judges.protocol import Judged
+from starling.judges.ranks import ranks_with_ties
 from starling.records import Candidate, Prompt
 
 NAME = "rubric"
@@ -74,17 +75,6 @@ class RubricJudge:
             ranks = ranks_with_ties(scores, self._tie_margin)
             verdicts.append(Judged(ranks=ranks, good_natured=prompt.good_natured))
         return verdicts
-
-
-def ranks_with_ties(scores: Sequence[float], margin: float) -> list[float]:
-    """Competition ranks, highest score first: scores (0.9, 0.5, 0.89) at margin 0.02 give (1, 3, 1)."""
-    ranks = [0.0] * len(scores)
-    level_rank, level_top = 1.0, float("inf")
-    for place, index in enumerate(sorted(range(len(scores)), key=lambda i: -scores[i]), 1):
-        if level_top - scores[index] >= margin and level_top > scores[index]:
-            level_rank, level_top = float(place), scores[index]
-        ranks[index] = level_rank
-    return ranks
 
 
 def refuses(answer: str) -> bool:

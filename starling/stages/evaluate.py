@@ -12,6 +12,7 @@ from starling import chat, models, packing, progress, stats, tables
 from starling.config import Config
 from starling.judges import rubric
 from starling.judges.make import make_judge
+from starling.judges.ranks import ranks_with_ties
 from starling.judges.rubric import Assessment
 from starling.ledger import Ledger
 from starling.losses import kl
@@ -140,7 +141,7 @@ def alike_in_length(case: Case, band: float) -> bool:
 def preference_without_finish_and_repetition(case: Case, margin: float) -> float:
     """The rubric's verdict by the other aspects alone; scores closer than `margin` tie, as they do in rankings."""
     scores = [rubric.total(found.aspects, leave_out=("finish", "repetition")) for found in reversed(case.assessed)]
-    return preference(rubric.ranks_with_ties(scores, margin))
+    return preference(ranks_with_ties(scores, margin))
 
 
 def _answers(run: Run, name: str, path: str, prompts: Sequence[Prompt]) -> list[Candidate]:
