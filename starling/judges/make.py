@@ -1,15 +1,14 @@
 """The judge that a configuration names."""
 
-from dataclasses import replace
-
-from starling import models
-from starling.client import Client, OnReply, parse_endpoint
+from starling import endpoints, models
+from starling.client import Client, OnReply
 from starling.config import Config, JudgeTable
 from starling.judges.llm import KwiseJudge
 from starling.judges.protocol import Chat, Judge
 from starling.judges.rubric import RubricJudge
 from starling.ledger import Ledger
 from starling.local import LocalChat
+from starling.spending import allowance
 
 
 def make_judge(cfg: JudgeTable, config: Config, ledger: Ledger, on_reply: OnReply | None = None) -> Judge:
@@ -20,9 +19,8 @@ def make_judge(cfg: JudgeTable, config: Config, ledger: Ledger, on_reply: OnRepl
     if cfg.judge == "rubric":
         return RubricJudge(tie_margin=config.rank.tie_margin)
     chat: Chat
-    if cfg.judge.startswith("openai:"):
-        endpoint = replace(parse_endpoint(cfg.judge, key_env=cfg.key_env), concurrency=cfg.concurrency)
-        chat = Client(endpoint, ledger, on_reply=on_reply)
+    if endpoint := endpoints.of_judge(config, cfg):
+        chat = Client(endpoint, ledger, on_reply=on_reply, allowance=allowance(config, ledger))
     else:
         chat = LocalChat(models.load_policy(cfg.judge), cfg.judge, seed=config.run.seed)
     return KwiseJudge(chat, seed=config.run.seed, max_tokens=cfg.max_new_tokens)
