@@ -155,11 +155,10 @@ class Client:
             wait = outcome.wait_seconds + min(jitter, 1.0) if outcome.wait_seconds else jitter
             if outcome.throttled:
                 self._gate.throttle(wait)
-            if not outcome.retry or tried >= self.endpoint.attempts:
-                if not (outcome.down and self._is_waited_for(outcome)):
-                    self.counts.failures += 1
-                    attempt = f"attempt {tried} of {self.endpoint.attempts}"
-                    return Failure(reason=f"{self.name}: {outcome.reason} ({attempt})")
+            is_last = not outcome.retry or tried >= self.endpoint.attempts
+            if is_last and not (outcome.down and self._is_waited_for(outcome)):
+                self.counts.failures += 1
+                return Failure(reason=f"{self.name}: {outcome.reason} (attempt {tried} of {self.endpoint.attempts})")
             await asyncio.sleep(wait)
             longest = min(LONGEST_BACKOFF_SECONDS, 2 * longest)
 
@@ -253,9 +252,7 @@ class Client:
         finally:
             self._load[url] -= 1
         self._rests_until[url] = time.monotonic() + URL_REST_SECONDS
-        return Fault(
-            reason=reason, unreachable=unreachable, down=down, throttled=slow, uncertain=not unreachable
-        )
+        return Fault(reason=reason, unreachable=unreachable, down=down, throttled=slow, uncertain=not unreachable)
 
 
 def _body(endpoint: Endpoint, call: Call) -> str:

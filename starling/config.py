@@ -51,7 +51,7 @@ class RunTable(Table):
     threads: int = Field(0, ge=0, le=1024)
     """CPU threads; 0 = all cores that this process may use."""
     budget_usd: float = Field(0.0, ge=0, allow_inf_nan=False)
-    """Dollars for calls to endpoints, over all attempts at this run; no call leaves that could pass it; 0 = no limit."""
+    """Dollars for calls to endpoints, over all attempts at the run; no call leaves that could pass it; 0 = no limit."""
 
 
 class PromptsTable(Table):

@@ -146,7 +146,7 @@ class Ledger:
                 self._db.execute(statement)
         elif version != VERSION:
             raise DataError(
-                f"{self.path}: a ledger of version {version}, this Starling reads versions up to {VERSION}; move it away"
+                f"{self.path}: a ledger of version {version}, this Starling reads up to version {VERSION}; move it away"
             )
 
     def _begin_session(self) -> tuple[int, int]:

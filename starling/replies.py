@@ -79,7 +79,7 @@ class Reader:
             return Fault(reason=f"the reply is no chat completion: {said}", uncertain=True)
         if isinstance(named := content.get("model"), str):
             self.models.add(named)
-        counted = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1]}
+        counted: Any = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1]}
         text = text.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be stored
         if self._endpoint.strip_thinking and text.lstrip().startswith("<think>"):
             text = text.partition("</think>")[2].lstrip()

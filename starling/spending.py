@@ -16,14 +16,17 @@ Entry = dict[str, Any]
 
 def allowance(config: Config, ledger: Ledger) -> Allowance:
     """The money that the run has left over all its attempts, and the time of the ledger's stage."""
-    tables = {"sample": config.sample, "rank": config.rank, "evaluate": config.evaluate}
-    table = tables.get(ledger.stage)
+    deadlines = {
+        "sample": config.sample.deadline_seconds,
+        "rank": config.rank.deadline_seconds,
+        "evaluate": config.evaluate.deadline_seconds,
+    }
     root = ledger.path.parent
     return Allowance(
         ledger.stage,
         budget_usd=config.run.budget_usd,
         spent_usd=spent_usd(config, ledger),
-        deadline_seconds=table.deadline_seconds if table else 0.0,
+        deadline_seconds=deadlines.get(ledger.stage, 0.0),
         advice=f"the same command goes on, with more money after `starling run --run {root} --set run.budget_usd=...`",
     )
 

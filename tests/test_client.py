@@ -38,8 +38,15 @@ def ledger(tmp_path):
 
 
 def endpoint(server, **changes):
-    usual = Endpoint(name="here", urls=(server.url,), model="m", attempts=3, backoff_seconds=0.01, timeout_seconds=5,
-                     patience_seconds=0)
+    usual = Endpoint(
+        name="here",
+        urls=(server.url,),
+        model="m",
+        attempts=3,
+        backoff_seconds=0.01,
+        timeout_seconds=5,
+        patience_seconds=0,
+    )
     return replace(usual, **changes)
 
 

@@ -98,7 +98,7 @@ class KwiseJudge:
         self.name = f"kwise:{chat.name}"
         self.template_hash = hashlib.sha256(text.encode()).hexdigest()[:16]
         self._template = Template(text)
-        self._chat = chat
+        self.chat = chat
         self._seed = seed
         self._max_tokens = max_tokens
         self._attempts = attempts
@@ -113,7 +113,7 @@ class KwiseJudge:
         for attempt in range(self._attempts):
             calls = [self._call(*items[index], orders[index], attempt) for index in waiting]
             unread = []
-            for index, outcome in zip(waiting, self._chat.chat(calls) if calls else [], strict=True):
+            for index, outcome in zip(waiting, self.chat.chat(calls) if calls else [], strict=True):
                 verdicts[index] = self._read(outcome, orders[index], verdicts[index])
                 if verdicts[index].ranks is None and isinstance(outcome, Reply):
                     unread.append(index)  # a failed call was already tried again by the client

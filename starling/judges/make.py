@@ -24,3 +24,8 @@ def make_judge(cfg: JudgeTable, config: Config, ledger: Ledger, on_reply: OnRepl
     else:
         chat = LocalChat(models.load_policy(cfg.judge), cfg.judge, seed=config.run.seed)
     return KwiseJudge(chat, seed=config.run.seed, max_tokens=cfg.max_new_tokens)
+
+
+def clients_of(judge: Judge) -> list[Client]:
+    """The client that a judge asks through; none for a program and for a model in this process."""
+    return [judge.chat] if isinstance(judge, KwiseJudge) and isinstance(judge.chat, Client) else []

@@ -1,30 +1,35 @@
 """rank: a judge orders the answers to each prompt; what it left unranked is kept apart with the reason."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from starling import audit, judgements, models, progress, tables
+from starling import audit, judgements, models, progress, streams, tables
 from starling.errors import StopStage
 from starling.judges.llm import KwiseJudge
-from starling.judges.make import make_judge
+from starling.judges.make import clients_of, make_judge
 from starling.judges.protocol import Judge, Judged
 from starling.ledger import Ledger
 from starling.local import LocalChat
 from starling.models import Model
 from starling.records import Call, Candidate, Failure, Prompt, Ranking, Reply
+from starling.spending import of_stage, report
 from starling.store import Run
-
-Item = tuple[Prompt, Sequence[Candidate]]
+from starling.streams import Item
+from starling.tally import Tally
 
 
 def run(run: Run) -> dict[str, Any]:
-    """Write `rank/00000.parquet` in Nectar's form and, where there are any, `unranked/00000.parquet`."""
+    """Write `rank/<shard>.parquet` in Nectar's form and, where needed, `unranked/<shard>.jsonl`, shard by shard.
+
+    A shard that stands is not judged again.
+    """
     cfg = run.config.rank
-    items = _items(run)
-    with Ledger(run.ledger_path) as ledger, progress.track("rank", len(items), "prompts") as advance:
+    answers = streams.Answers(run)
+    tally = Tally()
+    asked: list[Call] = []
+    with Ledger(run.ledger_path, "rank") as ledger, progress.track("rank", len(answers), "prompts") as advance:
         progress.note_interrupted(ledger.interrupted)
-        asked: list[Call] = []
 
         def told(call: Call, outcome: Reply | Failure) -> None:
             if call.draw == 0:  # a prompt counts once, however often it is asked about
@@ -32,44 +37,46 @@ def run(run: Run) -> dict[str, Any]:
                 advance(1)
 
         judge = make_judge(cfg, run.config, ledger, told)
-        judged = judge.rank(items)
-        advance(len(items) - len(asked))
-    _refuse_unparsed(judged, cfg.max_unparsed, judge.name)
-    rows = [
-        tables.ranking_row(_ranking(prompt, answers, verdict, judge))
-        for (prompt, answers), verdict in zip(items, judged, strict=True)
-        if verdict.ranks is not None
-    ]
-    tables.write_parquet(run.folder("rank") / "00000.parquet", rows, tables.RANKINGS)
-    unranked = [
-        {"prompt_id": prompt.id, "reason": verdict.reason, "replies": list(verdict.replies)}
-        for (prompt, _), verdict in zip(items, judged, strict=True)
-        if verdict.ranks is None
-    ]
-    if unranked:
-        tables.write_jsonl(run.folder("unranked") / "00000.jsonl", unranked)
-    calls = judgements.of_verdicts(items, judged)
+        for number, items in enumerate(answers.shards(cfg.shard_prompts)):
+            path = run.folder("rank") / f"{number:05d}.parquet"
+            kept = run.root / "unranked" / f"{number:05d}.jsonl"
+            if path.exists():
+                tally.add(tables.read_rows(path), tables.read_rows(kept) if kept.exists() else [])
+                advance(len(items))
+                continue
+            asked.clear()
+            ranked, unranked = _judge(judge, items)
+            advance(len(items) - len(asked))
+            tally.add(ranked, unranked)
+            _refuse_unparsed(run, tally.reasons, len(answers), judge.name)
+            if unranked:
+                tables.write_jsonl(kept, unranked)
+            tables.write_parquet(path, ranked, tables.RANKINGS)  # last: where it stands the shard is done
+        spending = of_stage(run.config, ledger, clients_of(judge))
+    report("rank", spending)
     return {
         "judge": judge.name,
         "template_hash": judge.template_hash,
-        "ranked": len(rows),
-        "unranked": len(unranked),
-        "mean_rank": audit.mean_rank_by_model(calls),
-        "longer_ranked_above": audit.length_effect(calls),
-        "tied_pairs": audit.tied_share(calls),
-        "probe": _probe(run, items),
+        **tally.facts(),
+        "spending": spending,
+        "probe": _probe(run, answers),
     }
 
 
-def _items(run: Run) -> list[Item]:
-    answers: dict[str, list[Candidate]] = defaultdict(list)
-    for candidate in tables.candidates_of(run):
-        answers[candidate.prompt_id].append(candidate)
-    return [
-        (prompt, sorted(answers[prompt.id], key=lambda candidate: candidate.draw))
-        for prompt in tables.prompts_of(run, "validation", "train")
-        if prompt.id in answers
+def _judge(judge: Judge, items: Sequence[Item]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rows of `rank/` and of `unranked/` for one shard."""
+    judged = list(zip(items, judge.rank(items), strict=True))
+    ranked = [
+        tables.ranking_row(_ranking(prompt, answers, verdict, judge))
+        for (prompt, answers), verdict in judged
+        if verdict.ranks is not None
     ]
+    unranked = [
+        {"prompt_id": prompt.id, "reason": verdict.reason, "replies": list(verdict.replies)}
+        for (prompt, _), verdict in judged
+        if verdict.ranks is None
+    ]
+    return ranked, unranked
 
 
 def _ranking(prompt: Prompt, answers: Sequence[Candidate], verdict: Judged, judge: Judge) -> Ranking:
@@ -88,9 +95,10 @@ def _ranking(prompt: Prompt, answers: Sequence[Candidate], verdict: Judged, judg
     )
 
 
-def _probe(run: Run, items: Sequence[Item]) -> dict[str, Any] | None:
+def _probe(run: Run, answers: streams.Answers) -> dict[str, Any] | None:
     """Let the run's own model rank some prompts by the K-wise template: how far can it be trusted as a judge?"""
-    chosen = items[: run.config.rank.probe_prompts]
+    wanted = run.config.rank.probe_prompts
+    chosen = next(answers.shards(wanted), [])[:wanted] if wanted else []
     if not chosen:
         return None
     model: Model = models.load_policy(run.config.run.model)
@@ -111,13 +119,17 @@ def _probe(run: Run, items: Sequence[Item]) -> dict[str, Any] | None:
     }
 
 
-def _refuse_unparsed(judged: Sequence[Judged], limit: float, judge: str) -> None:
-    reasons = Counter(verdict.reason for verdict in judged if verdict.ranks is None)
-    share = sum(reasons.values()) / len(judged)
+def _refuse_unparsed(run: Run, reasons: Counter[str], prompts: int, judge: str) -> None:
+    """Stop once too many of all prompts are unranked; their shards go, since failed calls may be asked again."""
+    limit = run.config.rank.max_unparsed
+    share = reasons.total() / prompts
     if share > limit:
+        for kept in run.folder("unranked").glob("*.jsonl"):
+            (run.folder("rank") / kept.with_suffix(".parquet").name).unlink(missing_ok=True)
+            kept.unlink()
         worst, count = reasons.most_common(1)[0]
         raise StopStage(
-            f"rank: {sum(reasons.values())} of {len(judged)} prompts have no readable ranking "
+            f"rank: {reasons.total()} of {prompts} prompts have no readable ranking "
             f"({share:.0%}, limit {limit:.0%}); most often ({count}): {worst}; judge: {judge}. "
             "Replies are in calls.sqlite; use a stronger judge, or with another --run and --from this one raise "
             "rank.max_new_tokens where replies are cut off, or rank.max_unparsed"
