@@ -238,7 +238,7 @@ class Client:
         unreachable = down = slow = False
         try:
             # A redirect would turn the request into a GET and might carry the key elsewhere.
-            async with session.post(url, data=body, allow_redirects=False) as response:
+            async with session.post(url, data=body.encode(), allow_redirects=False) as response:
                 return self._reader.read(response.status, response.headers, await response.read(), url)
         except TimeoutError:
             slow = True  # most often since more calls are under way than the endpoint works on at once
