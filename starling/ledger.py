@@ -87,7 +87,7 @@ class Attempt(NamedTuple):
 class Spent(NamedTuple):
     """What the attempts that this ledger saw leave have used, for one stage and one endpoint.
 
-    `calls` came back with a valid reply, `failures` did not, nor those whose end is not known.
+    `calls` came back with a valid reply, in `seconds` together; `failures` did not, nor those whose end is not known.
     """
 
     stage: str
@@ -97,6 +97,26 @@ class Spent(NamedTuple):
     failures: int
     prompt_tokens: int
     completion_tokens: int
+    seconds: float
+
+
+_SPENT = """
+    SELECT stage, name, model, sum(outcome IS 'reply'), sum(outcome IS NOT 'reply'), coalesce(sum(prompt_tokens), 0),
+    coalesce(sum(completion_tokens), 0), coalesce(sum(iif(outcome IS 'reply', ended - sent, 0)), 0)
+    FROM attempts JOIN askers ON askers.id = attempts.asker GROUP BY asker ORDER BY asker"""
+
+
+def read_spent(path: Path) -> list[Spent]:
+    """What was used so far by a ledger that another process may have open; it is only read."""
+    if not path.exists():
+        return []
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:
+            if db.execute("PRAGMA user_version").fetchone()[0] < VERSION:
+                return []
+            return [Spent(*row) for row in db.execute(_SPENT)]
+    except sqlite3.Error as error:
+        raise DataError(f"{path}: cannot be read as a ledger of calls: {error}") from error
 
 
 class Ledger:
@@ -196,13 +216,8 @@ class Ledger:
 
     def spent(self) -> list[Spent]:
         """What was used by stage and endpoint, over all sessions; replies that were taken over cost nothing here."""
-        sql = (
-            "SELECT stage, name, model, sum(outcome IS 'reply'), sum(outcome IS NOT 'reply'),"
-            " coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0)"
-            " FROM attempts JOIN askers ON askers.id = attempts.asker GROUP BY asker ORDER BY asker"
-        )
         with self._plain_errors():
-            return [Spent(*row) for row in self._db.execute(sql)]
+            return [Spent(*row) for row in self._db.execute(_SPENT)]
 
     def sent(
         self, key: str, *, name: str, model: str, request: str, draw: int, planned: tuple[int, int] = (0, 0)

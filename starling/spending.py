@@ -81,7 +81,7 @@ def _entries(config: Config, ledger: Ledger) -> list[Entry]:
     for spent in ledger.spent():
         endpoint = known.get(spent.name)
         usd = endpoint.usd(spent.prompt_tokens, spent.completion_tokens) if endpoint else None
-        entry = _entry(spent.name, spent.model, *spent[3:]) | {"usd": usd, "stage": spent.stage}
+        entry = _entry(spent.name, spent.model, *spent[3:7]) | {"usd": usd, "stage": spent.stage}
         found.append(entry)
     return found
 
