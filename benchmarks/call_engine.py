@@ -202,9 +202,8 @@ def main() -> None:
     _pin(0)
     found = rate(LATENCY_SECONDS, options.calls, 200)
     ideal = CONNECTIONS / LATENCY_SECONDS
-    print(
-        f"{LATENCY_SECONDS * 1000:.0f} ms, {CONNECTIONS} connections: {found:,.0f} calls/s, {found / ideal:.1%} of ideal"
-    )
+    answers_in = f"{LATENCY_SECONDS * 1000:.0f} ms, {CONNECTIONS} connections"
+    print(f"{answers_in}: {found:,.0f} calls/s, {found / ideal:.1%} of the ideal rate")
     for characters in (200, 6000):
         print(f"instant, requests of {characters} characters: {rate(0.0, options.calls, characters):,.0f} calls/s")
 

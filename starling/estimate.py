@@ -49,7 +49,7 @@ def estimate(config: Config, root: Path, stages: Sequence[str] = STAGES) -> dict
     prompt_characters = _prompt_characters(run)
     assumptions = [
         f"a token is {CHARACTERS_PER_TOKEN} characters, at the most expensive {FEWEST_CHARACTERS_PER_TOKEN}",
-        f"a call takes {SECONDS_BEFORE_TEXT:g} s and 1 s for {TOKENS_PER_SECOND:g} tokens, unless the run has seen some",
+        f"a call takes {SECONDS_BEFORE_TEXT:g} s and {TOKENS_PER_SECOND:g} tokens a second, until calls were seen",
         f"a judge's reply takes {PAIR_TOKENS} tokens a pair of answers and {RANKING_TOKENS} more",
     ]
     if prompt_characters is None:

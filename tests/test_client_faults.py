@@ -45,13 +45,13 @@ def outcomes(ledger):
 
 @pytest.mark.parametrize("fault", [fails(503), fails(502), resets, breaks_off], ids=["503", "502", "reset", "broken"])
 def test_an_endpoint_that_is_down_for_a_while_is_waited_for_and_no_call_is_given_up(ledger, fault, capsys):
-    with Server(echoes, *[fault] * 40) as server:
+    with Server(echoes, *[fault] * 16) as server:
         client = Client(endpoint(server, concurrency=4, patience_seconds=60), ledger)
         client.chat(calls(1))
         replies = client.chat(calls(20))
     assert all(isinstance(reply, Reply) for reply in replies)
     assert client.counts.failures == 0
-    assert len(server.requests) == 20 + 40
+    assert len(server.requests) == 20 + 16
     printed = capsys.readouterr().out
     assert printed.count("here is down (") == printed.count("here answers again") == 1
 
