@@ -76,7 +76,8 @@ def test_what_the_run_has_on_file_is_not_counted_and_nothing_is_written(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "run"
-    with Server(always=replies_with(ranking_judge(len))) as server:
+    judge = ranking_judge(len)
+    with Server(always=replies_with(lambda text: judge(text) if "<<answer A" in text else f"so {text}")) as server:
         path = small(tmp_path, tiny_model, server.url)
         assert cli.main(["run", str(path), "--run", str(root), "--until", "prompts"]) == 0
         capsys.readouterr()
