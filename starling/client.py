@@ -5,85 +5,31 @@ an unknown model or a server that is down, is raised as CallError.
 """
 
 import asyncio
-import json
-import os
 import random
-import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 
-from starling.errors import CallError, UsageError
+from starling import endpoints, progress
+from starling.endpoints import Endpoint
+from starling.errors import CallError
 from starling.ledger import Ledger, call_key, canonical
-from starling.limits import Gate, Pace
+from starling.limits import Allowance, Gate, Pace
 from starling.records import Call, Failure, Reply
+from starling.replies import Fault, Reader
 
-LONGEST_WAIT_SECONDS = 600.0  # an endpoint that asks for more, such as a spent day's quota, is not waited for
 LONGEST_BACKOFF_SECONDS = 60.0
 URL_REST_SECONDS = 5.0  # a URL that broke a connection is tried last for so long
 CHARACTERS_PER_TOKEN = 4  # only for planning; the endpoint's own count replaces it
-
-_LEAST = {"concurrency": 1, "attempts": 1, "requests_per_minute": 0, "tokens_per_minute": 0, "timeout_seconds": 1e-3}
+FEWEST_CHARACTERS_PER_TOKEN = 2  # what a call is taken to cost at most before the endpoint has counted
 
 OnReply = Callable[[Call, Reply | Failure], None]
 Session = aiohttp.ClientSession
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
-    """One model behind one URL or several alike, with what may be asked of it; 0 is no limit, or an unknown price.
-
-    `name` stands in the ledger's keys, so that URLs may change; `key_env` is the environment variable with the key
-    ("" = none). `timeout_seconds` is for one attempt, prices are in dollars per million tokens.
-    """
-
-    name: str
-    urls: Sequence[str]
-    model: str
-    key_env: str = ""
-    concurrency: int = 8
-    requests_per_minute: float = 0.0
-    tokens_per_minute: float = 0.0
-    timeout_seconds: float = 120.0
-    attempts: int = 6
-    backoff_seconds: float = 0.5
-    price_in: float = 0.0
-    price_out: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot work."""
-        if not self.urls or isinstance(self.urls, str):
-            raise UsageError(f"endpoint {self.name}: urls must be a list of at least one URL")
-        for url in self.urls:
-            if not re.fullmatch(r"https?://[^/\s@?#]+(/[^\s?#]*)?", url):
-                raise UsageError(
-                    f"endpoint {self.name}: urls are http(s)://host/path, without keys or parameters in them"
-                )
-        for field, least in _LEAST.items():
-            if getattr(self, field) < least:
-                raise UsageError(f"endpoint {self.name}: {field} must be at least {least:g}")
-
-
-def parse_endpoint(text: str, *, key_env: str = "") -> Endpoint:
-    """The endpoint that `openai:NAME@URL` spells; further URLs of a pool follow after commas.
-
-    Its ledger name holds the host, since two servers may call different models by one name. OPENAI_API_KEY is sent to
-    OpenAI's own host only.
-    """
-    match = re.fullmatch(r"openai:(.+?)@(https?://\S+)", text.strip())
-    if match is None:
-        raise UsageError(f"{text!r} is no endpoint; write openai:NAME@URL, as in openai:qwen3@http://localhost:8000/v1")
-    urls = tuple(match[2].split(","))
-    hosts = [urlsplit(url).netloc for url in urls]
-    if not key_env and hosts == ["api.openai.com"]:
-        key_env = "OPENAI_API_KEY"
-    return Endpoint(name=f"{match[1]}@{hosts[0]}", urls=urls, model=match[1], key_env=key_env)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -97,48 +43,47 @@ class Counts:
     completion_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Fault:
-    """An attempt without a valid reply: worth another one, or the end of this call, or of all of them."""
-
-    reason: str
-    retry: bool = True
-    fatal: bool = False
-    unreachable: bool = False
-    throttled: bool = False
-    wait_seconds: float = 0.0
-
-
 class Client:
     """A chat model behind an endpoint; implements `judges.protocol.Chat`.
 
-    `on_reply` is told of each call as it ends. `counts` and `usd` say what was spent.
+    `on_reply` is told of each call as it ends. `counts` and `usd` say what was spent. No call leaves that `allowance`
+    does not cover.
     """
 
-    def __init__(self, endpoint: Endpoint, ledger: Ledger, *, on_reply: OnReply | None = None) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        ledger: Ledger,
+        *,
+        on_reply: OnReply | None = None,
+        allowance: Allowance | None = None,
+    ) -> None:
         self.endpoint = endpoint
         self.name = endpoint.name
         self.counts = Counts()
         self._ledger = ledger
         self._on_reply = on_reply
-        self._key = os.environ.get(endpoint.key_env or "-", "").strip()
-        if endpoint.key_env and not self._key:
-            raise UsageError(
-                f"{self.name}: put the key into the environment variable {endpoint.key_env}; it is not set"
-            )
+        self._allowance = allowance or Allowance()
+        self._key = endpoints.key(endpoint)
+        self._reader = Reader(endpoint, self._key)
         self._load = dict.fromkeys(map(_chat_url, endpoint.urls), 0)
         self._rests_until = dict.fromkeys(self._load, 0.0)
         self._gate = Gate(endpoint.concurrency)
         self._requests = Pace(endpoint.requests_per_minute)
         self._tokens = Pace(endpoint.tokens_per_minute)
         self._replies = 0
+        self._answered = 0.0  # when the last valid reply came
+        self._is_down = False
 
     @property
     def usd(self) -> float | None:
         """What the calls made so far cost; None where a price is unknown."""
-        price_in, price_out = self.endpoint.price_in, self.endpoint.price_out
-        spent = self.counts.prompt_tokens * price_in + self.counts.completion_tokens * price_out
-        return spent / 1e6 if price_in and price_out else None
+        return self.endpoint.usd(self.counts.prompt_tokens, self.counts.completion_tokens)
+
+    @property
+    def answered_as(self) -> set[str]:
+        """The names that the endpoint itself gave for the model behind it."""
+        return self._reader.models
 
     @property
     def concurrency(self) -> int:
@@ -159,6 +104,7 @@ class Client:
         waiting = iter(enumerate(calls))
         flying: dict[str, asyncio.Event] = {}
         self._gate.begin()
+        self._allowance.begin()
         headers = {"Content-Type": "application/json"}
         headers |= {"Authorization": f"Bearer {self._key}"} if self._key else {}
         timeout = aiohttp.ClientTimeout(total=self.endpoint.timeout_seconds)
@@ -181,7 +127,7 @@ class Client:
         return [outcomes[index] for index in range(len(calls))]
 
     async def _answer(self, session: Session, call: Call, flying: dict[str, asyncio.Event]) -> Reply | Failure:
-        body = _body(self.endpoint.model, call)
+        body = _body(self.endpoint, call)
         key = call_key(self.name, self.endpoint.model, body, call.draw)
         while key in flying:  # the same call twice in one list is asked once
             await flying[key].wait()
@@ -210,118 +156,117 @@ class Client:
             wait = outcome.wait_seconds + min(jitter, 1.0) if outcome.wait_seconds else jitter
             if outcome.throttled:
                 self._gate.throttle(wait)
-            if outcome.unreachable and tried == self.endpoint.attempts:  # the other calls would go the same way
-                raise CallError(f"{self.name}: {outcome.reason}; is it running? What was answered is kept")
-            if not outcome.retry or tried == self.endpoint.attempts:
+            is_last = not outcome.retry or tried >= self.endpoint.attempts
+            if is_last and not (outcome.down and self._is_waited_for(outcome)):
                 self.counts.failures += 1
                 said = f"{self.name}: {outcome.reason} (attempt {tried} of {self.endpoint.attempts})"
                 return Failure(reason=said, key=key)
             await asyncio.sleep(wait)
             longest = min(LONGEST_BACKOFF_SECONDS, 2 * longest)
 
-    async def _attempt(self, session: Session, call: Call, key: str, body: str) -> Reply | _Fault:
+    def _is_waited_for(self, fault: Fault) -> bool:
+        """Whether an endpoint that is down is given more time, since it has answered not too long ago.
+
+        Where it is not, and no call could fare better, everything ends: no call is given up for it.
+        """
+        patience = self.endpoint.patience_seconds if self._answered else 0.0
+        if patience and time.monotonic() - self._answered < patience:
+            if not self._is_down:
+                self._is_down = True
+                progress.console.print(
+                    f"{self.name} is down ({fault.reason}); waiting up to {patience / 60:.0f} minutes", markup=False
+                )
+            return True
+        if fault.unreachable or patience:
+            raise CallError(f"{self.name}: {fault.reason}; is it running? What was answered is kept")
+        return False
+
+    async def _attempt(self, session: Session, call: Call, key: str, body: str) -> Reply | Fault:
         mean = self.counts.completion_tokens / self._replies if self._replies else call.max_tokens
         planned = len(body) / CHARACTERS_PER_TOKEN + min(mean, call.max_tokens)
+        worst = (len(body) // FEWEST_CHARACTERS_PER_TOKEN, call.max_tokens)
+        held = self.endpoint.usd(*worst) or 0.0
         async with self._gate:
             await self._tokens.wait(planned)
             await self._requests.wait(1.0)
-            attempt = self._ledger.sent(key, name=self.name, model=self.endpoint.model, request=body, draw=call.draw)
+            await self._allowance.hold(held)
+            cost = held
+            attempt = self._ledger.sent(
+                key, name=self.name, model=self.endpoint.model, request=body, draw=call.draw, planned=worst
+            )
             try:
                 await self._ledger.settle()
                 outcome = await self._post(session, body)
+                tokens = self._tokens_of(outcome, body, worst)
+                cost = self.endpoint.usd(*tokens) or 0.0
+                if isinstance(outcome, Reply):
+                    self._ledger.replied(attempt, outcome, tokens)
+                    self._note_reply(sum(tokens) - planned)
+                else:
+                    self._ledger.failed(attempt, outcome.reason, tokens)
+                await self._ledger.settle()
             except asyncio.CancelledError:
-                self._ledger.failed(attempt, "cancelled")  # committed where `_chat` ends
+                self._ledger.failed(attempt, "cancelled", worst)  # committed where `_chat` ends
                 raise
-            if isinstance(outcome, Reply):
-                self._ledger.replied(attempt, outcome)
-                self._gate.replied()
-                self._replies += 1
-                self._tokens.correct((outcome.prompt_tokens + outcome.completion_tokens or planned) - planned)
-            else:
-                self._ledger.failed(attempt, outcome.reason)
-            await self._ledger.settle()
+            finally:
+                self._allowance.settle(held, cost)
         return outcome
 
-    async def _post(self, session: Session, body: str) -> Reply | _Fault:
+    def _tokens_of(self, outcome: Reply | Fault, body: str, worst: tuple[int, int]) -> tuple[int, int]:
+        """What an attempt is charged: the endpoint's own count, or else a cautious guess."""
+        counted = outcome.prompt_tokens, outcome.completion_tokens
+        self.counts.prompt_tokens += counted[0]
+        self.counts.completion_tokens += counted[1]
+        if isinstance(outcome, Fault):
+            return worst if outcome.uncertain else counted
+        if any(counted):
+            return counted
+        return len(body) // CHARACTERS_PER_TOKEN, min(worst[1], 1 + len(outcome.text) // CHARACTERS_PER_TOKEN)
+
+    def _note_reply(self, beyond_plan: float) -> None:
+        self._gate.replied()
+        self._replies += 1
+        self._answered = time.monotonic()
+        self._tokens.correct(beyond_plan)
+        if self._is_down:
+            self._is_down = False
+            progress.console.print(f"{self.name} answers again", markup=False)
+
+    async def _post(self, session: Session, body: str) -> Reply | Fault:
         now = time.monotonic()
         url = min(self._load, key=lambda known: (self._rests_until[known] > now, self._load[known]))
         self._load[url] += 1
         self.counts.requests += 1
-        unreachable = slow = False
+        unreachable = down = slow = False
         try:
             # A redirect would turn the request into a GET and might carry the key elsewhere.
-            async with session.post(url, data=body, allow_redirects=False) as response:
-                return self._read(response.status, response.headers, await response.read(), url)
+            async with session.post(url, data=body.encode(), allow_redirects=False) as response:
+                return self._reader.read(response.status, response.headers, await response.read(), url)
         except TimeoutError:
             slow = True  # most often since more calls are under way than the endpoint works on at once
             reason = f"no whole reply within {self.endpoint.timeout_seconds:g} s"
         except aiohttp.ClientConnectorError as error:
-            unreachable = True
-            reason = f"nobody answers at {url}: {self._plain(error.os_error)}"
+            unreachable = down = True
+            reason = f"nobody answers at {url}: {self._reader.plain(error.os_error)}"
         except (aiohttp.ClientError, OSError) as error:
-            reason = f"the connection broke: {type(error).__name__}: {self._plain(error)}"
+            down = True
+            reason = f"the connection broke: {type(error).__name__}: {self._reader.plain(error)}"
         finally:
             self._load[url] -= 1
         self._rests_until[url] = time.monotonic() + URL_REST_SECONDS
-        return _Fault(reason=reason, unreachable=unreachable, throttled=slow)
-
-    def _read(self, status: int, headers: Mapping[str, str], payload: bytes, url: str) -> Reply | _Fault:
-        try:
-            content = json.loads(payload)
-        except (ValueError, RecursionError):
-            content = None
-        if 200 <= status < 300:
-            return self._read_reply(content, payload)
-        said = f"{status}: {self._plain(_complaint(content, payload))}"
-        if status == 401:
-            cause = "the key in " + self.endpoint.key_env if self._key else "calls without a key; set key_env"
-            return _Fault(reason=f"the endpoint refuses {cause} ({said})", fatal=True)
-        if status == 404:
-            return _Fault(reason=f"no model {self.endpoint.model!r}, or no chat at {url} ({said})", fatal=True)
-        if 300 <= status < 400:
-            return _Fault(reason=f"{url} sends calls on to another address; use that one ({said})", fatal=True)
-        wait = _retry_after(headers.get("Retry-After", ""))
-        spent = b"insufficient_quota" in payload or wait > LONGEST_WAIT_SECONDS
-        retry = not spent and (status in (408, 409, 425, 429) or (status >= 500 and status != 501))
-        reason = f"too many requests ({said})" if status == 429 else f"the endpoint answers {said}"
-        return _Fault(reason=reason, retry=retry, throttled=retry and status == 429, wait_seconds=wait)
-
-    def _read_reply(self, content: Any, payload: bytes) -> Reply | _Fault:
-        try:
-            choice = content["choices"][0]
-            text = choice["message"].get("content") or ""
-            if not isinstance(text, str):  # some servers answer in parts
-                text = "".join(part.get("text") or "" for part in text)
-            usage = content.get("usage") or {}
-            tokens = [int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")]
-            finish = choice.get("finish_reason")
-        except (TypeError, KeyError, IndexError, AttributeError, ValueError):
-            return _Fault(reason=f"the reply is no chat completion: {self._plain(_complaint(content, payload))}")
-        self.counts.prompt_tokens += tokens[0]
-        self.counts.completion_tokens += tokens[1]
-        text = text.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be stored
-        if finish == "content_filter":
-            return _Fault(reason="the provider's content filter stopped the reply", retry=False)
-        if not text.strip() and finish == "length":
-            return _Fault(reason="the token cap was reached before any text; raise max_tokens", retry=False)
-        if not text.strip():
-            return _Fault(reason="the reply is empty")
-        return Reply(text=text, finished=finish != "length", prompt_tokens=tokens[0], completion_tokens=tokens[1])
-
-    def _plain(self, text: object) -> str:
-        """One short line without the key, which some endpoints repeat when they refuse it."""
-        line = " ".join(str(text).split())
-        line = line.replace(self._key, "***") if self._key else line
-        return re.sub(r"\bsk-[\w*-]+", "***", line)[:200]
+        return Fault(reason=reason, unreachable=unreachable, down=down, throttled=slow, uncertain=not unreachable)
 
 
-def _body(model: str, call: Call) -> str:
-    optional: dict[str, Any] = {} if call.top_p == 1.0 else {"top_p": call.top_p}  # not every server knows it
+def _body(endpoint: Endpoint, call: Call) -> str:
+    fields: dict[str, Any] = {"model": endpoint.model, "messages": list(call.messages)}
+    fields[endpoint.token_parameter] = call.max_tokens
+    if endpoint.sampling_parameters:
+        fields |= {"temperature": call.temperature}
+        fields |= {} if call.top_p == 1.0 else {"top_p": call.top_p}  # not every server knows it
     if call.schema is not None:
         wanted = {"name": "verdict", "strict": True, "schema": dict(call.schema)}
-        optional["response_format"] = {"type": "json_schema", "json_schema": wanted}
-    sampling = {"max_tokens": call.max_tokens, "temperature": call.temperature}
-    return canonical({"model": model, "messages": list(call.messages), **sampling, **optional})
+        fields["response_format"] = {"type": "json_schema", "json_schema": wanted}
+    return canonical(fields)
 
 
 def _chat_url(url: str) -> str:
@@ -329,21 +274,3 @@ def _chat_url(url: str) -> str:
     if url.endswith("/chat/completions"):
         return url
     return url + ("/chat/completions" if urlsplit(url).path else "/v1/chat/completions")
-
-
-def _retry_after(value: str) -> float:
-    """Seconds to wait, from a number or a date; 0 where there is neither."""
-    if re.fullmatch(r"\d+(\.\d+)?", value.strip()):
-        return float(value)
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return 0.0
-
-
-def _complaint(content: Any, payload: bytes) -> str:
-    """What the endpoint says is wrong, in its own words."""
-    said = content.get("error", content) if isinstance(content, dict) else content
-    if isinstance(said, dict):
-        said = said.get("message") or said.get("detail") or said
-    return str(said or payload[:400].decode(errors="replace") or "no text")

@@ -3,35 +3,55 @@
 Precedence: defaults < TOML < `--set table.key=value`. An unknown key fails and names the nearest known one.
 """
 
-import difflib
-import re
 import tomllib
-from collections import Counter
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from starling import mistakes
 from starling.errors import UsageError
 
 DEFAULT_RECIPE = "smollm2"
 
 
 class Table(BaseModel):
-    """A frozen table; the text under a field is its help."""
+    """A frozen table; the text under a field is its help.
+
+    `may_change` names what a run that is under way takes new values of, since no row depends on it.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    may_change: ClassVar[frozenset[str]] = frozenset()
+
+    def settled(self) -> dict[str, Any]:
+        """What rows depend on: all settings but those that may change."""
+        found: dict[str, Any] = {}
+        for key in type(self).model_fields:
+            value = getattr(self, key)
+            if key in self.may_change:
+                continue
+            if isinstance(value, Table):
+                value = value.settled()
+            elif isinstance(value, tuple):
+                value = [item.settled() if isinstance(item, Table) else item for item in value]
+            found[key] = value
+        return found
 
 
 class RunTable(Table):
+    may_change = frozenset({"budget_usd"})
+
     model: str = "smollm2"
     """MODEL that policy and reward model both start from."""
     seed: int = Field(42, ge=0, lt=2**63)
     """Every random choice of the run follows from it."""
     threads: int = Field(0, ge=0, le=1024)
     """CPU threads; 0 = all cores that this process may use."""
+    budget_usd: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """Dollars for calls to endpoints, over all attempts at the run; no call leaves that could pass it; 0 = no limit."""
 
 
 class PromptsTable(Table):
@@ -48,12 +68,14 @@ class PromptsTable(Table):
 
 
 class Generator(Table):
+    may_change = frozenset({"key_env"})
+
     name: str
     """Stands in the `model` column; unique within the recipe."""
     model: str = ""
-    """MODEL that answers; "" = the run's own model."""
+    """MODEL that answers, the name of an endpoint, or openai:NAME@URL; "" = the run's own model."""
     key_env: str = ""
-    """Environment variable that holds the API key of a MODEL behind a URL; "" = no key."""
+    """Environment variable with the API key of openai:NAME@URL; "" = no key. A named endpoint has its own."""
     system: str = ""
     """System prompt; "" = what the model's chat template puts there itself."""
     temperature: float = Field(0.7, ge=0)
@@ -65,6 +87,8 @@ class Generator(Table):
 
 
 class SampleTable(Table):
+    may_change = frozenset({"deadline_seconds"})
+
     train_prompts: int = Field(120, ge=1)
     """Prompts of the train split that are answered and ranked."""
     validation_prompts: int = Field(24, ge=1)
@@ -77,13 +101,17 @@ class SampleTable(Table):
     """Answers that are decoded at once in process."""
     shard_prompts: int = Field(20, ge=1)
     """Prompts in one shard: the most that an interruption costs."""
+    deadline_seconds: float = Field(0.0, ge=0)
+    """Time after which no further shard or call is begun; the same command goes on later; 0 = none."""
     generators: tuple[Generator, ...] = Field((), min_length=2)
     """Who answers: K of them, one answer each to every prompt."""
 
 
 class JudgeTable(Table):
+    may_change = frozenset({"key_env", "concurrency", "deadline_seconds"})
+
     judge: str = "rubric"
-    """"rubric" (a program) or a MODEL that is asked by `strategy`, such as openai:NAME@URL."""
+    """"rubric" (a program) or a MODEL, an endpoint's name or openai:NAME@URL, asked by `strategy`."""
     strategy: Literal["kwise", "direct", "pairwise", "pointwise"] = "kwise"
     """How an LLM judge is asked: kwise = all pairs, then the ranking, in one call; direct = the ranking at once;
     pairwise = two answers a call, in both orders; pointwise = a mark from 1 to 10 for each answer alone."""
@@ -106,9 +134,11 @@ class JudgeTable(Table):
     position_corrected: bool = False
     """Whether ranks come from Plackett-Luce strengths less what each place adds, instead of from mean ranks."""
     key_env: str = ""
-    """Environment variable that holds the judge's API key; "" = no key."""
+    """Environment variable with the API key of openai:NAME@URL; "" = no key. A named endpoint has its own."""
     concurrency: int = Field(8, ge=1)
-    """Calls under way at once."""
+    """Calls to openai:NAME@URL under way at once. A named endpoint has its own."""
+    deadline_seconds: float = Field(0.0, ge=0)
+    """Time after which the stage asks no further call; the same command goes on later; 0 = none."""
     max_new_tokens: int = Field(512, ge=8)
     """Token cap of one reply of an LLM judge."""
 
@@ -144,6 +174,8 @@ class JudgeTable(Table):
 
 
 class RankTable(JudgeTable):
+    shard_prompts: int = Field(1000, ge=1)
+    """Prompts in one shard, rounded up to a multiple of the number of answers: what is in memory at once."""
     tie_margin: float = Field(0.02, ge=0)
     """Rubric scores closer than this to the best of a level are tied with it."""
     max_unparsed: float = Field(0.2, ge=0, le=1)
@@ -269,6 +301,44 @@ class EvaluateTable(JudgeTable):
     """Bootstrap resamples over prompt families."""
 
 
+class EndpointTable(Table):
+    may_change = frozenset({
+        "urls", "key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout_seconds", "attempts",
+        "patience_seconds", "price_in", "price_out",
+    })  # fmt: skip
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
+    """What generators and judges call it; stands in the ledger, so that URLs may change."""
+    urls: tuple[str, ...] = Field(min_length=1)
+    """Where it is, as in https://host/v1; several that serve the same model are one pool."""
+    model: str = Field(min_length=1)
+    """What the endpoint itself calls its model."""
+    key_env: str = ""
+    """Environment variable that holds the API key; "" = no key."""
+    concurrency: int = Field(8, ge=1)
+    """Calls under way at once; too many requests (429) lower it for a while."""
+    requests_per_minute: float = Field(0.0, ge=0)
+    """Requests a minute; 0 = no limit."""
+    tokens_per_minute: float = Field(0.0, ge=0)
+    """Tokens a minute, in and out; 0 = no limit."""
+    timeout_seconds: float = Field(120.0, gt=0)
+    """Time for one attempt at a call, to the end of its reply."""
+    attempts: int = Field(6, ge=1)
+    """Tries before a call counts as failed."""
+    patience_seconds: float = Field(3600.0, ge=0)
+    """How long an endpoint that has answered before is waited for when it is down; 0 = not beyond `attempts`."""
+    price_in: float | None = Field(None, ge=0, allow_inf_nan=False)
+    """Dollars per million input tokens; without it that of the shipped table, or unknown."""
+    price_out: float | None = Field(None, ge=0, allow_inf_nan=False)
+    """Dollars per million output tokens; without it that of the shipped table, or unknown."""
+    token_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """What the endpoint calls the token cap; some reasoning models know max_completion_tokens only."""
+    sampling_parameters: bool = True
+    """Whether temperature and top_p are sent; some reasoning models refuse them."""
+    strip_thinking: bool = True
+    """Whether a <think> block that a reply begins with is taken off."""
+
+
 class Config(Table):
     """A whole experiment."""
 
@@ -279,6 +349,20 @@ class Config(Table):
     fit: FitTable = FitTable()
     tune: TuneTable = TuneTable()
     evaluate: EvaluateTable = EvaluateTable()
+    endpoints: tuple[EndpointTable, ...] = ()
+    """Models behind URLs, each with limits and price of its own."""
+
+    @field_validator("endpoints")
+    @classmethod
+    def _are_told_apart(cls, endpoints: tuple[EndpointTable, ...], info: ValidationInfo) -> Any:
+        own = info.data["run"].model if "run" in info.data else ""
+        names = [endpoint.name for endpoint in endpoints]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two endpoints are called {name!r}")
+            if name in ("rubric", "smollm2", own):
+                raise ValueError(f"{name!r} is taken; choose another name")
+        return endpoints
 
 
 def find_recipe(name: str) -> Path:
@@ -307,12 +391,12 @@ def load(path: Path, overrides: list[str] | None = None) -> Config:
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        raise UsageError(_explain(error, path, text)) from None
+        raise UsageError(mistakes.explain(error, path, text, Config)) from None
 
 
 def dump(config: Config) -> str:
     """The resolved configuration as TOML."""
-    return tomli_w.dumps(config.model_dump(mode="json"))
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
 
 
 def _apply(data: dict[str, Any], override: str) -> None:
@@ -327,46 +411,3 @@ def _apply(data: dict[str, Any], override: str) -> None:
     if not isinstance(data.setdefault(table, {}), dict):
         raise UsageError(f"config: {table!r} is not a table (--set {override})")
     data[table][key] = value
-
-
-def _explain(error: ValidationError, path: Path, text: str) -> str:
-    first = error.errors()[0]
-    where = [str(part) for part in first["loc"]]
-    key = where[-1]
-    place = f"[{'.'.join(where[:-1])}]" if where[:-1] else "the file"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, _known_keys(where[:-1]), 1, 0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(_known_keys(where[:-1]))}"
-        return f"config: {place} has no key {key!r}{hint}{_line(path, text, where)}{more}"
-    if first["type"] == "missing":
-        return f"config: {place} lacks {key!r} ({path}){more}"
-    return f"config: {place} {key} = {first['input']!r}: {first['msg']}{_line(path, text, where)}{more}"
-
-
-def _known_keys(where: list[str]) -> list[str]:
-    model: Any = Config
-    for part in where:
-        if part.isdigit():
-            continue
-        annotation = model.model_fields[part].annotation
-        model = getattr(annotation, "__args__", (annotation,))[0]
-    return list(model.model_fields)
-
-
-def _line(path: Path, text: str, where: list[str]) -> str:
-    """The first line of the table or key that stands at `where`; "" where no line names it."""
-    wanted = ".".join(where) + "."
-    table = ""
-    seen: Counter[str] = Counter()  # [[tables]] of one name are numbered, as pydantic numbers them
-    for number, line in enumerate(text.splitlines(), 1):
-        key = ""
-        if header := re.match(r"\s*(\[\[?)\s*([\w.-]+)", line):
-            bracket, name = header.groups()
-            table = f"{name}." if bracket == "[" else f"{name}.{seen[name]}."
-            seen[name] += 1
-        elif assigned := re.match(r"\s*([\w.-]+)\s*=", line):
-            key = f"{assigned[1]}."
-        if (table + key).startswith(wanted):
-            return f" ({path}:{number})"
-    return ""

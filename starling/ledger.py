@@ -21,7 +21,7 @@ from starling.errors import DataError
 from starling.records import Reply
 
 APPLICATION_ID = 0x5354_4C47  # "STLG": tells a ledger from any other SQLite file
-VERSION = 1
+VERSION = 2
 
 _SCHEMA = (
     "CREATE TABLE sessions (id INTEGER PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, opened REAL NOT NULL)",
@@ -32,6 +32,18 @@ _SCHEMA = (
         session INTEGER NOT NULL, number INTEGER NOT NULL, key BLOB NOT NULL, sent REAL NOT NULL, ended REAL,
         outcome TEXT, PRIMARY KEY (session, number)) WITHOUT ROWID""",
     f"PRAGMA application_id = {APPLICATION_ID}",
+)
+_SINCE_2 = (  # who asked an attempt, and what it used: at most, until its end is known
+    """CREATE TABLE askers (
+        id INTEGER PRIMARY KEY, stage TEXT NOT NULL, name TEXT NOT NULL, model TEXT NOT NULL,
+        UNIQUE (stage, name, model))""",
+    "ALTER TABLE attempts ADD COLUMN asker INTEGER",
+    "ALTER TABLE attempts ADD COLUMN prompt_tokens INTEGER",
+    "ALTER TABLE attempts ADD COLUMN completion_tokens INTEGER",
+    "INSERT INTO askers (stage, name, model) SELECT DISTINCT '', name, model FROM calls",
+    """UPDATE attempts SET (asker, prompt_tokens, completion_tokens) = (
+        SELECT askers.id, calls.prompt_tokens, calls.completion_tokens FROM calls JOIN askers USING (name, model)
+        WHERE calls.key = attempts.key) WHERE outcome = 'reply'""",
     f"PRAGMA user_version = {VERSION}",
 )
 
@@ -40,6 +52,13 @@ _END_CALL = """
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET text = excluded.text,
     finished = excluded.finished, prompt_tokens = excluded.prompt_tokens, completion_tokens = excluded.completion_tokens
     WHERE calls.text IS NULL"""
+
+_BEGIN_ATTEMPT = """
+    INSERT INTO attempts (session, number, key, sent, asker, prompt_tokens, completion_tokens)
+    VALUES (?, ?, ?, ?, ?, ?, ?)"""
+_END_ATTEMPT = """
+    UPDATE attempts SET ended = ?, outcome = ?, prompt_tokens = ?, completion_tokens = ?
+    WHERE session = ? AND number = ?"""
 
 _OPEN_HERE: set[tuple[str, int]] = set()  # (path, session) of the ledgers that this process has open
 
@@ -65,14 +84,52 @@ class Attempt(NamedTuple):
     number: int
 
 
+class Spent(NamedTuple):
+    """What the attempts that this ledger saw leave have used, for one stage and one endpoint.
+
+    `calls` came back with a valid reply, in `seconds` together; `failures` did not, nor those whose end is not known.
+    """
+
+    stage: str
+    name: str
+    model: str
+    calls: int
+    failures: int
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+
+
+_SPENT = """
+    SELECT stage, name, model, sum(outcome IS 'reply'), sum(outcome IS NOT 'reply'), coalesce(sum(prompt_tokens), 0),
+    coalesce(sum(completion_tokens), 0), coalesce(sum(iif(outcome IS 'reply', ended - sent, 0)), 0)
+    FROM attempts JOIN askers ON askers.id = attempts.asker GROUP BY asker ORDER BY asker"""
+
+
+def read_spent(path: Path) -> list[Spent]:
+    """What was used so far by a ledger that another process may have open; it is only read."""
+    if not path.exists():
+        return []
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:
+            if db.execute("PRAGMA user_version").fetchone()[0] < VERSION:
+                return []
+            return [Spent(*row) for row in db.execute(_SPENT)]
+    except sqlite3.Error as error:
+        raise DataError(f"{path}: cannot be read as a ledger of calls: {error}") from error
+
+
 class Ledger:
     """The calls on file: a row of `attempts` for each time one left, a row of `calls` for each that came back.
 
-    `interrupted` is the number of calls that were in flight when an earlier process died, counted on opening.
+    `interrupted` is the number of calls that were in flight when an earlier process died, counted on opening. `stage`
+    is on whose account the attempts of this session go.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, stage: str = "") -> None:
         self.path = Path(path)
+        self.stage = stage
+        self._askers: dict[tuple[str, str], int] = {}
         self._queue: list[tuple[str, Sequence[Any]]] = []
         self._waiters: list[asyncio.Future[None]] = []
         self._number = 0
@@ -100,13 +157,16 @@ class Ledger:
             for sql in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
         )
         if application == version == tables == 0:
-            for statement in _SCHEMA:
+            for statement in (*_SCHEMA, *_SINCE_2):
                 self._db.execute(statement)
         elif application != APPLICATION_ID:
             raise DataError(f"{self.path}: an SQLite file, but not a ledger of calls; choose another path")
+        elif version == 1:
+            for statement in _SINCE_2:
+                self._db.execute(statement)
         elif version != VERSION:
             raise DataError(
-                f"{self.path}: a ledger of version {version}, this Starling reads version {VERSION}; move it away"
+                f"{self.path}: a ledger of version {version}, this Starling reads up to version {VERSION}; move it away"
             )
 
     def _begin_session(self) -> tuple[int, int]:
@@ -154,28 +214,49 @@ class Ledger:
         with self._plain_errors():
             return [row[0] for row in self._db.execute(sql, (bytes.fromhex(key),))]
 
-    def sent(self, key: str, *, name: str, model: str, request: str, draw: int) -> Attempt:
-        """Queue that a call is about to leave."""
+    def spent(self) -> list[Spent]:
+        """What was used by stage and endpoint, over all sessions; replies that were taken over cost nothing here."""
+        with self._plain_errors():
+            return [Spent(*row) for row in self._db.execute(_SPENT)]
+
+    def sent(
+        self, key: str, *, name: str, model: str, request: str, draw: int, planned: tuple[int, int] = (0, 0)
+    ) -> Attempt:
+        """Queue that a call is about to leave; `planned` are the tokens in and out that it may use at most."""
         self._number += 1
-        sql = "INSERT INTO attempts (session, number, key, sent) VALUES (?, ?, ?, ?)"
-        self._queue.append((sql, (self._session, self._number, bytes.fromhex(key), time.time())))
+        asker = self._askers.get((name, model)) or self._asker(name, model)
+        row = (self._session, self._number, bytes.fromhex(key), time.time(), asker, *planned)
+        self._queue.append((_BEGIN_ATTEMPT, row))
         return Attempt(key, name, model, request, draw, self._number)
 
-    def replied(self, attempt: Attempt, reply: Reply) -> None:
-        """Queue a valid reply; the first one closes the call and stands."""
-        self._ended(attempt, "reply", (reply.text, reply.finished, reply.prompt_tokens, reply.completion_tokens))
+    def _asker(self, name: str, model: str) -> int:
+        with self._plain_errors():
+            row = (self.stage, name, model)
+            self._db.execute("INSERT OR IGNORE INTO askers (stage, name, model) VALUES (?, ?, ?)", row)
+            sql = "SELECT id FROM askers WHERE stage = ? AND name = ? AND model = ?"
+            found: int = self._db.execute(sql, row).fetchone()[0]
+        self._askers[name, model] = found
+        return found
 
-    def failed(self, attempt: Attempt, outcome: str) -> None:
-        """Queue how an attempt ended that leaves its call open."""
-        self._ended(attempt, outcome, (None, None, None, None))
+    def replied(self, attempt: Attempt, reply: Reply, tokens: tuple[int, int] | None = None) -> None:
+        """Queue a valid reply; the first one closes the call and stands. `tokens` are charged where it counts none."""
+        counted = reply.prompt_tokens, reply.completion_tokens
+        self._ended(attempt, "reply", tokens or counted, (reply.text, reply.finished, *counted))
+
+    def failed(self, attempt: Attempt, outcome: str, tokens: tuple[int, int] = (0, 0)) -> None:
+        """Queue how an attempt ended that leaves its call open, and the tokens that it may have cost all the same."""
+        self._ended(attempt, outcome, tokens, (None, None, None, None))
 
     def _ended(
-        self, attempt: Attempt, outcome: str, reply: tuple[str | None, bool | None, int | None, int | None]
+        self,
+        attempt: Attempt,
+        outcome: str,
+        tokens: tuple[int, int],
+        reply: tuple[str | None, bool | None, int | None, int | None],
     ) -> None:
         row = (bytes.fromhex(attempt.key), attempt.name, attempt.model, attempt.draw, attempt.request, *reply)
         self._queue.append((_END_CALL, row))
-        sql = "UPDATE attempts SET ended = ?, outcome = ? WHERE session = ? AND number = ?"
-        self._queue.append((sql, (time.time(), outcome, self._session, attempt.number)))
+        self._queue.append((_END_ATTEMPT, (time.time(), outcome, *tokens, self._session, attempt.number)))
 
     def commit(self) -> None:
         """Write everything queued in one transaction."""

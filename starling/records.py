@@ -101,7 +101,8 @@ class Ranking:
     `orders` holds for each judge call the indices of the answers as they were shown; `rankings` beside it the ranks
     that the call gave them, as they were shown, nothing where it could not be read; `marks` the mark where a call gives
     one. `agreement` is the share of the judge's pair verdicts that its ranking upholds, `self_agreement` Kendall's tau
-    between its repeats, `calls` the ledger's keys of all calls made.
+    between its repeats, `calls` the ledger's keys of all calls made. `repeats` says beside `orders` for the how-manyth
+    time each call was asked; `unread` calls could not be read to the last attempt.
     """
 
     prompt_id: str
@@ -118,6 +119,8 @@ class Ranking:
     good_natured: bool = True
     source: str = ""
     calls: Sequence[str] = ()
+    repeats: Sequence[int] = ()
+    unread: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,9 +69,12 @@ class Run:
             run._save()
             return run
         run = cls.read(root)
-        if run.config != config:
-            changed = ", ".join(_differences(run.config.model_dump(), config.model_dump()))
+        if run.config.settled() != config.settled():
+            changed = ", ".join(_differences(run.config.settled(), config.settled()))
             raise UsageError(f"run: {root} was made with other settings ({changed}); choose another --run folder")
+        if run.config != config:  # limits, prices, the budget: no row depends on them
+            write_atomically(root / "config.toml", configuration.dump(config))
+            run.config = config
         return run
 
     @classmethod
@@ -213,10 +216,11 @@ def versions() -> dict[str, str]:
 def stages_that_agree(mine: Config, other: Config) -> list[str]:
     """The leading stages whose settings, and those of all stages before them, are the same in both."""
     agreeing: list[str] = []
-    if mine.run != other.run:
+    new, old = mine.settled(), other.settled()
+    if new["run"] != old["run"]:
         return agreeing
     for stage in ROAD[:-1]:
-        if getattr(mine, stage) != getattr(other, stage):
+        if new[stage] != old[stage] or _endpoints(mine, stage) != _endpoints(other, stage):
             break
         agreeing.append(stage)
     return agreeing
@@ -224,11 +228,18 @@ def stages_that_agree(mine: Config, other: Config) -> list[str]:
 
 def first_difference(mine: Config, other: Config) -> str:
     """The settings that differ in the first table, in road order, that is not the same in both; empty if all are."""
-    for table in ("run", *ROAD[:-1]):
-        old, new = other.model_dump()[table], mine.model_dump()[table]
+    for table in ("run", *ROAD[:-1], "endpoints"):
+        old, new = other.settled()[table], mine.settled()[table]
         if old != new:
             return ", ".join(_differences({table: old}, {table: new}))
     return ""
+
+
+def _endpoints(config: Config, stage: str) -> list[dict[str, Any]]:
+    """What the rows of a stage depend on in the endpoints that it names."""
+    named = {generator.model for generator in config.sample.generators} if stage == "sample" else set()
+    named |= {table.judge for key, table in (("rank", config.rank), ("evaluate", config.evaluate)) if key == stage}
+    return [table.settled() for table in config.endpoints if table.name in named]
 
 
 @contextmanager
@@ -305,9 +316,10 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [
         f"{table}.{key}: {old[table].get(key)!r} -> {value!r}"[:120]
         for table in new
+        if table != "endpoints"
         for key, value in new[table].items()
         if old[table].get(key) != value
-    ]
+    ] + ["endpoints: others, or of other models"] * (old.get("endpoints") != new.get("endpoints"))
 
 
 def _sha256(path: Path) -> str:

@@ -45,7 +45,7 @@ RANKINGS = pa.schema([
     ("messages", _MESSAGES), ("judge", pa.string()), ("template_hash", pa.string()),
     ("orders", pa.list_(pa.list_(pa.int64()))), ("agreement", pa.float64()),
     ("rankings", pa.list_(pa.list_(pa.float64()))), ("marks", pa.list_(pa.float64())), ("self_agreement", pa.float64()),
-    ("calls", pa.list_(pa.string())),
+    ("calls", pa.list_(pa.string())), ("repeats", pa.list_(pa.int64())), ("unread", pa.int64()),
 ])  # fmt: skip
 _NAMES = {"user": "Human", "assistant": "Assistant", "system": "System"}
 _ROLES = {name: role for role, name in _NAMES.items()}
@@ -188,6 +188,8 @@ def ranking_row(ranking: Ranking) -> dict[str, Any]:
         "marks": list(ranking.marks),
         "self_agreement": ranking.self_agreement,
         "calls": list(ranking.calls),
+        "repeats": list(ranking.repeats),
+        "unread": ranking.unread,
     }
 
 
@@ -216,7 +218,7 @@ def ranking_from_row(row: Mapping[str, Any], where: str) -> Ranking:
         marks=row.get("marks") or (), self_agreement=row.get("self_agreement"),
         good_natured=row.get("good_natured") is not False,
         source=", ".join(map(str, source)) if isinstance(source, list) else str(source),
-        calls=row.get("calls") or (),
+        calls=row.get("calls") or (), repeats=row.get("repeats") or (), unread=row.get("unread") or 0,
     )  # fmt: skip
 
 

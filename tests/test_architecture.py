@@ -90,10 +90,11 @@ def test_losses_import_nothing_of_ours_but_losses() -> None:
 
 
 def test_records_and_errors_import_nothing_of_ours_and_config_only_errors() -> None:
-    assert [set(imports(PACKAGE / f"{name}.py")) for name in ("records", "errors", "config")] == [
+    assert [set(imports(PACKAGE / f"{name}.py")) for name in ("records", "errors", "mistakes", "config")] == [
         set(),
         set(),
-        {"errors"},
+        set(),
+        {"errors", "mistakes"},
     ]
 
 

@@ -24,7 +24,8 @@ from servers import (
     wrong_content,
 )
 
-from starling.client import Client, Endpoint, parse_endpoint
+from starling.client import Client
+from starling.endpoints import Endpoint, parse_endpoint
 from starling.errors import CallError, UsageError
 from starling.ledger import Ledger, call_key, canonical
 from starling.records import Call, Failure, Reply
@@ -37,7 +38,15 @@ def ledger(tmp_path):
 
 
 def endpoint(server, **changes):
-    usual = Endpoint(name="here", urls=(server.url,), model="m", attempts=3, backoff_seconds=0.01, timeout_seconds=5)
+    usual = Endpoint(
+        name="here",
+        urls=(server.url,),
+        model="m",
+        attempts=3,
+        backoff_seconds=0.01,
+        timeout_seconds=5,
+        patience_seconds=0,
+    )
     return replace(usual, **changes)
 
 
@@ -334,7 +343,8 @@ def test_no_calls_give_no_replies(ledger):
 
 CHATTER = """
 import sys
-from starling.client import Client, Endpoint
+from starling.client import Client
+from starling.endpoints import Endpoint
 from starling.ledger import Ledger
 from starling.records import Call
 url, path = sys.argv[1:]

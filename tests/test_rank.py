@@ -10,10 +10,10 @@ from small_road import recipe
 
 from starling import audit, config, judgements, progress, tables
 from starling.errors import StopStage
-from starling.judges.protocol import Judged
 from starling.judges.rubric import RubricJudge
 from starling.stages import prompts, rank, sample
 from starling.store import Run
+from starling.streams import Answers
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +35,10 @@ def start(folder: Path, tiny_model: Path, sampled: Run, **changes) -> Run:
     return run
 
 
+def items_of(run: Run) -> list:
+    return [item for shard in Answers(run).shards(1000) for item in shard]
+
+
 def ranking_of(run: Run) -> dict:
     return {found.prompt_id: found for found in tables.rankings_of(run, tables.prompts_of(run, "train", "validation"))}
 
@@ -43,7 +47,7 @@ def test_the_rubrics_ranking_is_written_best_answer_first(tiny_model: Path, tmp_
     run = start(tmp_path, tiny_model, sampled, rank__probe_prompts=0)
     facts = rank.run(run)
     assert (facts["judge"], facts["ranked"], facts["unranked"], facts["probe"]) == ("rubric", 15, 0, None)
-    items = rank._items(run)
+    items = items_of(run)
     judged = RubricJudge(tie_margin=run.config.rank.tie_margin).rank(items)
     found = ranking_of(run)
     for (prompt, answers), verdict in zip(items, judged, strict=True):
@@ -57,7 +61,7 @@ def test_the_rubrics_ranking_is_written_best_answer_first(tiny_model: Path, tmp_
 
 
 def test_items_hold_the_answers_in_the_order_of_the_generators(sampled: Run) -> None:
-    items = rank._items(sampled)
+    items = items_of(sampled)
     assert len(items) == 15
     assert all([answer.model for answer in answers] == ["plain", "greedy", "hot"] for _, answers in items)
 
@@ -116,13 +120,68 @@ def test_the_stage_stops_where_too_little_can_be_read(tiny_model: Path, tmp_path
 
 
 @pytest.mark.parametrize(("unread", "stops"), [(0, False), (1, False), (2, True)])
-def test_a_share_at_the_limit_does_not_stop(unread: int, stops: bool) -> None:
-    judged = [Judged(ranks=None, reason="no verdict")] * unread + [Judged(ranks=[1, 2])] * (5 - unread)
+def test_a_share_at_the_limit_does_not_stop(
+    tiny_model: Path, tmp_path: Path, sampled: Run, unread: int, stops: bool
+) -> None:
+    run = start(tmp_path, tiny_model, sampled, rank__max_unparsed=0.2)
+    reasons = Counter({"no verdict": unread})
     if not stops:
-        rank._refuse_unparsed(judged, 0.2, "scripted")
+        rank._refuse_unparsed(run, reasons, 5, "scripted")
         return
     with pytest.raises(StopStage, match=r"2 of 5 .*\(40%, limit 20%\); most often \(2\): no verdict; judge: scripted"):
-        rank._refuse_unparsed(judged, 0.2, "scripted")
+        rank._refuse_unparsed(run, reasons, 5, "scripted")
+
+
+def test_shards_give_the_same_rankings_orders_and_facts_as_one_shard(
+    tiny_model: Path, tmp_path: Path, sampled: Run
+) -> None:
+    found = []
+    for name, size in (("one", 1000), ("many", 4)):
+        (tmp_path / name).mkdir()
+        with Server(always=replies_with(ranking_judge(len))) as server:
+            changes = {"rank__judge": f"openai:judge@{server.url}", "rank__probe_prompts": 0}
+            run = start(tmp_path / name, tiny_model, sampled, rank__shard_prompts=size, **changes)
+            facts = rank.run(run)
+        rows = [row | {"judge": ""} for row in tables.read_rows(run.folder("rank"))]
+        found.append((rows, {key: facts[key] for key in ("ranked", "mean_rank", "longer_ranked_above", "tied_pairs")}))
+    assert found[0] == found[1]
+    # 4 is rounded up to 6, a multiple of the three answers: 6 + 6 + 3 prompts
+    assert [len(tables.read_rows(path)) for path in sorted(run.folder("rank").iterdir())] == [6, 6, 3]
+    first_shown = Counter(row["answers"][row["orders"][0][0]]["model"] for row in found[1][0])
+    assert set(first_shown.values()) == {5}
+
+
+def test_only_the_shard_that_is_missing_is_judged_again(tiny_model: Path, tmp_path: Path, sampled: Run) -> None:
+    by_length = ranking_judge(len)
+
+    def write(question: str) -> str:
+        return "I would rather not say." if "Say one word about the rain." in question else by_length(question)
+
+    with Server(always=replies_with(write)) as server:
+        changes = {"rank__judge": f"openai:judge@{server.url}", "rank__probe_prompts": 0, "rank__shard_prompts": 6}
+        run = start(tmp_path, tiny_model, sampled, **changes)
+        before = rank.run(run)
+        asked = len(server.requests)
+        (run.folder("rank") / "00001.parquet").unlink()
+        kept = (run.folder("rank") / "00000.parquet").stat().st_mtime_ns
+        after = rank.run(run)
+        assert len(server.requests) == asked  # the ledger has the replies of the shard that is judged again
+    assert (run.folder("rank") / "00000.parquet").stat().st_mtime_ns == kept
+    same = ("ranked", "unranked", "mean_rank", "longer_ranked_above", "tied_pairs")
+    assert [after[key] for key in same] == [before[key] for key in same]
+    assert (after["ranked"], after["unranked"]) == (14, 1)
+    (before_spent,), (after_spent,) = before["spending"], after["spending"]
+    assert (after_spent["calls"], before_spent["calls"]) == (16, 16)  # the unread reply was asked for twice
+    assert (before_spent["from_ledger"], after_spent["from_ledger"]) == (
+        0,
+        6 if first_shard_holds(run, "rain-0") else 7,
+    )
+
+
+def first_shard_holds(run: Run, prompt_id: str) -> bool:
+    return (run.root / "unranked" / "00000.jsonl").exists() and any(
+        row["prompt_id"] == prompt_id for row in tables.read_rows(run.root / "unranked" / "00000.jsonl")
+    )
 
 
 def test_the_runs_own_model_is_probed_as_a_judge(tiny_model: Path, tmp_path: Path, sampled: Run) -> None:

@@ -167,28 +167,55 @@ def _newton(
     raise AssertionError("a convex function with a ridge has a minimum that Newton's method finds")
 
 
-def position_effects(contests: Sequence[Contest], first_repeats: int) -> list[PositionEffects]:
+class Disagreements:
     """What the places add, for each number of answers shown, from pairs of answers on which two calls disagree.
 
     That a beats b in one call and b beats a in the other has log-odds, against the reverse, in which the strengths
     cancel: (e_a - e_b) in the one call less (e_a - e_b) in the other. So the estimate needs no strengths, and few calls
     a prompt do not bias it (conditional likelihood, Chamberlain 1980). Calls that were added because the first
-    `first_repeats` disagreed are compared among themselves only. Effects sum to 0, since only differences show.
+    `first_repeats` disagreed are compared among themselves only. Effects sum to 0, since only differences show. Of the
+    calls only these pairs are kept, a byte for each place.
     """
-    groups: dict[tuple[int, bool, frozenset[int]], list[Contest]] = defaultdict(list)
-    for contest in contests:
-        if len(contest.shown) > 1:
-            added = contest.repeat >= first_repeats
-            groups[contest.item, added, frozenset(contest.shown)].append(contest)
-    rows: dict[int, list[NDArray[np.float64]]] = defaultdict(list)
-    items: dict[int, list[int]] = defaultdict(list)
-    for (item, _, answers), group in groups.items():
-        k = len(answers)
-        for one, other in combinations(group, 2):
-            found = _disagreements(one, other, k)
-            rows[k].append(found)
-            items[k] += [item] * len(found)
-    return [_fit_effects(k, np.concatenate(rows[k]), np.array(items[k], dtype=int)) for k in sorted(rows)]
+
+    def __init__(self, first_repeats: int) -> None:
+        self._first_repeats = first_repeats
+        self._rows: dict[int, list[NDArray[np.int8]]] = defaultdict(list)
+        self._items: dict[int, list[NDArray[np.int32]]] = defaultdict(list)
+        self._seen = 0
+
+    def add(self, contests: Sequence[Contest]) -> None:
+        """Gather the calls about some items, numbered from 0; all calls about an item must come at once."""
+        groups: dict[tuple[int, bool, frozenset[int]], list[Contest]] = defaultdict(list)
+        for contest in contests:
+            if len(contest.shown) > 1:
+                added = contest.repeat >= self._first_repeats
+                groups[contest.item, added, frozenset(contest.shown)].append(contest)
+        rows: dict[int, list[NDArray[np.int8]]] = defaultdict(list)
+        items: dict[int, list[int]] = defaultdict(list)
+        for (item, _, answers), group in groups.items():
+            k = len(answers)
+            for one, other in combinations(group, 2):
+                found = _disagreements(one, other, k).astype(np.int8)
+                rows[k].append(found)
+                items[k] += [self._seen + item] * len(found)
+        for k in rows:
+            self._rows[k].append(np.concatenate(rows[k]))
+            self._items[k].append(np.array(items[k], dtype=np.int32))
+        self._seen += 1 + max((contest.item for contest in contests), default=-1)
+
+    def effects(self) -> list[PositionEffects]:
+        """What all that was gathered says."""
+        return [
+            _fit_effects(k, np.concatenate(self._rows[k]).astype(float), np.concatenate(self._items[k]))
+            for k in sorted(self._rows)
+        ]
+
+
+def position_effects(contests: Sequence[Contest], first_repeats: int) -> list[PositionEffects]:
+    """The same from calls that are all at hand."""
+    found = Disagreements(first_repeats)
+    found.add(contests)
+    return found.effects()
 
 
 def _disagreements(one: Contest, other: Contest, k: int) -> NDArray[np.float64]:
@@ -207,7 +234,7 @@ def _disagreements(one: Contest, other: Contest, k: int) -> NDArray[np.float64]:
     return sign[:, None] * gap
 
 
-def _fit_effects(k: int, row_Nk: NDArray[np.float64], item_N: NDArray[np.int_]) -> PositionEffects:
+def _fit_effects(k: int, row_Nk: NDArray[np.float64], item_N: NDArray[np.int32]) -> PositionEffects:
     if not len(row_Nk):
         return PositionEffects(k=k, effect=[0.0] * k, low=(), high=(), n=0, prompts=0)
 

@@ -37,6 +37,7 @@ class LlmJudge:
     """
 
     def __init__(self, chat: Chat, cfg: JudgeTable, *, seed: int) -> None:
+        self.chat = chat
         self._strategy = STRATEGIES[cfg.strategy]
         self._asker = Asker(
             chat, self._strategy, seed=seed, max_tokens=cfg.max_new_tokens, attempts=cfg.attempts, output=cfg.output

@@ -50,7 +50,7 @@ def run(run: Run) -> dict[str, Any]:
     reward_model = models.load_reward_model(str(run.folder("fit") / "model"), torch.bfloat16)
     shown = [(p, [a.answer, b.answer], [a.finished, b.finished]) for p, a, b in zip(prompts, *answers, strict=True)]
     rewards = score_texts(reward_model, shown, config.tune.microbatch_tokens)
-    with Ledger(run.ledger_path) as ledger:
+    with Ledger(run.ledger_path, "evaluate") as ledger:
         progress.note_interrupted(ledger.interrupted)
         judge = make_judge(config.evaluate, config, ledger)
         judged = judge.rank([(p, [b, a]) for p, a, b in zip(prompts, *answers, strict=True)])

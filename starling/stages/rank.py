@@ -1,38 +1,43 @@
 """rank: a judge orders the answers to each prompt; what it left unranked is kept apart with the reason."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from starling import audit, judgements, models, progress, tables
+from starling import audit, judgements, models, progress, streams, tables
 from starling.config import JudgeTable
 from starling.errors import StopStage
-from starling.judges.aggregate import Contest, PositionEffects, position_effects
+from starling.judges.aggregate import PositionEffects
 from starling.judges.llm import LlmJudge, calls_of
-from starling.judges.make import make_judge
+from starling.judges.make import clients_of, make_judge
 from starling.judges.protocol import Judge, Judged
 from starling.ledger import Ledger
 from starling.local import LocalChat
 from starling.models import Model
 from starling.records import Call, Candidate, Failure, Prompt, Ranking, Reply
+from starling.spending import of_stage, report
 from starling.store import Run
-
-Item = tuple[Prompt, Sequence[Candidate]]
+from starling.streams import Item
+from starling.tally import Tally
 
 
 def run(run: Run) -> dict[str, Any]:
-    """Write `rank/00000.parquet` in Nectar's form and, where there are any, `unranked/00000.parquet`."""
+    """Write `rank/<shard>.parquet` in Nectar's form and, where needed, `unranked/<shard>.jsonl`, shard by shard.
+
+    A shard that stands is not judged again.
+    """
     cfg = run.config.rank
-    items = _items(run)
+    answers = streams.Answers(run)
+    tally = Tally(cfg.first_repeats)
     asks = cfg.judge != "rubric"
-    planned = sum(calls_of(cfg, len(answers))[0] for _, answers in items) if asks else len(items)
+    planned = sum(_planned(cfg, k) * prompts for k, prompts in answers.sizes().items())
+    asked: list[Call] = []
     with (
-        Ledger(run.ledger_path) as ledger,
+        Ledger(run.ledger_path, "rank") as ledger,
         progress.track("rank", planned, "calls" if asks else "prompts") as advance,
     ):
         progress.note_interrupted(ledger.interrupted)
-        asked: list[Call] = []
 
         def told(call: Call, outcome: Reply | Failure) -> None:
             if call.draw == 0:  # a call counts once, however often it is made
@@ -40,54 +45,66 @@ def run(run: Run) -> dict[str, Any]:
                 advance(1)
 
         judge = make_judge(cfg, run.config, ledger, told)
-        judged = judge.rank(items)
-        advance(max(planned - len(asked), 0))
-    _refuse_unparsed(judged, cfg.max_unparsed, judge.name)
-    rows = [
-        tables.ranking_row(_ranking(prompt, answers, verdict, judge))
-        for (prompt, answers), verdict in zip(items, judged, strict=True)
-        if verdict.ranks is not None
-    ]
-    tables.write_parquet(run.folder("rank") / "00000.parquet", rows, tables.RANKINGS)
-    unranked = [
-        {
-            "prompt_id": prompt.id,
-            "reason": verdict.reason,
-            "replies": list(verdict.replies),
-            "calls": list(verdict.calls),
-        }
-        for (prompt, _), verdict in zip(items, judged, strict=True)
-        if verdict.ranks is None
-    ]
-    if unranked:
-        tables.write_jsonl(run.folder("unranked") / "00000.jsonl", unranked)
-    calls = judgements.of_verdicts(items, judged)
-    effects = _position_effects(judged, cfg.first_repeats)
+        for number, items in enumerate(answers.shards(cfg.shard_prompts)):
+            path = run.folder("rank") / f"{number:05d}.parquet"
+            kept = run.root / "unranked" / f"{number:05d}.jsonl"
+            planned = sum(_planned(cfg, len(of_prompt)) for _, of_prompt in items)
+            if path.exists():
+                tally.add(tables.read_rows(path), tables.read_rows(kept) if kept.exists() else [])
+                advance(planned)
+                continue
+            asked.clear()
+            ranked, unranked = _judge(judge, items)
+            advance(max(planned - len(asked), 0))
+            tally.add(ranked, unranked)
+            _refuse_unparsed(run, tally.reasons, len(answers), judge.name)
+            if unranked:
+                tables.write_jsonl(kept, unranked)
+            tables.write_parquet(path, ranked, tables.RANKINGS)  # last: where it stands the shard is done
+        spending = of_stage(run.config, ledger, clients_of(judge))
+    report("rank", spending)
+    effects = tally.position_effects()
     for line in _effect_lines(effects):
         progress.console.print(line, markup=False)
     return {
         "judge": judge.name,
         "template_hash": judge.template_hash,
-        "ranked": len(rows),
-        "unranked": len(unranked),
-        "asking": _asking(judged, cfg) if asks else None,
+        **tally.facts(),
+        "asking": {"strategy": cfg.strategy, "output": cfg.output} | tally.asking() if asks else None,
         "position_effects": [asdict(found) for found in effects],
-        "mean_rank": audit.mean_rank_by_model(calls),
-        "longer_ranked_above": audit.length_effect(calls),
-        "tied_pairs": audit.tied_share(calls),
-        "probe": _probe(run, items),
+        "spending": spending,
+        "probe": _probe(run, answers),
     }
 
 
-def _items(run: Run) -> list[Item]:
-    answers: dict[str, list[Candidate]] = defaultdict(list)
-    for candidate in tables.candidates_of(run):
-        answers[candidate.prompt_id].append(candidate)
-    return [
-        (prompt, sorted(answers[prompt.id], key=lambda candidate: candidate.draw))
-        for prompt in tables.prompts_of(run, "validation", "train")
-        if prompt.id in answers
+def _planned(cfg: JudgeTable, k: int) -> int:
+    """What a prompt with `k` answers adds to the progress: its calls, or for a program the prompt itself."""
+    return 1 if cfg.judge == "rubric" else calls_of(cfg, k)[0]
+
+
+def _judge(judge: Judge, items: Sequence[Item]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rows of `rank/` and of `unranked/` for one shard."""
+    judged = list(zip(items, judge.rank(items), strict=True))
+    ranked = [
+        tables.ranking_row(_ranking(prompt, answers, verdict, judge))
+        for (prompt, answers), verdict in judged
+        if verdict.ranks is not None
     ]
+    unranked = [_unranked(prompt, verdict) for (prompt, _), verdict in judged if verdict.ranks is None]
+    return ranked, unranked
+
+
+def _unranked(prompt: Prompt, verdict: Judged) -> dict[str, Any]:
+    return {
+        "prompt_id": prompt.id,
+        "reason": verdict.reason,
+        "replies": list(verdict.replies),
+        "orders": [list(order) for order in verdict.orders],
+        "rankings": [list(ranks) for ranks in verdict.rankings],
+        "repeats": list(verdict.repeats),
+        "unread": verdict.unread,
+        "calls": list(verdict.calls),
+    }
 
 
 def _ranking(prompt: Prompt, answers: Sequence[Candidate], verdict: Judged, judge: Judge) -> Ranking:
@@ -107,12 +124,15 @@ def _ranking(prompt: Prompt, answers: Sequence[Candidate], verdict: Judged, judg
         good_natured=prompt.good_natured if verdict.good_natured is None else verdict.good_natured,
         source=prompt.source,
         calls=verdict.calls,
+        repeats=verdict.repeats,
+        unread=verdict.unread,
     )
 
 
-def _probe(run: Run, items: Sequence[Item]) -> dict[str, Any] | None:
+def _probe(run: Run, answers: streams.Answers) -> dict[str, Any] | None:
     """Let the run's own model rank some prompts by the K-wise template: how far can it be trusted as a judge?"""
-    chosen = items[: run.config.rank.probe_prompts]
+    wanted = run.config.rank.probe_prompts
+    chosen = next(answers.shards(wanted), [])[:wanted] if wanted else []
     if not chosen:
         return None
     model: Model = models.load_policy(run.config.run.model)
@@ -129,37 +149,9 @@ def _probe(run: Run, items: Sequence[Item]) -> dict[str, Any] | None:
         "unparsed": sum(reasons.values()),
         "reasons": dict(reasons.most_common(5)),
         "position": audit.first_place_by_position(
-            judgements.of_verdicts(chosen, judged), len(run.config.sample.generators)
+            judgements.of_verdicts(chosen, judged), max(len(shown) for _, shown in chosen)
         ),
     }
-
-
-def _asking(judged: Sequence[Judged], cfg: JudgeTable) -> dict[str, Any]:
-    """How the judge was asked, how much of it could be read, and how far it agrees with itself."""
-    taus = [verdict.self_agreement for verdict in judged if verdict.self_agreement is not None]
-    upheld = [verdict.agreement for verdict in judged if verdict.agreement is not None]
-    repeats = Counter(len(set(verdict.repeats)) for verdict in judged if verdict.repeats)
-    return {
-        "strategy": cfg.strategy,
-        "output": cfg.output,
-        "replies": sum(len(verdict.replies) for verdict in judged),
-        "unread_calls": sum(verdict.unread for verdict in judged),
-        "ranked_in_part": sum(verdict.ranks is not None and verdict.unread > 0 for verdict in judged),
-        "prompts_by_repeats": {str(times): count for times, count in sorted(repeats.items())},
-        "self_agreement": sum(taus) / len(taus) if taus else None,
-        "pair_verdicts_upheld": sum(upheld) / len(upheld) if upheld else None,
-    }
-
-
-def _position_effects(judged: Sequence[Judged], first_repeats: int) -> list[PositionEffects]:
-    """What places added to the log-odds of an answer, as far as calls about the same answers can tell."""
-    contests = [
-        Contest(item, shown, ranks, repeat)
-        for item, verdict in enumerate(judged)
-        for shown, ranks, repeat in zip(verdict.orders, verdict.rankings, verdict.repeats, strict=True)
-        if ranks
-    ]
-    return position_effects(contests, first_repeats)
 
 
 def _effect_lines(effects: Sequence[PositionEffects]) -> list[str]:
@@ -178,13 +170,17 @@ def _effect_lines(effects: Sequence[PositionEffects]) -> list[str]:
     return lines
 
 
-def _refuse_unparsed(judged: Sequence[Judged], limit: float, judge: str) -> None:
-    reasons = Counter(verdict.reason for verdict in judged if verdict.ranks is None)
-    share = sum(reasons.values()) / len(judged)
+def _refuse_unparsed(run: Run, reasons: Counter[str], prompts: int, judge: str) -> None:
+    """Stop once too many of all prompts are unranked; their shards go, since failed calls may be asked again."""
+    limit = run.config.rank.max_unparsed
+    share = reasons.total() / prompts
     if share > limit:
+        for kept in run.folder("unranked").glob("*.jsonl"):
+            (run.folder("rank") / kept.with_suffix(".parquet").name).unlink(missing_ok=True)
+            kept.unlink()
         worst, count = reasons.most_common(1)[0]
         raise StopStage(
-            f"rank: {sum(reasons.values())} of {len(judged)} prompts have no readable ranking "
+            f"rank: {reasons.total()} of {prompts} prompts have no readable ranking "
             f"({share:.0%}, limit {limit:.0%}); most often ({count}): {worst}; judge: {judge}. "
             "Replies are in calls.sqlite; use a stronger judge, or with another --run and --from this one raise "
             "rank.max_new_tokens where replies are cut off, or rank.max_unparsed"

@@ -38,7 +38,7 @@ def run(run: Run) -> dict[str, Any]:
     policy = Policy(models.load_policy(config.run.model), cfg.layers, cfg.temperature)
     reward_model = models.load_reward_model(str(run.folder("fit") / "model"), torch.bfloat16)
     recorder = Recorder(run.metrics_path, "tune")
-    with Ledger(run.ledger_path) as ledger:
+    with Ledger(run.ledger_path, "tune") as ledger:
         watch = selection.Watch(config, tables.prompts_of(run, "validation"), make_judge(config.rank, config, ledger))
         rankings = tables.rankings_of(run, prompts)
         loop = Loop(config, policy, reward_model, prompts, rankings, watch, recorder)

@@ -1,0 +1,229 @@
+"""`--estimate`: the calls, tokens, money and time that a run's endpoints will take, before anything is spent.
+
+Nothing here is exact: every assumption is in the result, and what cannot be known is named.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from starling import endpoints, figures, ledger, streams
+from starling.client import CHARACTERS_PER_TOKEN, FEWEST_CHARACTERS_PER_TOKEN
+from starling.config import Config
+from starling.endpoints import Endpoint
+from starling.ledger import Spent
+from starling.records import SPLITS
+from starling.store import Run
+
+STAGES = ("sample", "rank", "tune", "evaluate")
+PROMPT_CHARACTERS = 400  # of a prompt that has not been read yet
+JUDGE_CHARACTERS = 1600  # the K-wise template with its borders and instructions
+PAIR_TOKENS = 6  # what a judge writes for each pair of answers
+RANKING_TOKENS = 40  # and for all else
+ASKED_AT_MOST = 2  # a judge whose reply cannot be read is asked again
+SHARE_OF_CAP = 0.6  # of an answer's token cap, where no reply has been seen
+SECONDS_BEFORE_TEXT = 1.0
+TOKENS_PER_SECOND = 50.0
+PROMPTS_LOOKED_AT = 2000
+
+Range = tuple[float, float]  # as expected, and at most
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What one stage asks of one endpoint: calls in all, and characters in and tokens out of one of them."""
+
+    stage: str
+    endpoint: Endpoint
+    calls: Range
+    characters_in: Range
+    tokens_out: Range
+
+
+def estimate(config: Config, root: Path, stages: Sequence[str] = STAGES) -> dict[str, Any]:
+    """The stages' calls to endpoints, less those that the run in `root` has on file; and their sums."""
+    run = Run.read(root) if (root / "manifest.json").exists() else None
+    spent = ledger.read_spent(run.ledger_path) if run else []
+    prompt_characters = _prompt_characters(run)
+    assumptions = [
+        f"a token is {CHARACTERS_PER_TOKEN} characters, at the most expensive {FEWEST_CHARACTERS_PER_TOKEN}",
+        f"a call takes {SECONDS_BEFORE_TEXT:g} s and {TOKENS_PER_SECOND:g} tokens a second, until calls were seen",
+        f"a judge's reply takes {PAIR_TOKENS} tokens a pair of answers and {RANKING_TOKENS} more",
+    ]
+    if prompt_characters is None:
+        assumptions.append(f"a prompt has {PROMPT_CHARACTERS} characters, since none are read yet (`starling prompts`)")
+    parts = [
+        part
+        for stage in stages
+        if not (run and run.is_done(stage))
+        for part in _parts(config, run, stage, prompt_characters or (PROMPT_CHARACTERS, PROMPT_CHARACTERS * 2.0))
+    ]
+    found = [
+        _estimated(part, [s for s in spent if (s.stage, s.name) == (part.stage, part.endpoint.name)]) for part in parts
+    ]
+    known = _known_endpoints(config)
+    already = sum((known[s.name].usd(s.prompt_tokens, s.completion_tokens) or 0.0) for s in spent if s.name in known)
+    unknown = [
+        f"the price of {part['endpoint']}: give price_in and price_out in [[endpoints]]"
+        for part in found
+        if part["usd"] is None
+    ]
+    return {
+        "stages": found,
+        "usd": _sum([part["usd"] for part in found]),
+        "seconds": sum(part["seconds"] for part in found),
+        "spent_usd": already,
+        "budget_usd": config.run.budget_usd,
+        "assumptions": [*assumptions, f"shipped prices are of {endpoints.prices_as_of()}; check your provider"],
+        "unknown": list(dict.fromkeys(unknown)),
+    }
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """The estimate for people."""
+    if not found["stages"]:
+        return ["cost: no stage that is left asks an endpoint; nothing is spent"]
+    told = [
+        f"{part['stage']}: {part['endpoint']}: {_span(part['calls'])} calls"
+        + (f" ({part['on_file']:,} more are on file)" if part["on_file"] else "")
+        + f", {_span(part['prompt_tokens'])} tokens in, {_span(part['completion_tokens'])} out, "
+        f"{_money(part['usd'])}, about {figures.duration(part['seconds'])}"
+        for part in found["stages"]
+    ]
+    more = " and what is unknown" if found["unknown"] else ""
+    total = f"cost: {_money(found['usd'])}{more}, about {figures.duration(found['seconds'])} of calls"
+    if found["spent_usd"]:
+        total += f"; ${found['spent_usd']:,.4f} is spent already"
+    told.append(total)
+    if budget := found["budget_usd"]:
+        left = max(0.0, budget - found["spent_usd"])
+        most = None if found["unknown"] else found["usd"]["at_most"]
+        enough = (
+            "" if most is None else ": enough" if most <= left else ": may stop the run, which then goes on with more"
+        )
+        told.append(f"budget: ${budget:,.2f} (run.budget_usd), ${left:,.4f} left{enough}")
+    told += [f"unknown: {line}" for line in found["unknown"]]
+    return told + [f"  assumed: {line}" for line in found["assumptions"]]
+
+
+def _parts(config: Config, run: Run | None, stage: str, prompt: Range) -> list[Part]:
+    """What a stage asks of each of its endpoints."""
+    if stage == "sample":
+        return _sample_parts(config, run, prompt)
+    judge = endpoints.of_stage(config, stage)
+    if not judge:
+        return []
+    sample, tune = config.sample, config.tune
+    if stage == "rank":
+        prompts, k, cap = _sampled_prompts(config, run), len(sample.generators), sample.max_new_tokens
+    elif stage == "tune":
+        steps = tune.steps + tune.ranked_epochs * -(-tune.ranked_prompts // tune.prompts_per_step)
+        looks = steps // tune.validate_every + 2
+        prompts, k, cap = looks * config.prompts.validation * tune.validation_draws, 2, tune.max_new_tokens
+    else:
+        prompts, k, cap = config.prompts.test, 2, config.evaluate.answer_tokens
+    reply_cap = (config.evaluate if stage == "evaluate" else config.rank).max_new_tokens
+    answers = k * cap * CHARACTERS_PER_TOKEN
+    expected = min(reply_cap, RANKING_TOKENS + PAIR_TOKENS * k * (k - 1) / 2)
+    return [
+        Part(
+            stage=stage,
+            endpoint=judge[0],
+            calls=(prompts, prompts * ASKED_AT_MOST),
+            characters_in=(
+                JUDGE_CHARACTERS + prompt[0] + SHARE_OF_CAP * answers,
+                JUDGE_CHARACTERS + prompt[1] + answers,
+            ),
+            tokens_out=(expected, reply_cap),
+        )
+    ]
+
+
+def _sample_parts(config: Config, run: Run | None, prompt: Range) -> list[Part]:
+    cfg, found = config.sample, endpoints.of_generators(config)
+    prompts = _sampled_prompts(config, run)
+    return [
+        Part(
+            stage="sample",
+            endpoint=endpoint,
+            calls=(prompts * len(mine), prompts * len(mine)),
+            characters_in=tuple(one + max(map(len, mine)) for one in prompt),  # type: ignore[arg-type]
+            tokens_out=(SHARE_OF_CAP * cfg.max_new_tokens, cfg.max_new_tokens),
+        )
+        for model, endpoint in found.items()
+        if (mine := [generator.system for generator in cfg.generators if generator.model == model])
+    ]
+
+
+def _estimated(part: Part, seen: Sequence[Spent]) -> dict[str, Any]:
+    """A part's sums, from what was seen of it where the run is under way."""
+    on_file = sum(spent.calls for spent in seen)
+    tokens_in = part.characters_in[0] / CHARACTERS_PER_TOKEN, part.characters_in[1] / FEWEST_CHARACTERS_PER_TOKEN
+    tokens_out = part.tokens_out
+    seconds = SECONDS_BEFORE_TEXT + tokens_out[0] / TOKENS_PER_SECOND
+    if on_file:
+        tokens_in = sum(spent.prompt_tokens for spent in seen) / on_file, tokens_in[1]
+        tokens_out = min(tokens_out[1], sum(spent.completion_tokens for spent in seen) / on_file), tokens_out[1]
+        seconds = sum(spent.seconds for spent in seen) / on_file
+    calls = [max(0.0, number - on_file) for number in part.calls]
+    read, written = (
+        {"expected": round(calls[0] * tokens[0]), "at_most": round(calls[1] * max(tokens))}
+        for tokens in (tokens_in, tokens_out)
+    )
+    usd = {key: part.endpoint.usd(read[key], written[key]) for key in read}
+    minutes = [
+        calls[0] * seconds / part.endpoint.concurrency / 60,
+        calls[0] / (part.endpoint.requests_per_minute or float("inf")),
+        (read["expected"] + written["expected"]) / (part.endpoint.tokens_per_minute or float("inf")),
+    ]
+    return {
+        "stage": part.stage,
+        "endpoint": part.endpoint.name,
+        "model": part.endpoint.model,
+        "calls": {"expected": round(calls[0]), "at_most": round(calls[1])},
+        "on_file": on_file,
+        "prompt_tokens": read,
+        "completion_tokens": written,
+        "usd": None if usd["at_most"] is None else usd,
+        "seconds": round(60 * max(minutes), 1),
+    }
+
+
+def _prompt_characters(run: Run | None) -> Range | None:
+    """Mean and greatest length of the run's first prompts, None before they are read."""
+    if run is None or not run.is_done("prompts"):
+        return None
+    found = islice(streams.prompts(run, *SPLITS), PROMPTS_LOOKED_AT)
+    lengths = [sum(len(message["content"]) for message in prompt.messages) for prompt in found]
+    return sum(lengths) / len(lengths), float(max(lengths))
+
+
+def _sampled_prompts(config: Config, run: Run | None) -> int:
+    if run is not None and run.is_done("sample"):
+        return int(run.facts("sample")["prompts"])
+    wanted = {"train": config.sample.train_prompts, "validation": config.sample.validation_prompts}
+    if run is not None and run.is_done("prompts"):
+        used = run.facts("prompts")["used"]
+        return sum(min(number, used.get(split, number)) for split, number in wanted.items())
+    used = {"train": config.prompts.train, "validation": config.prompts.validation}
+    return sum(min(number, used[split]) for split, number in wanted.items())
+
+
+def _known_endpoints(config: Config) -> dict[str, Endpoint]:
+    return {endpoint.name: endpoint for stage in STAGES for endpoint in endpoints.of_stage(config, stage)}
+
+
+def _sum(parts: Sequence[dict[str, float] | None]) -> dict[str, float]:
+    """The sum of what is known."""
+    return {key: sum(part[key] for part in parts if part is not None) for key in ("expected", "at_most")}
+
+
+def _span(numbers: dict[str, float]) -> str:
+    low, high = numbers["expected"], numbers["at_most"]
+    return f"{low:,}" if low == high else f"{low:,} (at most {high:,})"
+
+
+def _money(usd: dict[str, float] | None) -> str:
+    return "price unknown" if usd is None else f"${usd['expected']:,.2f} (at most ${usd['at_most']:,.2f})"

@@ -1,0 +1,53 @@
+"""What is wrong with a recipe, in one line that names the table, the key and the line in the file."""
+
+import difflib
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+
+def explain(error: ValidationError, path: Path, text: str, config: type[BaseModel]) -> str:
+    """What is wrong first, where it stands, and the nearest known key."""
+    first = error.errors()[0]
+    where = [str(part) for part in first["loc"]]
+    key = where[-1]
+    place = f"[{'.'.join(where[:-1])}]" if where[:-1] else "the file"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, _known_keys(where[:-1], config), 1, 0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(_known_keys(where[:-1], config))}"
+        return f"config: {place} has no key {key!r}{hint}{_line(path, text, where)}{more}"
+    if first["type"] == "missing":
+        return f"config: {place} lacks {key!r} ({path}){more}"
+    return f"config: {place} {key} = {first['input']!r}: {first['msg']}{_line(path, text, where)}{more}"
+
+
+def _known_keys(where: list[str], config: type[BaseModel]) -> list[str]:
+    model: Any = config
+    for part in where:
+        if part.isdigit():
+            continue
+        annotation = model.model_fields[part].annotation
+        model = getattr(annotation, "__args__", (annotation,))[0]
+    return list(model.model_fields)
+
+
+def _line(path: Path, text: str, where: list[str]) -> str:
+    """The first line of the table or key that stands at `where`; "" where no line names it."""
+    wanted = ".".join(where) + "."
+    table = ""
+    seen: Counter[str] = Counter()  # [[tables]] of one name are numbered, as pydantic numbers them
+    for number, line in enumerate(text.splitlines(), 1):
+        key = ""
+        if header := re.match(r"\s*(\[\[?)\s*([\w.-]+)", line):
+            bracket, name = header.groups()
+            table = f"{name}." if bracket == "[" else f"{name}.{seen[name]}."
+            seen[name] += 1
+        elif assigned := re.match(r"\s*([\w.-]+)\s*=", line):
+            key = f"{assigned[1]}."
+        if (table + key).startswith(wanted):
+            return f" ({path}:{number})"
+    return ""

@@ -1,0 +1,116 @@
+"""What an endpoint's answer over HTTP means: a reply, or a fault and whether to try again."""
+
+import json
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from starling.endpoints import Endpoint
+from starling.records import Reply
+
+LONGEST_WAIT_SECONDS = 600.0  # an endpoint that asks for more, such as a spent day's quota, is not waited for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """An attempt without a valid reply: worth another one, or the end of this call, or of all of them.
+
+    `down` is whether the endpoint seems to be out of order rather than the call; the tokens are those it counted all
+    the same; `uncertain` is whether it may have worked on the call, and charge for it, without our knowing.
+    """
+
+    reason: str
+    retry: bool = True
+    fatal: bool = False
+    unreachable: bool = False
+    down: bool = False
+    throttled: bool = False
+    wait_seconds: float = 0.0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    uncertain: bool = False
+
+
+class Reader:
+    """Reads the answers of one endpoint; `models` are the names that it gave for the model behind them."""
+
+    def __init__(self, endpoint: Endpoint, key: str) -> None:
+        self._endpoint = endpoint
+        self._key = key
+        self.models: set[str] = set()
+
+    def read(self, status: int, headers: Mapping[str, str], payload: bytes, url: str) -> Reply | Fault:
+        """What came back from `url`, as a reply or as what is wrong with it."""
+        try:
+            content = json.loads(payload)
+        except (ValueError, RecursionError):
+            content = None
+        if 200 <= status < 300:
+            return self._read_reply(content, payload)
+        said = f"{status}: {self.plain(_complaint(content, payload))}"
+        if status == 401:
+            cause = "the key in " + self._endpoint.key_env if self._key else "calls without a key; set key_env"
+            return Fault(reason=f"the endpoint refuses {cause} ({said})", fatal=True)
+        if status == 404:
+            return Fault(reason=f"no model {self._endpoint.model!r}, or no chat at {url} ({said})", fatal=True)
+        if 300 <= status < 400:
+            return Fault(reason=f"{url} sends calls on to another address; use that one ({said})", fatal=True)
+        wait = _retry_after(headers.get("Retry-After", ""))
+        spent = b"insufficient_quota" in payload or wait > LONGEST_WAIT_SECONDS
+        retry = not spent and (status in (408, 409, 425, 429) or (status >= 500 and status != 501))
+        reason = f"too many requests ({said})" if status == 429 else f"the endpoint answers {said}"
+        down = retry and status in (502, 503, 504)
+        return Fault(reason=reason, retry=retry, down=down, throttled=retry and status == 429, wait_seconds=wait)
+
+    def _read_reply(self, content: Any, payload: bytes) -> Reply | Fault:
+        try:
+            choice = content["choices"][0]
+            text = choice["message"].get("content") or ""
+            if not isinstance(text, str):  # some servers answer in parts
+                text = "".join(part.get("text") or "" for part in text)
+            usage = content.get("usage") or {}
+            tokens = [int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")]
+            finish = choice.get("finish_reason")
+        except (TypeError, KeyError, IndexError, AttributeError, ValueError):
+            said = self.plain(_complaint(content, payload))
+            return Fault(reason=f"the reply is no chat completion: {said}", uncertain=True)
+        if isinstance(named := content.get("model"), str):
+            self.models.add(named)
+        counted: Any = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1]}
+        text = text.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be stored
+        if self._endpoint.strip_thinking and text.lstrip().startswith("<think>"):
+            text = text.partition("</think>")[2].lstrip()
+        if finish == "content_filter":
+            return Fault(reason="the provider's content filter stopped the reply", retry=False, **counted)
+        if not text.strip() and finish == "length":
+            return Fault(reason="the token cap was reached before any text; raise max_tokens", retry=False, **counted)
+        if not text.strip():
+            return Fault(reason="the reply is empty", **counted)
+        return Reply(text=text, finished=finish != "length", **counted)
+
+    def plain(self, text: object) -> str:
+        """One short line without the key, which some endpoints repeat when they refuse it."""
+        line = " ".join(str(text).split())
+        line = line.replace(self._key, "***") if self._key else line
+        return re.sub(r"\bsk-[\w*-]+", "***", line)[:200]
+
+
+def _retry_after(value: str) -> float:
+    """Seconds to wait, from a number or a date; 0 where there is neither."""
+    if re.fullmatch(r"\d+(\.\d+)?", value.strip()):
+        return float(value)
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return 0.0
+
+
+def _complaint(content: Any, payload: bytes) -> str:
+    """What the endpoint says is wrong, in its own words."""
+    said = content.get("error", content) if isinstance(content, dict) else content
+    if isinstance(said, dict):
+        said = said.get("message") or said.get("detail") or said
+    return str(said or payload[:400].decode(errors="replace") or "no text")

@@ -1,0 +1,117 @@
+"""What a MODEL of a recipe means: an endpoint by name, one by URL, or a model in this process."""
+
+from pathlib import Path
+
+import pytest
+
+from starling import config, endpoints
+from starling.endpoints import Endpoint
+from starling.errors import UsageError
+
+RECIPE = """
+[run]
+budget_usd = {budget}
+[[endpoints]]
+name = "judge"
+urls = ["https://api.openai.com/v1"]
+model = "gpt-4o"
+key_env = "JUDGE_KEY"
+concurrency = 3
+[[endpoints]]
+name = "far"
+urls = ["http://a/v1", "http://b/v1"]
+model = "qwen"
+price_in = 0.0
+price_out = 0.5
+[[sample.generators]]
+name = "one"
+model = "far"
+[[sample.generators]]
+name = "two"
+[rank]
+judge = "judge"
+concurrency = 7
+"""
+
+
+def load(folder: Path, *overrides: str, more: str = "", budget: float = 0.0) -> config.Config:
+    path = folder / "mine.toml"
+    path.write_text(RECIPE.format(budget=budget) + more)
+    return config.load(path, list(overrides))
+
+
+def test_judge_and_generator_have_endpoints_of_their_own(tmp_path: Path) -> None:
+    loaded = load(tmp_path)
+    (judge,) = endpoints.of_stage(loaded, "rank")
+    (far,) = endpoints.of_stage(loaded, "sample")
+    assert (judge.name, judge.model, judge.key_env, judge.concurrency) == ("judge", "gpt-4o", "JUDGE_KEY", 3)
+    assert (far.name, tuple(far.urls), far.key_env, far.concurrency) == ("far", ("http://a/v1", "http://b/v1"), "", 8)
+    assert endpoints.of_stage(loaded, "tune") == [judge]  # which looks at its steps with it
+    assert endpoints.of_stage(loaded, "evaluate") == endpoints.of_stage(loaded, "fit") == []
+
+
+def test_the_simple_form_takes_key_and_concurrency_from_its_table(tmp_path: Path) -> None:
+    loaded = load(tmp_path, "rank.judge=openai:m@http://here:1/v1", "rank.key_env=MINE")
+    (judge,) = endpoints.of_stage(loaded, "rank")
+    assert (judge.name, judge.key_env, judge.concurrency) == ("m@here:1", "MINE", 7)
+
+
+def test_the_recipes_price_goes_before_the_shipped_one_and_an_unknown_one_is_not_zero(tmp_path: Path) -> None:
+    loaded = load(tmp_path)
+    (judge,), (far,) = endpoints.of_stage(loaded, "rank"), endpoints.of_stage(loaded, "sample")
+    assert judge.usd(1_000_000, 100_000) == 2.5 + 1.0  # as listed for gpt-4o at its provider's own host
+    assert far.usd(1_000_000, 1_000_000) == 0.5
+    assert Endpoint(name="n", urls=("http://x",), model="m", price_in=1.0).usd(1, 1) is None
+    assert endpoints.listed_price(("https://elsewhere.example/v1",), "gpt-4o") == (None, None)
+    assert endpoints.parse_endpoint("openai:gpt-4o-mini@https://api.openai.com/v1").usd(0, 1_000_000) == 0.6
+    assert endpoints.prices_as_of() == "2026-05-07"
+
+
+def test_every_shipped_price_is_a_pair_with_output_above_input() -> None:
+    for provider in endpoints._price_table()["providers"]:
+        for price_in, price_out in provider["models"].values():
+            assert 0 < price_in < price_out
+
+
+def test_a_key_that_a_later_stage_lacks_is_told_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JUDGE_KEY", raising=False)
+    with pytest.raises(UsageError, match=r"^rank: judge: put the key into the environment variable JUDGE_KEY"):
+        endpoints.refuse_unready(load(tmp_path), ["prompts", "sample", "rank"])
+    endpoints.refuse_unready(load(tmp_path), ["prompts", "sample"])
+    monkeypatch.setenv("JUDGE_KEY", "sesame")
+    endpoints.refuse_unready(load(tmp_path), ["prompts", "sample", "rank"])
+
+
+def test_a_budget_needs_every_price(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUDGE_KEY", "sesame")
+    endpoints.refuse_unready(load(tmp_path, budget=1.0), ["sample", "rank"])
+    loaded = load(tmp_path, "rank.judge=openai:m@http://here:1/v1", budget=1.0)
+    with pytest.raises(UsageError, match=r"^rank: run\.budget_usd = 1 cannot be kept, since the price of m@here:1 is"):
+        endpoints.refuse_unready(loaded, ["sample", "rank"])
+
+
+def test_a_misspelt_endpoint_is_told_by_its_nearest_name(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"there is no endpoint 'jugde'; did you mean 'judge'\?"):
+        endpoints.of_stage(load(tmp_path, "rank.judge=jugde"), "rank")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('name = "judge"\nurls = ["http://x"]\nmodel = "m"', "two endpoints are called 'judge'"),
+        ('name = "smollm2"\nurls = ["http://x"]\nmodel = "m"', "'smollm2' is taken"),
+        ('name = "a b"\nurls = ["http://x"]\nmodel = "m"', "name = 'a b'"),
+        ('name = "c"\nurls = []\nmodel = "m"', "urls"),
+        ('name = "c"\nurls = ["http://x"]\nmodel = "m"\nprice_in = -1', "price_in"),
+        ('name = "c"\nurls = ["http://x"]\nmodel = "m"\nconcurency = 1', "did you mean 'concurrency'"),
+    ],
+)
+def test_an_endpoint_that_cannot_be_is_refused_when_the_recipe_is_read(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        load(tmp_path, more=f"[[endpoints]]\n{text}\n")
+
+
+def test_a_recipe_with_endpoints_comes_back_as_it_was(tmp_path: Path) -> None:
+    loaded = load(tmp_path)
+    (tmp_path / "resolved.toml").write_text(config.dump(loaded))
+    assert config.load(tmp_path / "resolved.toml") == loaded

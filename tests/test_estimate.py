@@ -1,0 +1,108 @@
+"""--estimate: what endpoints will be asked, before anything is spent."""
+
+import json
+from pathlib import Path
+
+import pytest
+from servers import Server, ranking_judge, replies_with
+from small_road import recipe
+
+from starling import cli, config, estimate
+
+ENDPOINT = """
+[[endpoints]]
+name = "{name}"
+urls = ["{url}"]
+model = "m"
+concurrency = 2
+requests_per_minute = {rate}
+"""
+PRICES = "price_in = 1.0\nprice_out = 10.0\n"
+FAR = '[[sample.generators]]\nname = "far"\nmodel = "far"\n'
+
+
+def small(
+    folder: Path, model: Path, url: str = "http://127.0.0.1:9/v1", *, rate: float = 0, prices: str = PRICES, **more
+):
+    """Fifteen prompts, three generators in process, one and the judge behind URLs."""
+    path = recipe(folder, model, rank__judge="judge", rank__probe_prompts=0, rank__max_new_tokens=200, **more)
+    names = "".join(ENDPOINT.format(name=name, url=url, rate=rate) + prices for name in ("far", "judge"))
+    path.write_text(path.read_text() + FAR + names)
+    return path
+
+
+def test_the_sums_are_those_worked_out_by_hand(tiny_model: Path, tmp_path: Path) -> None:
+    loaded = config.load(small(tmp_path, tiny_model, rate=3))
+    found = estimate.estimate(loaded, tmp_path / "no-run", ["sample", "rank"])
+    sample, rank = found["stages"]
+    # sample: 15 calls of 400 characters (at most 800, at 2 a token), out 0.6 * 16 and at most 16 tokens.
+    assert sample["calls"] == {"expected": 15, "at_most": 15}
+    assert sample["prompt_tokens"] == {"expected": 15 * 100, "at_most": 15 * 400}
+    assert sample["completion_tokens"] == {"expected": 144, "at_most": 240}
+    assert sample["usd"]["expected"] == pytest.approx((1500 * 1 + 144 * 10) / 1e6)
+    assert sample["seconds"] == 60 * 15 / 3  # the requests a minute bind
+    # rank: 4 answers of 16 tokens are 256 characters, 0.6 of them 153.6; 6 pairs: 40 + 6 * 6 tokens out.
+    assert rank["calls"] == {"expected": 15, "at_most": 30}
+    assert rank["prompt_tokens"]["expected"] == round(15 * (1600 + 400 + 153.6) / 4)
+    assert rank["prompt_tokens"]["at_most"] == 30 * (1600 + 800 + 256) / 2
+    assert rank["completion_tokens"] == {"expected": 15 * 76, "at_most": 30 * 200}
+    assert found["usd"]["at_most"] == pytest.approx(sample["usd"]["at_most"] + rank["usd"]["at_most"])
+    assert found["unknown"] == []
+
+
+def test_without_limits_time_is_calls_over_connections(tiny_model: Path, tmp_path: Path) -> None:
+    loaded = config.load(small(tmp_path, tiny_model))
+    (rank,) = estimate.estimate(loaded, tmp_path / "no-run", ["rank"])["stages"]
+    assert rank["seconds"] == pytest.approx(15 * (1 + 76 / 50) / 2, abs=0.1)
+
+
+def test_an_unknown_price_is_said_and_not_counted_as_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    loaded = config.load(small(tmp_path, tiny_model, prices=""))
+    found = estimate.estimate(loaded, tmp_path / "no-run")
+    assert [part["usd"] for part in found["stages"]] == [None] * len(found["stages"])
+    assert found["unknown"] == [
+        f"the price of {name}: give price_in and price_out in [[endpoints]]" for name in ("far", "judge")
+    ]
+    assert any("and what is unknown" in line for line in estimate.lines(found))
+
+
+def test_a_road_without_endpoints_costs_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    found = estimate.estimate(config.load(recipe(tmp_path, tiny_model)), tmp_path / "no-run")
+    assert found["stages"] == []
+    assert estimate.lines(found) == ["cost: no stage that is left asks an endpoint; nothing is spent"]
+
+
+def test_what_the_run_has_on_file_is_not_counted_and_nothing_is_written(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "run"
+    judge = ranking_judge(len)
+    with Server(always=replies_with(lambda text: judge(text) if "<<answer A" in text else f"so {text}")) as server:
+        path = small(tmp_path, tiny_model, server.url)
+        assert cli.main(["run", str(path), "--run", str(root), "--until", "prompts"]) == 0
+        capsys.readouterr()
+        assert cli.main(["sample", str(path), "--run", str(root), "--estimate", "--json"]) == 0
+        (before,) = json.loads(capsys.readouterr().out)["stages"]
+        longest = max(len(f"Write about the {topic} in lower case.") for topic in ("rain", "plain", "river"))
+        assert before["prompt_tokens"]["at_most"] == 15 * round((longest) / 2)  # real prompts now, not assumed ones
+        assert server.requests == []
+
+        assert cli.main(["run", str(path), "--run", str(root), "--until", "rank"]) == 0
+        printed = capsys.readouterr().out
+        assert "sample: far: 15 calls, 0 replies from the ledger, 105 tokens in, 45 out, $0.0006" in printed
+        assert "rank: judge: 15 calls, 0 replies from the ledger, 105 tokens in, 45 out, $0.0006" in printed
+        stamps = {file: file.stat().st_mtime_ns for file in root.rglob("*")}
+        assert cli.main(["run", "--run", str(root), "--until", "rank", "--estimate", "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["stages"] == []
+        assert found["spent_usd"] == pytest.approx(2 * (105 * 1 + 45 * 10) / 1e6)
+        # A stage that stopped half way: its replies are on file.
+        manifest = json.loads((root / "manifest.json").read_text())
+        manifest["stages"]["rank"]["state"] = "running"
+        (root / "manifest.json").write_text(json.dumps(manifest))
+        assert cli.main(["rank", "--run", str(root), "--estimate"]) == 0
+        assert "rank: judge: 0 (at most 15) calls (15 more are on file)" in capsys.readouterr().out
+    del stamps[root / "manifest.json"]
+    assert {file: file.stat().st_mtime_ns for file in stamps if file.is_file()} == {
+        file: stamp for file, stamp in stamps.items() if file.is_file()
+    }

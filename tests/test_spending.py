@@ -1,0 +1,174 @@
+"""What a run spends on endpoints, over all its attempts, and what stops it before the budget is passed."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from servers import Server, fails, ranking_judge, replies_with
+from small_road import recipe
+
+from starling import cli, config, tables
+from starling.ledger import _SINCE_2, Ledger, call_key, read_spent
+from starling.records import Reply
+from starling.store import Run
+
+ENDPOINTS = """
+[[sample.generators]]
+name = "far"
+model = "policy"
+[[endpoints]]
+name = "policy"
+urls = ["{policy}"]
+model = "p"
+concurrency = 2
+price_in = 0.0
+price_out = 1000.0
+[[endpoints]]
+name = "judge"
+urls = ["{judge}"]
+model = "j"
+price_in = 0.0
+price_out = 2000.0
+"""
+
+
+def road(folder: Path, model: Path, policy: str, judge: str) -> Path:
+    path = recipe(folder, model, rank__judge="judge", rank__probe_prompts=0)
+    path.write_text(path.read_text() + ENDPOINTS.format(policy=policy, judge=judge))
+    return path
+
+
+@pytest.fixture
+def servers():
+    with (
+        Server(always=replies_with(lambda text: f"so {text}")) as policy,
+        Server(always=replies_with(ranking_judge(len))) as judge,
+    ):
+        yield policy, judge
+
+
+def test_policy_and_judge_never_mix_and_the_facts_say_what_each_cost(tiny_model, tmp_path, servers) -> None:
+    policy, judge = servers
+    path = road(tmp_path, tiny_model, policy.url, judge.url)
+    assert cli.main(["run", str(path), "--run", str(tmp_path / "run"), "--until", "rank"]) == 0
+    run = Run.read(tmp_path / "run")
+    assert {payload["model"] for payload in policy.requests} == {"p"}
+    assert {payload["model"] for payload in judge.requests} == {"j"}
+    # each of 15 replies counts 7 tokens in and 3 out; 45 at $1,000 and $2,000 a million
+    usual = {"calls": 15, "from_ledger": 0, "failures": 0, "prompt_tokens": 105, "completion_tokens": 45}
+    assert run.facts("sample")["spending"] == [
+        {"endpoint": "policy", "model": "p", **usual, "usd": pytest.approx(0.045), "answered_as": []}
+    ]
+    assert run.facts("rank")["spending"] == [
+        {"endpoint": "judge", "model": "j", **usual, "usd": pytest.approx(0.09), "answered_as": []}
+    ]
+    assert run.facts("rank")["judge"] == "kwise:judge"
+
+
+def test_a_budget_stops_the_run_which_goes_on_with_more_and_pays_nothing_twice(
+    tiny_model, tmp_path, servers, capsys
+) -> None:
+    policy, judge = servers
+    root = tmp_path / "run"
+    path = road(tmp_path, tiny_model, policy.url, judge.url)
+    arguments = ["run", str(path), "--run", str(root), "--until", "sample"]
+    # A call may cost 16 tokens, $0.016, and does cost $0.003: nine calls are $0.027, the tenth might pass $0.04.
+    assert cli.main([*arguments, "--set", "run.budget_usd=0.04"]) == 1
+    said = capsys.readouterr().err
+    assert "sample: stopped before the budget of $0.04 (run.budget_usd) is passed: $0.0270 is spent, $0.0130 is" in said
+    assert f"starling run --run {root} --set run.budget_usd=..." in said
+    asked = len(policy.requests)
+    assert asked == 9
+    assert cli.main(["run", "--run", str(root), "--until", "sample"]) == 1  # what was spent counts on
+    assert len(policy.requests) == asked
+    assert cli.main(["run", "--run", str(root), "--until", "sample", "--set", "run.budget_usd=1"]) == 0
+    assert len(policy.requests) == 15
+    (spent,) = Run.read(root).facts("sample")["spending"]
+    # Of the nine, five stood in a written shard, which is not asked for again.
+    assert (spent["calls"], spent["from_ledger"], spent["usd"]) == (15, 4, pytest.approx(0.045))
+    assert Run.read(root).config.run.budget_usd == 1
+
+
+def test_a_missing_key_of_the_judge_is_told_before_anything_is_asked(
+    tiny_model, tmp_path, servers, capsys, monkeypatch
+):
+    policy, judge = servers
+    monkeypatch.delenv("JUDGE_KEY", raising=False)
+    path = road(tmp_path, tiny_model, policy.url, judge.url)
+    path.write_text(path.read_text() + 'key_env = "JUDGE_KEY"\n')
+    assert cli.main(["run", str(path), "--run", str(tmp_path / "run")]) == 2
+    assert "rank: judge: put the key into the environment variable JUDGE_KEY" in capsys.readouterr().err
+    assert policy.requests == judge.requests == []
+    assert Run.read(tmp_path / "run").manifest["stages"] == {}
+
+
+def test_limits_and_prices_of_a_run_may_change_but_not_what_its_rows_depend_on(
+    tiny_model, tmp_path, servers, capsys
+) -> None:
+    policy, judge = servers
+    path = road(tmp_path, tiny_model, policy.url, judge.url)
+    arguments = ["run", str(path), "--run", str(tmp_path / "run"), "--until", "sample"]
+    assert cli.main(arguments) == 0
+    text = path.read_text()
+    path.write_text(text.replace("concurrency = 2", "concurrency = 3").replace("2000.0", "1.0"))
+    assert cli.main(arguments) == 0
+    assert Run.read(tmp_path / "run").config.endpoints[0].concurrency == 3
+    path.write_text(text.replace('model = "p"', 'model = "q"'))
+    assert cli.main(arguments) == 2
+    assert "endpoints: others, or of other models" in capsys.readouterr().err
+    # Another run takes over what agrees: prompts, but not the answers of another model.
+    other = [*arguments[:3], str(tmp_path / "other"), *arguments[4:], "--from", str(tmp_path / "run")]
+    assert cli.main(other) == 0
+    assert {payload["model"] for payload in policy.requests} == {"p", "q"}
+    assert len(tables.candidates_of(Run.read(tmp_path / "other"))) == 60
+
+
+def test_a_stage_past_its_deadline_stops_and_goes_on_later(tiny_model, tmp_path, servers, capsys) -> None:
+    policy, judge = servers
+    path = road(tmp_path, tiny_model, policy.url, judge.url)
+    arguments = ["run", str(path), "--run", str(tmp_path / "run"), "--until", "sample"]
+    assert cli.main([*arguments, "--set", "sample.deadline_seconds=1e-6"]) == 1
+    assert "sample: the time of 1e-06 s (sample.deadline_seconds) is over" in capsys.readouterr().err
+    assert cli.main(arguments) == 0
+
+
+def test_failed_attempts_are_counted_and_cost_nothing_where_the_endpoint_said_no(tiny_model, tmp_path, servers) -> None:
+    _, judge = servers
+    with Server(fails(500), fails(429), always=replies_with(lambda text: "so")) as policy:
+        path = road(tmp_path, tiny_model, policy.url, judge.url)
+        assert cli.main(["run", str(path), "--run", str(tmp_path / "run"), "--until", "sample"]) == 0
+    (spent,) = Run.read(tmp_path / "run").facts("sample")["spending"]
+    assert (spent["calls"], spent["failures"], spent["completion_tokens"]) == (15, 2, 45)
+
+
+def test_a_ledger_of_the_first_version_is_read_on_and_its_tokens_count(tmp_path: Path) -> None:
+    path = tmp_path / "calls.sqlite"
+    key = call_key("judge", "m", "{}", 0)
+    with Ledger(path) as new:
+        new.replied(new.sent(key, name="judge", model="m", request="{}", draw=0), Reply(
+            text="yes", finished=True, prompt_tokens=5, completion_tokens=2))  # fmt: skip
+    with sqlite3.connect(path) as db:  # as it was before: no askers, no tokens of attempts
+        db.execute("DROP TABLE askers")
+        for column in ("asker", "prompt_tokens", "completion_tokens"):
+            db.execute(f"ALTER TABLE attempts DROP COLUMN {column}")
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    assert read_spent(path) == []
+    with Ledger(path) as opened:
+        assert opened.get(key).text == "yes"
+        (spent,) = opened.spent()
+    assert (spent.name, spent.calls, spent.prompt_tokens, spent.completion_tokens) == ("judge", 1, 5, 2)
+    assert read_spent(path) == [spent]
+    assert len(_SINCE_2) > 1
+
+
+def test_every_setting_that_may_change_is_a_setting() -> None:
+    def tables_of(model):
+        yield model
+        for field in model.model_fields.values():
+            for inner in (field.annotation, *getattr(field.annotation, "__args__", ())):
+                if isinstance(inner, type) and issubclass(inner, config.Table):
+                    yield from tables_of(inner)
+
+    for table in set(tables_of(config.Config)):
+        assert table.may_change <= set(table.model_fields)

@@ -1,0 +1,66 @@
+"""Prompts and answers shard by shard."""
+
+from pathlib import Path
+
+import pytest
+
+from starling import config, streams, tables
+from starling.store import Run
+from starling.streams import Answers
+
+RECIPE = '[[sample.generators]]\nname = "a"\n[[sample.generators]]\nname = "b"\n'
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Ten prompts, of which one of three is for validation; p0 to p6 have two answers, p7 has three, p8 and p9 none."""
+    (tmp_path / "r.toml").write_text(RECIPE)
+    run = Run.open(tmp_path / "run", config.load(tmp_path / "r.toml"))
+    rows = [
+        tables.prompt_row(
+            tables.prompt_from_row(
+                {"id": f"p{one}", "prompt": f"ask {one}", "split": "validation" if one % 3 == 0 else "train"}, "here"
+            )
+        )
+        for one in range(10)
+    ]
+    tables.write_parquet(run.folder("prompts") / "00000.parquet", rows, tables.PROMPTS)
+    for name, draw, ids in (("b-0", 1, range(4)), ("b-1", 1, range(4, 8)), ("a-0", 0, range(8)), ("c-0", 2, [7])):
+        answers = [
+            {"prompt_id": f"p{one}", "model": name[0], "draw": draw, "answer": f"{name} {one}", "finished": one != 2,
+             "weakened": False, "seed": 0, "num_tokens": 3}
+            for one in ids
+        ]  # fmt: skip
+        tables.write_parquet(run.folder("sample") / f"{name}.parquet", answers, tables.CANDIDATES)
+    return run
+
+
+def test_prompts_come_in_the_tables_order(run: Run) -> None:
+    assert list(streams.prompts(run, "train", "validation")) == tables.prompts_of(run, "train", "validation")
+    assert [prompt.id for prompt in streams.prompts(run, "validation")] == ["p0", "p3", "p6", "p9"]
+
+
+def test_a_shard_holds_prompts_of_one_number_of_answers_in_whole_blocks(run: Run) -> None:
+    answers = Answers(run)
+    assert len(answers) == 8
+    # 3 is rounded up to 4 for two answers, and stays 3 for three
+    assert [[prompt.id for prompt, _ in shard] for shard in answers.shards(3)] == [
+        ["p7"],
+        ["p0", "p1", "p2", "p3"],
+        ["p4", "p5", "p6"],
+    ]
+
+
+def test_answers_stand_in_the_order_of_their_draws(run: Run) -> None:
+    found = {prompt.id: [a.answer for a in answers] for shard in Answers(run).shards(100) for prompt, answers in shard}
+    assert found["p7"] == ["a-0 7", "b-1 7", "c-0 7"]
+    assert found["p1"] == ["a-0 1", "b-0 1"]
+
+
+def test_answers_are_counted_over_all_files(run: Run) -> None:
+    assert streams.count_answers(run) == {"prompts": 8, "answers": 17, "tokens": 51, "finished": 15 / 17}
+
+
+def test_batches_end_with_a_shorter_one() -> None:
+    assert list(streams.batches(range(5), 2)) == [[0, 1], [2, 3], [4]]
+    assert list(streams.batches([], 2)) == []

@@ -1,0 +1,57 @@
+"""Running sums over rankings, against values worked out by hand and against the audit on the whole."""
+
+import random
+
+import pytest
+
+from starling import audit
+from starling.judgements import Judgement
+from starling.tally import Tally
+
+
+def row(*answers: tuple[str, str, float]) -> dict:
+    return {"answers": [{"model": model, "answer": answer, "rank": rank} for model, answer, rank in answers]}
+
+
+def test_sums_over_shards_are_those_worked_out_by_hand() -> None:
+    tally = Tally()
+    tally.add([row(("a", "xxx", 1.0), ("b", "x", 2.0))], [{"reason": "cut"}])
+    tally.add([row(("b", "x", 1.0), ("a", "xx", 1.0), ("c", "xxx", 3.0))], [{"reason": "cut"}, {"reason": "no"}])
+    # a: (1 + 1) / 2, b: (2 + 1) / 2, c: 3. Pairs: 1 + 3, one of them tied. Of unlike length and untied: a above b
+    # (longer), b above c (shorter), a above c (shorter).
+    assert tally.facts() == {
+        "ranked": 2,
+        "unranked": 3,
+        "mean_rank": {"a": 1.0, "b": 1.5, "c": 3.0},
+        "longer_ranked_above": {"share": 1 / 3, "n": 3},
+        "tied_pairs": 0.25,
+    }
+    assert tally.reasons == {"cut": 2, "no": 1}
+
+
+def test_nothing_ranked_gives_no_share() -> None:
+    assert Tally().facts()["longer_ranked_above"] == {"share": None, "n": 0}
+
+
+def test_the_sums_agree_with_the_audit_of_the_whole() -> None:
+    source = random.Random(3)
+    rows = [
+        row(*((f"m{one}", "x" * source.randint(1, 4), float(source.randint(1, 3))) for one in range(5)))
+        for _ in range(50)
+    ]
+    calls = [
+        Judgement(
+            prompt="p",
+            answers=[a["answer"] for a in one["answers"]],
+            models=[a["model"] for a in one["answers"]],
+            ranks=[a["rank"] for a in one["answers"]],
+        )
+        for one in rows
+    ]
+    tally = Tally()
+    for start in range(0, 50, 7):
+        tally.add(rows[start : start + 7], [])
+    facts = tally.facts()
+    assert facts["mean_rank"] == pytest.approx(audit.mean_rank_by_model(calls))
+    assert facts["longer_ranked_above"] == audit.length_effect(calls)
+    assert facts["tied_pairs"] == audit.tied_share(calls)
