@@ -142,7 +142,7 @@ def test_shards_give_the_same_rankings_orders_and_facts_as_one_shard(
             changes = {"rank__judge": f"openai:judge@{server.url}", "rank__probe_prompts": 0}
             run = start(tmp_path / name, tiny_model, sampled, rank__shard_prompts=size, **changes)
             facts = rank.run(run)
-        rows = [row | {"judge": ""} for row in tables.read_rows(run.folder("rank"))]
+        rows = [row | {"judge": "", "calls": []} for row in tables.read_rows(run.folder("rank"))]
         found.append((rows, {key: facts[key] for key in ("ranked", "mean_rank", "longer_ranked_above", "tied_pairs")}))
     assert found[0] == found[1]
     # 4 is rounded up to 6, a multiple of the three answers: 6 + 6 + 3 prompts
