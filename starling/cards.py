@@ -47,7 +47,7 @@ def data_card(run: Run | None, rankings: Path, form: Form, facts: Mapping[str, A
         loader=PackageLoader("starling", "pages"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"md": markdown, "number": figures.number, "share": figures.share}
-    log = judgements.read(rankings if run is None else run.root)
+    log = judgements.read(run.root if run is not None and rankings.samefile(run.root / "rank") else rankings)
     found = lineage(run, facts) | {"form": form, "facts": facts, "audit": audit.audit(log), "say": audit_text}
     page = environment.get_template("card.md.jinja").render(found | {"how": HOW[facts["format"]]})
     return f"---\n{header(facts, licence)}\n---\n\n{page}"

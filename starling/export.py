@@ -4,7 +4,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing
+from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -61,8 +61,9 @@ def export(source: Path, to: str, out: Path, *, pairs: str = "", licence: str = 
     All is written into `<out>.partial` first. `out` may be an earlier export of the same form, which is replaced.
     """
     form = check(to, pairs)
-    run = Run.read(source) if (source / "manifest.json").exists() else None
-    rankings = source if run is None else run.root / "rank"
+    whole = (source / "manifest.json").exists()
+    run = Run.read(source) if whole else lineage.run_of(source)
+    rankings = source / "rank" if whole else source
     if run is not None:
         run.facts("rank")
         run.refuse_damage(["prompts", "rank"])
@@ -116,10 +117,16 @@ class _Split:
         if len(self._waiting) >= CHUNK:
             self._flush()
 
-    def close(self) -> None:
+    def finish(self) -> None:
         self._flush()
         if self._writer is not None:
             with explained(f"writing {self.path}"):
+                self._writer.close()
+
+    def abandon(self) -> None:
+        """Let the file go where writing has failed: what closing it would say is not the news."""
+        if self._writer is not None:
+            with suppress(OSError, pa.ArrowInvalid):
                 self._writer.close()
 
     def _flush(self) -> None:
@@ -165,7 +172,7 @@ def _write(form: Form, rankings: Path, folder: Path, pairs: str, run: Run | None
     splits: dict[str, _Split] = {}
     read: Counter[str] = Counter()
     tally = _Tally()
-    with ExitStack() as stack:
+    try:
         for number, row in enumerate(tables.stream_rows(rankings), 1):
             ranking = tables.ranking_from_row(row, f"{rankings}:{number}")
             split = split_of.get(ranking.prompt_id, "train")
@@ -175,8 +182,13 @@ def _write(form: Form, rankings: Path, folder: Path, pairs: str, run: Run | None
             for made in form.write(item, left_out):
                 if split not in splits:
                     splits[split] = _Split(folder / f"{split}{form.ending}", form.schema)
-                    stack.enter_context(closing(splits[split]))
                 splits[split].add(made)
+        for one in splits.values():
+            one.finish()
+    except BaseException:
+        for one in splits.values():
+            one.abandon()
+        raise
     if not read:
         raise DataError(f"export: {rankings} holds no rankings")
     if not splits:

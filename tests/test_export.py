@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,17 @@ def test_a_run_is_exported_by_split_with_the_systems_of_its_generators(tmp_path:
     assert facts["strategy"] == "a program"
 
 
+def test_a_table_that_stands_in_its_run_keeps_its_splits(tmp_path: Path) -> None:
+    run = runs.make(tmp_path / "run", ("prompts", "sample", "rank"))
+    rows = tables.read_rows(run.root / "prompts")
+    moved = [row | ({"split": "validation"} if row["id"] == "train-0" else {}) for row in rows]
+    tables.write_parquet(run.root / "prompts" / "00000.parquet", moved, tables.PROMPTS)
+    run.finished("prompts", run.facts("prompts"))
+    for number, source in enumerate((run.root, run.root / "rank", run.root / "rank" / "00000.parquet")):
+        facts = export.export(source, "trl", tmp_path / f"out-{number}")
+        assert facts["rows"] == {"validation": 1}
+
+
 def test_a_run_without_rank_says_how_to_make_it(tmp_path: Path) -> None:
     run = runs.make(tmp_path / "run", ("prompts", "sample"))
     with pytest.raises(UsageError, match=r"rank: not done yet in .*--until rank"):
@@ -346,6 +358,27 @@ def test_a_file_that_the_system_does_not_take_is_one_line_and_the_old_export_sta
     assert printed.startswith("error: writing ") and "File too large" in printed and printed.count("\n") == 1
     assert content(table.parent / "out") == before
     assert not (table.parent / "out.partial").exists()
+
+
+@pytest.mark.parametrize("form", ["trl", "nemo-rl"])
+def test_a_full_disk_is_one_line_and_gets_its_room_back(
+    table: Path, form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    disk = table.parent / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a full disk is a small tmpfs here, and mounting one needs root")
+    try:
+        row = {"prompt": "hi", "rejected": "no"}
+        table.write_text("".join(json.dumps(row | {"chosen": os.urandom(200).hex()}) + "\n" for _ in range(2500)))
+        assert cli.main(["export", str(table), "--to", form, "--out", str(disk / "out")]) == 1
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: writing ") and "No space left on device; free space or choose" in printed
+    assert printed.count("\n") == 1
 
 
 # the command
