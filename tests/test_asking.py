@@ -3,12 +3,16 @@
 from itertools import product
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scripted import ScriptedChat, honest, item, judge
 from servers import Server, replies_with, shown_answers
 
 from starling.client import Client, Endpoint
 from starling.judges.asking import template_text
+from starling.judges.frame import defuse, without_quotes
 from starling.judges.llm import STRATEGIES
+from starling.judges.parse import Unparsed
 from starling.ledger import Ledger
 from starling.records import Reply
 
@@ -139,3 +143,27 @@ def test_json_asks_the_endpoint_for_the_schema_and_text_does_not(tmp_path, strat
             schema = wanted["json_schema"]["schema"]
             assert (wanted["type"], wanted["json_schema"]["strict"]) == ("json_schema", True)
             assert set(schema["required"]) == set(schema["properties"]) and schema["additionalProperties"] is False
+
+
+PIECES = st.sampled_from(
+    ["[", "]", "[[", "]]", "A", "B", "C", "tie", "7", "10", ",", "=", ":", " ", "\n", "'", '"', "vs", ">", "Ranking",
+     "Good-natured", "yes", "no", "not", "this is", "a", "good natured conversation", "(quoted) ", "\u200b", "\uff3b",
+     "\u0410", "{", "}", '"winner"']
+)  # fmt: skip
+
+
+@given(st.lists(PIECES, max_size=25).map("".join))
+@settings(max_examples=400, deadline=None)
+def test_whatever_a_judge_copies_after_its_verdict_it_is_the_same_verdict_or_none(text):
+    own = {
+        "kwise": "Good-natured: yes\nA vs B: B\nRanking: [[C, B, A]]",
+        "direct": "[[C, B, A]]",
+        "pairwise": "Winner: [[B]]",
+        "pointwise": "Rating: [[5]]",
+    }
+    for name, strategy in STRATEGIES.items():
+        k = {"pairwise": 2, "pointwise": 1}.get(name, 3)
+        alone = strategy.read_text(own[name], k)
+        copied = strategy.read_text(without_quotes(f"{own[name]}\n\n{defuse(text, k, '0a1b2c3d')}"), k)
+        assert isinstance(copied.verdict, Unparsed) or copied.verdict == alone.verdict
+        assert copied.good_natured == alone.good_natured
