@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from importlib import resources
 from pathlib import Path
@@ -46,6 +46,7 @@ RANKINGS = pa.schema([
 ])  # fmt: skip
 _NAMES = {"user": "Human", "assistant": "Assistant", "system": "System"}
 _ROLES = {name: role for role, name in _NAMES.items()}
+_BATCH_ROWS = 1024
 _TURN = re.compile(r"\n\n(Human(?=: )|Assistant): ?")
 
 
@@ -60,19 +61,28 @@ def write_parquet(path: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Sche
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a Parquet, JSONL or JSONL.gz file, or of all Parquet shards of a folder in name order."""
+    return list(iter_rows(path))
+
+
+def iter_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The same rows one by one; of Parquet no more than a batch is held."""
     if path.is_dir():
         shards = sorted(path.glob("*.parquet"))
         if not shards:
             raise DataError(f"{path}: the folder holds no Parquet files")
-        return [row for shard in shards for row in read_rows(shard)]
-    if not path.exists():
+        for shard in shards:
+            yield from iter_rows(shard)
+    elif not path.exists():
         raise DataError(f"{path}: there is no such file")
-    if path.suffix == ".parquet":
+    elif path.suffix == ".parquet":
         try:
-            return pq.read_table(path).to_pylist()
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(_BATCH_ROWS):
+                    yield from batch.to_pylist()
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
-    return list(_json_lines(path))
+    else:
+        yield from _json_lines(path)
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -95,17 +105,6 @@ def builtin_prompts() -> list[Prompt]:
     ]
 
 
-def read_prompts(path: Path) -> list[Prompt]:
-    """Prompts from a user's file; rows need `messages` or `prompt`, and may bring what a judge can check."""
-    return [
-        prompt_from_row(
-            {"id": f"{path.stem}-{number}", "source": path.stem} | {k: v for k, v in row.items() if v is not None},
-            f"{path}:{number}",
-        )
-        for number, row in enumerate(read_rows(path), 1)
-    ]
-
-
 def prompts_of(run: Run, *splits: str) -> list[Prompt]:
     """The run's prompts of the given splits, in the table's order."""
     rows = read_rows(run.folder("prompts"))
@@ -123,6 +122,10 @@ def rankings_of(run: Run, prompts: Sequence[Prompt]) -> list[Ranking]:
     wanted = {prompt.id for prompt in prompts}
     rankings = [ranking_from_row(row, f"rank:{number}") for number, row in enumerate(read_rows(run.folder("rank")))]
     return [ranking for ranking in rankings if ranking.prompt_id in wanted]
+
+
+def candidate_row(candidate: Candidate) -> dict[str, Any]:
+    return asdict(candidate)
 
 
 def prompt_row(prompt: Prompt) -> dict[str, Any]:
@@ -164,7 +167,7 @@ def ranking_row(ranking: Ranking) -> dict[str, Any]:
         "answers": answers,
         "turns": sum(message["role"] == "user" for message in ranking.messages),
         "num_responses": len(answers),
-        "source": [ranking.source],
+        "source": ranking.source.split(", "),
         "good_natured": ranking.good_natured,
         "prompt_id": ranking.prompt_id,
         "messages": list(ranking.messages),

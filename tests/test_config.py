@@ -65,7 +65,7 @@ def test_overrides_go_before_the_file_and_the_file_before_defaults(tmp_path: Pat
         ('run.model="quoted"', "run", "model", "quoted"),
         ("rank.judge=openai:gpt@http://localhost:1/v1?a=b", "rank", "judge", "openai:gpt@http://localhost:1/v1?a=b"),
         ("fit.learning_rate=1e-4", "fit", "learning_rate", 1e-4),
-        ('prompts.files=["a.jsonl", "builtin"]', "prompts", "files", ("a.jsonl", "builtin")),
+        ('sample.prefer=["a", "b"]', "sample", "prefer", ("a", "b")),
         ("run.model=", "run", "model", ""),
     ],
     ids=["bare text", "quoted", "equals signs", "float", "list", "empty"],

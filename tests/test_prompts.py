@@ -23,7 +23,7 @@ def start(folder: Path, tiny_model: Path, **changes) -> Run:
 
 def with_rows(folder: Path, tiny_model: Path, rows: list[dict], **changes) -> Run:
     path = write_lines(folder / "mine.jsonl", rows)
-    return start(folder, tiny_model, prompts__files=[str(path)], **changes)
+    return start(folder, tiny_model, prompts__sources=[str(path)], **changes)
 
 
 def test_spread_takes_one_of_each_family_in_turn() -> None:
@@ -80,7 +80,7 @@ def test_twins_are_refused(tiny_model: Path, tmp_path: Path) -> None:
 def test_the_same_file_twice_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     path = str(write_lines(tmp_path / "mine.jsonl", prompt_rows()))
     with pytest.raises(DataError, match="18 ids stand twice"):
-        prompts.run(start(tmp_path, tiny_model, prompts__files=[path, path]))
+        prompts.run(start(tmp_path, tiny_model, prompts__sources=[path, path]))
 
 
 def test_a_family_in_two_splits_is_refused(tiny_model: Path, tmp_path: Path) -> None:

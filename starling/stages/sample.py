@@ -78,7 +78,7 @@ def _sample_all(
             else:
                 model = model or models.load_policy(name)
                 found = _sample(run, model, generators, shard, advance)
-            tables.write_parquet(path, [_row(candidate) for candidate in found], tables.CANDIDATES)
+            tables.write_parquet(path, [tables.candidate_row(candidate) for candidate in found], tables.CANDIDATES)
         spent += sum(row["num_tokens"] for row in tables.read_rows(path))
 
 
@@ -174,10 +174,6 @@ def _key_env(name: str, generators: Sequence[tuple[int, Generator]]) -> str:
 def _conversation(prompt: Prompt, generator: Generator) -> list[Message]:
     system = [Message(role="system", content=generator.system)] if generator.system else []
     return [*system, *prompt.messages]
-
-
-def _row(candidate: Candidate) -> dict[str, Any]:
-    return {name: getattr(candidate, name) for name in tables.CANDIDATES.names}
 
 
 def _slug(name: str) -> str:
