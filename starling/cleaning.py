@@ -25,6 +25,7 @@ FAIREST = {"test": 0, "validation": 1, "train": 2}  # of two prompts that are al
 class Kept(NamedTuple):
     """What a source gave: its prompts, and how many finds, empty answers and prompts past its limit it had."""
 
+    form: str
     found: list[Found]
     read: int
     empty_answers: int
@@ -79,6 +80,7 @@ class Cleaner:
 
     def clean(self, source: Source) -> Kept:
         """What is kept of a source. It is read twice, so that texts are held of what is kept only."""
+        source = sources.resolved(source)
         seen, read, empty = self._survey(source)
         enough = {key for key, one in seen.items() if len(one.answers) >= source.min_answers}
         for key, one in seen.items():
@@ -93,7 +95,8 @@ class Cleaner:
             if isinstance(found, Found) and (key := self._key(found, number)) in chosen:
                 found = self._ready(found, source)
                 kept[key] = merged(kept[key], found) if key in kept else found
-        return Kept(list(kept.values()), read, empty, len(enough) - len(chosen))
+        form = "plain" if source.path == sources.BUILTIN else source.form
+        return Kept(form, list(kept.values()), read, empty, len(enough) - len(chosen))
 
     def _survey(self, source: Source) -> tuple[dict[bytes, _Seen], int, int]:
         """Each prompt's key with what decides on it, and how many finds and empty answers the source has."""
@@ -140,7 +143,7 @@ class Cleaner:
         return replace(found, prompt=replace(found.prompt, split=split), answers=answers)
 
     def _dealt(self, prompt: Prompt) -> str:
-        """A split by the prompt's family or text alone: the same in every run, whatever else the source holds."""
+        """A split by the prompt's family or text alone, whatever else the source holds and whatever the seed."""
         mark = _hash(prompt.family) if prompt.family else duplicate_key(prompt.messages)
         place = int.from_bytes(mark) / 2 ** (8 * len(mark)) * sum(self._shares)
         for split, share in zip(SPLITS, self._shares, strict=True):

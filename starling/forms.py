@@ -1,6 +1,5 @@
 """Rows as the published prompt sets lay them out -> a prompt, and the answers that stand beside it."""
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,9 +90,7 @@ def read(row: Row, form: str, at: At) -> Iterator[Found]:
 
 
 def _plain(row: Row, at: At) -> Iterator[Found]:
-    told = {key: value for key, value in row.items() if value is not None and value != ""}
-    if isinstance(told.get("messages"), str):  # as a CSV file holds them
-        told["messages"] = _parsed(told["messages"], at)
+    told = {key: value for key, value in row.items() if value is not None}
     prompt = tables.prompt_from_row({"id": at.id, "source": at.source} | told, at.where)
     yield Found(prompt=prompt, dealt="split" not in told)
 
@@ -199,17 +196,9 @@ def _turns(value: Any, column: str, at: At) -> list[Message]:
 
 
 def _objects(value: Any, column: str, at: At) -> list[Row]:
-    entries = _parsed(value, at) if isinstance(value, str) else value
-    if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
+    if not isinstance(value, list) or not all(isinstance(entry, Mapping) for entry in value):
         raise Unusable("bad_row", f"{at.where}: `{column}` must be a list of objects")
-    return entries
-
-
-def _parsed(text: str, at: At) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        raise Unusable("bad_row", f"{at.where}: a list is expected, not {text[:40]!r}") from None
+    return value
 
 
 def _text(value: Any, column: str, at: At) -> str:

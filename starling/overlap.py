@@ -39,18 +39,18 @@ class Benchmarks:
                 for text in _questions(row, f"{path}:{number}"):
                     self._add(tuple(words_of(text)), where, ngram)
 
-    def held_by(self, prompt: Prompt) -> str | None:
-        """The question that the prompt holds, as `file:id`; None where it holds none."""
+    def held_by(self, prompt: Prompt) -> tuple[str, str] | None:
+        """The question that the prompt holds, as `file:id`, and the words they share; None where it holds none."""
         for message in prompt.messages:
             if message["role"] != "user":
                 continue
             words = tuple(words_of(message["content"]))
             if words in self._whole:
-                return self._whole[words]
+                return self._whole[words], " ".join(words)
             for start, word in enumerate(words):
                 for size in self._sizes.get(word, ()):
                     if (gram := words[start : start + size]) in self._grams:
-                        return self._grams[gram]
+                        return self._grams[gram], " ".join(gram)
         return None
 
     def _add(self, words: tuple[str, ...], where: str, ngram: int) -> None:
@@ -71,7 +71,7 @@ def clear_of_benchmarks(found: Iterable[Found], benchmarks: Benchmarks, remove: 
     kept = []
     for one in found:
         if held := benchmarks.held_by(one.prompt):
-            remove(Removal(one.prompt.id, one.prompt.source, "benchmark", held))
+            remove(Removal(one.prompt.id, one.prompt.source, "benchmark", *held))
         else:
             kept.append(one)
     return kept

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -15,6 +16,10 @@ from starling.forms import At, Found, Unusable
 
 BUILTIN = "builtin"
 _ENDINGS = (".parquet", ".jsonl", ".jsonl.gz", ".csv", ".csv.gz")
+# Columns whose cells in a CSV file are JSON; all others are texts.
+_JSON_CELLS = frozenset(
+    ("messages", "conversation", "conversations", "answers", "completions", "facts", "topic", "checks", "good_natured")
+)
 _ARRAY = ".json"  # one list that holds all rows; `datasets` reads it
 
 
@@ -36,31 +41,30 @@ def name_of(source: Source) -> str:
 
 
 def found(source: Source) -> Iterator[Found | Removal]:
-    """Every prompt of the source in the order of its rows, and a removal for each row that has none."""
+    """Every prompt of a resolved source in the order of its rows, and a removal for each row that has none."""
     if source.path == BUILTIN:
         for prompt in tables.builtin_prompts():
             yield Found(prompt=replace(prompt, source=name_of(source)))
         return
-    form, name, number = source.form, name_of(source), 0
+    name = name_of(source)
+    first = forms.FORMS[source.form].first_turn if source.turns == "auto" else source.turns == "first"
     for number, row in enumerate(_rows(source), 1):
         where = f"{source.path}:{number}"
-        if form == "auto":
-            form = forms.form_of(row, where)
-        first = forms.FORMS[form].first_turn if source.turns == "auto" else source.turns == "first"
         at = At(id=f"{name}-{number}", where=where, source=name, model=source.model or name, first_turn=first)
         try:
-            yield from forms.read(row, form, at)
+            yield from forms.read(row, source.form, at)
         except Unusable as unusable:
             yield Removal(at.id, name, unusable.reason, detail=str(unusable))
-    if number == 0:
+
+
+def resolved(source: Source) -> Source:
+    """The source with the form of its rows, where need be as its first row shows it."""
+    if source.path == BUILTIN or source.form != "auto":
+        return source
+    first = next(_rows(source), None)
+    if first is None:
         raise DataError(f"prompts: the source {source.path} has no rows")
-
-
-def form_of(source: Source) -> str:
-    """The layout of the source's rows, where need be as its first row shows it."""
-    if source.path == BUILTIN:
-        return "plain"
-    return forms.form_of(next(_rows(source)), f"{source.path}:1") if source.form == "auto" else source.form
+    return source.model_copy(update={"form": forms.form_of(first, f"{source.path}:1")})
 
 
 def _rows(source: Source) -> Iterator[dict[str, Any]]:
@@ -104,11 +108,20 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
                 line = reader.line_num
                 if None in row:
                     raise DataError(f"{path}:{line}: a row has more cells than the heading")
-                yield row
+                yield {column: _cell(column, text, f"{path}:{line}") for column, text in row.items() if text}
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
     except (csv.Error, UnicodeDecodeError, OSError, EOFError) as error:
         raise DataError(f"{path}:{line}: cannot be read as CSV in UTF-8 ({error})") from None
+
+
+def _cell(column: str, text: str, where: str) -> Any:
+    if column not in _JSON_CELLS:
+        return text
+    try:
+        return json.loads(text.lower() if column == "good_natured" else text)
+    except ValueError:
+        raise DataError(f"{where}: `{column}` holds {text[:40]!r}, where JSON is expected") from None
 
 
 def _data_set(source: Source, path: str, data_files: str | None = None) -> Iterator[dict[str, Any]]:

@@ -24,10 +24,11 @@ def print_plan(config: Config) -> None:
 def plan(config: Config) -> list[str]:
     """The lines of the plan, one for each stage of the road."""
     prompts, sample, rank, fit, tune = config.prompts, config.sample, config.rank, config.fit, config.tune
-    answers = len(sample.generators)
+    answers = f"{sample.answers or len(sample.generators)} answers" if sample.generators else "their sources' answers"
     weakened = sum(generator.weakened for generator in sample.generators)
     updates = _count(tune.updates_per_step, "update")
-    sampled = (sample.train_prompts + sample.validation_prompts) * answers * sample.max_new_tokens
+    calls = (sample.train_prompts + sample.validation_prompts) * len(sample.generators)
+    sampled = calls * sample.max_new_tokens
     steps = fit.epochs * -(-sample.train_prompts // fit.prompts_per_step)
     epochs = f" x {fit.epochs} epochs" if fit.epochs > 1 else ""
     rollouts = tune.prompts_per_step * tune.rollouts_per_prompt
@@ -37,7 +38,7 @@ def plan(config: Config) -> list[str]:
     return [
         f"model: {config.run.model}, which policy and reward model both start from",
         f"prompts: {prompts.train} train, {prompts.validation} validation, {prompts.test} test, split by family",
-        f"sample: {sample.train_prompts} + {sample.validation_prompts} prompts x {answers} answers "
+        f"sample: {sample.train_prompts} + {sample.validation_prompts} prompts x {answers} "
         f"({_count(weakened, 'generator')} weakened), {_at_most(sample.token_budget, sampled)}",
         f"rank: by {_judge(rank.judge)}{probe}",
         f"fit: {sample.train_prompts} rankings{epochs}, {fit.prompts_per_step} a step, {_count(steps, 'step')}, "

@@ -44,6 +44,7 @@ RANKINGS = pa.schema([
     ("messages", _MESSAGES), ("judge", pa.string()), ("template_hash", pa.string()),
     ("orders", pa.list_(pa.list_(pa.int64()))), ("agreement", pa.float64()),
 ])  # fmt: skip
+LEFT_OUT = "left_out.jsonl"  # of `sample/`: answers that are not ranked, with the reason
 _NAMES = {"user": "Human", "assistant": "Assistant", "system": "System"}
 _ROLES = {name: role for role, name in _NAMES.items()}
 _BATCH_ROWS = 1024
@@ -113,8 +114,12 @@ def prompts_of(run: Run, *splits: str) -> list[Prompt]:
 
 
 def candidates_of(run: Run) -> list[Candidate]:
-    """The run's sampled answers."""
-    return [Candidate(**row) for row in read_rows(run.folder("sample"))]
+    """The run's answers, but for those that `sample` left out."""
+    folder = run.folder("sample")
+    listing = folder / LEFT_OUT
+    left_out = {(row["prompt_id"], row["draw"]) for row in iter_rows(listing)} if listing.exists() else set()
+    candidates = [Candidate(**row) for row in read_rows(folder)]
+    return [candidate for candidate in candidates if (candidate.prompt_id, candidate.draw) not in left_out]
 
 
 def rankings_of(run: Run, prompts: Sequence[Prompt]) -> list[Ranking]:

@@ -26,7 +26,7 @@ def run(run: Run) -> dict[str, Any]:
 
     Answers that came with a prompt go to `prompts/answers/`, whatever was left out to `prompts/removed.jsonl`.
     """
-    cfg, folder = run.config.prompts, run.folder("prompts")
+    folder = run.folder("prompts")
     removed: Counter[str] = Counter()
     with _listed(folder / "removed.jsonl", removed) as remove:
         read = _read(run.config, remove)
@@ -84,11 +84,12 @@ def _listed(path: Path, counts: Counter[str]) -> Iterator[Remove]:
     """Yield what writes removals to a file, one by one, and counts them by reason; without any there is no file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    with explained(f"writing {path}"), partial.open("w", errors="backslashreplace") as file:
+    with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
 
         def remove(removal: Removal) -> None:
             counts[removal.reason] += 1
-            file.write(json.dumps(removal._asdict(), ensure_ascii=False) + "\n")
+            with explained(f"writing {path}"):
+                file.write(json.dumps(removal._asdict(), ensure_ascii=False) + "\n")
 
         yield remove
     if counts:
@@ -163,7 +164,7 @@ def _facts(
         {
             "name": sources.name_of(source),
             "path": source.path,
-            "form": sources.form_of(source),
+            "form": kept.form,
             "read": kept.read,
             "kept": sum(one.prompt.id in clean for one in kept.found),
             "drawn": sum(one.prompt.id in drawn for one in kept.found),

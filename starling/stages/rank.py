@@ -106,7 +106,7 @@ def _probe(run: Run, items: Sequence[Item]) -> dict[str, Any] | None:
         "unparsed": sum(reasons.values()),
         "reasons": dict(reasons.most_common(5)),
         "position": audit.first_place_by_position(
-            judgements.of_verdicts(chosen, judged), len(run.config.sample.generators)
+            judgements.of_verdicts(chosen, judged), max(len(answers) for _, answers in chosen)
         ),
     }
 
