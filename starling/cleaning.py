@@ -92,8 +92,11 @@ class Cleaner:
             chosen = set(heapq.nsmallest(source.limit, enough, key=lambda key: _hash(f"{self.seed}:{key.hex()}")))
         kept: dict[bytes, Found] = {}
         for number, found in enumerate(sources.found(source)):
-            if isinstance(found, Found) and (key := self._key(found, number)) in chosen:
-                found = self._ready(found, source)
+            if isinstance(found, Removal):
+                continue
+            alike = duplicate_key(found.prompt.messages)
+            if (key := self._key(alike, number)) in chosen:
+                found = self._ready(found, source, alike)
                 kept[key] = merged(kept[key], found) if key in kept else found
         form = "plain" if source.path == sources.BUILTIN else source.form
         return Kept(form, list(kept.values()), read, empty, len(enough) - len(chosen))
@@ -110,12 +113,13 @@ class Cleaner:
                 refused = refused or found
                 continue
             empty += sum(not answer.text.strip() for answer in found.answers)
-            found = self._ready(found, source)
+            alike = duplicate_key(found.prompt.messages)
+            found = self._ready(found, source, alike)
             if refusal := self._refusal(found.prompt):
                 reason, detail = refusal
                 self.remove(Removal(found.prompt.id, found.prompt.source, reason, detail=detail))
                 continue
-            self._add(seen, self._key(found, number), found, source.min_answers)
+            self._add(seen, self._key(alike, number), found, source.min_answers)
         if refused and not seen and read:
             raise DataError(f"prompts: no row of {source.path} can be used, first {refused.detail}")
         return seen, read, empty
@@ -134,17 +138,20 @@ class Cleaner:
             texts = (int.from_bytes(_hash(answer.text)) for answer in found.answers)
             one.answers = tuple(dict.fromkeys((*one.answers, *texts)))[:min_answers]
 
-    def _ready(self, found: Found, source: Source) -> Found:
+    def _ready(self, found: Found, source: Source, alike: bytes) -> Found:
         """With the split that it belongs to, and without answers that are empty or twins."""
         split = found.prompt.split
         if found.dealt:
-            split = self._dealt(found.prompt) if source.split == "auto" else source.split
+            split = (
+                self._dealt(_hash(found.prompt.family) if found.prompt.family else alike)
+                if source.split == "auto"
+                else source.split
+            )
         answers = distinct(answer for answer in found.answers if answer.text.strip())
         return replace(found, prompt=replace(found.prompt, split=split), answers=answers)
 
-    def _dealt(self, prompt: Prompt) -> str:
-        """A split by the prompt's family or text alone, whatever else the source holds and whatever the seed."""
-        mark = _hash(prompt.family) if prompt.family else duplicate_key(prompt.messages)
+    def _dealt(self, mark: bytes) -> str:
+        """A split by the mark of a prompt's family or text, whatever else the source holds and whatever the seed."""
         place = int.from_bytes(mark) / 2 ** (8 * len(mark)) * sum(self._shares)
         for split, share in zip(SPLITS, self._shares, strict=True):
             if place < share:
@@ -152,9 +159,9 @@ class Cleaner:
             place -= share
         return SPLITS[-1]
 
-    def _key(self, found: Found, number: int) -> bytes:
+    def _key(self, alike: bytes, number: int) -> bytes:
         """What is one prompt: a text where duplicates are merged, else a find."""
-        return duplicate_key(found.prompt.messages) if self.cfg.merge_duplicates else number.to_bytes(8)
+        return alike if self.cfg.merge_duplicates else number.to_bytes(8)
 
     def _refusal(self, prompt: Prompt) -> tuple[str, str] | None:
         text = text_of(prompt.messages)

@@ -249,3 +249,9 @@ def test_the_same_sources_give_the_same_files(tiny_model: Path, tmp_path: Path) 
         made.append({str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.*")) if p.is_file()})
     assert all(one == other for one, other in pairwise(made))
     assert len(made[0]) == 2
+
+
+def test_rules_that_leave_a_split_empty_are_named(tiny_model: Path, tmp_path: Path) -> None:
+    run = start(tmp_path, tiny_model, prompts__longer_than=500)
+    with pytest.raises(DataError, match=r"no prompt of split 'train'; .* loosen the rules \(removed: too_short: 18\)"):
+        prompts.run(run)

@@ -33,7 +33,7 @@ def run(run: Run) -> dict[str, Any]:
         found = _clean(read, run.config, remove)
     chosen = _draw(found, read, run.config)
     prompts = [one.prompt for one in chosen]
-    _refuse_leaks(prompts)
+    _refuse_leaks(prompts, removed)
     _refuse_long(prompts, run.config)
     tables.write_parquet(folder / "00000.parquet", [tables.prompt_row(p) for p in prompts], tables.PROMPTS)
     answers = _write_answers(folder / "answers" / "00000.parquet", chosen)
@@ -181,10 +181,14 @@ def _refuse_twins(prompts: list[Prompt]) -> None:
         raise DataError(f"prompts: {len(twins)} ids stand twice, first {twins[0]!r}; ids must be unique over all files")
 
 
-def _refuse_leaks(prompts: list[Prompt]) -> None:
+def _refuse_leaks(prompts: list[Prompt], removed: Counter[str]) -> None:
     for split in SPLITS:
         if not any(prompt.split == split for prompt in prompts):
-            raise DataError(f"prompts: no prompt of split {split!r}; give every row a `split` of {', '.join(SPLITS)}")
+            why = ", ".join(f"{reason}: {count}" for reason, count in removed.most_common(3))
+            raise DataError(
+                f"prompts: no prompt of split {split!r}; give every row a `split` of {', '.join(SPLITS)}, add sources,"
+                f" or loosen the rules (removed: {why or 'none'})"
+            )
     split_of: dict[str, str] = {}
     for prompt in prompts:
         if prompt.family and split_of.setdefault(prompt.family, prompt.split) != prompt.split:
