@@ -54,9 +54,40 @@ class RunTable(Table):
     """Dollars for calls to endpoints, over all attempts at the run; no call leaves that could pass it; 0 = no limit."""
 
 
+class Source(Table):
+    path: str = Field(min_length=1)
+    """FILE (Parquet, JSONL, JSONL.gz, JSON, CSV), folder of such files, "builtin", or the name of a `datasets` set."""
+    name: str = Field("", pattern=r"^[^,]*$")
+    """Stands in the `source` column and begins the ids of rows that have none; "" = the path without folder and
+    ending."""
+    form: Literal[
+        "auto", "plain", "nectar", "pairs", "chat", "sharegpt", "lmsys", "hh", "ultrafeedback", "llama_instruct"
+    ] = "auto"
+    """How a row is laid out; "auto" = as the columns of the first row say."""
+    weight: float = Field(1.0, gt=0)
+    """Share of the drawn prompts, beside the other sources' weights, for as long as the source has some left."""
+    split: Literal["auto", "train", "validation", "test"] = "auto"
+    """Split of rows that name none; "auto" = dealt out by the prompt's text, in proportion to how many are wanted."""
+    turns: Literal["auto", "first", "all"] = "auto"
+    """What of a conversation is the prompt: its first user turn, or all up to the last user turn; "auto" = first for
+    sharegpt, lmsys and llama_instruct, all for hh and chat."""
+    model: str = ""
+    """Model that stands beside answers whose rows name none; "" = the source's name."""
+    subset: str = ""
+    """Configuration of a `datasets` set; "" = its default."""
+    part: str = "train"
+    """Split of a `datasets` set that is read."""
+    rows: int = Field(0, ge=0)
+    """Rows that are read, from the first; a `datasets` set is then streamed, not downloaded whole; 0 = all."""
+    limit: int = Field(0, ge=0)
+    """Prompts that are kept of those that pass the rules, drawn by the run's seed; 0 = all."""
+    min_answers: int = Field(0, ge=0)
+    """Distinct answers within the source below which a prompt is left out; 0 = off."""
+
+
 class PromptsTable(Table):
-    files: tuple[str, ...] = ("builtin",)
-    """FILEs with prompts; "builtin" is the set that comes with Starling."""
+    sources: tuple[Source, ...] = Field((Source(path="builtin"),), min_length=1)
+    """Where prompts come from, in order: of duplicates, the first source's stays."""
     train: int = Field(300, ge=1)
     """Prompts of the train split that are used, drawn evenly over families."""
     validation: int = Field(60, ge=1)
@@ -64,7 +95,33 @@ class PromptsTable(Table):
     test: int = Field(100, ge=1)
     """Prompts of the test split that are used."""
     max_tokens: int = Field(512, ge=16)
-    """Longest prompt in tokens; a longer one stops the stage and is named."""
+    """Longest prompt in tokens."""
+    too_long: Literal["stop", "leave_out"] = "stop"
+    """What a longer prompt does: it stops the stage and is named, or it is left out and listed."""
+    language: str = ""
+    """Code of the language, such as "en", that must be among the guesses for a prompt; "" = off."""
+    language_guesses: int = Field(3, ge=1)
+    """How many of the language library's guesses count."""
+    longer_than: int = Field(0, ge=0)
+    """Prompts of so many characters or fewer are left out, 40 in Nectar; 0 = off."""
+    merge_duplicates: bool = False
+    """Whether prompts alike but for case, spaces and punctuation become one, with the answers and sources of all."""
+    min_answers: int = Field(0, ge=0)
+    """Distinct answers over all sources below which a prompt is left out, 2 in Nectar; 0 = off."""
+    near_duplicates: float = Field(0.0, ge=0, le=1)
+    """Likeness (Jaccard, of five-character pieces) from which a prompt is too near another and left out; 0 = off."""
+    decontaminate: tuple[str, ...] = ()
+    """FILEs of benchmark questions; a prompt that holds one is left out."""
+    ngram: int = Field(13, ge=2)
+    """Words in a row, shared with a benchmark question, that count as holding it."""
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _paths_are_sources(cls, sources: Any) -> Any:
+        several = [sources] if isinstance(sources, str) else sources
+        if not isinstance(several, list | tuple):
+            return several
+        return [{"path": source} if isinstance(source, str) else source for source in several]
 
 
 class Generator(Table):
@@ -103,8 +160,18 @@ class SampleTable(Table):
     """Prompts in one shard: the most that an interruption costs."""
     deadline_seconds: float = Field(0.0, ge=0)
     """Time after which no further shard or call is begun; the same command goes on later; 0 = none."""
-    generators: tuple[Generator, ...] = Field((), min_length=2)
-    """Who answers: K of them, one answer each to every prompt."""
+    answers: int = Field(0, ge=0)
+    """Answers to a prompt that are kept (K); 0 = as many as there are."""
+    order: Literal["generators_first", "source_first"] = "generators_first"
+    """Whose answers are kept before the others' where K is smaller than all; those of the others fill up."""
+    prefer: tuple[str, ...] = ()
+    """Models whose answers are taken before others that came with a source; the rest is drawn by the run's seed."""
+    fewer: Literal["keep", "leave_out"] = "keep"
+    """What becomes of a prompt with fewer answers than K; with fewer than two it is always left out."""
+    distinct: Literal["source", "all"] = "source"
+    """Which answers are left out where another has the same text: those that came with a source, or all."""
+    generators: tuple[Generator, ...] = ()
+    """Who answers, one answer each to every prompt; fewer than two only where the sources bring answers."""
 
 
 class JudgeTable(Table):
@@ -389,9 +456,22 @@ def load(path: Path, overrides: list[str] | None = None) -> Config:
     for override in overrides or []:
         _apply(data, override)
     try:
-        return Config.model_validate(data)
+        config = Config.model_validate(data)
     except ValidationError as error:
         raise UsageError(mistakes.explain(error, path, text, Config)) from None
+    if problem := _too_few_answers(config):
+        raise UsageError(f"config: [sample] {problem}{mistakes.line(path, text, ['sample', *problem.split()[:1]])}")
+    return config
+
+
+def _too_few_answers(config: Config) -> str:
+    """Why no prompt would have two answers to rank, as far as the settings tell; "" where nothing speaks for that."""
+    sample, count = config.sample, len(config.sample.generators)
+    if count < 2 and all(source.path == "builtin" for source in config.prompts.sources):
+        return f"generators has {count}: it needs at least 2, since the builtin prompts bring no answers"
+    if sample.answers == 1:
+        return "answers = 1: nothing can be ranked; it needs at least 2, or 0 for as many as there are"
+    return ""
 
 
 def dump(config: Config) -> str:

@@ -19,10 +19,10 @@ def explain(error: ValidationError, path: Path, text: str, config: type[BaseMode
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, _known_keys(where[:-1], config), 1, 0.5)
         hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(_known_keys(where[:-1], config))}"
-        return f"config: {place} has no key {key!r}{hint}{_line(path, text, where)}{more}"
+        return f"config: {place} has no key {key!r}{hint}{line(path, text, where)}{more}"
     if first["type"] == "missing":
         return f"config: {place} lacks {key!r} ({path}){more}"
-    return f"config: {place} {key} = {first['input']!r}: {first['msg']}{_line(path, text, where)}{more}"
+    return f"config: {place} {key} = {first['input']!r}: {first['msg']}{line(path, text, where)}{more}"
 
 
 def _known_keys(where: list[str], config: type[BaseModel]) -> list[str]:
@@ -35,7 +35,7 @@ def _known_keys(where: list[str], config: type[BaseModel]) -> list[str]:
     return list(model.model_fields)
 
 
-def _line(path: Path, text: str, where: list[str]) -> str:
+def line(path: Path, text: str, where: list[str]) -> str:
     """The first line of the table or key that stands at `where`; "" where no line names it."""
     wanted = ".".join(where) + "."
     table = ""

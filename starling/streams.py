@@ -1,9 +1,10 @@
 """Prompts and their answers shard by shard, so that memory does not grow with the number of rows."""
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TypeVar
 
 import pyarrow.parquet as pq
 
@@ -28,6 +29,13 @@ def prompts(run: Run, *splits: str) -> Iterator[Prompt]:
                     number += 1
 
 
+def wanted(run: Run) -> Iterator[Prompt]:
+    """The prompts that are answered; validation first, so that a spent budget never costs the reward model its test."""
+    cfg = run.config.sample
+    yield from islice(prompts(run, "validation"), cfg.validation_prompts)
+    yield from islice(prompts(run, "train"), cfg.train_prompts)
+
+
 def batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
     """The items in lists of `size`; the last may be shorter."""
     iterator = iter(items)
@@ -35,42 +43,66 @@ def batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
         yield batch
 
 
-def count_answers(run: Run) -> dict[str, Any]:
-    """Prompts, answers, their tokens and the share that is finished, over all of `sample/`."""
-    found: set[str] = set()
-    answers = tokens = finished = 0
-    for path in sorted(run.folder("sample").glob("*.parquet")):
-        read = pq.read_table(path, columns=["prompt_id", "num_tokens", "finished"]).to_pydict()
-        found.update(read["prompt_id"])
-        answers += len(read["prompt_id"])
-        tokens += sum(read["num_tokens"])
-        finished += sum(read["finished"])
-    return {"prompts": len(found), "answers": answers, "tokens": tokens, "finished": finished / answers}
+class Shelf:
+    """Where in a folder's tables the answers of each prompt stand; only their place is in memory.
 
+    `left_out` are the draws, by prompt, that do not count.
+    """
 
-class Answers:
-    """Where in `sample/` the answers of each prompt stand; only their place is in memory."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self._files = sorted(run.folder("sample").glob("*.parquet"))
+    def __init__(self, folder: Path, left_out: Mapping[str, Collection[int]] | None = None) -> None:
+        self.count: Counter[str] = Counter()
+        self._files = sorted(folder.glob("*.parquet"))
+        self._left_out = left_out or {}
         self._files_of: dict[str, tuple[int, ...]] = {}
-        self._count: Counter[str] = Counter()
+        self._open: tuple[int, dict[str, list[Candidate]]] = (-1, {})
         shared: dict[tuple[int, ...], tuple[int, ...]] = {}  # prompts of one shard share one tuple
         for number, path in enumerate(self._files):
-            ids = pq.read_table(path, columns=["prompt_id"])["prompt_id"].to_pylist()
-            self._count.update(ids)
+            read = pq.read_table(path, columns=["prompt_id", "draw"]).to_pydict()
+            ids = [one for one, draw in zip(*read.values(), strict=True) if draw not in self._left_out.get(one, ())]
+            self.count.update(ids)
             for one in dict.fromkeys(ids):
                 places = (*self._files_of.get(one, ()), number)
                 self._files_of[one] = shared.setdefault(places, places)
 
+    def read(self, wanted: Iterable[Prompt]) -> dict[str, list[Candidate]]:
+        """The answers of each of these prompts that has any, in the order of their draws."""
+        found: dict[str, list[Candidate]] = {one.id: [] for one in wanted if one.id in self._files_of}
+        for number in sorted({number for one in found for number in self._files_of[one]}):
+            answers = self._read(number)
+            for one in found:
+                found[one] += answers.get(one, ())
+        return {one: sorted(answers, key=lambda answer: answer.draw) for one, answers in found.items()}
+
+    def _read(self, number: int) -> dict[str, list[Candidate]]:
+        """The answers of one file, which is held until another is read."""
+        if self._open[0] != number:
+            answers: dict[str, list[Candidate]] = defaultdict(list)
+            for row in tables.stream_rows(self._files[number]):
+                if row["draw"] not in self._left_out.get(row["prompt_id"], ()):
+                    answers[row["prompt_id"]].append(Candidate(**row))
+            self._open = number, dict(answers)
+        return self._open[1]
+
+
+def brought(run: Run) -> Shelf:
+    """The answers that came with the prompts."""
+    return Shelf(run.folder("prompts") / "answers")
+
+
+class Answers:
+    """The run's prompts with the answers that `sample` kept."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._shelf = Shelf(run.folder("sample"), tables.left_out_of(run))
+
     def __len__(self) -> int:
         """How many prompts have answers."""
-        return len(self._count)
+        return len(self._shelf.count)
 
     def sizes(self) -> dict[int, int]:
         """How many prompts have how many answers."""
-        return Counter(self._count.values())
+        return Counter(self._shelf.count.values())
 
     def shards(self, size: int) -> Iterator[list[Item]]:
         """Validation and train prompts with their answers, in lists of one number of answers each.
@@ -78,16 +110,8 @@ class Answers:
         A list is as long as `size`, rounded up to a multiple of that number, so that a judge that balances orders over
         what it is given at once balances them over the whole set.
         """
-        for k in sorted(set(self._count.values()), reverse=True):
-            alike = (p for p in prompts(self._run, "validation", "train") if self._count.get(p.id) == k)
+        for k in sorted(self.sizes(), reverse=True):
+            alike = (p for p in prompts(self._run, "validation", "train") if self._shelf.count.get(p.id) == k)
             for batch in batches(alike, -(-size // k) * k):
-                found = self._read(batch)
+                found = self._shelf.read(batch)
                 yield [(prompt, found[prompt.id]) for prompt in batch]
-
-    def _read(self, wanted: Sequence[Prompt]) -> dict[str, list[Candidate]]:
-        found: dict[str, list[Candidate]] = {prompt.id: [] for prompt in wanted}
-        for number in sorted({number for one in found for number in self._files_of[one]}):
-            for row in tables.read_rows(self._files[number]):
-                if row["prompt_id"] in found:
-                    found[row["prompt_id"]].append(Candidate(**row))
-        return {one: sorted(answers, key=lambda answer: answer.draw) for one, answers in found.items()}

@@ -25,10 +25,12 @@ def print_plan(config: Config) -> None:
 def plan(config: Config) -> list[str]:
     """The lines of the plan, one for each stage of the road."""
     prompts, sample, rank, fit, tune = config.prompts, config.sample, config.rank, config.fit, config.tune
-    answers = len(sample.generators)
+    k = sample.answers or len(sample.generators)
+    answers = f"{k} answers" if sample.generators else "their sources' answers"
     weakened = sum(generator.weakened for generator in sample.generators)
     updates = _count(tune.updates_per_step, "update")
-    sampled = (sample.train_prompts + sample.validation_prompts) * answers * sample.max_new_tokens
+    calls = (sample.train_prompts + sample.validation_prompts) * len(sample.generators)
+    sampled = calls * sample.max_new_tokens
     steps = fit.epochs * -(-sample.train_prompts // fit.prompts_per_step)
     epochs = f" x {fit.epochs} epochs" if fit.epochs > 1 else ""
     rollouts = tune.prompts_per_step * tune.rollouts_per_prompt
@@ -38,9 +40,9 @@ def plan(config: Config) -> list[str]:
     return [
         f"model: {config.run.model}, which policy and reward model both start from",
         f"prompts: {prompts.train} train, {prompts.validation} validation, {prompts.test} test, split by family",
-        f"sample: {sample.train_prompts} + {sample.validation_prompts} prompts x {answers} answers "
+        f"sample: {sample.train_prompts} + {sample.validation_prompts} prompts x {answers} "
         f"({_count(weakened, 'generator')} weakened), {_at_most(sample.token_budget, sampled)}",
-        f"rank: by {_judge(rank, answers)}{probe}",
+        f"rank: by {_judge(rank, k)}{probe}",
         f"fit: {sample.train_prompts} rankings{epochs}, {fit.prompts_per_step} a step, {_count(steps, 'step')}, "
         f"{_at_most(fit.token_budget)}",
         f"tune: {_count(tune.steps, 'step')} of {tune.prompts_per_step} prompts x {tune.rollouts_per_prompt} = "
@@ -127,8 +129,9 @@ def _judge(cfg: JudgeTable, answers: int) -> str:
         return named
     least, most = calls_of(cfg, answers)
     calls = _count(least, "call") if least == most else f"{least} to {most} calls"
+    often = f", {calls} a prompt" if answers else ""  # how many answers the sources bring is not known yet
     corrected = ", corrected for place" if cfg.position_corrected else ""
-    return f"{named}, asked {cfg.strategy} in {cfg.output}, {calls} a prompt{corrected}"
+    return f"{named}, asked {cfg.strategy} in {cfg.output}{often}{corrected}"
 
 
 def _count(number: int, noun: str) -> str:

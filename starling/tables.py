@@ -8,7 +8,8 @@ import os
 import re
 import sys
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from importlib import resources
 from pathlib import Path
@@ -47,6 +48,7 @@ RANKINGS = pa.schema([
     ("rankings", pa.list_(pa.list_(pa.float64()))), ("marks", pa.list_(pa.float64())), ("self_agreement", pa.float64()),
     ("calls", pa.list_(pa.string())), ("repeats", pa.list_(pa.int64())), ("unread", pa.int64()),
 ])  # fmt: skip
+LEFT_OUT = "left_out.jsonl"  # of `sample/`: answers that are not ranked, with the reason
 _NAMES = {"user": "Human", "assistant": "Assistant", "system": "System"}
 _ROLES = {name: role for role, name in _NAMES.items()}
 _TURN = re.compile(r"\n\n(Human(?=: )|Assistant): ?")
@@ -87,6 +89,27 @@ def stream_rows(path: Path) -> Iterator[dict[str, Any]]:
         yield from _json_lines(path)
 
 
+@contextmanager
+def listing(path: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Yield what writes a row to a JSONL file, which stands once all are written; without any row there is none."""
+    rows = 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
+
+        def write(row: Mapping[str, Any]) -> None:
+            nonlocal rows
+            rows += 1
+            with explained(f"writing {path}"):
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+        yield write
+    if rows:
+        os.replace(partial, path)
+    else:
+        partial.unlink()
+
+
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write JSON lines under a temporary name and rename the file."""
     with explained(f"writing {path}"):
@@ -107,17 +130,6 @@ def builtin_prompts() -> list[Prompt]:
     ]
 
 
-def read_prompts(path: Path) -> list[Prompt]:
-    """Prompts from a user's file; rows need `messages` or `prompt`, and may bring what a judge can check."""
-    return [
-        prompt_from_row(
-            {"id": f"{path.stem}-{number}", "source": path.stem} | {k: v for k, v in row.items() if v is not None},
-            f"{path}:{number}",
-        )
-        for number, row in enumerate(read_rows(path), 1)
-    ]
-
-
 def prompts_of(run: Run, *splits: str) -> list[Prompt]:
     """The run's prompts of the given splits, in the table's order."""
     rows = read_rows(run.folder("prompts"))
@@ -126,8 +138,20 @@ def prompts_of(run: Run, *splits: str) -> list[Prompt]:
 
 
 def candidates_of(run: Run) -> list[Candidate]:
-    """The run's sampled answers."""
-    return [Candidate(**row) for row in read_rows(run.folder("sample"))]
+    """The run's answers, but for those that `sample` left out."""
+    lost = left_out_of(run)
+    candidates = [Candidate(**row) for row in read_rows(run.folder("sample"))]
+    return [candidate for candidate in candidates if candidate.draw not in lost.get(candidate.prompt_id, ())]
+
+
+def left_out_of(run: Run) -> dict[str, tuple[int, ...]]:
+    """The draws of each prompt's answers that `sample` did not keep."""
+    path = run.folder("sample") / LEFT_OUT
+    lost: dict[str, tuple[int, ...]] = {}
+    for row in stream_rows(path) if path.exists() else ():
+        if row["draw"] is not None:
+            lost[row["prompt_id"]] = (*lost.get(row["prompt_id"], ()), row["draw"])
+    return lost
 
 
 def rankings_of(run: Run, prompts: Sequence[Prompt]) -> list[Ranking]:
@@ -135,6 +159,10 @@ def rankings_of(run: Run, prompts: Sequence[Prompt]) -> list[Ranking]:
     wanted = {prompt.id for prompt in prompts}
     rankings = [ranking_from_row(row, f"rank:{number}") for number, row in enumerate(read_rows(run.folder("rank")))]
     return [ranking for ranking in rankings if ranking.prompt_id in wanted]
+
+
+def candidate_row(candidate: Candidate) -> dict[str, Any]:
+    return asdict(candidate)
 
 
 def prompt_row(prompt: Prompt) -> dict[str, Any]:
@@ -176,7 +204,7 @@ def ranking_row(ranking: Ranking) -> dict[str, Any]:
         "answers": answers,
         "turns": sum(message["role"] == "user" for message in ranking.messages),
         "num_responses": len(answers),
-        "source": [ranking.source],
+        "source": ranking.source.split(", "),
         "good_natured": ranking.good_natured,
         "prompt_id": ranking.prompt_id,
         "messages": list(ranking.messages),

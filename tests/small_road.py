@@ -36,7 +36,7 @@ def recipe(folder: Path, model: Path, **changes: Any) -> Path:
     prompts = write_lines(folder / "prompts.jsonl", prompt_rows())
     tables: dict[str, dict[str, Any]] = {
         "run": {"model": str(model), "threads": 1},
-        "prompts": {"files": [str(prompts)], "train": 12, "validation": 3, "test": 3},
+        "prompts": {"sources": [str(prompts)], "train": 12, "validation": 3, "test": 3},
         "sample": {"train_prompts": 12, "validation_prompts": 3, "max_new_tokens": 16, "shard_prompts": 5},
         "rank": {"tie_margin": 1e-6, "probe_prompts": 1, "probe_tokens": 8},
         "fit": {"epochs": 3, "prompts_per_step": 3, "learning_rate": 1e-2, "checkpoint_seconds": 1e-9},

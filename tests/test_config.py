@@ -68,7 +68,7 @@ def test_overrides_go_before_the_file_and_the_file_before_defaults(tmp_path: Pat
         ('run.model="quoted"', "run", "model", "quoted"),
         ("rank.judge=openai:gpt@http://localhost:1/v1?a=b", "rank", "judge", "openai:gpt@http://localhost:1/v1?a=b"),
         ("fit.learning_rate=1e-4", "fit", "learning_rate", 1e-4),
-        ('prompts.files=["a.jsonl", "builtin"]', "prompts", "files", ("a.jsonl", "builtin")),
+        ('sample.prefer=["a", "b"]', "sample", "prefer", ("a", "b")),
         ("run.model=", "run", "model", ""),
     ],
     ids=["bare text", "quoted", "equals signs", "float", "list", "empty"],
@@ -249,3 +249,41 @@ def test_a_byte_order_mark_and_windows_line_ends_in_a_recipe_are_read_over(tmp_p
     shipped = config.find_recipe("smollm2")
     (tmp_path / "mine.toml").write_bytes(b"\xef\xbb\xbf" + shipped.read_bytes().replace(b"\n", b"\r\n"))
     assert config.load(tmp_path / "mine.toml") == config.load(shipped)
+
+
+def test_a_source_may_be_its_path_alone(tmp_path: Path) -> None:
+    for value in ('["a.jsonl", "builtin"]', '[{path="a.jsonl"}, "builtin"]'):
+        loaded = config.load(toml(tmp_path), [f"prompts.sources={value}"])
+        assert [source.path for source in loaded.prompts.sources] == ["a.jsonl", "builtin"]
+    assert config.load(toml(tmp_path), ["prompts.sources=a.jsonl"]).prompts.sources[0].path == "a.jsonl"
+    assert [source.path for source in config.load(toml(tmp_path)).prompts.sources] == ["builtin"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[[prompts.sources]]\npath = 'a'\nwieght = 2\n", r"\[prompts\.sources\.0\] .*did you mean 'weight'.*:3\)"),
+        ("[[prompts.sources]]\nname = 'a'\n", r"\[prompts\.sources\.0\] lacks 'path'"),
+        ("[[prompts.sources]]\npath = 'a'\nname = 'a, b'\n", r"\[prompts\.sources\.0\] name = 'a, b'.*:3\)"),
+        ("[[prompts.sources]]\npath = 'a'\nform = 'csv'\n", r"form = 'csv': .*'sharegpt'"),
+        ("[prompts]\nsources = 5\n", r"\[prompts\] sources = 5"),
+        ("[prompts]\nsources = []\n", r"\[prompts\] sources = \[\].*at least 1"),
+    ],
+)
+def test_a_mistake_in_a_source_is_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        config.load(toml(tmp_path, text))
+
+
+def test_generators_may_be_fewer_where_sources_can_bring_answers(tmp_path: Path) -> None:
+    for count in (0, 1):
+        generators = f"sample.generators={[{'name': 'a'}][:count]}".replace("'name':", "name =")
+        with pytest.raises(UsageError, match=rf"\[sample\] generators has {count}: it needs at least 2"):
+            config.load(toml(tmp_path), [generators])
+        loaded = config.load(toml(tmp_path), [generators, "prompts.sources=a.jsonl"])
+        assert len(loaded.sample.generators) == count
+
+
+def test_one_answer_a_prompt_cannot_be_ranked(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"\[sample\] answers = 1: nothing can be ranked.*:2\)"):
+        config.load(toml(tmp_path, "[sample]\nanswers = 1\n"))

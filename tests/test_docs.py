@@ -130,3 +130,17 @@ def test_every_relative_link_leads_somewhere(document: Path, target: str) -> Non
 def test_documents_name_no_path_of_a_machine(path: Path) -> None:
     assert re.findall(r"(?<![\w.])/(?:home|root|tmp|work|Users)/\S+", path.read_text()) == []
     assert os.path.expanduser("~") + "/" not in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("document", "text"),
+    [
+        (path.name, block)
+        for path in DOCUMENTS
+        for block in re.findall(r"^```toml\n(.*?)^```", path.read_text(), re.M | re.S)
+    ],
+    ids=lambda value: value if value.endswith(".md") else "",
+)
+def test_every_recipe_that_is_shown_is_valid(tmp_path: Path, document: str, text: str) -> None:
+    (tmp_path / "shown.toml").write_text(text)
+    config.load(tmp_path / "shown.toml")

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 from servers import Server, fails, replies_with, says
-from small_road import recipe
+from small_road import prompt_rows, recipe, write_lines
 
 from starling import config, tables
 from starling.device import seed_for
-from starling.errors import CallError, StopStage, UsageError
+from starling.errors import CallError, DataError, StopStage, UsageError
 from starling.stages import prompts, sample
 from starling.store import Run
+from starling.streams import Answers
 
 PLAIN = '[[sample.generators]]\nname = "{name}"\nmodel = "{model}"\nsystem = "{system}"\n'
 
@@ -136,3 +137,76 @@ def test_a_call_that_fails_stops_the_stage_and_keeps_what_was_answered(tiny_mode
         with pytest.raises(CallError, match=r"sample: 4 of 5 calls to openai:m@.* failed, first: .*no"):
             sample.run(run)
     assert len(shards(run)) == 3  # those of the model in this process
+
+
+def answered(folder: Path, tiny_model: Path, counts: list[int], **changes) -> Run:
+    """A run whose prompts bring so many answers each, one after the other and from the beginning again."""
+    rows = [
+        {"prompt": row["prompt"], "messages": None, "prompt_id": row["id"], "split": row["split"]}
+        | {
+            "answers": [
+                {"answer": f"{row['id']} {at}", "model": f"m{at}"} for at in range(counts[number % len(counts)])
+            ]
+        }
+        for number, row in enumerate(prompt_rows())
+    ]
+    sources = [
+        {"path": str(write_lines(folder / f"{split}.jsonl", [row for row in rows if row["split"] == split])),
+         "form": "nectar", "split": split}
+        for split in ("train", "validation", "test")
+    ]  # fmt: skip
+    path = recipe(folder / "made", tiny_model, **changes)
+    settings = config.load(path).model_dump()
+    settings["prompts"]["sources"] = sources
+    settings["sample"]["generators"] = settings["sample"]["generators"] if "sample__answers" in changes else []
+    run = Run.open(folder / "run", config.Config.model_validate(settings))
+    prompts.run(run)
+    return run
+
+
+def left_out(run: Run) -> Counter:
+    return Counter(row["reason"] for row in tables.read_rows(run.folder("sample") / "left_out.jsonl"))
+
+
+def test_answers_that_came_with_the_prompts_are_ranked_without_a_generator(tiny_model: Path, tmp_path: Path) -> None:
+    run = answered(tmp_path, tiny_model, [3, 2, 1])
+    facts = sample.run(run)
+    assert (facts["prompts"], facts["answers"], facts["tokens"]) == (10, 25, 0)
+    assert (facts["from_sources"], facts["prompts_with_answers"]) == ({"m0": 10, "m1": 10, "m2": 5}, {"2": 5, "3": 5})
+    assert facts["left_out"] == {"fewer_than_2_answers": 5} == left_out(run)
+    assert {one.answer for one in tables.candidates_of(run)} >= {"rain-0 0", "rain-0 1", "rain-0 2", "rain-1 1"}
+    assert Answers(run).sizes() == {3: 5, 2: 5}
+    assert sample.run(run) == facts
+
+
+def test_generators_fill_up_what_the_sources_lack_and_no_more(tiny_model: Path, tmp_path: Path) -> None:
+    run = answered(tmp_path, tiny_model, [4, 2, 0], sample__answers=3, sample__order="source_first")
+    facts = sample.run(run)
+    given = Counter(one.prompt_id for one in tables.candidates_of(run) if one.model in ("plain", "greedy", "hot"))
+    wanted = tables.prompts_of(run, "train", "validation")
+    assert facts["prompts_with_answers"] == {"3": 15}
+    # of each topic's three prompts one brings four answers, one two and one none
+    assert sorted(given[prompt.id] for prompt in wanted) == [0] * 5 + [1] * 5 + [3] * 5
+    assert left_out(run) == {"more_than_3_answers": 5}
+    assert {one.model for one in tables.candidates_of(run) if given[one.prompt_id] == 1} == {"m0", "m1", "plain"}
+
+
+def test_prompts_with_fewer_answers_than_asked_for_may_be_left_out(tiny_model: Path, tmp_path: Path) -> None:
+    run = answered(tmp_path, tiny_model, [1, 0], sample__answers=4, sample__fewer="leave_out")
+    facts = sample.run(run)
+    assert set(facts["prompts_with_answers"]) == {"4"}
+    assert facts["left_out"]["fewer_than_4_answers"] == 3 * (15 - facts["prompts"])
+    assert {one.prompt_id for one in tables.candidates_of(run)} == {
+        prompt.id for shard in Answers(run).shards(4) for prompt, _ in shard
+    }
+
+
+def test_neither_generators_nor_answers_is_said_before_anything_is_sampled(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"sample: 15 prompts bring at most 1 answer each and 0 generators are named"):
+        sample.run(answered(tmp_path, tiny_model, [1]))
+
+
+def test_a_choice_that_leaves_nothing_says_why(tiny_model: Path, tmp_path: Path) -> None:
+    run = answered(tmp_path, tiny_model, [1], sample__answers=9, sample__fewer="leave_out")
+    with pytest.raises(StopStage, match=r"no prompt has enough answers \(fewer_than_9_answers: 60\); see .*left_out"):
+        sample.run(run)

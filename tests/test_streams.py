@@ -57,8 +57,32 @@ def test_answers_stand_in_the_order_of_their_draws(run: Run) -> None:
     assert found["p1"] == ["a-0 1", "b-0 1"]
 
 
-def test_answers_are_counted_over_all_files(run: Run) -> None:
-    assert streams.count_answers(run) == {"prompts": 8, "answers": 17, "tokens": 51, "finished": 15 / 17}
+def test_answers_that_were_left_out_are_not_there(run: Run) -> None:
+    rows = [{"prompt_id": "p7", "draw": 1}, {"prompt_id": "p1", "draw": 0}, {"prompt_id": "p1", "draw": 1}]
+    listed = [row | {"model": "", "reason": "same_text"} for row in [*rows, {"prompt_id": "p9", "draw": None}]]
+    tables.write_jsonl(run.folder("sample") / tables.LEFT_OUT, listed)
+    answers = Answers(run)
+    assert (len(answers), answers.sizes()) == (7, {2: 7})
+    found = {prompt.id: [a.answer for a in own] for shard in answers.shards(100) for prompt, own in shard}
+    assert found["p7"] == ["a-0 7", "c-0 7"]
+    assert "p1" not in found
+
+
+def test_answers_that_came_with_the_prompts_are_read_prompt_by_prompt(run: Run) -> None:
+    assert streams.brought(run).count == {}
+    for number, ids in enumerate((["p1", "p1", "p2"], ["p5"])):
+        rows = [
+            {"prompt_id": one, "model": "m", "draw": draw, "answer": f"{one} {draw}", "finished": True}
+            for draw, one in enumerate(ids)
+        ]
+        path = run.folder("prompts") / "answers" / f"{number:05d}.parquet"
+        tables.write_parquet(path, rows, tables.CANDIDATES)
+    shelf = streams.brought(run)
+    assert shelf.count == {"p1": 2, "p2": 1, "p5": 1}
+    found = shelf.read(streams.prompts(run, "train", "validation"))
+    assert {one: [a.answer for a in own] for one, own in found.items()} == {
+        "p1": ["p1 0", "p1 1"], "p2": ["p2 2"], "p5": ["p5 0"],
+    }  # fmt: skip
 
 
 def test_batches_end_with_a_shorter_one() -> None:

@@ -10,8 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 
-from starling import tables
+from starling import sources, tables
+from starling.config import Source
 from starling.errors import DataError, StarlingError
+from starling.forms import Found
 from starling.records import Candidate, Message, Prompt, Ranking
 
 NECTAR = "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: what is rain?\n\nAssistant: "
@@ -21,6 +23,10 @@ TURNS = [
     Message(role="user", content="what is rain?"),
 ]
 QUESTION = [Message(role="user", content="what is rain?")]
+
+
+def prompts_in(path: Path) -> list[Prompt]:
+    return [one.prompt for one in sources.found(sources.resolved(Source(path=str(path)))) if isinstance(one, Found)]
 
 
 def candidate(answer: str, **more) -> Candidate:
@@ -139,19 +145,19 @@ def test_a_users_prompts_get_ids_and_the_train_split(tmp_path: Path) -> None:
     path = write(
         tmp_path / "mine.jsonl", {"prompt": "what is rain?"}, {"messages": TURNS, "id": "own", "split": "test"}
     )
-    first, second = tables.read_prompts(path)
+    first, second = prompts_in(path)
     assert (first.id, first.source, first.split, first.messages) == ("mine-1", "mine", "train", QUESTION)
     assert (second.id, second.source, second.split, second.messages) == ("own", "mine", "test", TURNS)
 
 
 def test_a_users_prompt_with_an_empty_id_gets_one(tmp_path: Path) -> None:
     path = write(tmp_path / "mine.jsonl", {"id": None, "source": None, "prompt": "what is rain?"})
-    assert [(prompt.id, prompt.source) for prompt in tables.read_prompts(path)] == [("mine-1", "mine")]
+    assert [(prompt.id, prompt.source) for prompt in prompts_in(path)] == [("mine-1", "mine")]
 
 
 def test_unknown_columns_of_a_prompt_are_passed_over(tmp_path: Path) -> None:
     path = write(tmp_path / "mine.jsonl", {"prompt": "what is rain?", "stars": 5})
-    assert tables.read_prompts(path)[0].messages == QUESTION
+    assert prompts_in(path)[0].messages == QUESTION
 
 
 @pytest.mark.parametrize(
@@ -205,7 +211,7 @@ def test_unknown_columns_of_a_prompt_are_passed_over(tmp_path: Path) -> None:
 def test_a_prompt_that_cannot_be_asked_is_named(tmp_path: Path, row: dict, message: str) -> None:
     path = write(tmp_path / "mine.jsonl", {"prompt": "fine"}, row)
     with pytest.raises(DataError, match=rf"mine\.jsonl:2: .*{message}"):
-        tables.read_prompts(path)
+        prompts_in(path)
 
 
 def test_nectars_text_and_messages_are_two_forms_of_one_thing() -> None:
@@ -336,7 +342,7 @@ def test_a_row_that_is_no_ranking_is_named(row: dict, message: str) -> None:
 def test_damaged_prompts_are_a_plain_error(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=rf"{re.escape(name)}:1: "):
-        tables.read_prompts(tmp_path / name)
+        prompts_in(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -376,27 +382,27 @@ def test_a_system_prompt_survives_nectars_text() -> None:
 
 
 def test_a_numeric_id_becomes_text(tmp_path: Path) -> None:
-    (prompt,) = tables.read_prompts(write(tmp_path / "mine.jsonl", {"id": 5, "prompt": "hi"}))
+    (prompt,) = prompts_in(write(tmp_path / "mine.jsonl", {"id": 5, "prompt": "hi"}))
     assert prompt.id == "5"
 
 
 def test_checks_of_a_table_lose_the_parameters_that_other_rows_have(tmp_path: Path) -> None:
     checks = [{"check": "lowercase", "n": None}]
-    (prompt,) = tables.read_prompts(write(tmp_path / "mine.jsonl", {"prompt": "hi", "checks": checks}))
+    (prompt,) = prompts_in(write(tmp_path / "mine.jsonl", {"prompt": "hi", "checks": checks}))
     assert prompt.checks == [{"check": "lowercase"}]
 
 
 def test_a_damaged_line_is_named_by_its_number(tmp_path: Path) -> None:
     (tmp_path / "mine.jsonl").write_bytes(b'{"prompt": "fine"}\n{"prompt": "caf\xe9"}\n')
     with pytest.raises(DataError, match=r"mine\.jsonl:2: not JSON in UTF-8"):
-        tables.read_prompts(tmp_path / "mine.jsonl")
+        prompts_in(tmp_path / "mine.jsonl")
 
 
 def test_a_compressed_file_that_was_cut_is_named_at_the_line(tmp_path: Path) -> None:
     whole = write(tmp_path / "mine.jsonl.gz", *({"prompt": f"what is {number}?"} for number in range(50)))
     whole.write_bytes(whole.read_bytes()[:-12])
     with pytest.raises(DataError, match=r"mine\.jsonl\.gz:\d+: cannot be read"):
-        tables.read_prompts(whole)
+        prompts_in(whole)
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_read_over(tmp_path: Path) -> None:

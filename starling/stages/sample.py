@@ -1,15 +1,14 @@
-"""sample: K answers to each prompt, one from each generator, with the seed of every one."""
+"""sample: K answers to each prompt, one from each generator with its seed, and those that came with the source."""
 
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from starling import chat, endpoints, models, progress, streams, tables
+from starling import chat, choice, endpoints, models, progress, streams, tables
 from starling.client import Client
 from starling.config import Generator
 from starling.device import seed_for
-from starling.errors import CallError, StopStage
+from starling.errors import CallError, DataError, StopStage
 from starling.generate import Request, generate, stop_ids
 from starling.ledger import Ledger
 from starling.limits import Allowance
@@ -17,14 +16,21 @@ from starling.models import Model
 from starling.records import Call, Candidate, Failure, Message, Prompt, Reply
 from starling.spending import allowance, of_stage, report
 from starling.store import Run
+from starling.streams import Shelf
+
+Job = tuple[Prompt, int, Generator]
+Shard = tuple[Path, list[Job]]
+_FROM_SOURCES = "+sources"  # no model's shard is called so: see `_slug`
 
 
 def run(run: Run) -> dict[str, Any]:
-    """Write `sample/<model>-<shard>.parquet`; a shard that stands is not sampled again."""
+    """Write `sample/<model>-<shard>.parquet`, then what is kept of the sources' answers; no shard is sampled twice."""
     cfg = run.config.sample
     asked = endpoints.of_generators(run.config)
-    wanted = sum(1 for _ in _wanted(run))
-    worst = wanted * len(cfg.generators) * cfg.max_new_tokens
+    brought = streams.brought(run)
+    _refuse_silence(run, brought)
+    answers = sum(_asked(run, brought, prompt) for prompt in streams.wanted(run))
+    worst = answers * cfg.max_new_tokens
     with (
         Ledger(run.ledger_path, "sample") as ledger,
         progress.track("sample", min(worst, cfg.token_budget or worst), "tokens") as advance,
@@ -33,25 +39,29 @@ def run(run: Run) -> dict[str, Any]:
         allowed = allowance(run.config, ledger)
         clients = {name: Client(endpoint, ledger, allowance=allowed) for name, endpoint in asked.items()}
         for name, generators in _by_model(run).items():
+            missing = _missing(run, brought, name, generators)
             if name in clients:
-                _ask_all(run, clients[name], name, generators, allowed)
+                _ask_all(run, clients[name], name, missing, allowed)
             else:
-                _sample_all(run, name, generators, allowed, advance)
+                _sample_all(run, name, missing, allowed, advance)
         spending = of_stage(run.config, ledger, clients.values())
     report("sample", spending)
-    counted = streams.count_answers(run)
-    return counted | {
-        "prompts_left_out_for_budget": wanted - counted["prompts"],
+    return _choose(run, brought) | {
         "generators": [generator.model_dump() for generator in cfg.generators],
         "spending": spending,
     }
 
 
-def _wanted(run: Run) -> Iterator[Prompt]:
-    """Validation first, so that a spent budget never costs the reward model its test."""
-    cfg = run.config.sample
-    yield from islice(streams.prompts(run, "validation"), cfg.validation_prompts)
-    yield from islice(streams.prompts(run, "train"), cfg.train_prompts)
+def _refuse_silence(run: Run, brought: Shelf) -> None:
+    """Stop before anything is sampled where no prompt can get two answers."""
+    count = len(run.config.sample.generators)
+    bring = [brought.count[prompt.id] for prompt in streams.wanted(run)]
+    if count + max(bring, default=0) < 2:
+        raise DataError(
+            f"sample: {len(bring)} prompts bring at most {max(bring, default=0)} answer each and {count} generators "
+            "are named, so there is nothing to rank; name generators in [[sample.generators]] or sources with answers "
+            "in [[prompts.sources]]"
+        )
 
 
 def _by_model(run: Run) -> dict[str, list[tuple[int, Generator]]]:
@@ -62,66 +72,94 @@ def _by_model(run: Run) -> dict[str, list[tuple[int, Generator]]]:
     return groups
 
 
-def _sample_all(
-    run: Run,
-    name: str,
-    generators: Sequence[tuple[int, Generator]],
-    allowed: Allowance,
-    advance: progress.Advance,
-) -> None:
+def _choose(run: Run, brought: Shelf) -> dict[str, Any]:
+    """Write which answers are left out, and the shards of those from sources that are kept; returns the facts."""
+    cfg = run.config.sample
+    folder = run.folder("sample")
+    listing = folder / tables.LEFT_OUT
+    for old in (listing, *folder.glob(f"{_FROM_SOURCES}-*.parquet")):
+        old.unlink(missing_ok=True)
+    sums = choice.Sums()
+    over_budget = 0
+    with tables.listing(listing) as leave_out:
+        for number, shard in enumerate(streams.batches(streams.wanted(run), cfg.shard_prompts)):
+            given = [path for name in _by_model(run) if (path := _path(run, name, number)).exists()]
+            sampled = [Candidate(**row) for path in given for row in tables.read_rows(path)]
+            ours = [one for answers in brought.read(shard).values() for one in answers]
+            by_prompt = choice.by_preference(shard, ours, cfg, run.config.run.seed)
+            chosen = choice.choose(shard, sampled, by_prompt, cfg)
+            for left in chosen.left_out:
+                leave_out(left._asdict())
+            if chosen.from_sources:
+                _write(_path(run, _FROM_SOURCES, number), chosen.from_sources)
+            sums.add(sampled, chosen)
+            answered = {one.prompt_id for one in sampled}
+            over_budget += sum(p.id not in answered and _asked(run, brought, p) > 0 for p in shard)
+    if not sums.prompts_with:
+        raise StopStage(
+            f"sample: no prompt has enough answers ({', '.join(f'{why}: {n}' for why, n in sums.left_out.items())}); "
+            f"see {listing}, add generators or sources, or change sample.answers and sample.fewer"
+        )
+    return {"prompts_left_out_for_budget": over_budget} | sums.facts()
+
+
+def _asked(run: Run, brought: Shelf, prompt: Prompt) -> int:
+    """How many generators, from the first, answer a prompt."""
+    return choice.generators_asked(brought.count[prompt.id], run.config.sample)
+
+
+def _sample_all(run: Run, name: str, missing: Iterable[Shard], allowed: Allowance, advance: progress.Advance) -> None:
     """All shards of one model in this process."""
     model: Model | None = None
-    for path, shard in _missing(run, name, len(generators)):
+    for path, jobs in missing:
         allowed.refuse_late()
-        model = model or models.load_policy(name)
-        _write(path, _sample(run, model, generators, shard, advance))
+        if jobs:
+            model = model or models.load_policy(name)
+        _write(path, _sample(run, model, jobs, advance) if model and jobs else [])
 
 
-def _ask_all(
-    run: Run, client: Client, name: str, generators: Sequence[tuple[int, Generator]], allowed: Allowance
-) -> None:
+def _ask_all(run: Run, client: Client, name: str, missing: Iterable[Shard], allowed: Allowance) -> None:
     """All shards of one endpoint; without a token budget so many at once that all its connections have work."""
-    calls = len(generators) * run.config.sample.shard_prompts
+    calls = len(_by_model(run)[name]) * run.config.sample.shard_prompts
     at_once = 1 if run.config.sample.token_budget else -(-16 * client.endpoint.concurrency // calls)
-    for some in streams.batches(_missing(run, name, len(generators)), at_once):
+    for some in streams.batches(missing, at_once):
         allowed.refuse_late()
-        found = iter(_ask(run, client, name, generators, [shard for _, shard in some]))
+        found = iter(_ask(run, client, name, [sorted(jobs, key=lambda job: job[1]) for _, jobs in some]))
         for path, _ in some:
             _write(path, next(found))
 
 
-def _missing(run: Run, name: str, generators: int) -> Iterator[tuple[Path, list[Prompt]]]:
-    """Paths and prompts of a model's shards that do not stand yet, until one could pass its part of the budget."""
+def _missing(run: Run, brought: Shelf, name: str, generators: Sequence[tuple[int, Generator]]) -> Iterator[Shard]:
+    """Paths and jobs of a model's shards that do not stand yet, until one could pass its part of the budget."""
     cfg = run.config.sample
-    budget = cfg.token_budget * generators // len(cfg.generators)
+    budget = cfg.token_budget * len(generators) // len(cfg.generators)
     spent = 0
-    for number, shard in enumerate(streams.batches(_wanted(run), cfg.shard_prompts)):
-        path = run.folder("sample") / f"{_slug(name)}-{number:05d}.parquet"
+    for number, shard in enumerate(streams.batches(streams.wanted(run), cfg.shard_prompts)):
+        path = _path(run, name, number)
         if not path.exists():
-            if budget and spent + len(shard) * generators * cfg.max_new_tokens > budget:
+            asked = {prompt.id: _asked(run, brought, prompt) for prompt in shard}
+            jobs = [(p, draw, generator) for p in shard for draw, generator in generators if draw < asked[p.id]]
+            if budget and spent + len(jobs) * cfg.max_new_tokens > budget:
                 if number == 0:
                     raise StopStage(
                         f"sample: sample.token_budget = {cfg.token_budget:,} does not cover one shard; raise it"
                     )
                 return
-            yield path, shard
+            yield path, jobs
         if budget:
             spent += sum(row["num_tokens"] for row in tables.read_rows(path))
 
 
+def _path(run: Run, name: str, number: int) -> Path:
+    return run.folder("sample") / f"{_slug(name) if name != _FROM_SOURCES else name}-{number:05d}.parquet"
+
+
 def _write(path: Path, found: Sequence[Candidate]) -> None:
-    tables.write_parquet(path, [_row(candidate) for candidate in found], tables.CANDIDATES)
+    tables.write_parquet(path, [tables.candidate_row(candidate) for candidate in found], tables.CANDIDATES)
 
 
-def _sample(
-    run: Run,
-    model: Model,
-    generators: Sequence[tuple[int, Generator]],
-    shard: Sequence[Prompt],
-    advance: progress.Advance,
-) -> list[Candidate]:
+def _sample(run: Run, model: Model, jobs: Sequence[Job], advance: progress.Advance) -> list[Candidate]:
     cfg = run.config.sample
-    jobs = [(prompt, draw, generator) for prompt in shard for draw, generator in generators]
     seeds = [seed_for(run.config.run.seed, "sample", prompt.id, draw) for prompt, draw, _ in jobs]
     requests = [
         Request(
@@ -155,16 +193,9 @@ def _sample(
     ]
 
 
-def _ask(
-    run: Run,
-    client: Client,
-    name: str,
-    generators: Sequence[tuple[int, Generator]],
-    shards: Sequence[Sequence[Prompt]],
-) -> list[list[Candidate]]:
-    """The answers of an endpoint to the prompts of each shard."""
+def _ask(run: Run, client: Client, name: str, shards: Sequence[Sequence[Job]]) -> list[list[Candidate]]:
+    """The answers of an endpoint to the jobs of each shard."""
     cfg = run.config.sample
-    jobs = [[(prompt, draw, generator) for draw, generator in generators for prompt in shard] for shard in shards]
     calls = [
         Call(
             messages=_conversation(prompt, generator),
@@ -173,15 +204,15 @@ def _ask(
             top_p=generator.top_p,
             draw=draw,
         )
-        for shard in jobs
-        for prompt, draw, generator in shard
+        for jobs in shards
+        for prompt, draw, generator in jobs
     ]
     replies = client.chat(calls)
     failures = [reply for reply in replies if isinstance(reply, Failure)]
     if failures:
         raise CallError(f"sample: {len(failures)} of {len(calls)} calls to {name} failed, first: {failures[0].reason}")
     answers = iter(replies)
-    return [[_candidate(prompt, draw, generator, next(answers)) for prompt, draw, generator in shard] for shard in jobs]
+    return [[_candidate(prompt, draw, generator, next(answers)) for prompt, draw, generator in jobs] for jobs in shards]
 
 
 def _candidate(prompt: Prompt, draw: int, generator: Generator, reply: Reply | Failure) -> Candidate:
@@ -201,10 +232,6 @@ def _candidate(prompt: Prompt, draw: int, generator: Generator, reply: Reply | F
 def _conversation(prompt: Prompt, generator: Generator) -> list[Message]:
     system = [Message(role="system", content=generator.system)] if generator.system else []
     return [*system, *prompt.messages]
-
-
-def _row(candidate: Candidate) -> dict[str, Any]:
-    return {name: getattr(candidate, name) for name in tables.CANDIDATES.names}
 
 
 def _slug(name: str) -> str:

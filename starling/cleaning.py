@@ -1,0 +1,207 @@
+"""What is kept of a source: language, length, duplicates with their answers merged, enough answers, a fair draw."""
+
+import heapq
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import NamedTuple
+
+from starling import sources
+from starling.config import PromptsTable, Source
+from starling.errors import DataError, UsageError
+from starling.forms import Answer, Found
+from starling.records import SPLITS, Message, Prompt
+from starling.sources import Removal
+
+Remove = Callable[[Removal], None]
+_MARKERS = re.compile(
+    r"\[/?INST\]|<</?SYS>>|</?s>|<\|im_(?:start|end)\|>|^\s*(?:human|assistant|user|system)\s*:",
+    re.IGNORECASE | re.MULTILINE,
+)
+FAIREST = {"test": 0, "validation": 1, "train": 2}  # of two prompts that are alike, the lower one is kept
+
+
+class Kept(NamedTuple):
+    """What a source gave: its prompts, and how many finds, empty answers and prompts past its limit it had."""
+
+    form: str
+    found: list[Found]
+    read: int
+    empty_answers: int
+    over_limit: int
+
+
+@dataclass(slots=True)
+class _Seen:
+    """The little that is held of a prompt until it is known which are kept."""
+
+    id: str
+    split: str
+    answers: tuple[int, ...] = ()
+
+
+def text_of(messages: Sequence[Message]) -> str:
+    """A conversation as one text."""
+    return "\n".join(message["content"] for message in messages)
+
+
+def duplicate_key(messages: Sequence[Message]) -> bytes:
+    """Equal for prompts that differ in case, spaces, punctuation and role markers only."""
+    text = text_of(messages)
+    letters = "".join(c for c in _MARKERS.sub("", text).lower() if c.isalnum())
+    return _hash(letters or text)
+
+
+def distinct(answers: Iterable[Answer]) -> list[Answer]:
+    """The answers without those whose exact text came before."""
+    first: dict[str, Answer] = {}
+    for answer in answers:
+        first.setdefault(answer.text, answer)
+    return list(first.values())
+
+
+def merged(one: Found, other: Found) -> Found:
+    """Two finds of the same prompt: that of the split that is kept, else the first, with the answers of both."""
+    kept = one if FAIREST[one.prompt.split] <= FAIREST[other.prompt.split] else other
+    named = ", ".join(dict.fromkeys([*one.prompt.source.split(", "), *other.prompt.source.split(", ")]))
+    return replace(kept, prompt=replace(kept.prompt, source=named), answers=distinct([*one.answers, *other.answers]))
+
+
+class Cleaner:
+    """The rules of `[prompts]` that look at one source; each removal is told."""
+
+    def __init__(self, cfg: PromptsTable, seed: int, remove: Remove) -> None:
+        self.cfg = cfg
+        self.seed = seed
+        self.remove = remove
+        self._shares = [getattr(cfg, split) for split in SPLITS]
+        self._rank = _ranker(cfg.language) if cfg.language else None
+
+    def clean(self, source: Source) -> Kept:
+        """What is kept of a source. It is read twice, so that texts are held of what is kept only."""
+        source = sources.resolved(source)
+        seen, read, empty = self._survey(source)
+        enough = {key for key, one in seen.items() if len(one.answers) >= source.min_answers}
+        for key, one in seen.items():
+            if key not in enough:
+                reason = f"fewer_than_{source.min_answers}_answers"
+                self.remove(Removal(one.id, sources.name_of(source), reason, detail="within its source"))
+        chosen = enough
+        if source.limit and len(enough) > source.limit:
+            chosen = set(heapq.nsmallest(source.limit, enough, key=lambda key: _hash(f"{self.seed}:{key.hex()}")))
+        kept: dict[bytes, Found] = {}
+        for number, found in enumerate(sources.found(source)):
+            if isinstance(found, Removal):
+                continue
+            alike = duplicate_key(found.prompt.messages)
+            if (key := self._key(alike, number)) in chosen:
+                found = self._ready(found, source, alike)
+                kept[key] = merged(kept[key], found) if key in kept else found
+        form = "plain" if source.path == sources.BUILTIN else source.form
+        return Kept(form, list(kept.values()), read, empty, len(enough) - len(chosen))
+
+    def _survey(self, source: Source) -> tuple[dict[bytes, _Seen], int, int]:
+        """Each prompt's key with what decides on it, and how many finds and empty answers the source has."""
+        seen: dict[bytes, _Seen] = {}
+        read = empty = 0
+        refused: Removal | None = None
+        for number, found in enumerate(sources.found(source)):
+            read += 1
+            if isinstance(found, Removal):
+                self.remove(found)
+                refused = refused or found
+                continue
+            empty += sum(not answer.text.strip() for answer in found.answers)
+            alike = duplicate_key(found.prompt.messages)
+            found = self._ready(found, source, alike)
+            if refusal := self._refusal(found.prompt):
+                reason, detail = refusal
+                self.remove(Removal(found.prompt.id, found.prompt.source, reason, detail=detail))
+                continue
+            self._add(seen, self._key(alike, number), found, source.min_answers)
+        if refused and not seen and read:
+            raise DataError(f"prompts: no row of {source.path} can be used, first {refused.detail}")
+        return seen, read, empty
+
+    def _add(self, seen: dict[bytes, _Seen], key: bytes, found: Found, min_answers: int) -> None:
+        prompt = found.prompt
+        one = seen.get(key)
+        if one is None:
+            one = seen[key] = _Seen(prompt.id, prompt.split)
+        elif FAIREST[prompt.split] < FAIREST[one.split]:
+            self.remove(Removal(one.id, prompt.source, "duplicate", prompt.id))
+            one.id, one.split = prompt.id, prompt.split
+        else:
+            self.remove(Removal(prompt.id, prompt.source, "duplicate", one.id))
+        if len(one.answers) < min_answers:
+            texts = (int.from_bytes(_hash(answer.text)) for answer in found.answers)
+            one.answers = tuple(dict.fromkeys((*one.answers, *texts)))[:min_answers]
+
+    def _ready(self, found: Found, source: Source, alike: bytes) -> Found:
+        """With the split that it belongs to, and without answers that are empty or twins."""
+        split = found.prompt.split
+        if found.dealt:
+            split = (
+                self._dealt(_hash(found.prompt.family) if found.prompt.family else alike)
+                if source.split == "auto"
+                else source.split
+            )
+        answers = distinct(answer for answer in found.answers if answer.text.strip())
+        return replace(found, prompt=replace(found.prompt, split=split), answers=answers)
+
+    def _dealt(self, mark: bytes) -> str:
+        """A split by the mark of a prompt's family or text, whatever else the source holds and whatever the seed."""
+        place = int.from_bytes(mark) / 2 ** (8 * len(mark)) * sum(self._shares)
+        for split, share in zip(SPLITS, self._shares, strict=True):
+            if place < share:
+                return split
+            place -= share
+        return SPLITS[-1]
+
+    def _key(self, alike: bytes, number: int) -> bytes:
+        """What is one prompt: a text where duplicates are merged, else a find."""
+        return alike if self.cfg.merge_duplicates else number.to_bytes(8)
+
+    def _refusal(self, prompt: Prompt) -> tuple[str, str] | None:
+        text = text_of(prompt.messages)
+        if self.cfg.longer_than and len(text) <= self.cfg.longer_than:
+            return "too_short", f"{len(text)} characters"
+        if self._rank:
+            guesses = self._rank(text)[: self.cfg.language_guesses]
+            if self.cfg.language not in guesses:
+                return "language", ", ".join(guesses)
+        return None
+
+
+def union(found: Iterable[Found], cfg: PromptsTable, remove: Remove) -> list[Found]:
+    """The finds of all sources as one list: duplicates merged where that is wanted, the rest with enough answers."""
+    united: dict[bytes, Found] = {}
+    for number, one in enumerate(found):
+        key = duplicate_key(one.prompt.messages) if cfg.merge_duplicates else number.to_bytes(8)
+        if key in united:
+            both = merged(united[key], one)
+            lost = one if both.prompt.id == united[key].prompt.id else united[key]
+            remove(Removal(lost.prompt.id, lost.prompt.source, "duplicate", both.prompt.id))
+            united[key] = both
+        else:
+            united[key] = one
+    for one in united.values():
+        if len(one.answers) < cfg.min_answers:
+            reason = f"fewer_than_{cfg.min_answers}_answers"
+            remove(Removal(one.prompt.id, one.prompt.source, reason, detail="over all sources"))
+    return [one for one in united.values() if len(one.answers) >= cfg.min_answers]
+
+
+def _ranker(language: str) -> Callable[[str], list[str]]:
+    """A text -> its languages, likeliest first."""
+    from py3langid import langid  # its model takes a second to load
+
+    known = {code for code, _ in langid.rank("known languages")}
+    if language not in known:
+        raise UsageError(f"prompts: prompts.language = {language!r} is not one of {', '.join(sorted(known))}")
+    return lambda text: [code for code, _ in langid.rank(text)]
+
+
+def _hash(text: str) -> bytes:
+    return blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest()

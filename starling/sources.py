@@ -1,0 +1,146 @@
+"""Where prompts come from: the rows of a FILE, a folder or a `datasets` set, one at a time."""
+
+import csv
+import gzip
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from starling import forms, tables
+from starling.config import Source
+from starling.errors import DataError
+from starling.forms import At, Found, Unusable
+
+BUILTIN = "builtin"
+_ENDINGS = (".parquet", ".jsonl", ".jsonl.gz", ".csv", ".csv.gz")
+# Columns whose cells in a CSV file are JSON; all others are texts.
+_JSON_CELLS = frozenset(
+    ("messages", "conversation", "conversations", "answers", "completions", "facts", "topic", "checks", "good_natured")
+)
+_ARRAY = ".json"  # one list that holds all rows; `datasets` reads it
+
+
+class Removal(NamedTuple):
+    """A prompt that is left out: why, the prompt or question that it collided with, and more about it."""
+
+    prompt_id: str
+    source: str
+    reason: str
+    of: str = ""
+    detail: str = ""
+
+
+def name_of(source: Source) -> str:
+    """What the source is called in the `source` column and in ids."""
+    if source.name or source.path == BUILTIN:
+        return source.name or "starling"
+    return Path(source.path.removesuffix(".gz")).stem if _is_local(source.path) else source.path
+
+
+def found(source: Source) -> Iterator[Found | Removal]:
+    """Every prompt of a resolved source in the order of its rows, and a removal for each row that has none."""
+    if source.path == BUILTIN:
+        for prompt in tables.builtin_prompts():
+            yield Found(prompt=replace(prompt, source=name_of(source)))
+        return
+    name = name_of(source)
+    first = forms.FORMS[source.form].first_turn if source.turns == "auto" else source.turns == "first"
+    for number, row in enumerate(_rows(source), 1):
+        where = f"{source.path}:{number}"
+        at = At(id=f"{name}-{number}", where=where, source=name, model=source.model or name, first_turn=first)
+        try:
+            yield from forms.read(row, source.form, at)
+        except Unusable as unusable:
+            yield Removal(at.id, name, unusable.reason, detail=str(unusable))
+
+
+def resolved(source: Source) -> Source:
+    """The source with the form of its rows, where need be as its first row shows it."""
+    if source.path == BUILTIN or source.form != "auto":
+        return source
+    first = next(_rows(source), None)
+    if first is None:
+        raise DataError(f"prompts: the source {source.path} has no rows")
+    return source.model_copy(update={"form": forms.form_of(first, f"{source.path}:1")})
+
+
+def _rows(source: Source) -> Iterator[dict[str, Any]]:
+    return islice(_all_rows(source), source.rows or None)
+
+
+def _all_rows(source: Source) -> Iterator[dict[str, Any]]:
+    path = Path(source.path).expanduser()
+    if not _is_local(source.path):
+        yield from _data_set(source, source.path)
+    elif path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.name.endswith((*_ENDINGS, _ARRAY)))
+        if not files:  # data files in folders of their own: what `datasets` knows how to lay together
+            yield from _data_set(source, str(path))
+        for file in files:
+            yield from _file_rows(source, file)
+    else:
+        yield from _file_rows(source, path)
+
+
+def _file_rows(source: Source, path: Path) -> Iterator[dict[str, Any]]:
+    if path.name.endswith((".csv", ".csv.gz")):
+        yield from _csv_rows(path)
+    elif path.suffix == _ARRAY and path.exists():
+        yield from _data_set(source.model_copy(update={"subset": "", "part": "train"}), "json", str(path))
+    else:
+        yield from tables.stream_rows(path)
+
+
+def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
+    csv.field_size_limit(2**31 - 1)  # its own limit of 128 KiB is less than some prompts
+    line = 1
+    try:
+        with (
+            gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+            if path.suffix == ".gz"
+            else path.open(encoding="utf-8-sig", newline="") as file
+        ):
+            reader = csv.DictReader(file, strict=True)
+            for row in reader:
+                line = reader.line_num
+                if None in row:
+                    raise DataError(f"{path}:{line}: a row has more cells than the heading")
+                yield {column: _cell(column, text, f"{path}:{line}") for column, text in row.items() if text}
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file") from None
+    except (csv.Error, UnicodeDecodeError, OSError, EOFError) as error:
+        raise DataError(f"{path}:{line}: cannot be read as CSV in UTF-8 ({error})") from None
+
+
+def _cell(column: str, text: str, where: str) -> Any:
+    if column not in _JSON_CELLS:
+        return text
+    try:
+        return json.loads(text.lower() if column == "good_natured" else text)
+    except ValueError:
+        raise DataError(f"{where}: `{column}` holds {text[:40]!r}, where JSON is expected") from None
+
+
+def _data_set(source: Source, path: str, data_files: str | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of what `datasets.load_dataset` finds; code that a set brings along is never run."""
+    from datasets import load_dataset  # loads pandas and more, which the other sources need not wait for
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield from load_dataset(
+            path, source.subset or None, data_files=data_files, split=source.part, streaming=source.rows > 0
+        )
+    except (DatasetsError, OSError, ValueError, RuntimeError) as error:
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise DataError(
+            f"prompts: cannot load {data_files or path} as a data set ({said[0]}); check the name, `subset`, `part`, "
+            "the network and, for a set behind a login, HF_TOKEN"
+        ) from None
+
+
+def _is_local(path: str) -> bool:
+    """Whether a path means something on this disk, there or not, rather than the name of a `datasets` set."""
+    return path.endswith((*_ENDINGS, _ARRAY)) or path.startswith(("/", "./", "../", "~")) or Path(path).exists()

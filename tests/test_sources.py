@@ -1,0 +1,129 @@
+"""Files, folders and `datasets` sets, row by row."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from small_road import write_lines
+
+from starling import sources, tables
+from starling.config import Source
+from starling.errors import DataError
+from starling.forms import Found
+from starling.sources import Removal
+
+ROWS = [{"prompt": f"what is number {number}?"} for number in range(3)]
+ASKED = [row["prompt"] for row in ROWS]
+
+
+def found(path: Path | str, **more) -> list[Found | Removal]:
+    return list(sources.found(sources.resolved(Source(path=str(path), **more))))
+
+
+def asked(path: Path | str, **more) -> list[str]:
+    return [one.prompt.messages[-1]["content"] for one in found(path, **more) if isinstance(one, Found)]
+
+
+def write(path: Path, rows: list[dict]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    elif path.suffix == ".csv":
+        path.write_text("\n".join(["prompt", *(row["prompt"] for row in rows)]) + "\n")
+    elif path.suffix == ".gz":
+        path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    else:
+        write_lines(path, rows)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.parquet", "a.csv", "a.json"])
+def test_every_kind_of_file_gives_the_same_prompts(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, ROWS)
+    assert asked(path) == ASKED
+    assert [one.prompt.id for one in found(path, name="mine")] == ["mine-1", "mine-2", "mine-3"]
+    assert asked(path, rows=2) == ASKED[:2]
+
+
+def test_the_builtin_set_is_as_it_was() -> None:
+    assert [one.prompt for one in found("builtin")] == tables.builtin_prompts()
+    assert {one.prompt.source for one in found("builtin", name="ours")} == {"ours"}
+
+
+def test_a_folder_of_shards_is_one_source(tmp_path: Path) -> None:
+    write(tmp_path / "b.jsonl", ROWS[2:])
+    write(tmp_path / "a.parquet", ROWS[:2])
+    (tmp_path / "notes.txt").write_text("no shard")
+    assert asked(tmp_path) == ASKED
+
+
+def test_a_folder_that_only_datasets_can_lay_together_is_loaded_by_it(tmp_path: Path) -> None:
+    write(tmp_path / "set" / "data" / "train-00000-of-00001.jsonl", ROWS)
+    write(tmp_path / "set" / "data" / "test-00000-of-00001.jsonl", ROWS[:1])
+    assert asked(tmp_path / "set") == ASKED
+    assert asked(tmp_path / "set", part="test") == ASKED[:1]
+    assert asked(tmp_path / "set", rows=2) == ASKED[:2]
+    with pytest.raises(DataError, match=r"cannot load .*set as a data set .*dev.*check the name, `subset`, `part`"):
+        asked(tmp_path / "set", part="dev")
+
+
+def test_the_name_of_a_set_that_cannot_be_reached_is_one_line() -> None:
+    with pytest.raises(DataError, match=r"prompts: cannot load nobody/nothing as a data set") as caught:
+        found("nobody/nothing")
+    assert "\n" not in str(caught.value)
+
+
+def test_cells_of_a_csv_file_may_hold_lists_and_empty_cells_are_missing(tmp_path: Path) -> None:
+    messages = json.dumps([{"role": "user", "content": 'say "hi",\nthen stop'}]).replace('"', '""')
+    (tmp_path / "a.csv").write_text(f'messages,reference,good_natured\n"{messages}",,False\n')
+    (one,) = found(tmp_path / "a.csv")
+    assert one.prompt.messages[0]["content"] == 'say "hi",\nthen stop'
+    assert (one.prompt.reference, one.prompt.good_natured) == ("", False)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"prompt": "fine"}\n{"prompt": \n', r"a\.jsonl:2: not JSON"),
+        ("a.jsonl", b"", "has no rows"),
+        ("a.csv", b"prompt\nhi,there\n", r"a\.csv:2: a row has more cells than the heading"),
+        ("a.csv", b'prompt\n"never closed\n', r"a\.csv:\d: cannot be read as CSV"),
+        ("a.csv", b"messages\noops\n", r"a\.csv:2: `messages` holds 'oops', where JSON is expected"),
+        ("a.csv", b"prompt\ncaf\xe9\n", r"cannot be read as CSV in UTF-8"),
+        ("a.parquet", b"no", "not a Parquet file"),
+        ("a.json", b"{half", "cannot load .* as a data set"),
+        ("a.jsonl", b'{"inputs": "hi"}\n', r"a\.jsonl:1: no form has these columns: inputs"),
+    ],
+)  # fmt: skip
+def test_a_damaged_file_is_one_clear_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        found(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["gone.jsonl", "gone.csv", "gone.parquet", "gone.json"])
+def test_a_missing_file_is_not_sought_on_the_network(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        found(tmp_path / name)
+
+
+def test_a_row_of_a_published_set_that_is_wrong_is_counted_and_the_next_is_read(tmp_path: Path) -> None:
+    turn = {"from": "human", "value": "what is rain?"}
+    rows = [{"conversations": [turn]}, {"conversations": [turn | {"from": "tool"}]}, {"other": 1}]
+    path = write(tmp_path / "share.jsonl", [*rows, {"conversations": [turn]}])
+    one, two, three, four = found(path)
+    assert isinstance(one, Found) and isinstance(four, Found)
+    assert (two.prompt_id, two.reason, three.reason) == ("share-2", "unknown_role", "bad_row")
+    assert "share.jsonl:3" in three.detail and "found: other" in three.detail
+
+
+def test_a_source_is_read_no_further_than_it_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"prompt": "fine"}\n' * 5 + "not JSON\n")
+    assert len(found(path, rows=5)) == 5
