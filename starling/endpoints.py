@@ -24,7 +24,7 @@ class Endpoint:
 
     `name` stands in the ledger's keys, so that URLs may change; `key_env` is the environment variable with the key
     ("" = none). `timeout_seconds` is for one attempt. Prices are dollars per million tokens, None where unknown. The
-    text below the fields of `[[endpoints]]` in config.py says what each one means.
+    text below the fields of `[[endpoints]]` in settings.py says what each one means.
     """
 
     name: str

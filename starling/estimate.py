@@ -3,26 +3,29 @@
 Nothing here is exact: every assumption is in the result, and what cannot be known is named.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from starling import endpoints, figures, ledger, streams
+from starling import choice, endpoints, figures, ledger, streams
 from starling.client import CHARACTERS_PER_TOKEN, FEWEST_CHARACTERS_PER_TOKEN
-from starling.config import Config
+from starling.config import Config, JudgeTable
 from starling.endpoints import Endpoint
+from starling.judges.llm import calls_of
 from starling.ledger import Spent
 from starling.records import SPLITS
 from starling.store import Run
 
 STAGES = ("sample", "rank", "tune", "evaluate")
 PROMPT_CHARACTERS = 400  # of a prompt that has not been read yet
-JUDGE_CHARACTERS = 1600  # the K-wise template with its borders and instructions
+JUDGE_CHARACTERS = 1600  # a template with its borders and instructions
 PAIR_TOKENS = 6  # what a judge writes for each pair of answers
 RANKING_TOKENS = 40  # and for all else
-ASKED_AT_MOST = 2  # a judge whose reply cannot be read is asked again
+SHOWN = {"pairwise": 2, "pointwise": 1}  # answers in a call, where it is not all
+UNREAD_ANSWERS = 7  # of a prompt whose source has not been read yet, where there are no generators
 SHARE_OF_CAP = 0.6  # of an answer's token cap, where no reply has been seen
 SECONDS_BEFORE_TEXT = 1.0
 TOKENS_PER_SECOND = 50.0
@@ -50,10 +53,12 @@ def estimate(config: Config, root: Path, stages: Sequence[str] = STAGES) -> dict
     assumptions = [
         f"a token is {CHARACTERS_PER_TOKEN} characters, at the most expensive {FEWEST_CHARACTERS_PER_TOKEN}",
         f"a call takes {SECONDS_BEFORE_TEXT:g} s and {TOKENS_PER_SECOND:g} tokens a second, until calls were seen",
-        f"a judge's reply takes {PAIR_TOKENS} tokens a pair of answers and {RANKING_TOKENS} more",
+        f"a judge's reply takes {RANKING_TOKENS} tokens, and K-wise {PAIR_TOKENS} more for each pair of answers",
     ]
     if prompt_characters is None:
         assumptions.append(f"a prompt has {PROMPT_CHARACTERS} characters, since none are read yet (`starling prompts`)")
+        if not config.sample.generators:
+            assumptions.append(f"a prompt brings {UNREAD_ANSWERS} answers")
     parts = [
         part
         for stage in stages
@@ -117,43 +122,56 @@ def _parts(config: Config, run: Run | None, stage: str, prompt: Range) -> list[P
         return []
     sample, tune = config.sample, config.tune
     if stage == "rank":
-        prompts, k, cap = _sampled_prompts(config, run), len(sample.generators), sample.max_new_tokens
+        prompts, cap = _answers(config, run), sample.max_new_tokens
     elif stage == "tune":
         steps = tune.steps + tune.ranked_epochs * -(-tune.ranked_prompts // tune.prompts_per_step)
         looks = steps // tune.validate_every + 2
-        prompts, k, cap = looks * config.prompts.validation * tune.validation_draws, 2, tune.max_new_tokens
+        prompts, cap = {2: looks * config.prompts.validation * tune.validation_draws}, tune.max_new_tokens
     else:
-        prompts, k, cap = config.prompts.test, 2, config.evaluate.answer_tokens
-    reply_cap = (config.evaluate if stage == "evaluate" else config.rank).max_new_tokens
-    answers = k * cap * CHARACTERS_PER_TOKEN
-    expected = min(reply_cap, RANKING_TOKENS + PAIR_TOKENS * k * (k - 1) / 2)
-    return [
-        Part(
-            stage=stage,
-            endpoint=judge[0],
-            calls=(prompts, prompts * ASKED_AT_MOST),
-            characters_in=(
-                JUDGE_CHARACTERS + prompt[0] + SHARE_OF_CAP * answers,
-                JUDGE_CHARACTERS + prompt[1] + answers,
-            ),
-            tokens_out=(expected, reply_cap),
-        )
-    ]
+        prompts, cap = {2: config.prompts.test * config.evaluate.draws}, config.evaluate.answer_tokens
+    asked = config.evaluate if stage == "evaluate" else config.rank
+    return [_judging(stage, judge[0], asked, {k: n for k, n in prompts.items() if k > 1}, (prompt, cap))]
+
+
+def _judging(
+    stage: str, endpoint: Endpoint, asked: JudgeTable, prompts: Mapping[int, int], shown: tuple[Range, int]
+) -> Part:
+    """The calls about so many prompts with so many answers each; `shown` are a prompt's length and an answer's cap."""
+    (characters, longest), cap = shown
+    calls = [sum(calls_of(asked, k)[most] * n for k, n in prompts.items()) for most in (0, 1)]
+    a_call = {k: SHOWN.get(asked.strategy, k) for k in prompts}
+    at_once = sum(calls_of(asked, k)[0] * n * a_call[k] for k, n in prompts.items()) / max(1, calls[0])
+    pairs = sum(calls_of(asked, k)[0] * n * k * (k - 1) / 2 for k, n in prompts.items()) / max(1, calls[0])
+    written = RANKING_TOKENS + (PAIR_TOKENS * pairs if asked.strategy == "kwise" else 0)
+    answers = cap * CHARACTERS_PER_TOKEN
+    return Part(
+        stage=stage,
+        endpoint=endpoint,
+        calls=(calls[0], calls[1] * asked.attempts),
+        characters_in=(
+            JUDGE_CHARACTERS + characters + SHARE_OF_CAP * answers * at_once,
+            JUDGE_CHARACTERS + longest + answers * max(a_call.values(), default=0),
+        ),
+        tokens_out=(min(asked.max_new_tokens, written), asked.max_new_tokens),
+    )
 
 
 def _sample_parts(config: Config, run: Run | None, prompt: Range) -> list[Part]:
     cfg, found = config.sample, endpoints.of_generators(config)
-    prompts = _sampled_prompts(config, run)
+    asked: Counter[int] = Counter()
+    for brought, prompts in _brought(config, run).items():
+        asked[choice.generators_asked(brought, cfg)] += prompts
     return [
         Part(
             stage="sample",
             endpoint=endpoint,
-            calls=(prompts * len(mine), prompts * len(mine)),
-            characters_in=tuple(one + max(map(len, mine)) for one in prompt),  # type: ignore[arg-type]
+            calls=(calls, calls),
+            characters_in=tuple(one + max(len(own.system) for _, own in mine) for one in prompt),  # type: ignore[arg-type]
             tokens_out=(SHARE_OF_CAP * cfg.max_new_tokens, cfg.max_new_tokens),
         )
         for model, endpoint in found.items()
-        if (mine := [generator.system for generator in cfg.generators if generator.model == model])
+        if (mine := [(draw, one) for draw, one in enumerate(cfg.generators) if one.model == model])
+        for calls in [sum(prompts * sum(draw < count for draw, _ in mine) for count, prompts in asked.items())]
     ]
 
 
@@ -200,15 +218,28 @@ def _prompt_characters(run: Run | None) -> Range | None:
     return sum(lengths) / len(lengths), float(max(lengths))
 
 
-def _sampled_prompts(config: Config, run: Run | None) -> int:
-    if run is not None and run.is_done("sample"):
-        return int(run.facts("sample")["prompts"])
-    wanted = {"train": config.sample.train_prompts, "validation": config.sample.validation_prompts}
+def _brought(config: Config, run: Run | None) -> dict[int, int]:
+    """How many of the prompts that are to be answered bring how many answers."""
     if run is not None and run.is_done("prompts"):
-        used = run.facts("prompts")["used"]
-        return sum(min(number, used.get(split, number)) for split, number in wanted.items())
-    used = {"train": config.prompts.train, "validation": config.prompts.validation}
-    return sum(min(number, used[split]) for split, number in wanted.items())
+        shelf = streams.brought(run)
+        return Counter(shelf.count[prompt.id] for prompt in streams.wanted(run))
+    cfg, own = config.sample, config.prompts
+    prompts = min(cfg.train_prompts, own.train) + min(cfg.validation_prompts, own.validation)
+    return {0 if cfg.generators else UNREAD_ANSWERS: prompts}
+
+
+def _answers(config: Config, run: Run | None) -> dict[int, int]:
+    """How many prompts have how many answers to rank."""
+    if run is not None and run.is_done("sample"):
+        return dict(streams.Answers(run).sizes())
+    cfg = config.sample
+    found: Counter[int] = Counter()
+    for brought, prompts in _brought(config, run).items():
+        k = brought + choice.generators_asked(brought, cfg)
+        found[min(k, cfg.answers or k)] += prompts
+    if cfg.fewer == "leave_out":
+        return {k: prompts for k, prompts in found.items() if k >= cfg.answers}
+    return dict(found)
 
 
 def _known_endpoints(config: Config) -> dict[str, Endpoint]:
