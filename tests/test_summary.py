@@ -12,7 +12,10 @@ from starling.config import Config
 
 def settings(**tables: dict[str, Any]) -> Config:
     return Config.model_validate(
-        {table: values | tables.get(table, {}) for table, values in runs.SETTINGS.model_dump().items()}
+        {
+            table: values | tables.get(table, {})
+            for table, values in runs.SETTINGS.model_dump(exclude={"endpoints"}).items()
+        }
     )
 
 
