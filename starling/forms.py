@@ -70,9 +70,8 @@ def form_of(row: Row, where: str) -> str:
         if form.has(row):
             return name
     known = "; ".join(f"{name}: {form.columns}" for name, form in FORMS.items() if name != "plain")
-    raise DataError(
-        f"{where}: a prompt needs a column `messages` or `prompt`; found: {', '.join(sorted(row))}. Other forms: {known}"
-    )
+    found = ", ".join(sorted(row))
+    raise DataError(f"{where}: a prompt needs a column `messages` or `prompt`; found: {found}. Other forms: {known}")
 
 
 def read(row: Row, form: str, at: At) -> Iterator[Found]:
