@@ -69,8 +69,9 @@ def form_of(row: Row, where: str) -> str:
     for name, form in FORMS.items():
         if form.has(row):
             return name
-    known = "; ".join(f"{name}: {form.columns}" for name, form in FORMS.items())
-    raise DataError(f"{where}: no form has these columns: {', '.join(sorted(row))}. Forms are {known}")
+    known = "; ".join(f"{name}: {form.columns}" for name, form in FORMS.items() if name != "plain")
+    found = ", ".join(sorted(row))
+    raise DataError(f"{where}: a prompt needs a column `messages` or `prompt`; found: {found}. Other forms: {known}")
 
 
 def read(row: Row, form: str, at: At) -> Iterator[Found]:

@@ -79,7 +79,7 @@ def test_the_form_is_told_by_the_columns(row: dict, form: str) -> None:
 
 
 def test_a_row_of_no_form_names_its_columns_and_all_forms() -> None:
-    with pytest.raises(DataError, match=r"s\.jsonl:1: no form has these columns: inputs, targets\. .*sharegpt: "):
+    with pytest.raises(DataError, match=r"s\.jsonl:1: .*; found: inputs, targets\. Other forms: .*sharegpt: "):
         forms.form_of({"inputs": "a", "targets": "b"}, "s.jsonl:1")
 
 

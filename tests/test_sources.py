@@ -97,7 +97,7 @@ def test_cells_of_a_csv_file_may_hold_lists_and_empty_cells_are_missing(tmp_path
         ("a.csv", b"prompt\ncaf\xe9\n", r"cannot be read as CSV in UTF-8"),
         ("a.parquet", b"no", "not a Parquet file"),
         ("a.json", b"{half", "cannot load .* as a data set"),
-        ("a.jsonl", b'{"inputs": "hi"}\n', r"a\.jsonl:1: no form has these columns: inputs"),
+        ("a.jsonl", b'{"inputs": "hi"}\n', r"a\.jsonl:1: a prompt needs a column .*; found: inputs"),
     ],
 )  # fmt: skip
 def test_a_damaged_file_is_one_clear_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:

@@ -184,8 +184,8 @@ def _refuse_leaks(prompts: list[Prompt], removed: Counter[str]) -> None:
         if not any(prompt.split == split for prompt in prompts):
             why = ", ".join(f"{reason}: {count}" for reason, count in removed.most_common(3))
             raise DataError(
-                f"prompts: no prompt of split {split!r}; give every row a `split` of {', '.join(SPLITS)}, add sources,"
-                f" or loosen the rules (removed: {why or 'none'})"
+                f"prompts: no prompt of split {split!r}; give rows or their source a `split` of {', '.join(SPLITS)}, "
+                f"add sources, or loosen the rules (removed: {why or 'none'})"
             )
     split_of: dict[str, str] = {}
     for prompt in prompts:
