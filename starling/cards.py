@@ -77,6 +77,8 @@ def lineage(run: Run | None, facts: Mapping[str, Any]) -> dict[str, Any]:
     models = [
         {"name": name, "answers": count, "licence": known.get(name, _CHECK)} for name, count in facts["models"].items()
     ]
+    hosts = {one["host"] for one in generators} | _hosts(facts["judges"])
+    hosts |= set() if run is None else {_behind(run, run.config.rank.judge)[1]}
     return {
         "run": run,
         "prompts": stages["prompts"],
@@ -85,7 +87,7 @@ def lineage(run: Run | None, facts: Mapping[str, Any]) -> dict[str, Any]:
         "sources": _sources(stages["prompts"], facts["sources"]),
         "generators": generators,
         "models": models,
-        "hosts": sorted({one["host"] for one in generators if one["host"]} | _hosts(facts["judges"])),
+        "hosts": sorted(host for host in hosts if host),
         "judges": [{"name": name, "named": judge_named(name), "count": n} for name, n in facts["judges"].items()],
         "spending": [
             {"stage": stage} | dict(entry)
@@ -109,15 +111,7 @@ def licence_of_source(name: str) -> str:
 
 
 def _generator(run: Run, told: Mapping[str, Any]) -> dict[str, Any]:
-    name = told.get("model") or run.config.run.model
-    endpoints = {one["name"]: one for one in run.config.model_dump().get("endpoints") or []}
-    host = None
-    if name in endpoints:
-        host = urlsplit(endpoints[name]["urls"][0]).hostname
-        name = endpoints[name].get("model") or name
-    elif name.startswith("openai:"):
-        name, _, urls = name.removeprefix("openai:").rpartition("@")
-        host = urlsplit(urls.partition(",")[0]).hostname
+    name, host = _behind(run, told.get("model") or run.config.run.model)
     return {
         "name": told["name"],
         "model": name,
@@ -128,6 +122,17 @@ def _generator(run: Run, told: Mapping[str, Any]) -> dict[str, Any]:
         "weakened": told.get("weakened", False),
         "licence": licence_of_model(name),
     }
+
+
+def _behind(run: Run, name: str) -> tuple[str, str | None]:
+    """What a MODEL is called where it runs, and the host; none for one in process."""
+    for endpoint in run.config.endpoints:
+        if endpoint.name == name:
+            return endpoint.model, urlsplit(endpoint.urls[0]).hostname
+    if name.startswith("openai:"):
+        name, _, urls = name.removeprefix("openai:").rpartition("@")
+        return name, urlsplit(urls.partition(",")[0]).hostname
+    return name, None
 
 
 def _sources(prompts: Mapping[str, Any], counted: Mapping[str, int]) -> list[dict[str, Any]]:

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import runs
 from huggingface_hub import DatasetCard
+from servers import Server, ranking_judge, replies_with
+from small_road import prompt_rows, recipe, write_lines
 
-from starling import cards, export
+from starling import cards, cli, export
 from starling.layouts import EXPORTS
 from starling.store import Run
 
@@ -139,3 +141,66 @@ def test_hostile_names_stay_text(run: Run) -> None:
 @pytest.mark.parametrize("form", EXPORTS)
 def test_every_form_says_how_it_is_loaded(run: Run, form: str) -> None:
     assert cards.HOW[form] in card(run.root, form).text
+
+
+ENDPOINT = """
+[[endpoints]]
+name = "{name}"
+urls = ["{url}"]
+model = "big"
+price_in = 1.0
+price_out = 10.0
+"""
+
+
+def test_what_the_stages_of_a_real_run_record_stands_in_its_card(tiny_model: Path, tmp_path: Path) -> None:
+    """Answers from a source, from this process and from an endpoint; a judge with two orders; one prompt unread."""
+    judge = ranking_judge(len)
+
+    def write(text: str) -> str:
+        if "<<answer A" not in text:
+            return f"so {text}"
+        return "I would rather not say." if "Say one word about the rain." in text else judge(text)
+
+    answered = [
+        {"prompt": row["prompt"], "split": row["split"], "answers": [{"answer": f"one {row['id']}", "model": "old"}]}
+        for row in prompt_rows()
+        if row["split"] == "train"
+    ]
+    sources = [
+        {"path": str(write_lines(tmp_path / "told.jsonl", answered)), "form": "nectar"},
+        {"path": str(tmp_path / "made" / "prompts.jsonl")},
+    ]
+    root = tmp_path / "run"
+    with Server(always=replies_with(write)) as server:
+        path = recipe(
+            tmp_path / "made", tiny_model, rank__judge="judge", rank__repeats=2, rank__probe_prompts=0,
+            rank__max_unparsed=0.5, sample__answers=4, sample__train_prompts=6,
+        )  # fmt: skip
+        text = path.read_text().replace(f'sources = ["{sources[1]["path"]}"]', "merge_duplicates = true")
+        tables = [
+            f"[[prompts.sources]]\n{''.join(f'{k} = {json.dumps(v)}{chr(10)}' for k, v in s.items())}" for s in sources
+        ]
+        text += '[[sample.generators]]\nname = "far"\nmodel = "far"\n' + "".join(tables)
+        path.write_text(text + "".join(ENDPOINT.format(name=name, url=server.url) for name in ("far", "judge")))
+        assert cli.main(["run", str(path), "--run", str(root), "--until", "rank"]) == 0
+        facts = {stage: entry["facts"] for stage, entry in Run.read(root).manifest["stages"].items()}
+    assert cli.main(["export", str(root), "--to", "trl", "--out", str(tmp_path / "out")]) == 0
+    said = DatasetCard.load(tmp_path / "out" / "README.md").text.replace("\\", "")  # underscores are escaped
+    sample, rank = facts["sample"], facts["rank"]
+    assert sum(rank["asking"]["prompts_by_repeats"].values()) == rank["ranked"] + rank["unranked"] == 9
+    told, own = facts["prompts"]["sources"]
+    assert f"| told | {told['read']} | {told['kept']} |" in said
+    assert f"| prompts | {own['read']} | {own['kept']} |" in said
+    assert all(f"| {reason} | {count} |" in said for reason, count in facts["prompts"]["removed"].items())
+    assert facts["prompts"]["removed"] and sample["left_out"]
+    assert all(f"- {count} x {reason}" in said for reason, count in sample["left_out"].items())
+    assert f"{rank['ranked']} prompts ranked, {rank['unranked']} not" in said
+    assert "- Strategy: kwise" in said
+    assert f"{rank['asking']['replies']} replies, {rank['asking']['unread_calls']} calls unread" in said
+    for stage in ("sample", "rank"):
+        (spent,) = facts[stage]["spending"]
+        assert spent["calls"] and f"| {stage} | {spent['endpoint']} | big | {spent['calls']} |" in said
+        assert f"{spent['usd']:.4f}" in said
+    assert "Answers or verdicts came from 127.0.0.1." in said
+    assert "| far | big | 127.0.0.1 |" in said
