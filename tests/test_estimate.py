@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from servers import Server, ranking_judge, replies_with
-from small_road import recipe
+from small_road import prompt_rows, recipe, write_lines
 
 from starling import cli, config, estimate
 
@@ -106,3 +106,44 @@ def test_what_the_run_has_on_file_is_not_counted_and_nothing_is_written(
     assert {file: file.stat().st_mtime_ns for file in stamps if file.is_file()} == {
         file: stamp for file, stamp in stamps.items() if file.is_file()
     }
+
+
+@pytest.mark.parametrize(
+    ("settings", "calls", "answers_shown"),
+    [
+        # four answers: 6 pairs in both orders; 4 marks; adaptive: 2 rankings, or 5 where they disagree
+        ({"strategy": "pairwise"}, (12, 24), 2),
+        ({"strategy": "pointwise", "attempts": 1}, (4, 4), 1),
+        ({"strategy": "direct", "adaptive": 0.5, "max_repeats": 5}, (2, 10), 4),
+    ],
+    ids=["pairwise", "pointwise", "adaptive"],
+)
+def test_every_strategy_and_repeat_is_counted(
+    tiny_model: Path, tmp_path: Path, settings: dict, calls: tuple[int, int], answers_shown: int
+) -> None:
+    changes = {f"rank__{key}": value for key, value in settings.items()}
+    loaded = config.load(small(tmp_path, tiny_model, **changes))
+    (rank,) = estimate.estimate(loaded, tmp_path / "no-run", ["rank"])["stages"]
+    assert rank["calls"] == {"expected": 15 * calls[0], "at_most": 15 * calls[1]}
+    # 1,600 characters of template, 400 of prompt, 0.6 * 16 tokens of 4 characters an answer; 40 tokens out
+    assert rank["prompt_tokens"]["expected"] == round(15 * calls[0] * (2000 + 38.4 * answers_shown) / 4)
+    assert rank["completion_tokens"]["expected"] == 15 * calls[0] * 40
+
+
+def test_answers_that_prompts_bring_are_ranked_and_not_asked_for(tiny_model: Path, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": row["prompt"], "split": row["split"], "answers": [{"answer": f"{n}", "model": "m"} for n in "ab"]}
+        for row in prompt_rows()
+    ]
+    source = write_lines(tmp_path / "told.jsonl", rows)
+    changes = {"sample__answers": 5, "sample__order": "source_first", "rank__strategy": "pointwise"}
+    path = small(tmp_path, tiny_model, **changes)
+    path.write_text(path.read_text().replace(str(tmp_path / "prompts.jsonl"), str(source)))
+    root = tmp_path / "run"
+    before = estimate.estimate(config.load(path), root, ["sample", "rank"])["stages"]
+    # unread, prompts bring nothing as far as is known: the four generators answer, the fourth is `far`
+    assert [part["calls"]["expected"] for part in before] == [15, 15 * 4]
+    assert cli.main(["run", str(path), "--run", str(root), "--until", "prompts"]) == 0
+    after = estimate.estimate(config.load(path), root, ["sample", "rank"])["stages"]
+    # two come with each prompt, so that the first three generators fill up to five
+    assert [part["calls"]["expected"] for part in after] == [0, 15 * 5]

@@ -252,3 +252,39 @@ def test_marks_are_stored_with_the_answer_that_got_them(tiny_model: Path, tmp_pa
         marks = {index: mark for (index,), mark in zip(ranking.orders, ranking.marks, strict=True)}
         assert [marks[index] for index in range(3)] == sorted(marks.values(), reverse=True)
         assert marks == {n: min(10, 1 + len(answer.answer) // 8) for n, answer in enumerate(ranking.answers)}
+
+
+@pytest.mark.parametrize(("strategy", "a_prompt"), [("kwise", 2), ("direct", 2), ("pairwise", 12), ("pointwise", 6)])
+def test_shards_tell_the_same_of_calls_and_places_as_one_shard_also_when_they_are_only_read(
+    strategy: str, a_prompt: int, tiny_model: Path, tmp_path: Path, sampled: Run
+) -> None:
+    """Twice three answers: one call each, six pairs in both orders, or three marks."""
+
+    def write(question: str) -> str:
+        if strategy == "pointwise":
+            (text,) = shown_answers(question).values()
+            return f"Rating: [[{min(10, 1 + len(text) // 8)}]]"
+        return f"[[{', '.join(shown_answers(question))}]]" if "river" in question else ranking_judge(len)(question)
+
+    found = []
+    for name, size in (("one", 1000), ("many", 4)):
+        (tmp_path / name).mkdir()
+        with Server(always=replies_with(write)) as server:
+            changes = {"rank__judge": f"openai:judge@{server.url}", "rank__repeats": 2, "rank__strategy": strategy}
+            run = start(
+                tmp_path / name, tiny_model, sampled, **changes, rank__probe_prompts=0, rank__shard_prompts=size
+            )
+            facts = rank.run(run)
+            again = rank.run(run)
+        told = ("asking", "position_effects")
+        assert [facts[key] for key in told] == [again[key] for key in told]
+        found.append(facts)
+        for ranking in ranking_of(run).values():
+            assert len(set(ranking.calls)) == len(ranking.calls) == len(ranking.orders) == len(ranking.repeats)
+            assert (len(ranking.calls), set(ranking.repeats), ranking.unread) == (a_prompt, {0, 1}, 0)
+    one, many = found
+    assert many["asking"] == one["asking"]
+    assert one["asking"]["replies"] == 15 * a_prompt
+    for ours, theirs in zip(many["position_effects"], one["position_effects"], strict=True):
+        assert ours["effect"] == pytest.approx(theirs["effect"], abs=1e-6)
+        assert (ours["n"], ours["prompts"]) == (theirs["n"], theirs["prompts"])

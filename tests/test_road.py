@@ -19,7 +19,10 @@ from starling import cli, metrics, tables
 from starling.store import ROAD, Run
 
 NECTAR = ["prompt", "answers", "turns", "num_responses", "source", "good_natured"]
-OURS = ["prompt_id", "messages", "judge", "template_hash", "orders", "agreement"]
+OURS = [
+    "prompt_id", "messages", "judge", "template_hash", "orders", "agreement", "rankings", "marks", "self_agreement",
+    "calls", "repeats", "unread",
+]  # fmt: skip
 MODEL_FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
 
 

@@ -55,3 +55,27 @@ def test_the_sums_agree_with_the_audit_of_the_whole() -> None:
     assert facts["mean_rank"] == pytest.approx(audit.mean_rank_by_model(calls))
     assert facts["longer_ranked_above"] == audit.length_effect(calls)
     assert facts["tied_pairs"] == audit.tied_share(calls)
+
+
+def test_calls_are_counted_and_compared_over_ranked_and_unranked_rows() -> None:
+    tally = Tally(first_repeats=2)
+    twice = row(("a", "x", 1.0), ("b", "y", 2.0)) | {
+        "orders": [[0, 1], [1, 0]], "rankings": [[1.0, 2.0], [1.0, 2.0]], "repeats": [0, 1], "unread": 0,
+        "self_agreement": -1.0, "agreement": None,
+    }  # fmt: skip
+    part = twice | {"rankings": [[1.0, 2.0], []], "unread": 1, "self_agreement": None, "agreement": 0.5}
+    none = {"reason": "cut", "orders": [[0, 1]], "rankings": [[]], "repeats": [0], "unread": 2}
+    tally.add([twice], [none])
+    tally.add([part, row(("a", "x", 1.0), ("b", "y", 2.0))], [{"reason": "of an older version"}])
+    assert tally.asking() == {
+        "replies": 5,
+        "unread_calls": 3,
+        "ranked_in_part": 1,
+        "prompts_by_repeats": {"1": 1, "2": 2},
+        "self_agreement": -1.0,
+        "pair_verdicts_upheld": 0.5,
+    }
+    # only `twice` has two readable calls about the same answers, and each time the one shown first won
+    (effects,) = tally.position_effects()
+    assert (effects.k, effects.n, effects.prompts) == (2, 1, 1)
+    assert effects.effect[0] > 0 > effects.effect[1]
