@@ -264,7 +264,10 @@ def test_shards_tell_the_same_of_calls_and_places_as_one_shard_also_when_they_ar
         if strategy == "pointwise":
             (text,) = shown_answers(question).values()
             return f"Rating: [[{min(10, 1 + len(text) // 8)}]]"
-        return f"[[{', '.join(shown_answers(question))}]]" if "river" in question else ranking_judge(len)(question)
+        shown = shown_answers(question)
+        if strategy == "pairwise":  # on the river whoever is shown first, else the longer one
+            return "[[A]]" if "river" in question or len(shown["A"]) >= len(shown["B"]) else "[[B]]"
+        return f"[[{', '.join(shown)}]]" if "river" in question else ranking_judge(len)(question)
 
     found = []
     for name, size in (("one", 1000), ("many", 4)):
