@@ -152,6 +152,8 @@ def test_nothing_is_loaded_from_a_network(page: Page) -> None:
 def test_the_style_and_script_load_nothing(run: Run) -> None:
     pages = Path(report.__file__).parent.parent / "pages"
     for path in pages.iterdir():
+        if path.name == "card.md.jinja":  # Markdown, not a page: its links are followed by nobody but a reader
+            continue
         text = path.read_text()
         assert not re.search(r"url\(|@import|https?:|//[a-z]+\.[a-z]|fetch\(|XMLHttpRequest|import\(", text), path.name
 
