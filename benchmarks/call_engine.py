@@ -178,9 +178,9 @@ def _text(source: random.Random, words: Sequence[str], characters: int) -> str:
 
 
 def _pin(core: int) -> None:
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
-    if len(cores) > core:
-        os.sched_setaffinity(0, {cores[core]})
+    """Stay on one core, also where the process that started this one stays on another."""
+    if hasattr(os, "sched_setaffinity") and (os.cpu_count() or 1) > core:
+        os.sched_setaffinity(0, {core})
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from starling.records import Call, Failure, Reply
 from starling.replies import Fault, Reader
 
 LONGEST_BACKOFF_SECONDS = 60.0
+START_SECONDS = 0.0008  # between the first calls of two workers: in lockstep, replies would wait for each other
 URL_REST_SECONDS = 5.0  # a URL that broke a connection is tried last for so long
 CHARACTERS_PER_TOKEN = 4  # only for planning; the endpoint's own count replaces it
 FEWEST_CHARACTERS_PER_TOKEN = 2  # what a call is taken to cost at most before the endpoint has counted
@@ -110,13 +111,15 @@ class Client:
         timeout = aiohttp.ClientTimeout(total=self.endpoint.timeout_seconds)
         async with Session(connector=aiohttp.TCPConnector(limit=0), timeout=timeout, headers=headers) as session:
 
-            async def work() -> None:
+            async def work(number: int) -> None:
+                await asyncio.sleep(number * START_SECONDS)
                 for index, call in waiting:
                     outcomes[index] = outcome = await self._answer(session, call, flying)
                     if self._on_reply:
                         self._on_reply(call, outcome)
 
-            workers = [asyncio.create_task(work()) for _ in range(min(self.endpoint.concurrency, len(calls)))]
+            count = min(self.endpoint.concurrency, len(calls))
+            workers = [asyncio.create_task(work(number)) for number in range(count)]
             try:
                 await asyncio.gather(*workers)
             finally:
