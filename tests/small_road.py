@@ -35,7 +35,7 @@ def recipe(folder: Path, model: Path, **changes: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     prompts = write_lines(folder / "prompts.jsonl", prompt_rows())
     tables: dict[str, dict[str, Any]] = {
-        "run": {"model": str(model), "threads": 1},
+        "run": {"model": str(model), "threads": 1, "seed": 3},
         "prompts": {"sources": [str(prompts)], "train": 12, "validation": 3, "test": 3},
         "sample": {"train_prompts": 12, "validation_prompts": 3, "max_new_tokens": 16, "shard_prompts": 5},
         "rank": {"tie_margin": 1e-6, "probe_prompts": 1, "probe_tokens": 8},
