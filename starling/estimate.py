@@ -166,11 +166,12 @@ def _sample_parts(config: Config, run: Run | None, prompt: Range) -> list[Part]:
             stage="sample",
             endpoint=endpoint,
             calls=(calls, calls),
-            characters_in=tuple(one + max(len(own.system) for _, own in mine) for one in prompt),  # type: ignore[arg-type]
+            characters_in=(prompt[0] + system, prompt[1] + system),
             tokens_out=(SHARE_OF_CAP * cfg.max_new_tokens, cfg.max_new_tokens),
         )
         for model, endpoint in found.items()
         if (mine := [(draw, one) for draw, one in enumerate(cfg.generators) if one.model == model])
+        for system in [max(len(own.system) for _, own in mine)]
         for calls in [sum(prompts * sum(draw < count for draw, _ in mine) for count, prompts in asked.items())]
     ]
 
