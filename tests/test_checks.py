@@ -41,6 +41,40 @@ CASES = [
     ("lowercase", {}, "all small, 3 times.", 1.0),
     ("lowercase", {}, "One capital", 0.0),
     ("lowercase", {}, "...", 0.0),
+    ("exact_words", {"n": 4}, "one two three four", 1.0),
+    ("exact_words", {"n": 4}, "one two three", 0.75),
+    ("exact_words", {"n": 4}, "a b c d e f", 0.5),
+    ("one_of", {"options": ["yes", "no"]}, " Yes.\n", 1.0),
+    ("one_of", {"options": ["yes", "no"]}, "Yes, it is.", 0.0),
+    ("avoids_letter", {"letter": "e"}, "A dog sits.", 1.0),
+    ("avoids_letter", {"letter": "e"}, "Every dog sits.", 0.0),
+    ("avoids_letter", {"letter": "e"}, "...", 0.0),
+    ("tagged", {"tag": "note"}, "<note>Back at ten.</note>\n", 1.0),
+    ("tagged", {"tag": "note"}, "<note>Back at ten.", 0.0),
+    ("tagged", {"tag": "note"}, "Here: <note>Back at ten.</note>", 0.0),
+    ("tagged", {"tag": "a"}, "<a>", 0.0),
+    ("labelled", {"labels": ["For", "Against"]}, "For: it is cheap.\n  against: it is slow.", 1.0),
+    ("labelled", {"labels": ["For", "Against"]}, "For: it is cheap. Against: it is slow.", 0.5),
+    ("labelled", {"labels": ["For", "Against"]}, "Forward we go", 0.0),
+    ("parts", {"mark": "|", "n": 3}, "tea | milk | bread", 1.0),
+    ("parts", {"mark": "|", "n": 3}, "| tea | milk | bread |", 1.0),
+    ("parts", {"mark": "|", "n": 3}, "tea, milk and bread", 1 / 3),
+    ("initial", {"letter": "b"}, "Big bears bring honey", 0.75),
+    ("initial", {"letter": "b"}, "", 0.0),
+    ("signed", {"name": "Ida"}, "See you soon.\n- ida", 1.0),
+    ("signed", {"name": "Ida"}, "See you soon.\n\n— Ida.", 1.0),
+    ("signed", {"name": "Ida"}, "See you soon - Ida", 0.0),
+    ("signed", {"name": "Ida"}, "", 0.0),
+    ("title_case", {}, "All Of 3 These", 1.0),
+    ("title_case", {}, "Only one of them", 0.25),
+    ("title_case", {}, "3 4", 0.0),
+    ("in_brackets", {}, " (All of it.)", 1.0),
+    ("in_brackets", {}, "(All of it).", 1.0),
+    ("in_brackets", {}, "(Some) of (it)", 0.0),
+    ("in_brackets", {}, "()", 0.0),
+    ("no_apostrophes", {}, "It is not far.", 1.0),
+    ("no_apostrophes", {}, "It isn\u2019t far.", 0.0),
+    ("no_apostrophes", {}, " ", 0.0),
     ("uppercase", {}, "ALL BIG, 3 TIMES.", 1.0),
     ("uppercase", {}, "ONE SMALL i", 0.0),
     ("uppercase", {}, "", 0.0),
@@ -88,20 +122,27 @@ def test_every_check_has_a_case_where_it_holds_and_one_where_it_fails(name: str)
     assert min(results) < 1.0
 
 
+# Awkward values for every parameter of every check.
+EXAMPLES = {
+    "n": 3, "words": ["a(b", "c"], "text": "(", "keys": ["k"], "word": "a+", "options": ["(", "no"], "letter": "e",
+    "tag": "a(", "labels": ["("], "mark": "(", "name": "a+",
+}  # fmt: skip
+
+
+def with_examples(name: str, answer: str) -> float:
+    names = list(inspect.signature(CHECKS[name]).parameters)[1:]
+    return CHECKS[name](answer, **{key: EXAMPLES[key] for key in names})
+
+
 @pytest.mark.parametrize("name", CHECKS)
 @pytest.mark.parametrize("answer", ["", " ", "\n\n", "word", "🙂", "(", "\\", "a" * 5000], ids=repr)
 def test_every_check_gives_a_share_for_any_answer(name: str, answer: str) -> None:
-    examples = {"n": 3, "words": ["a(b", "c"], "text": "(", "keys": ["k"], "word": "a+"}
-    check = CHECKS[name]
-    parameters = {key: examples[key] for key in list(inspect.signature(check).parameters)[1:]}
-    assert 0.0 <= check(answer, **parameters) <= 1.0
+    assert 0.0 <= with_examples(name, answer) <= 1.0
 
 
 @pytest.mark.parametrize("name", [name for name in CHECKS if name not in ("excludes", "max_words")])
 def test_no_positive_instruction_is_fulfilled_by_silence(name: str) -> None:
-    examples = {"n": 3, "words": ["a"], "text": "a", "keys": ["k"], "word": "a"}
-    check = CHECKS[name]
-    assert check("", **{key: examples[key] for key in list(inspect.signature(check).parameters)[1:]}) == 0.0
+    assert with_examples(name, "") == 0.0
 
 
 def test_no_check_is_both_seen_and_held_out() -> None:

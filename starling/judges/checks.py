@@ -84,6 +84,51 @@ def lowercase(answer: str) -> float:
     return float(bool(words(answer)) and answer == answer.lower())
 
 
+def exact_words(answer: str, *, n: int) -> float:
+    """Exactly `n` words."""
+    return _closeness(len(words(answer)), n)
+
+
+def one_of(answer: str, *, options: Sequence[str]) -> float:
+    """One of the options and nothing else, whatever the case and the mark at the end."""
+    said = answer.strip().rstrip(".!").lower()
+    return float(any(said == option.lower() for option in options))
+
+
+def avoids_letter(answer: str, *, letter: str) -> float:
+    """The letter stands nowhere, neither small nor capital."""
+    return float(bool(words(answer)) and letter.lower() not in answer.lower())
+
+
+def tagged(answer: str, *, tag: str) -> float:
+    """The whole answer stands between `<tag>` and `</tag>`."""
+    text = answer.strip()
+    return float(text.startswith(f"<{tag}>") and text.endswith(f"</{tag}>") and bool(words(text[len(tag) + 2 :])))
+
+
+def labelled(answer: str, *, labels: Sequence[str]) -> float:
+    """The share of the labels that begin a line of their own, followed by a colon."""
+    lines = [line.strip().lower() for line in answer.splitlines()]
+    return sum(any(line.startswith(f"{label.lower()}:") for line in lines) for label in labels) / len(labels)
+
+
+def parts(answer: str, *, mark: str, n: int) -> float:
+    """Exactly `n` parts with words in them, kept apart by `mark`."""
+    return _closeness(sum(bool(words(part)) for part in answer.split(mark)), n)
+
+
+def initial(answer: str, *, letter: str) -> float:
+    """The share of words that begin with the letter."""
+    found = words(answer)
+    return sum(word.lower().startswith(letter.lower()) for word in found) / len(found) if found else 0.0
+
+
+def signed(answer: str, *, name: str) -> float:
+    """The last line is a dash and the name, `- name`."""
+    lines = answer.strip().splitlines()
+    return float(bool(lines) and re.fullmatch(rf"[-–—]\s*{re.escape(name)}\.?", lines[-1].strip(), re.I) is not None)
+
+
 def uppercase(answer: str) -> float:
     """No small letter anywhere."""
     return float(bool(words(answer)) and answer == answer.upper())
@@ -139,14 +184,36 @@ def ends_with_question(answer: str) -> float:
     return float(answer.strip().endswith("?"))
 
 
+def title_case(answer: str) -> float:
+    """The share of words that begin with a capital letter, where they begin with a letter at all."""
+    found = [word for word in words(answer) if word[0].isalpha()]
+    return sum(word[0].isupper() for word in found) / len(found) if found else 0.0
+
+
+def in_brackets(answer: str) -> float:
+    """The whole answer stands in one pair of round brackets; a full stop may follow."""
+    text = answer.strip().removesuffix(".")
+    inside = text[1:-1]
+    return float(text[:1] == "(" and text[-1:] == ")" and bool(words(inside)) and not re.search(r"[()]", inside))
+
+
+def no_apostrophes(answer: str) -> float:
+    """No apostrophe anywhere: no short forms, no possessives."""
+    return float(bool(words(answer)) and not re.search("['’]", answer))
+
+
 SEEN: dict[str, Check] = {
     check.__name__: check
     for check in (
         max_words, min_words, sentences, bullets, numbered, includes, excludes, starts_with, ends_with, lowercase,
+        exact_words, one_of, avoids_letter, tagged, labelled, parts, initial, signed,
     )
 }  # fmt: skip
 HELD_OUT: dict[str, Check] = {
     check.__name__: check
-    for check in (uppercase, json_keys, one_line, no_commas, no_digits, quoted, titled, word_count, ends_with_question)
-}
+    for check in (
+        uppercase, json_keys, one_line, no_commas, no_digits, quoted, titled, word_count, ends_with_question,
+        title_case, in_brackets, no_apostrophes,
+    )
+}  # fmt: skip
 CHECKS: dict[str, Check] = SEEN | HELD_OUT
