@@ -59,6 +59,7 @@ CASES = [
     ("parts", {"mark": "|", "n": 3}, "tea | milk | bread", 1.0),
     ("parts", {"mark": "|", "n": 3}, "| tea | milk | bread |", 1.0),
     ("parts", {"mark": "|", "n": 3}, "tea, milk and bread", 1 / 3),
+    ("initial", {"letter": "b"}, "Big bears, busy!", 1.0),
     ("initial", {"letter": "b"}, "Big bears bring honey", 0.75),
     ("initial", {"letter": "b"}, "", 0.0),
     ("signed", {"name": "Ida"}, "See you soon.\n- ida", 1.0),
