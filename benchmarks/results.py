@@ -20,8 +20,8 @@ from starling import stats, tables
 from starling.records import Score
 from starling.store import Run
 
-TEST_PROMPTS = 495
-DRAWS = 2  # answers of each model to each test prompt: sampling noise is most of what hides a small effect
+TEST_PROMPTS = 555
+DRAWS = 4  # answers of each model to each test prompt: sampling noise is most of what hides a small effect
 RESULTS = Path(__file__).parent.parent / "docs" / "results.md"
 BEGIN, END = "<!-- default recipe: begin -->", "<!-- default recipe: end -->"
 FIGURES = {
