@@ -137,13 +137,6 @@ def prompts_of(run: Run, *splits: str) -> list[Prompt]:
     return [prompt for prompt in prompts if prompt.split in splits]
 
 
-def candidates_of(run: Run) -> list[Candidate]:
-    """The run's answers, but for those that `sample` left out."""
-    lost = left_out_of(run)
-    candidates = [Candidate(**row) for row in read_rows(run.folder("sample"))]
-    return [candidate for candidate in candidates if candidate.draw not in lost.get(candidate.prompt_id, ())]
-
-
 def left_out_of(run: Run) -> dict[str, tuple[int, ...]]:
     """The draws of each prompt's answers that `sample` did not keep."""
     path = run.folder("sample") / LEFT_OUT
