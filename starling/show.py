@@ -9,7 +9,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from starling import digest, figures, lineage, progress, show_row, summary, tables
+from starling import data_files, digest, figures, lineage, progress, show_row, summary, tables
 from starling.before_after import SIDES, outcome
 from starling.errors import DataError
 from starling.records import Ranking
@@ -66,8 +66,8 @@ def _rows(source: Path) -> list[dict[str, Any]]:
         cases = source / "cases.jsonl"
         files = [cases] if cases.exists() else [] if any(source.glob("*.parquet")) else sorted(source.glob("*.jsonl"))
         if files:
-            return [row for file in files for row in tables.read_rows(file)]
-    return tables.read_rows(source)
+            return [row for file in files for row in data_files.read_rows(file)]
+    return data_files.read_rows(source)
 
 
 def _print_stage(source: Path) -> bool:
@@ -116,7 +116,7 @@ def _print_road_of(run: Run, prompt_id: str) -> None:
         if sampled:
             _print(Panel(_answers(sampled, "draw"), title=Text("sample: not ranked"), title_align="left"))
     unranked = sorted((run.root / "unranked").glob("*.jsonl"))
-    for row in (row for shard in unranked for row in tables.read_rows(shard)):
+    for row in (row for shard in unranked for row in data_files.read_rows(shard)):
         if row["prompt_id"] == prompt_id:
             _print(Panel(_fields(row), title=Text("rank: no readable ranking"), title_align="left"))
             _print_all(show_row.calls(lineage.calls_of(run, row.get("calls") or ())))
@@ -146,7 +146,7 @@ def _print_all(panels: Iterable[RenderableType]) -> None:
 
 def _read(run: Run, stage: str) -> list[dict[str, Any]]:
     folder = run.root / stage
-    return tables.read_rows(folder) if any(folder.glob("*.parquet")) else []
+    return data_files.read_rows(folder) if any(folder.glob("*.parquet")) else []
 
 
 def _answers(rows: Sequence[Mapping[str, Any]], number: str) -> Table:

@@ -7,7 +7,7 @@ import pytest
 from servers import Server, fails, replies_with, says
 from small_road import prompt_rows, recipe, write_lines
 
-from starling import config, tables
+from starling import config, data_files, tables
 from starling.device import seed_for
 from starling.errors import CallError, DataError, StopStage, UsageError
 from starling.records import Candidate
@@ -28,13 +28,13 @@ def start(folder: Path, tiny_model: Path, more: str = "", **changes) -> Run:
 
 
 def shards(run: Run) -> dict[str, list[dict]]:
-    return {path.name: tables.read_rows(path) for path in sorted(run.folder("sample").iterdir())}
+    return {path.name: data_files.read_rows(path) for path in sorted(run.folder("sample").iterdir())}
 
 
 def answers_of(run: Run) -> list[Candidate]:
     """All answers but those that were left out."""
     lost = tables.left_out_of(run)
-    rows = tables.read_rows(run.folder("sample"))
+    rows = data_files.read_rows(run.folder("sample"))
     return [Candidate(**row) for row in rows if row["draw"] not in lost.get(row["prompt_id"], ())]
 
 
@@ -173,7 +173,7 @@ def answered(folder: Path, tiny_model: Path, counts: list[int], **changes) -> Ru
 
 
 def left_out(run: Run) -> Counter:
-    return Counter(row["reason"] for row in tables.read_rows(run.folder("sample") / "left_out.jsonl"))
+    return Counter(row["reason"] for row in data_files.read_rows(run.folder("sample") / "left_out.jsonl"))
 
 
 def test_answers_that_came_with_the_prompts_are_ranked_without_a_generator(tiny_model: Path, tmp_path: Path) -> None:
