@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import runs
 from datasets import load_dataset
+from small_road import write_lines
 
 from starling import cli, data_files, export, layouts, tables
 from starling.errors import DataError, UsageError
@@ -34,9 +35,7 @@ PAIR = {"prompt": "What is snow?", "chosen": "frozen water", "rejected": "sand"}
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
     """Rankings in two forms; the first has a tie."""
-    path = tmp_path / "rankings.jsonl"
-    path.write_text(json.dumps(NECTAR) + "\n" + json.dumps(PAIR) + "\n")
-    return path
+    return write_lines(tmp_path / "rankings.jsonl", [NECTAR, PAIR])
 
 
 def exported(table: Path, form: str, **more: Any) -> dict[str, Any]:
@@ -347,7 +346,7 @@ def test_a_file_that_the_system_does_not_take_is_one_line_and_the_old_export_sta
     exported(table, form)
     before = content(table.parent / "out")
     row = NECTAR | {"answers": [{"answer": os.urandom(40_000).hex(), "rank": rank} for rank in (1, 2)]}
-    table.write_text(json.dumps(row) + "\n")
+    write_lines(table, [row])
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
