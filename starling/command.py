@@ -43,7 +43,7 @@ def command(name: str, about: str = "") -> Callable[[Callable[..., Any]], Callab
             inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
             for key, annotation in (("as_json", JsonOption), ("debug", DebugOption))
         ]
-        called.__signature__ = inspect.Signature([*own, *common])  # type: ignore[attr-defined]  # inspect reads it, mypy does not know it
+        called.__signature__ = inspect.Signature([*own, *common])  # type: ignore[attr-defined]  # for inspect
         app.command(name, help=about or None)(called)
         return function
 
