@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from starling import config, store, streams, tables
+from starling import config, data_files, store, streams, tables
 from starling.client import Client
 from starling.endpoints import Endpoint
 from starling.ledger import Ledger
@@ -168,7 +168,7 @@ def _write_answers(run: store.Run, prompts: int) -> None:
             for row in rows
             for draw in range(K)
         ]  # fmt: skip
-        tables.write_parquet(run.folder("sample") / f"m-{shard:05d}.parquet", answers, tables.CANDIDATES)
+        data_files.write_parquet(run.folder("sample") / f"m-{shard:05d}.parquet", answers, tables.CANDIDATES)
     assert writer is not None
     writer.close()
 

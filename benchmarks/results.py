@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from starling import stats, tables
+from starling import data_files, stats
 from starling.records import Score
 from starling.store import Run
 
@@ -117,7 +117,7 @@ def _pooled(runs: list[Run], name: str) -> Score:
 
 
 def _cases(run: Run) -> list[dict]:
-    return tables.read_rows(run.folder("evaluate") / "cases.jsonl")
+    return data_files.read_rows(run.folder("evaluate") / "cases.jsonl")
 
 
 def _win(score: Score) -> str:

@@ -105,14 +105,8 @@ def position(read: Sequence[Judgement], k: int) -> dict[str, Any] | None:
     }
 
 
-def length_effect(calls: Sequence[Judgement]) -> dict[str, Any]:
-    """How often the longer answer (in characters) stands above the shorter one; ties of either kind do not count."""
-    cases = [value for _, value in _longer_above(calls)]
-    return {"share": sum(cases) / len(cases) if cases else None, "n": len(cases)}
-
-
 def length(read: Sequence[Judgement]) -> dict[str, Any]:
-    """The length effect with its interval, and the pairs that say nothing about it."""
+    """How often the longer answer (in characters) stands above the shorter one; pairs tied in either say nothing."""
     cases = _longer_above(read)
     pairs = sum(len(call.answers) * (len(call.answers) - 1) // 2 for call in read)
     return _score(cases) | {"pairs_tied_or_as_long": pairs - len(cases)}
@@ -165,16 +159,6 @@ def between(logs: Sequence[Log]) -> list[dict[str, Any]]:
         {"one": one.name, "other": other.name} | agreement_between(one.calls, other.calls)
         for one, other in combinations(logs, 2)
     ]
-
-
-def mean_rank_by_model(calls: Sequence[Judgement]) -> dict[str, float]:
-    """The mean competition rank of each generator, best first; low is good."""
-    ranks: dict[str, list[float]] = defaultdict(list)
-    for call in calls:
-        for model, rank in zip(call.models, call.ranks or (), strict=False):
-            ranks[model].append(rank)
-    means = {model: sum(values) / len(values) for model, values in ranks.items()}
-    return dict(sorted(means.items(), key=lambda entry: entry[1]))
 
 
 def models(read: Sequence[Judgement]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from starling import before_after, figures, metrics, tables
+from starling import before_after, data_files, figures, metrics
 from starling.config import Config
 from starling.judges import rubric
 from starling.judges.checks import HELD_OUT
@@ -58,7 +58,7 @@ def digest(run: Run) -> dict[str, Any]:
 
 def read_cases(run: Run) -> list[dict[str, Any]]:
     """The test prompts with both answers, as `evaluate` wrote them."""
-    return tables.read_rows(run.root / "evaluate" / "cases.jsonl")
+    return data_files.read_rows(run.root / "evaluate" / "cases.jsonl")
 
 
 def not_measured(run: Run) -> str:

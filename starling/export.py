@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from starling import cards, hub, layouts, lineage, progress, tables
+from starling import cards, data_files, hub, layouts, lineage, progress, tables
 from starling.errors import DataError, UsageError, explained
 from starling.layouts import EXPORTS, Form, Item, Row
 from starling.records import SPLITS
@@ -173,7 +173,7 @@ def _write(form: Form, rankings: Path, folder: Path, pairs: str, run: Run | None
     read: Counter[str] = Counter()
     tally = _Tally()
     try:
-        for number, row in enumerate(tables.stream_rows(rankings), 1):
+        for number, row in enumerate(data_files.stream_rows(rankings), 1):
             ranking = tables.ranking_from_row(row, f"{rankings}:{number}")
             split = split_of.get(ranking.prompt_id, "train")
             item = Item(ranking=ranking, row=row, split=split, index=read[split], pairs=pairs, systems=systems)
@@ -211,7 +211,7 @@ def _not_ranked(run: Run | None) -> dict[str, Any]:
     if run is None:
         return {}
     shards = sorted((run.root / "unranked").glob("*.jsonl"))
-    reasons = Counter(str(row["reason"]) for shard in shards for row in tables.stream_rows(shard))
+    reasons = Counter(str(row["reason"]) for shard in shards for row in data_files.stream_rows(shard))
     return {"strategy": lineage.strategy(run), "unranked_reasons": dict(reasons.most_common())}
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from starling import tables
+from starling import data_files, tables
 from starling.errors import DataError
 from starling.judges.parse import Pair, Ranked, Unparsed, parse_good_natured, parse_pairs, parse_ranking
 from starling.judges.protocol import Judged
@@ -101,7 +101,7 @@ def _read_rows(path: Path) -> Log:
     read = [
         found
         for file in files
-        for number, row in enumerate(tables.read_rows(file), 1)
+        for number, row in enumerate(data_files.read_rows(file), 1)
         for found in _judgements(row, f"{file}:{number}")
     ]
     if not read:

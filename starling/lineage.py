@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from starling import tables
+from starling import data_files, tables
 from starling.judges import rubric
 from starling.ledger import read_calls
 from starling.records import Candidate, Ranking
@@ -22,7 +22,7 @@ def run_of(table: Path) -> Run | None:
 
 def of_prompt(run: Run, prompt_id: str) -> list[dict[str, Any]]:
     """The rankings of one prompt of a run, explained: one, or none where it was not ranked."""
-    rows = tables.stream_rows(run.root / "rank") if any((run.root / "rank").glob("*.parquet")) else ()
+    rows = data_files.stream_rows(run.root / "rank") if any((run.root / "rank").glob("*.parquet")) else ()
     chosen = [row for row in rows if row["prompt_id"] == prompt_id]
     return [explain(run, tables.ranking_from_row(row, f"{run.root / 'rank'}: {prompt_id}")) for row in chosen]
 
@@ -34,7 +34,7 @@ def calls_of(run: Run, keys: Sequence[str]) -> list[dict[str, Any]]:
 
 def explain(run: Run, ranking: Ranking) -> dict[str, Any]:
     """A ranking of a run with all that is known of its making: as `starling show RUN --row ID --json` prints it."""
-    rows = tables.stream_rows(run.root / "sample") if run.is_done("sample") else ()
+    rows = data_files.stream_rows(run.root / "sample") if run.is_done("sample") else ()
     sampled = [Candidate(**row) for row in rows if row["prompt_id"] == ranking.prompt_id]
     return explain_alone(ranking) | {
         "strategy": strategy(run),
@@ -125,7 +125,7 @@ def _used_by_fit(run: Run, ranking: Ranking, split: str) -> str:
     if not run.is_done("fit"):
         return "fit: not done yet"
     unusable = run.root / "fit" / "unusable.jsonl"
-    rows = tables.stream_rows(unusable) if unusable.exists() else ()
+    rows = data_files.stream_rows(unusable) if unusable.exists() else ()
     why = [row["reason"] for row in rows if row["prompt_id"] == ranking.prompt_id]
     if any(reason != "an empty answer was left out" for reason in why):
         return f"fit: left out, {'; '.join(why)}"

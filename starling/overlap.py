@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from starling import tables
+from starling import data_files, tables
 from starling.cleaning import FAIREST, Remove, text_of
 from starling.errors import DataError
 from starling.forms import Found
@@ -34,7 +34,7 @@ class Benchmarks:
         self._sizes: dict[str, set[int]] = {}  # of the grams that begin with a word
         self.questions = 0
         for path in paths:
-            for number, row in enumerate(tables.stream_rows(Path(path)), 1):
+            for number, row in enumerate(data_files.stream_rows(Path(path)), 1):
                 where = f"{Path(path).name}:{row.get('question_id') or row.get('id') or number}"
                 for text in _questions(row, f"{path}:{number}"):
                     self._add(tuple(words_of(text)), where, ngram)

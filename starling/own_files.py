@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from starling import device, progress, reward, tables
+from starling import data_files, device, progress, reward, tables
 from starling.config import Config
 from starling.errors import DataError, UsageError, explained
 from starling.metrics import Recorder
@@ -72,7 +72,7 @@ def split(rankings: Sequence[Ranking], held_out: float) -> tuple[list[Ranking], 
 
 def score(model: str, source: Path, out: Path) -> int:
     """Write the rows of `source`, each with the `rewards` of its answers, to `out`; returns how many."""
-    rows = tables.read_rows(source)
+    rows = data_files.read_rows(source)
     if out.exists() and out.samefile(source):
         raise UsageError(f"score: --out {out} is the file that is read; choose another")
     questions = [question(row, f"{source}:{number}") for number, row in enumerate(rows, 1)]
@@ -81,7 +81,7 @@ def score(model: str, source: Path, out: Path) -> int:
     judge = reward.load_reward_model(model)
     with progress.track("score", sum(len(asked.answers) for asked in questions), "answers") as advance:
         rewards = judge.score_questions(questions, advance)
-    tables.write_jsonl(out, [_plain(row) | {"rewards": found} for row, found in zip(rows, rewards, strict=True)])
+    data_files.write_jsonl(out, [_plain(row) | {"rewards": found} for row, found in zip(rows, rewards, strict=True)])
     return len(rows)
 
 
@@ -113,7 +113,7 @@ def _read(files: Sequence[Path]) -> list[Ranking]:
     found = [
         tables.ranking_from_row(row, f"{path}:{number}")
         for path in files
-        for number, row in enumerate(tables.read_rows(path), 1)
+        for number, row in enumerate(data_files.read_rows(path), 1)
     ]
     if not found:
         raise DataError(f"fit: no rankings in {', '.join(map(str, files))}")

@@ -9,12 +9,12 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from starling import digest, figures, lineage, progress, show_row, summary, tables
+from starling import data_files, digest, figures, lineage, progress, show_row, summary, tables
 from starling.before_after import SIDES, outcome
 from starling.errors import DataError
 from starling.records import Ranking
 from starling.store import Run
-from starling.texts import visible
+from starling.texts import terminal
 
 _IDS = ("prompt_id", "id")
 
@@ -38,7 +38,7 @@ def show(source: Path, count: int, row: str) -> None:
         if row and isinstance(one.get("answers"), list) and all(_has_rank(answer) for answer in one["answers"]):
             _print_row(source, tables.ranking_from_row(one, f"{source}:{number}"))
         else:
-            _print(Panel(_fields(one), title=_text(_id(one)), title_align="left"))
+            _print(Panel(_fields(one), title=terminal(_id(one)), title_align="left"))
     _print(
         Text(f"{min(count, len(chosen)) if not row else len(chosen):,} of {len(rows):,} rows of {source}", style="dim")
     )
@@ -66,8 +66,8 @@ def _rows(source: Path) -> list[dict[str, Any]]:
         cases = source / "cases.jsonl"
         files = [cases] if cases.exists() else [] if any(source.glob("*.parquet")) else sorted(source.glob("*.jsonl"))
         if files:
-            return [row for file in files for row in tables.read_rows(file)]
-    return tables.read_rows(source)
+            return [row for file in files for row in data_files.read_rows(file)]
+    return data_files.read_rows(source)
 
 
 def _print_stage(source: Path) -> bool:
@@ -94,7 +94,7 @@ def _print_run(run: Run) -> None:
             counted.append(f"judge {found['judge']['judge_named']}")
         if step["stage"] == "fit":
             counted += [f"{line['label'].lower()} {figures.share_interval(line)}" for line in found["fit"]["held_out"]]
-        counts.add_row(step["stage"], _text("\n".join(counted)), end_section=True)
+        counts.add_row(step["stage"], terminal("\n".join(counted)), end_section=True)
     _print(counts)
     if found["result"]:
         _print(summary.win_rate_table(found["result"]))
@@ -116,7 +116,7 @@ def _print_road_of(run: Run, prompt_id: str) -> None:
         if sampled:
             _print(Panel(_answers(sampled, "draw"), title=Text("sample: not ranked"), title_align="left"))
     unranked = sorted((run.root / "unranked").glob("*.jsonl"))
-    for row in (row for shard in unranked for row in tables.read_rows(shard)):
+    for row in (row for shard in unranked for row in data_files.read_rows(shard)):
         if row["prompt_id"] == prompt_id:
             _print(Panel(_fields(row), title=Text("rank: no readable ranking"), title_align="left"))
             _print_all(show_row.calls(lineage.calls_of(run, row.get("calls") or ())))
@@ -134,8 +134,8 @@ def _print_road_of(run: Run, prompt_id: str) -> None:
 def _print_row(source: Path, ranking: Ranking) -> None:
     """A ranking of a table, with its whole lineage where the table still stands in its run."""
     run = lineage.run_of(source)
-    asked = Group(*(_text(f"{message['role']}: {message['content']}") for message in ranking.messages))
-    _print(Panel(asked, title=_text(ranking.prompt_id), title_align="left"))
+    asked = Group(*(terminal(f"{message['role']}: {message['content']}") for message in ranking.messages))
+    _print(Panel(asked, title=terminal(ranking.prompt_id), title_align="left"))
     _print_all(show_row.panels(lineage.explain_alone(ranking) if run is None else lineage.explain(run, ranking)))
 
 
@@ -146,7 +146,7 @@ def _print_all(panels: Iterable[RenderableType]) -> None:
 
 def _read(run: Run, stage: str) -> list[dict[str, Any]]:
     folder = run.root / stage
-    return tables.read_rows(folder) if any(folder.glob("*.parquet")) else []
+    return data_files.read_rows(folder) if any(folder.glob("*.parquet")) else []
 
 
 def _answers(rows: Sequence[Mapping[str, Any]], number: str) -> Table:
@@ -155,17 +155,17 @@ def _answers(rows: Sequence[Mapping[str, Any]], number: str) -> Table:
     worst = max((row[number] for row in rows), default=1)
     for row in rows:
         notes = [name for name, on in (("weakened", row.get("weakened")), ("cut", row.get("finished") is False)) if on]
-        model = _text("\n".join([str(row.get("model") or ""), *notes]))
+        model = terminal("\n".join([str(row.get("model") or ""), *notes]))
         place = row[number]
         style = show_row.colour(place, worst) if number == "rank" else ""
         said = Text(f"{place:g}" if isinstance(place, float) else str(place), style=style)
-        table.add_row(said, model, _text(row["answer"]))
+        table.add_row(said, model, terminal(row["answer"]))
     return table
 
 
 def _case(case: Mapping[str, Any]) -> Group:
     answers = Table(*SIDES, show_lines=True)
-    answers.add_row(*(_text(case[side]["answer"]) for side in SIDES))
+    answers.add_row(*(terminal(case[side]["answer"]) for side in SIDES))
     found = Table("aspect", *SIDES)
     for name in ("score", "held_out", "reward", "tokens"):
         found.add_row(name, *(figures.number(case[side][name]) for side in SIDES))
@@ -182,7 +182,7 @@ def _fields(row: Mapping[str, Any]) -> Table:
     for name, value in row.items():
         if value is None or value == "" or value == []:
             continue
-        table.add_row(_text(name), _value(value))
+        table.add_row(terminal(name), _value(value))
     return table
 
 
@@ -191,11 +191,11 @@ def _value(value: Any) -> RenderableType:
         return _fields(value)
     if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
         if all(set(item) == {"role", "content"} for item in value):
-            return Group(*(_text(f"{item['role']}: {item['content']}") for item in value))
+            return Group(*(terminal(f"{item['role']}: {item['content']}") for item in value))
         if all("answer" in item and isinstance(item.get("rank"), int | float) for item in value):
             return _answers(value, "rank")
         return Group(*(_fields(item) for item in value))
-    return _text(f"{value:,.6g}" if isinstance(value, float) else str(value))
+    return terminal(f"{value:,.6g}" if isinstance(value, float) else str(value))
 
 
 def _id(row: Mapping[str, Any]) -> str:
@@ -210,10 +210,6 @@ def _ids(row: Mapping[str, Any]) -> list[Any]:
 
 def _has_rank(answer: Any) -> bool:
     return isinstance(answer, Mapping) and isinstance(answer.get("rank"), int | float)
-
-
-def _text(value: object) -> Text:
-    return Text(visible(str(value)))
 
 
 def _print(content: RenderableType) -> None:

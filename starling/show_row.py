@@ -11,7 +11,7 @@ from rich.text import Text
 
 from starling import figures
 from starling.judges.parse import letters
-from starling.texts import visible
+from starling.texts import terminal
 
 _COLOURS = ("bright_green", "green", "yellow", "dark_orange", "red")  # best to worst
 
@@ -19,18 +19,18 @@ _COLOURS = ("bright_green", "green", "yellow", "dark_orange", "red")  # best to 
 def panels(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     """What `lineage.explain` found, from the answers to their use."""
     judge = str(found["judge"] or "a judge that is not named")
-    yield Panel(_answers(found["answers"]), title=_text(f"rank: by {judge}"), title_align="left")
-    yield Panel(_judged(found), title=_text("how it was judged"), title_align="left")
+    yield Panel(_answers(found["answers"]), title=terminal(f"rank: by {judge}"), title_align="left")
+    yield Panel(_judged(found), title=terminal("how it was judged"), title_align="left")
     yield from calls(found["calls"])
     if found["used"]:
-        yield Panel(Group(*map(_text, found["used"])), title=_text("what it was used for"), title_align="left")
+        yield Panel(Group(*map(terminal, found["used"])), title=terminal("what it was used for"), title_align="left")
 
 
 def calls(found: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
     """A panel for each call to a judge."""
     for number, call in enumerate(found, 1):
         title = f"judge's call {number} of {len(found)}"
-        yield Panel(_call(call), title=_text(title), title_align="left")
+        yield Panel(_call(call), title=terminal(title), title_align="left")
 
 
 def colour(rank: float, worst: float) -> str:
@@ -47,9 +47,9 @@ def _answers(answers: Sequence[Mapping[str, Any]]) -> Table:
         notes = [name for name, on in (("weakened", answer["weakened"]), ("cut", not answer["finished"])) if on]
         table.add_row(
             Text(f"{answer['rank']:g}", style=style),
-            _text("\n".join([answer["model"], *notes])),
-            _text(answer["answer"], style),
-            _text("\n".join(_made_by(answer))),
+            terminal("\n".join([answer["model"], *notes])),
+            terminal(answer["answer"], style),
+            terminal("\n".join(_made_by(answer))),
         )
     return table
 
@@ -83,12 +83,12 @@ def _judged(found: Mapping[str, Any]) -> Table:
     table = _grid()
     for name, value in rows.items():
         if value:
-            table.add_row(Text(name), _text(value))
+            table.add_row(Text(name), terminal(value))
     models = [answer["model"] or f"answer {place}" for place, answer in enumerate(found["answers"], 1)]
     for number, order in enumerate(found["orders"], 1):
         shown = ", ".join(f"{letter} {models[at]}" for letter, at in zip(letters(len(order)), order, strict=True))
-        table.add_row(Text(f"shown in order {number}"), _text(shown))
-    table.add_row(Text("calls"), _text(_calls_said(found)))
+        table.add_row(Text(f"shown in order {number}"), terminal(shown))
+    table.add_row(Text("calls"), terminal(_calls_said(found)))
     return table
 
 
@@ -115,12 +115,12 @@ def _call(call: Mapping[str, Any]) -> Table:
     }
     for name, value in rows.items():
         if value is not None:
-            table.add_row(Text(name), _text(value))
+            table.add_row(Text(name), terminal(value))
     for number, attempt in enumerate(call["attempts"], 1):
         seconds = None if attempt["ended"] is None else attempt["ended"] - attempt["sent"]
         took = "" if seconds is None else f" after {figures.duration(seconds)}"
-        table.add_row(Text(f"attempt {number}"), _text(f"{attempt['outcome'] or 'in flight'}{took}"))
-    table.add_row(Text("reply"), _text(call["reply"] if call["reply"] is not None else "none"))
+        table.add_row(Text(f"attempt {number}"), terminal(f"{attempt['outcome'] or 'in flight'}{took}"))
+    table.add_row(Text("reply"), terminal(call["reply"] if call["reply"] is not None else "none"))
     return table
 
 
@@ -136,7 +136,3 @@ def _grid() -> Table:
     table.add_column(style="cyan", no_wrap=True)
     table.add_column()
     return table
-
-
-def _text(value: object, style: str = "") -> Text:
-    return Text(visible(str(value)), style=style)

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from starling import forms, tables
+from starling import data_files, forms, tables
 from starling.config import Source
 from starling.errors import DataError
 from starling.forms import At, Found, Unusable
@@ -91,7 +91,7 @@ def _file_rows(source: Source, path: Path) -> Iterator[dict[str, Any]]:
     elif path.suffix == _ARRAY and path.exists():
         yield from _data_set(source.model_copy(update={"subset": "", "part": "train"}), "json", str(path))
     else:
-        yield from tables.stream_rows(path)
+        yield from data_files.stream_rows(path)
 
 
 def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import pyarrow.parquet as pq
 
-from starling import tables
+from starling import data_files, tables
 from starling.records import Candidate, Prompt
 from starling.store import Run
 
@@ -77,7 +77,7 @@ class Shelf:
         """The answers of one file, which is held until another is read."""
         if self._open[0] != number:
             answers: dict[str, list[Candidate]] = defaultdict(list)
-            for row in tables.stream_rows(self._files[number]):
+            for row in data_files.stream_rows(self._files[number]):
                 if row["draw"] not in self._left_out.get(row["prompt_id"], ()):
                     answers[row["prompt_id"]].append(Candidate(**row))
             self._open = number, dict(answers)

@@ -1,24 +1,19 @@
-"""Every FILE form in and out: Parquet and JSON lines, prompts, candidates, and rankings in Nectar's form."""
+"""Prompts, candidates and rankings as rows of a table, rankings in Nectar's form; and how a run's are read."""
 
-import codecs
 import difflib
-import gzip
 import json
-import os
 import re
 import sys
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from starling.errors import DataError, explained
+from starling import data_files
+from starling.errors import DataError
 from starling.judges.checks import CHECKS
 from starling.records import SPLITS, Candidate, Message, Prompt, Ranking
 from starling.store import Run
@@ -54,101 +49,28 @@ _ROLES = {name: role for role, name in _NAMES.items()}
 _TURN = re.compile(r"\n\n(Human(?=: )|Assistant): ?")
 
 
-def write_parquet(path: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
-    """Write a table under a temporary name and rename it."""
-    with explained(f"writing {path}"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), partial)
-        os.replace(partial, path)
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a Parquet, JSONL or JSONL.gz file, or of all Parquet shards of a folder in name order."""
-    return list(stream_rows(path))
-
-
-def stream_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """What `read_rows` reads, one row after the other, so that a table larger than the memory can be read."""
-    if path.is_dir():
-        shards = sorted(path.glob("*.parquet"))
-        if not shards:
-            raise DataError(f"{path}: the folder holds no Parquet files")
-        for shard in shards:
-            yield from stream_rows(shard)
-    elif not path.exists():
-        raise DataError(f"{path}: there is no such file")
-    elif path.suffix == ".parquet":
-        try:
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(1024):
-                    yield from batch.to_pylist()
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
-    else:
-        yield from _json_lines(path)
-
-
-@contextmanager
-def listing(path: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Yield what writes a row to a JSONL file, which stands once all are written; without any row there is none."""
-    rows = 0
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
-
-        def write(row: Mapping[str, Any]) -> None:
-            nonlocal rows
-            rows += 1
-            with explained(f"writing {path}"):
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-        yield write
-    if rows:
-        os.replace(partial, path)
-    else:
-        partial.unlink()
-
-
-def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write JSON lines under a temporary name and rename the file."""
-    with explained(f"writing {path}"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        with partial.open("w") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        os.replace(partial, path)
-
-
 def builtin_prompts() -> list[Prompt]:
     """The prompts that come with Starling, all three splits."""
     folder = Path(str(resources.files("starling") / "data"))
     return [
         prompt_from_row(row | {"split": split, "source": "starling"}, f"{split}.jsonl:{number}")
         for split in SPLITS
-        for number, row in enumerate(read_rows(folder / f"{split}.jsonl"), 1)
+        for number, row in enumerate(data_files.read_rows(folder / f"{split}.jsonl"), 1)
     ]
 
 
 def prompts_of(run: Run, *splits: str) -> list[Prompt]:
     """The run's prompts of the given splits, in the table's order."""
-    rows = read_rows(run.folder("prompts"))
+    rows = data_files.read_rows(run.folder("prompts"))
     prompts = [prompt_from_row(row, f"prompts:{number}") for number, row in enumerate(rows)]
     return [prompt for prompt in prompts if prompt.split in splits]
-
-
-def candidates_of(run: Run) -> list[Candidate]:
-    """The run's answers, but for those that `sample` left out."""
-    lost = left_out_of(run)
-    candidates = [Candidate(**row) for row in read_rows(run.folder("sample"))]
-    return [candidate for candidate in candidates if candidate.draw not in lost.get(candidate.prompt_id, ())]
 
 
 def left_out_of(run: Run) -> dict[str, tuple[int, ...]]:
     """The draws of each prompt's answers that `sample` did not keep."""
     path = run.folder("sample") / LEFT_OUT
     lost: dict[str, tuple[int, ...]] = {}
-    for row in stream_rows(path) if path.exists() else ():
+    for row in data_files.stream_rows(path) if path.exists() else ():
         if row["draw"] is not None:
             lost[row["prompt_id"]] = (*lost.get(row["prompt_id"], ()), row["draw"])
     return lost
@@ -157,7 +79,9 @@ def left_out_of(run: Run) -> dict[str, tuple[int, ...]]:
 def rankings_of(run: Run, prompts: Sequence[Prompt]) -> list[Ranking]:
     """The run's rankings of the given prompts, in the table's order."""
     wanted = {prompt.id for prompt in prompts}
-    rankings = [ranking_from_row(row, f"rank:{number}") for number, row in enumerate(read_rows(run.folder("rank")))]
+    rankings = [
+        ranking_from_row(row, f"rank:{number}") for number, row in enumerate(data_files.read_rows(run.folder("rank")))
+    ]
     return [ranking for ranking in rankings if ranking.prompt_id in wanted]
 
 
@@ -349,28 +273,3 @@ def _are_texts(value: Any) -> bool:
 
 def _is_rank(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value <= sys.maxsize  # NaN fails
-
-
-def _json_lines(path: Path) -> Iterable[dict[str, Any]]:
-    number = 0
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _json_object(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line, f"{path}:{number}")
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}:{number + 1}: cannot be read ({error})") from None
-
-
-def _json_object(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line.decode())
-        if b"\\ud" in line.lower():
-            json.dumps(row, ensure_ascii=False).encode()  # fails on half of a character: no tokenizer reads it
-    except ValueError as error:
-        raise DataError(f"{where}: not JSON in UTF-8 ({error})") from None
-    except RecursionError:
-        raise DataError(f"{where}: lists or objects stand too deep in each other") from None
-    if not isinstance(row, dict):
-        raise DataError(f"{where}: a line must be a JSON object")
-    return row

@@ -3,7 +3,9 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -43,6 +45,15 @@ def seed() -> int:
     """Every test starts from the same random state."""
     torch.manual_seed(20231128)
     return 20231128
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Any]:
+    """The open ledger of a stage's calls."""
+    from starling.ledger import Ledger
+
+    with Ledger(tmp_path / "calls.sqlite", "rank") as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from starling import tables
+from starling import data_files, tables
 from starling.config import Config
 from starling.records import Candidate, Prompt, Ranking
 from starling.store import Run
@@ -63,7 +63,7 @@ def candidate(name: str, model: str, draw: int, answer: str = "hello there") -> 
 
 def _prompts(run: Run) -> dict[str, Any]:
     rows = [prompt(f"{split}-{number}", split) for split in ("train", "validation", "test") for number in range(3)]
-    tables.write_parquet(
+    data_files.write_parquet(
         run.folder("prompts") / "00000.parquet", [tables.prompt_row(row) for row in rows], tables.PROMPTS
     )
     return {
@@ -84,7 +84,7 @@ def _pairs() -> list[list[Candidate]]:
 
 def _sample(run: Run) -> dict[str, Any]:
     rows = [{name: getattr(one, name) for name in tables.CANDIDATES.names} for pair in _pairs() for one in pair]
-    tables.write_parquet(run.folder("sample") / "m-00000.parquet", rows, tables.CANDIDATES)
+    data_files.write_parquet(run.folder("sample") / "m-00000.parquet", rows, tables.CANDIDATES)
     generators = [{"name": HOSTILE_NAME, "weakened": False}, {"name": "hot", "weakened": True}]
     return {
         "prompts": 2, "prompts_left_out_for_budget": 0, "answers": 4, "tokens": 48_674, "finished": 0.5,
@@ -105,7 +105,7 @@ def _rank(run: Run) -> dict[str, Any]:
         )
         for pair in _pairs()[:1]
     ]
-    tables.write_parquet(run.folder("rank") / "00000.parquet", rows, tables.RANKINGS)
+    data_files.write_parquet(run.folder("rank") / "00000.parquet", rows, tables.RANKINGS)
     return {
         "judge": "rubric", "template_hash": "", "ranked": 1, "unranked": 1,
         "mean_rank": {HOSTILE_NAME: 1.25, "hot": 1.75}, "tied_pairs": 0.195,
@@ -154,7 +154,7 @@ def _tune(run: Run) -> dict[str, Any]:
 
 def _evaluate(run: Run, judge: str, replaced: dict[str, dict[str, float]]) -> dict[str, Any]:
     cases = [case(number) for number in range(3)]
-    tables.write_jsonl(run.folder("evaluate") / "cases.jsonl", cases)
+    data_files.write_jsonl(run.folder("evaluate") / "cases.jsonl", cases)
     scores = [
         _score("win_rate", 0.573, 0.521, 0.624), _score("win_rate_held_out_checks", 0.55, 0.46, 0.64, 60),
         _score("win_rate_within_length_band", 0.54, 0.45, 0.63, 40),

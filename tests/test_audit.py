@@ -87,20 +87,14 @@ def test_calls_of_different_sizes_have_places_of_their_own() -> None:
 # length
 
 
-def test_length_effect_by_hand() -> None:
+def test_length_by_hand() -> None:
     calls = [
         call([1, 2, 3], answers=["aaa", "b", "cc"]),  # aaa over b yes, aaa over cc yes, cc over b no
         call([1, 2], answers=["aa", "bb"]),
         call([1, 1], answers=["a", "bb"]),
-        UNREAD,
     ]
-    assert audit.length_effect(calls) == {"share": pytest.approx(2 / 3, abs=EXACT), "n": 3}
-    found = audit.length(calls[:3])
+    found = audit.length(calls)
     assert (found["value"], found["n"], found["pairs_tied_or_as_long"]) == (pytest.approx(2 / 3, abs=EXACT), 3, 2)
-
-
-def test_length_effect_of_nothing_is_none() -> None:
-    assert audit.length_effect([call([1, 2], answers=["a", "b"])]) == {"share": None, "n": 0}
 
 
 # pair verdicts
@@ -163,11 +157,6 @@ def test_two_logs_agree_on_what_both_rank() -> None:
 
 
 # models
-
-
-def test_mean_rank_by_model_by_hand_best_first() -> None:
-    found = audit.mean_rank_by_model([call([3, 1, 2]), call([3, 1, 1]), UNREAD])
-    assert list(found.items()) == [("m1", 1.0), ("m2", 1.5), ("m0", 3.0)]
 
 
 def test_models_are_split_by_good_natured() -> None:

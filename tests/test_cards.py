@@ -102,9 +102,7 @@ def test_generators_stand_with_their_settings_the_weakened_marked_and_no_name_of
 def test_bias_figures_are_those_of_the_audit(tmp_path: Path) -> None:
     # 40 calls whose first-shown answer always wins: chi-square is 40 * ((1 - .5)^2 + (0 - .5)^2) / .5 = 40
     rows = [LLM_ROW | {"prompt": f"\n\nHuman: {number}\n\nAssistant: "} for number in range(40)]
-    table = tmp_path / "rankings.jsonl"
-    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    text = card(table).text
+    text = card(write_lines(tmp_path / "rankings.jsonl", rows)).text
     assert "| 1 | 100 % (91.2 to 100) | 1.00 |" in text
     assert "chi-square 40.0 with 1 degrees of freedom" in text
     assert "| longer answer ranked above | 100 % (no interval), n = 40 |" in text
@@ -113,9 +111,7 @@ def test_bias_figures_are_those_of_the_audit(tmp_path: Path) -> None:
 
 
 def test_a_file_alone_says_what_is_not_known(tmp_path: Path) -> None:
-    table = tmp_path / "rankings.jsonl"
-    table.write_text(json.dumps(LLM_ROW) + "\n")
-    text = card(table, "nectar").text
+    text = card(write_lines(tmp_path / "rankings.jsonl", [LLM_ROW]), "nectar").text
     assert "Generators and their settings are not known" in text
     assert "| lmsys-chat-1m |  |  | 1 | has a licence agreement of its own" in text
     assert "kwise:big@api.example.com, a language model (kwise:big@api.example.com), 1 rankings" in text
@@ -126,9 +122,8 @@ def test_a_file_alone_says_what_is_not_known(tmp_path: Path) -> None:
 
 
 def test_what_was_left_out_stands_in_the_card(tmp_path: Path) -> None:
-    table = tmp_path / "rankings.jsonl"
     answers = [{"answer": text, "model": "x", "rank": rank} for text, rank in (("a", 1), ("b", 1), ("c", 3))]
-    table.write_text(json.dumps(LLM_ROW | {"answers": answers, "orders": []}) + "\n")
+    table = write_lines(tmp_path / "rankings.jsonl", [LLM_ROW | {"answers": answers, "orders": []}])
     assert "- 1 pairs that are tied" in card(table).text
 
 

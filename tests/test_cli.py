@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import typer
 from small_road import prompt_rows, recipe, write_lines
 
 import starling
 from starling import cli, config
-from starling.store import ROAD, alone
+from starling.store import alone
 
 Fails = Callable[..., str]
 
@@ -318,41 +317,7 @@ def test_a_model_that_is_no_reward_model_is_named(fails: Fails, tiny_model: Path
     assert not (tmp_path / "out.jsonl").exists()
 
 
-# what every command offers
-
-
-def every_command() -> list[str]:
-    return [str(registered.name) for registered in cli.app.registered_commands]
-
-
-def test_the_commands_stand_in_road_order() -> None:
-    assert [name for name in every_command() if name in ROAD] == list(ROAD)
-
-
-@pytest.mark.parametrize("name", every_command())
-def test_every_command_explains_itself_and_each_of_its_options(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([name, "--help"]) == 0
-    printed = capsys.readouterr().out
-    assert "--json" in printed
-    assert "--debug" in printed
-    parameters = typer.main.get_command(cli.app).commands[name].params  # type: ignore[attr-defined]
-    assert [parameter.name for parameter in parameters if not parameter.help] == []
-
-
-def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["--version"]) == 0
-    assert capsys.readouterr().out == f"{starling.__version__}\n"
-
-
-def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([]) == 2
-    assert "Usage" in "".join(capsys.readouterr())
-
-
-@pytest.mark.parametrize("arguments", [["--debug", "run", "nowhere"], ["run", "nowhere", "--debug"]])
-def test_debug_shows_the_traceback_wherever_it_stands(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(arguments) == 2
-    assert "Traceback (most recent call last)" in capsys.readouterr().err
+# without a run
 
 
 def test_dry_run_prints_settings_that_can_be_run_and_writes_nothing(
@@ -377,29 +342,6 @@ def test_estimate_prints_the_plan_and_writes_nothing(
     assert cli.main(["run", "--estimate", "--json"]) == 0
     assert any("60,000 tokens" in line for line in json.loads(capsys.readouterr().out)["plan"])
     assert list(tmp_path.iterdir()) == []
-
-
-def test_json_stands_alone_on_stdout(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([*with_prompts_done(small), "--json"]) == 0
-    printed = capsys.readouterr()
-    assert json.loads(printed.out)["prompts"]["used"] == {"train": 12, "validation": 3, "test": 3}
-    assert "prompts: done in" in printed.err
-
-    assert cli.main(["show", str(tmp_path / "run"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["stages"]["prompts"]["state"] == "done"
-    assert cli.main(["show", str(tmp_path / "run" / "prompts"), "--n", "2", "--json"]) == 0
-    assert len(json.loads(capsys.readouterr().out)) == 2
-    assert cli.main(["show", str(tmp_path / "run" / "prompts"), "--row", "town-1", "--json"]) == 0
-    assert [row["id"] for row in json.loads(capsys.readouterr().out)] == ["town-1"]
-
-
-def test_without_json_stdout_is_for_people_again(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([*with_prompts_done(small), "--json"]) == 0
-    capsys.readouterr()
-    assert cli.main(with_prompts_done(small)) == 0
-    printed = capsys.readouterr()
-    assert "prompts: done already" in printed.out
-    assert printed.err == ""
 
 
 def test_the_package_and_its_help_load_no_torch() -> None:

@@ -9,38 +9,22 @@ import time
 from collections import Counter
 from dataclasses import replace
 
+import clients
 import pytest
 from aiohttp import web
+from clients import attempts, calls
 from servers import Server, breaks_off, drips, echoes, fails, half_json, hangs, resets, says
 
 from starling.client import Client
-from starling.endpoints import Endpoint
 from starling.errors import CallError, DataError, StopStage
 from starling.ledger import Ledger
 from starling.limits import Allowance
-from starling.records import Call, Reply
-
-
-@pytest.fixture
-def ledger(tmp_path):
-    with Ledger(tmp_path / "calls.sqlite", "rank") as opened:
-        yield opened
+from starling.records import Reply
 
 
 def endpoint(server, **changes):
-    usual = Endpoint(name="here", urls=(server.url,), model="m", attempts=3, backoff_seconds=0.01, timeout_seconds=5)
-    return replace(usual, **changes)
-
-
-def calls(number, **changes):
-    return [
-        Call(messages=[{"role": "user", "content": str(index)}], **{"max_tokens": 10, **changes})
-        for index in range(number)
-    ]
-
-
-def outcomes(ledger):
-    return [row[0] for row in ledger._db.execute("SELECT outcome FROM attempts ORDER BY number")]
+    """An endpoint that is waited for."""
+    return clients.endpoint(server, **{"patience_seconds": 3600, **changes})
 
 
 @pytest.mark.parametrize("fault", [fails(503), fails(502), resets, breaks_off], ids=["503", "502", "reset", "broken"])
@@ -88,7 +72,7 @@ def test_a_server_that_goes_away_and_comes_back_is_waited_for(ledger):
         process.wait()
     assert [reply.text for reply in replies[3:]] == ["back"] * 9
     assert client.counts.from_ledger == 3
-    assert any(outcome.startswith("nobody answers") for outcome in outcomes(ledger))
+    assert any(outcome.startswith("nobody answers") for outcome in attempts(ledger))
 
 
 BACK = """
@@ -124,7 +108,7 @@ def test_all_faults_at_once_lose_no_call_and_none_is_answered_twice(ledger):
         replies = client.chat(calls(60))
     assert [reply.text for reply in replies] == [f"echo {index}" for index in range(60)]
     assert server.busiest <= 8
-    found = Counter(outcome == "reply" for outcome in outcomes(ledger))
+    found = Counter(outcome == "reply" for outcome in attempts(ledger))
     assert found == {True: 60, False: len(faults)}
 
 
@@ -148,7 +132,7 @@ def test_a_budget_is_never_passed_and_calls_in_flight_are_waited_for(ledger):
         "rank: stopped before the budget of $5 (run.budget_usd) is passed: $4.2000 is spent, $0.8000 is left, "
         "and the next call may cost up to $1.0000. What was answered is kept; raise it"
     )
-    assert outcomes(ledger) == ["reply"] * 8  # nothing in flight was cut off
+    assert attempts(ledger) == ["reply"] * 8  # nothing in flight was cut off
     with Server(always=slow) as server:  # with more money it goes on, and pays for nothing twice
         client = Client(replace(target, urls=(server.url,)), ledger, allowance=Allowance("rank", budget_usd=100.0))
         assert all(isinstance(reply, Reply) for reply in client.chat(calls(20)))
@@ -197,7 +181,7 @@ def test_after_the_deadline_no_call_leaves_and_those_in_flight_are_kept(ledger):
         with pytest.raises(StopStage, match=r"^rank: the time of 0.3 s \(rank.deadline_seconds\) is over\. What was"):
             client.chat(calls(100))
     assert 4 <= len(server.requests) <= 12
-    assert set(outcomes(ledger)) == {"reply"}
+    assert set(attempts(ledger)) == {"reply"}
 
 
 # reasoning models

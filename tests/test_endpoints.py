@@ -115,3 +115,31 @@ def test_a_recipe_with_endpoints_comes_back_as_it_was(tmp_path: Path) -> None:
     loaded = load(tmp_path)
     (tmp_path / "resolved.toml").write_text(config.dump(loaded))
     assert config.load(tmp_path / "resolved.toml") == loaded
+
+
+def test_an_endpoint_is_read_from_its_short_form() -> None:
+    read = endpoints.parse_endpoint("openai:org/model@1@http://localhost:8000/v1")
+    assert (read.model, read.urls) == ("org/model@1", ("http://localhost:8000/v1",))
+    assert (read.name, read.key_env) == ("org/model@1@localhost:8000", "")
+    assert endpoints.parse_endpoint("openai:m@http://a,http://b").urls == ("http://a", "http://b")
+    assert endpoints.parse_endpoint("openai:gpt@https://api.openai.com/v1").key_env == "OPENAI_API_KEY"
+    assert endpoints.parse_endpoint("openai:gpt@https://other.example/v1", key_env="MINE").key_env == "MINE"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["gpt-4", "openai:gpt-4", "openai:@http://x", "openai:m@ftp://x", "openai:m@http://", "openai:m@http://me:pw@host"],
+)
+def test_a_bad_short_form_is_a_usage_error(text: str) -> None:
+    with pytest.raises(UsageError):
+        endpoints.parse_endpoint(text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"urls": ()}, "urls"), ({"urls": "http://x"}, "urls"), ({"concurrency": 0}, "concurrency"),
+     ({"attempts": 0}, "attempts"), ({"urls": ("http://x?key=1",)}, "without keys")],
+)  # fmt: skip
+def test_an_endpoint_that_cannot_work_is_refused(changes: dict, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        Endpoint(**({"name": "n", "urls": ("http://x",), "model": "m"} | changes))

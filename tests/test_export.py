@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import runs
 from datasets import load_dataset
+from small_road import write_lines
 
-from starling import cli, export, layouts, tables
+from starling import cli, data_files, export, layouts, tables
 from starling.errors import DataError, UsageError
 from starling.layouts import EXPORTS
 
@@ -34,9 +35,7 @@ PAIR = {"prompt": "What is snow?", "chosen": "frozen water", "rejected": "sand"}
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
     """Rankings in two forms; the first has a tie."""
-    path = tmp_path / "rankings.jsonl"
-    path.write_text(json.dumps(NECTAR) + "\n" + json.dumps(PAIR) + "\n")
-    return path
+    return write_lines(tmp_path / "rankings.jsonl", [NECTAR, PAIR])
 
 
 def exported(table: Path, form: str, **more: Any) -> dict[str, Any]:
@@ -71,7 +70,7 @@ def test_each_form_is_loaded_by_datasets_row_for_row(
     assert (facts["rankings"], facts["rows"], facts["left_out"]) == (2, {"train": rows}, left_out)
     found = loaded(table)
     assert {split: data.num_rows for split, data in found.items()} == {"train": rows}
-    written = tables.read_rows(table.parent / "out" / facts["files"]["train"])
+    written = data_files.read_rows(table.parent / "out" / facts["files"]["train"])
     assert list(found["train"]) == written
     schema = EXPORTS[form].schema
     assert schema is None or set(found["train"].features) == set(schema.names)
@@ -90,7 +89,7 @@ def test_what_was_exported_as_nectar_is_exported_again_without_change(table: Pat
     exported(table, "nectar")
     again = table.parent / "again"
     export.export(table.parent / "out" / "train.parquet", "nectar", again)
-    assert tables.read_rows(again / "train.parquet") == tables.read_rows(table.parent / "out" / "train.parquet")
+    assert data_files.read_rows(again / "train.parquet") == data_files.read_rows(table.parent / "out" / "train.parquet")
 
 
 # the other side's own code
@@ -181,7 +180,7 @@ def test_llamafactorys_entry_has_the_keys_of_its_data_readme(table: Path) -> Non
             "system_tag": "system",
         },
     }
-    for row in tables.read_rows(table.parent / "out" / entry["file_name"]):
+    for row in data_files.read_rows(table.parent / "out" / entry["file_name"]):
         assert {"role", "content"} == set(row["chosen"]) == set(row["rejected"]) == set(row["messages"][0])
 
 
@@ -230,9 +229,9 @@ def test_a_run_is_exported_by_split_with_the_systems_of_its_generators(tmp_path:
 
 def test_a_table_that_stands_in_its_run_keeps_its_splits(tmp_path: Path) -> None:
     run = runs.make(tmp_path / "run", ("prompts", "sample", "rank"))
-    rows = tables.read_rows(run.root / "prompts")
+    rows = data_files.read_rows(run.root / "prompts")
     moved = [row | ({"split": "validation"} if row["id"] == "train-0" else {}) for row in rows]
-    tables.write_parquet(run.root / "prompts" / "00000.parquet", moved, tables.PROMPTS)
+    data_files.write_parquet(run.root / "prompts" / "00000.parquet", moved, tables.PROMPTS)
     run.finished("prompts", run.facts("prompts"))
     for number, source in enumerate((run.root, run.root / "rank", run.root / "rank" / "00000.parquet")):
         facts = export.export(source, "trl", tmp_path / f"out-{number}")
@@ -347,7 +346,7 @@ def test_a_file_that_the_system_does_not_take_is_one_line_and_the_old_export_sta
     exported(table, form)
     before = content(table.parent / "out")
     row = NECTAR | {"answers": [{"answer": os.urandom(40_000).hex(), "rank": rank} for rank in (1, 2)]}
-    table.write_text(json.dumps(row) + "\n")
+    write_lines(table, [row])
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from killed import Killed
 from tolerances import CLOSE
 
 from starling import metrics, models
@@ -197,19 +198,6 @@ def test_only_the_last_layers_are_trained_if_so_wanted(model: Model) -> None:
     assert {name for name in trained if ".layers." not in name} == {"model.norm.weight", "score.weight"}
 
 
-class Killed(Recorder):
-    """A recorder on which the process dies as it records a step."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        super().__init__(path, "fit")
-        self._last = step
-
-    def log(self, step: int, values) -> None:
-        if step == self._last:
-            raise KeyboardInterrupt
-        super().log(step, values)
-
-
 SMALL = FitTable(learning_rate=3e-3, epochs=2, prompts_per_step=2, weight_decay=0.01, checkpoint_seconds=1e-9)
 
 
@@ -221,7 +209,7 @@ def run_fit(tiny_model: Path, folder: Path, recorder: Recorder) -> dict:
 def test_a_run_that_was_killed_goes_on_bit_for_bit(tiny_model: Path, tmp_path: Path) -> None:
     facts = run_fit(tiny_model, tmp_path / "whole", Recorder(tmp_path / "whole.jsonl", "fit"))
     with pytest.raises(KeyboardInterrupt):
-        run_fit(tiny_model, tmp_path / "cut", Killed(tmp_path / "cut.jsonl", 6))
+        run_fit(tiny_model, tmp_path / "cut", Killed(tmp_path / "cut.jsonl", "fit", 6))
     assert (tmp_path / "cut" / "checkpoint.pt").exists()
     assert not (tmp_path / "cut" / "model").exists()
     again = run_fit(tiny_model, tmp_path / "cut", Recorder(tmp_path / "cut.jsonl", "fit"))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import runs
 
-from starling import audit, judgements, tables
+from starling import audit, data_files, judgements, tables
 from starling.errors import DataError, StarlingError
 from starling.judges.parse import Pair
 from starling.judges.protocol import Judged
@@ -106,7 +106,7 @@ def ranking(**more: Any) -> Ranking:
 
 
 def test_our_table_keeps_who_was_shown_where(tmp_path: Path) -> None:
-    tables.write_parquet(tmp_path / "0.parquet", [tables.ranking_row(ranking())], tables.RANKINGS)
+    data_files.write_parquet(tmp_path / "0.parquet", [tables.ranking_row(ranking())], tables.RANKINGS)
     read = judgements.read(tmp_path / "0.parquet")
     (call,) = read.calls
     # sorted by rank the answers are 1, 2, 0; they were shown as 2, 1, 0
@@ -119,7 +119,7 @@ def test_our_table_keeps_who_was_shown_where(tmp_path: Path) -> None:
     ("orders", "known"), [([], False), ([[0, 1, 2]] * 2, True), ([[0, 1, 2], [2, 1, 0]], False)], ids=str
 )
 def test_a_place_is_known_where_all_calls_behind_a_ranking_had_one_order(tmp_path: Path, orders, known: bool) -> None:
-    tables.write_parquet(tmp_path / "0.parquet", [tables.ranking_row(ranking(orders=orders))], tables.RANKINGS)
+    data_files.write_parquet(tmp_path / "0.parquet", [tables.ranking_row(ranking(orders=orders))], tables.RANKINGS)
     (call,) = judgements.read(tmp_path / "0.parquet").calls
     assert (call.order is not None) is known
 
@@ -137,7 +137,7 @@ def test_plain_nectar_and_pairs_are_read(tmp_path: Path) -> None:
 
 def test_a_run_has_its_rankings_and_what_could_not_be_ranked(tmp_path: Path) -> None:
     run = runs.make(tmp_path / "run", ("prompts", "sample", "rank"))
-    tables.write_jsonl(
+    data_files.write_jsonl(
         run.root / "unranked" / "00000.jsonl", [{"prompt_id": "x", "reason": "no list", "replies": ["?"]}]
     )
     read = judgements.read(run.root)

@@ -10,7 +10,7 @@ import runs
 from servers import Server, fails, ranking_judge, replies_with, says
 from small_road import recipe
 
-from starling import cli, config, lineage, progress, show, tables
+from starling import cli, config, data_files, lineage, progress, show, tables
 from starling.stages import prompts, rank, sample
 from starling.store import Run
 
@@ -63,7 +63,7 @@ def test_a_ranking_names_the_call_that_made_it_and_the_reply_is_what_the_ranks_s
 
 
 def test_an_attempt_that_failed_stands_beside_the_one_that_did_not(judged: Run) -> None:
-    rows = tables.read_rows(judged.root / "rank")
+    rows = data_files.read_rows(judged.root / "rank")
     outcomes = [[one["outcome"] for one in explained(judged, row["prompt_id"])["calls"][0]["attempts"]] for row in rows]
     assert sorted(map(len, outcomes))[-2:] == [1, 2]
     (failed,) = (both for both in outcomes if len(both) == 2)
@@ -79,7 +79,7 @@ def test_an_answer_from_afar_names_its_call_and_one_from_here_its_seed(judged: R
 
 
 def test_a_prompt_without_a_ranking_keeps_the_calls_that_were_made_for_it(judged: Run) -> None:
-    (row,) = tables.read_rows(judged.root / "unranked" / "00000.jsonl")
+    (row,) = data_files.read_rows(judged.root / "unranked" / "00000.jsonl")
     calls = lineage.calls_of(judged, row["calls"])
     assert [call["reply"] for call in calls] == row["replies"] == ["I would rather not say."] * len(calls)
     assert len({call["key"] for call in calls}) == len(calls) > 1
@@ -111,7 +111,7 @@ def test_a_finished_run_says_what_fit_and_tune_made_of_a_ranking(tmp_path: Path)
         "fit: one of 120 rankings that the reward model learns from",
         "tune: its ranked answers teach the critic and serve as rollouts",
     ]
-    tables.write_jsonl(
+    data_files.write_jsonl(
         run.folder("fit") / "unusable.jsonl", [{"prompt_id": "train-0", "reason": "all answers are tied"}]
     )
     assert explained(run, "train-0")["used"][0] == "fit: left out, all answers are tied"
@@ -120,10 +120,11 @@ def test_a_finished_run_says_what_fit_and_tune_made_of_a_ranking(tmp_path: Path)
 def test_a_row_of_a_run_that_is_older_than_the_column_is_still_explained(tmp_path: Path) -> None:
     run = runs.make(tmp_path / "run", ("prompts", "sample", "rank"))
     rows = [
-        {name: value for name, value in row.items() if name != "calls"} for row in tables.read_rows(run.root / "rank")
+        {name: value for name, value in row.items() if name != "calls"}
+        for row in data_files.read_rows(run.root / "rank")
     ]
     schema = tables.RANKINGS.remove(tables.RANKINGS.get_field_index("calls"))
-    tables.write_parquet(run.root / "rank" / "00000.parquet", rows, schema)
+    data_files.write_parquet(run.root / "rank" / "00000.parquet", rows, schema)
     found = explained(run, "train-0")
     assert (found["call_keys"], found["calls"], found["judge"]) == ([], [], "rubric")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from small_road import recipe
 
-from starling import builtin, config, tables
+from starling import builtin, config, data_files
 from starling.client import Client
 from starling.endpoints import Endpoint
 from starling.errors import StarlingError, StopStage
@@ -115,13 +115,13 @@ def test_the_built_in_model_as_generator_and_as_judge_loses_no_row(url: str, tin
     (spent,) = sampled["spending"]
     assert (spent["endpoint"], spent["calls"], spent["failures"]) == ("llama", 6, 0)
     assert spent["usd"] == pytest.approx((spent["prompt_tokens"] * 0.5 + spent["completion_tokens"] * 1.5) / 1e6)
-    far = [answer for answer in tables.candidates_of(run) if answer.model == "far"]
+    far = [row for row in data_files.read_rows(run.folder("sample")) if row["model"] == "far"]
     assert len(far) == 6
-    assert sum(answer.num_tokens for answer in far) == spent["completion_tokens"]
+    assert sum(row["num_tokens"] for row in far) == spent["completion_tokens"]
 
     facts = rank.run(run)
     assert facts["ranked"] + facts["unranked"] == 6
-    unranked = [row for path in (run.root / "unranked").glob("*.jsonl") for row in tables.read_rows(path)]
+    unranked = [row for path in (run.root / "unranked").glob("*.jsonl") for row in data_files.read_rows(path)]
     assert len(unranked) == facts["unranked"]
     assert all(row["reason"] and row["replies"] for row in unranked)
     (judged,) = facts["spending"]
@@ -134,7 +134,7 @@ def test_the_built_in_model_as_generator_and_as_judge_loses_no_row(url: str, tin
 
 def _second_try(run: Run) -> int:
     """Rankings that were read from the second reply only: the orders of both replies are kept."""
-    return sum(len(row["orders"]) == 2 for row in tables.read_rows(run.folder("rank")))
+    return sum(len(row["orders"]) == 2 for row in data_files.read_rows(run.folder("rank")))
 
 
 def test_a_judge_that_is_too_weak_stops_the_stage_in_one_line(url: str, tiny_model: Path, tmp_path: Path) -> None:

@@ -46,37 +46,3 @@ def test_mean_ignores_whatever_stands_where_nothing_counts(filler: float) -> Non
 def test_mean_of_microbatches_adds_up_to_the_mean_of_the_batch() -> None:
     parts = sum(masked.mean(VALUE[row : row + 1], MASK[row : row + 1], 3) for row in range(2))
     assert parts.item() == pytest.approx(7 / 3, abs=EXACT)
-
-
-def test_whiten_by_hand() -> None:
-    # 1, 2, 4: mean 7/3, deviations -4/3, -1/3, 5/3, variance (16 + 1 + 25) / 27 = 14/9, spread sqrt(14) / 3
-    spread = math.sqrt(14) / 3
-    expected = torch.tensor([[-4 / 3, -1 / 3, 0], [5 / 3, 0, 0]], dtype=torch.float64) / spread
-    assert torch.allclose(masked.whiten(VALUE, MASK), expected, atol=EXACT, rtol=0)
-
-
-def test_whiten_gives_mean_zero_and_variance_one() -> None:
-    value, mask = torch.randn(5, 7, dtype=torch.float64) * 3 + 8, torch.rand(5, 7) < 0.6
-    counted = masked.whiten(value, mask)[mask]
-    assert counted.mean().item() == pytest.approx(0, abs=EXACT)
-    assert counted.square().mean().item() == pytest.approx(1, abs=EXACT)
-
-
-def test_whiten_does_not_change_under_shift_and_positive_scale() -> None:
-    assert torch.allclose(masked.whiten(VALUE * 7 + 3, MASK), masked.whiten(VALUE, MASK), atol=EXACT, rtol=0)
-
-
-def test_whiten_keeps_the_sign_of_a_deviation() -> None:
-    value, mask = torch.tensor([[0.0, 10.0]], dtype=torch.float64), torch.ones(1, 2, dtype=torch.bool)
-    assert masked.whiten(value, mask).tolist() == [[-1.0, 1.0]]
-
-
-@pytest.mark.parametrize("constant", [0.0, 0.1, 1 / 3, 5.3, -2.0])
-@pytest.mark.parametrize("count", [1, 2, 7, 50])
-def test_whiten_makes_a_constant_zero(constant: float, count: int) -> None:
-    mask = torch.ones(1, count, dtype=torch.bool)
-    assert masked.whiten(torch.full((1, count), constant), mask).abs().max().item() == 0
-
-
-def test_whiten_of_nothing_is_zero() -> None:
-    assert torch.equal(masked.whiten(VALUE, torch.zeros_like(MASK)), torch.zeros_like(VALUE))

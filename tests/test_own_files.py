@@ -13,7 +13,7 @@ from tolerances import CLOSE
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import starling
-from starling import config, own_files, tables
+from starling import config, data_files, own_files, tables
 from starling.config import Config
 from starling.errors import DataError, UsageError
 
@@ -198,7 +198,7 @@ def test_every_form_of_row_is_scored_and_kept(reward_model: Path, tmp_path: Path
     ]
     out = tmp_path / "out.jsonl"
     assert own_files.score(str(reward_model), write_lines(tmp_path / "in.jsonl", rows), out) == 5
-    scored = tables.read_rows(out)
+    scored = data_files.read_rows(out)
     assert [{k: v for k, v in row.items() if k != "rewards"} for row in scored] == rows
     yes, no = scored[0]["rewards"]
     assert yes != no

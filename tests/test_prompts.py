@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from small_road import prompt_rows, recipe, write_lines
 
-from starling import config, tables
+from starling import config, data_files, tables
 from starling.errors import DataError
 from starling.forms import Found
 from starling.records import Message, Prompt
@@ -147,7 +147,7 @@ def share(folder: Path, texts: list[str], name: str = "share.jsonl") -> str:
 
 
 def removed(run: Run) -> list[dict]:
-    return tables.read_rows(run.folder("prompts") / "removed.jsonl")
+    return data_files.read_rows(run.folder("prompts") / "removed.jsonl")
 
 
 def find(name: str) -> Found:
@@ -189,7 +189,7 @@ def test_answers_of_the_prompts_that_are_used_are_kept(tiny_model: Path, tmp_pat
     run = with_sources(tmp_path, tiny_model, [source])
     prompts.run(run)
     text_of = {one.id: one.messages[0]["content"] for one in tables.prompts_of(run, "train") if one.source == "share"}
-    rows = tables.read_rows(run.folder("prompts") / "answers")
+    rows = data_files.read_rows(run.folder("prompts") / "answers")
     assert {row["prompt_id"]: row["answer"] for row in rows} == {name: f"re: {text}" for name, text in text_of.items()}
     assert {(row["model"], row["draw"], row["finished"]) for row in rows} == {("gpt-3.5", 0, True)}
 

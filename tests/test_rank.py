@@ -8,7 +8,7 @@ import pytest
 from servers import Server, ranking_judge, replies_with, says, shown_answers
 from small_road import recipe
 
-from starling import audit, config, judgements, progress, tables
+from starling import audit, config, data_files, judgements, progress, tables
 from starling.errors import StopStage
 from starling.judges.rubric import RubricJudge
 from starling.stages import prompts, rank, sample
@@ -79,7 +79,7 @@ def test_prompts_without_a_readable_ranking_are_kept_apart_with_reason_and_repli
         run = start(tmp_path, tiny_model, sampled, rank__judge=judge, rank__probe_prompts=0)
         facts = rank.run(run)
     assert (facts["ranked"], facts["unranked"]) == (14, 1)
-    (kept,) = tables.read_rows(run.root / "unranked" / "00000.jsonl")
+    (kept,) = data_files.read_rows(run.root / "unranked" / "00000.jsonl")
     assert kept["prompt_id"] == "rain-0"
     assert kept["reason"]
     assert set(kept["replies"]) == {"I would rather not say."}
@@ -142,11 +142,11 @@ def test_shards_give_the_same_rankings_orders_and_facts_as_one_shard(
             changes = {"rank__judge": f"openai:judge@{server.url}", "rank__probe_prompts": 0}
             run = start(tmp_path / name, tiny_model, sampled, rank__shard_prompts=size, **changes)
             facts = rank.run(run)
-        rows = [row | {"judge": "", "calls": []} for row in tables.read_rows(run.folder("rank"))]
+        rows = [row | {"judge": "", "calls": []} for row in data_files.read_rows(run.folder("rank"))]
         found.append((rows, {key: facts[key] for key in ("ranked", "mean_rank", "longer_ranked_above", "tied_pairs")}))
     assert found[0] == found[1]
     # 4 is rounded up to 6, a multiple of the three answers: 6 + 6 + 3 prompts
-    assert [len(tables.read_rows(path)) for path in sorted(run.folder("rank").iterdir())] == [6, 6, 3]
+    assert [len(data_files.read_rows(path)) for path in sorted(run.folder("rank").iterdir())] == [6, 6, 3]
     first_shown = Counter(row["answers"][row["orders"][0][0]]["model"] for row in found[1][0])
     assert set(first_shown.values()) == {5}
 
@@ -180,7 +180,7 @@ def test_only_the_shard_that_is_missing_is_judged_again(tiny_model: Path, tmp_pa
 
 def first_shard_holds(run: Run, prompt_id: str) -> bool:
     return (run.root / "unranked" / "00000.jsonl").exists() and any(
-        row["prompt_id"] == prompt_id for row in tables.read_rows(run.root / "unranked" / "00000.jsonl")
+        row["prompt_id"] == prompt_id for row in data_files.read_rows(run.root / "unranked" / "00000.jsonl")
     )
 
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from small_road import recipe
 
-from starling import cli, metrics, tables
+from starling import cli, data_files, metrics
 from starling.store import ROAD, Run
 
 NECTAR = ["prompt", "answers", "turns", "num_responses", "source", "good_natured"]
@@ -72,7 +72,7 @@ def assert_same(one: Path, other: Path) -> None:
         if name.endswith(".safetensors"):
             assert (one / name).read_bytes() == (other / name).read_bytes(), name
         else:
-            assert tables.read_rows(one / name) == tables.read_rows(other / name), name
+            assert data_files.read_rows(one / name) == data_files.read_rows(other / name), name
     assert (one / "evaluate/scores.json").read_text() == (other / "evaluate/scores.json").read_text()
     assert without_rates(one) == without_rates(other)
 
@@ -101,14 +101,15 @@ def test_every_file_of_the_design_stands(unbroken: Path) -> None:
 
 
 def test_each_test_prompt_is_answered_as_often_as_asked_for_and_like_draws_are_compared(unbroken: Path) -> None:
-    cases = tables.read_rows(unbroken / "evaluate/cases.jsonl")
+    cases = data_files.read_rows(unbroken / "evaluate/cases.jsonl")
     prompts = {case["prompt_id"] for case in cases}
     assert sorted((case["prompt_id"], case["draw"]) for case in cases) == [
         (p, d) for p in sorted(prompts) for d in (0, 1)
     ]
     for name in ("base", "tuned"):
         answers = {
-            (a["prompt_id"], a["draw"]): a["answer"] for a in tables.read_rows(unbroken / f"evaluate/{name}.parquet")
+            (a["prompt_id"], a["draw"]): a["answer"]
+            for a in data_files.read_rows(unbroken / f"evaluate/{name}.parquet")
         }
         assert all(case[name]["answer"] == answers[case["prompt_id"], case["draw"]] for case in cases)
 

@@ -7,9 +7,10 @@ import pytest
 from servers import Server, fails, replies_with, says
 from small_road import prompt_rows, recipe, write_lines
 
-from starling import config, tables
+from starling import config, data_files, tables
 from starling.device import seed_for
 from starling.errors import CallError, DataError, StopStage, UsageError
+from starling.records import Candidate
 from starling.stages import prompts, sample
 from starling.store import Run
 from starling.streams import Answers
@@ -27,7 +28,14 @@ def start(folder: Path, tiny_model: Path, more: str = "", **changes) -> Run:
 
 
 def shards(run: Run) -> dict[str, list[dict]]:
-    return {path.name: tables.read_rows(path) for path in sorted(run.folder("sample").iterdir())}
+    return {path.name: data_files.read_rows(path) for path in sorted(run.folder("sample").iterdir())}
+
+
+def answers_of(run: Run) -> list[Candidate]:
+    """All answers but those that were left out."""
+    lost = tables.left_out_of(run)
+    rows = data_files.read_rows(run.folder("sample"))
+    return [Candidate(**row) for row in rows if row["draw"] not in lost.get(row["prompt_id"], ())]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +48,7 @@ def sampled(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
 
 def test_every_prompt_gets_one_answer_from_each_generator(sampled) -> None:
     run, facts = sampled
-    answers = tables.candidates_of(run)
+    answers = answers_of(run)
     wanted = tables.prompts_of(run, "train", "validation")
     assert Counter((answer.prompt_id, answer.model, answer.draw) for answer in answers) == {
         (prompt.id, name, draw): 1 for prompt in wanted for draw, name in enumerate(("plain", "greedy", "hot", "odd"))
@@ -60,7 +68,7 @@ def test_a_shard_holds_its_prompts_and_validation_comes_first(sampled) -> None:
 
 def test_the_seed_of_every_answer_follows_from_run_prompt_and_draw(sampled) -> None:
     run, _ = sampled
-    answers = tables.candidates_of(run)
+    answers = answers_of(run)
     assert [answer.seed for answer in answers] == [
         seed_for(run.config.run.seed, "sample", answer.prompt_id, answer.draw) for answer in answers
     ]
@@ -106,7 +114,7 @@ def test_models_behind_urls_answer_under_their_own_names(tiny_model: Path, tmp_p
         asked = one.requests[0]["messages"]
         count = (len(one.requests), len(two.requests))
     question_of = {prompt.id: prompt.messages[0]["content"] for prompt in tables.prompts_of(run, "train", "validation")}
-    answers = tables.candidates_of(run)
+    answers = answers_of(run)
     for at, name in ((1, "first"), (2, "second")):
         found = {answer.prompt_id: answer.answer for answer in answers if answer.model == name}
         assert found == {identity: f"{at}: {question}" for identity, question in question_of.items()}
@@ -165,7 +173,7 @@ def answered(folder: Path, tiny_model: Path, counts: list[int], **changes) -> Ru
 
 
 def left_out(run: Run) -> Counter:
-    return Counter(row["reason"] for row in tables.read_rows(run.folder("sample") / "left_out.jsonl"))
+    return Counter(row["reason"] for row in data_files.read_rows(run.folder("sample") / "left_out.jsonl"))
 
 
 def test_answers_that_came_with_the_prompts_are_ranked_without_a_generator(tiny_model: Path, tmp_path: Path) -> None:
@@ -174,7 +182,7 @@ def test_answers_that_came_with_the_prompts_are_ranked_without_a_generator(tiny_
     assert (facts["prompts"], facts["answers"], facts["tokens"]) == (10, 25, 0)
     assert (facts["from_sources"], facts["prompts_with_answers"]) == ({"m0": 10, "m1": 10, "m2": 5}, {"2": 5, "3": 5})
     assert facts["left_out"] == {"fewer_than_2_answers": 5} == left_out(run)
-    assert {one.answer for one in tables.candidates_of(run)} >= {"rain-0 0", "rain-0 1", "rain-0 2", "rain-1 1"}
+    assert {one.answer for one in answers_of(run)} >= {"rain-0 0", "rain-0 1", "rain-0 2", "rain-1 1"}
     assert Answers(run).sizes() == {3: 5, 2: 5}
     assert sample.run(run) == facts
 
@@ -182,13 +190,13 @@ def test_answers_that_came_with_the_prompts_are_ranked_without_a_generator(tiny_
 def test_generators_fill_up_what_the_sources_lack_and_no_more(tiny_model: Path, tmp_path: Path) -> None:
     run = answered(tmp_path, tiny_model, [4, 2, 0], sample__answers=3, sample__order="source_first")
     facts = sample.run(run)
-    given = Counter(one.prompt_id for one in tables.candidates_of(run) if one.model in ("plain", "greedy", "hot"))
+    given = Counter(one.prompt_id for one in answers_of(run) if one.model in ("plain", "greedy", "hot"))
     wanted = tables.prompts_of(run, "train", "validation")
     assert facts["prompts_with_answers"] == {"3": 15}
     # of each topic's three prompts one brings four answers, one two and one none
     assert sorted(given[prompt.id] for prompt in wanted) == [0] * 5 + [1] * 5 + [3] * 5
     assert left_out(run) == {"more_than_3_answers": 5}
-    assert {one.model for one in tables.candidates_of(run) if given[one.prompt_id] == 1} == {"m0", "m1", "plain"}
+    assert {one.model for one in answers_of(run) if given[one.prompt_id] == 1} == {"m0", "m1", "plain"}
 
 
 def test_prompts_with_fewer_answers_than_asked_for_may_be_left_out(tiny_model: Path, tmp_path: Path) -> None:
@@ -196,7 +204,7 @@ def test_prompts_with_fewer_answers_than_asked_for_may_be_left_out(tiny_model: P
     facts = sample.run(run)
     assert set(facts["prompts_with_answers"]) == {"4"}
     assert facts["left_out"]["fewer_than_4_answers"] == 3 * (15 - facts["prompts"])
-    assert {one.prompt_id for one in tables.candidates_of(run)} == {
+    assert {one.prompt_id for one in answers_of(run)} == {
         prompt.id for shard in Answers(run).shards(4) for prompt, _ in shard
     }
 

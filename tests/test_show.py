@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import runs
 
-from starling import export, progress, show, show_row, tables
+from starling import data_files, export, progress, show, show_row
 from starling.errors import DataError
 from starling.layouts import EXPORTS
 from starling.store import Run
@@ -60,7 +60,7 @@ def test_rankings_are_shown_by_rank(run: Run, shown) -> None:
 
 
 def test_jsonl_of_ones_own_is_read(tmp_path: Path, shown) -> None:
-    tables.write_jsonl(tmp_path / "own.jsonl", [{"prompt": "[red]hi", "score": 0.123456789, "nothing": None}])
+    data_files.write_jsonl(tmp_path / "own.jsonl", [{"prompt": "[red]hi", "score": 0.123456789, "nothing": None}])
     text = shown(tmp_path / "own.jsonl")
     assert "[red]hi" in text and "0.123457" in text and "nothing" not in text
 
@@ -107,7 +107,7 @@ def test_an_unknown_prompt_is_named(run: Run, shown, where: str) -> None:
 
 
 def test_a_table_without_ids_shows_the_row_of_a_number(tmp_path: Path, shown) -> None:
-    tables.write_jsonl(tmp_path / "x.jsonl", [{"prompt": "one"}, {"prompt": "two"}])
+    data_files.write_jsonl(tmp_path / "x.jsonl", [{"prompt": "one"}, {"prompt": "two"}])
     text = shown(tmp_path / "x.jsonl", row="2")
     assert "two" in text and "one" not in text and "1 of 2 rows" in text
     with pytest.raises(DataError, match="'3'; the first is without an id: give its number, 1"):

@@ -7,7 +7,7 @@ import pytest
 from servers import Server, fails, ranking_judge, replies_with
 from small_road import recipe
 
-from starling import cli, config, tables
+from starling import cli, config, data_files
 from starling.ledger import _SINCE_2, Ledger, call_key, read_spent
 from starling.records import Reply
 from starling.store import Run
@@ -120,7 +120,7 @@ def test_limits_and_prices_of_a_run_may_change_but_not_what_its_rows_depend_on(
     other = [*arguments[:3], str(tmp_path / "other"), *arguments[4:], "--from", str(tmp_path / "run")]
     assert cli.main(other) == 0
     assert {payload["model"] for payload in policy.requests} == {"p", "q"}
-    assert len(tables.candidates_of(Run.read(tmp_path / "other"))) == 60
+    assert len(data_files.read_rows(tmp_path / "other" / "sample")) == 60
 
 
 def test_a_stage_past_its_deadline_stops_and_goes_on_later(tiny_model, tmp_path, servers, capsys) -> None:

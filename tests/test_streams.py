@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from starling import config, streams, tables
+from starling import config, data_files, streams, tables
 from starling.store import Run
 from starling.streams import Answers
 
@@ -24,14 +24,14 @@ def run(tmp_path: Path) -> Run:
         )
         for one in range(10)
     ]
-    tables.write_parquet(run.folder("prompts") / "00000.parquet", rows, tables.PROMPTS)
+    data_files.write_parquet(run.folder("prompts") / "00000.parquet", rows, tables.PROMPTS)
     for name, draw, ids in (("b-0", 1, range(4)), ("b-1", 1, range(4, 8)), ("a-0", 0, range(8)), ("c-0", 2, [7])):
         answers = [
             {"prompt_id": f"p{one}", "model": name[0], "draw": draw, "answer": f"{name} {one}", "finished": one != 2,
              "weakened": False, "seed": 0, "num_tokens": 3}
             for one in ids
         ]  # fmt: skip
-        tables.write_parquet(run.folder("sample") / f"{name}.parquet", answers, tables.CANDIDATES)
+        data_files.write_parquet(run.folder("sample") / f"{name}.parquet", answers, tables.CANDIDATES)
     return run
 
 
@@ -60,7 +60,7 @@ def test_answers_stand_in_the_order_of_their_draws(run: Run) -> None:
 def test_answers_that_were_left_out_are_not_there(run: Run) -> None:
     rows = [{"prompt_id": "p7", "draw": 1}, {"prompt_id": "p1", "draw": 0}, {"prompt_id": "p1", "draw": 1}]
     listed = [row | {"model": "", "reason": "same_text"} for row in [*rows, {"prompt_id": "p9", "draw": None}]]
-    tables.write_jsonl(run.folder("sample") / tables.LEFT_OUT, listed)
+    data_files.write_jsonl(run.folder("sample") / tables.LEFT_OUT, listed)
     answers = Answers(run)
     assert (len(answers), answers.sizes()) == (7, {2: 7})
     found = {prompt.id: [a.answer for a in own] for shard in answers.shards(100) for prompt, own in shard}
@@ -76,7 +76,7 @@ def test_answers_that_came_with_the_prompts_are_read_prompt_by_prompt(run: Run) 
             for draw, one in enumerate(ids)
         ]
         path = run.folder("prompts") / "answers" / f"{number:05d}.parquet"
-        tables.write_parquet(path, rows, tables.CANDIDATES)
+        data_files.write_parquet(path, rows, tables.CANDIDATES)
     shelf = streams.brought(run)
     assert shelf.count == {"p1": 2, "p2": 1, "p5": 1}
     found = shelf.read(streams.prompts(run, "train", "validation"))

@@ -1,7 +1,5 @@
-"""Every FILE form in and out."""
+"""Prompts, candidates and rankings as rows of a table."""
 
-import gzip
-import json
 import math
 import re
 from pathlib import Path
@@ -9,10 +7,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
+from small_road import write_lines
 
-from starling import sources, tables
+from starling import data_files, sources, tables
 from starling.config import Source
-from starling.errors import DataError, StarlingError
+from starling.errors import DataError
 from starling.forms import Found
 from starling.records import Candidate, Message, Prompt, Ranking
 
@@ -45,94 +44,20 @@ def ranking(**more) -> Ranking:
     return Ranking(prompt_id="p1", messages=TURNS, answers=answers, source="starling", **(settings | more))
 
 
-def write(path: Path, *rows: object) -> Path:
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    if path.suffix == ".gz":
-        with gzip.open(path, "wt") as file:
-            file.write(lines)
-    else:
-        path.write_text(lines)
-    return path
-
-
 def test_parquet_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
     prompt = Prompt(
         id="p1", messages=TURNS, family="rain", kind="facts", reference="wet", facts=[["water", "drops"], ["cloud"]],
         topic=["rain"], checks=[{"check": "includes", "words": ["wet"]}, {"check": "lowercase"}], good_natured=False,
     )  # fmt: skip
-    tables.write_parquet(tmp_path / "deep" / "p.parquet", [tables.prompt_row(prompt)], tables.PROMPTS)
-    (row,) = tables.read_rows(tmp_path / "deep" / "p.parquet")
+    data_files.write_parquet(tmp_path / "deep" / "p.parquet", [tables.prompt_row(prompt)], tables.PROMPTS)
+    (row,) = data_files.read_rows(tmp_path / "deep" / "p.parquet")
     assert tables.prompt_from_row(row, "here") == prompt
-
-
-def test_a_written_file_leaves_no_partial_one(tmp_path: Path) -> None:
-    tables.write_parquet(tmp_path / "a.parquet", [], tables.CANDIDATES)
-    tables.write_jsonl(tmp_path / "a.jsonl", [{"a": 1}])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "a.parquet"]
 
 
 def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        tables.write_parquet(tmp_path / f"{name}.parquet", [tables.ranking_row(ranking())], tables.RANKINGS)
+        data_files.write_parquet(tmp_path / f"{name}.parquet", [tables.ranking_row(ranking())], tables.RANKINGS)
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
-
-
-def test_a_place_that_cannot_be_written_is_a_plain_error(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    for write_table in (
-        lambda path: tables.write_parquet(path, [], tables.CANDIDATES),
-        lambda path: tables.write_jsonl(path, []),
-    ):
-        with pytest.raises(StarlingError, match=r"writing .* failed"):
-            write_table(tmp_path / "file" / "table")
-
-
-@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
-def test_json_lines_are_read_with_or_without_compression(tmp_path: Path, name: str) -> None:
-    path = write(tmp_path / name, {"a": 1}, {"a": "naïve 雨"})
-    assert tables.read_rows(path) == [{"a": 1}, {"a": "naïve 雨"}]
-
-
-def test_written_json_lines_come_back(tmp_path: Path) -> None:
-    rows = [{"text": "naïve 雨\nline"}, {"n": 1.5, "none": None}]
-    tables.write_jsonl(tmp_path / "rows.jsonl", rows)
-    assert tables.read_rows(tmp_path / "rows.jsonl") == rows
-    assert "雨" in (tmp_path / "rows.jsonl").read_text()
-
-
-def test_a_folder_is_read_shard_by_shard_in_name_order(tmp_path: Path) -> None:
-    for name, draw in (("b", 2), ("a", 1), ("c", 3)):
-        row = {"prompt_id": name, "draw": draw}
-        tables.write_parquet(tmp_path / f"{name}.parquet", [row], tables.CANDIDATES)
-    (tmp_path / "notes.txt").write_text("not a shard")
-    assert [row["draw"] for row in tables.read_rows(tmp_path)] == [1, 2, 3]
-
-
-def test_blank_lines_are_passed_over(tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n\n  \n{"a": 2}')
-    assert [row["a"] for row in tables.read_rows(tmp_path / "rows.jsonl")] == [1, 2]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("rows.jsonl", '{"a": 1}\n{"a": \n', r"rows\.jsonl:2: not JSON"),
-        ("rows.jsonl", "[1, 2]\n", r"rows\.jsonl:1: a line must be a JSON object"),
-        ("rows.parquet", "not parquet at all", r"rows\.parquet: not a Parquet file"),
-    ],
-    ids=["broken line", "no object", "no parquet"],
-)
-def test_a_broken_file_is_named_with_the_line(tmp_path: Path, name: str, content: str, message: str) -> None:
-    (tmp_path / name).write_text(content)
-    with pytest.raises(DataError, match=message):
-        tables.read_rows(tmp_path / name)
-
-
-def test_a_missing_file_and_an_empty_folder_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such file"):
-        tables.read_rows(tmp_path / "nowhere.jsonl")
-    with pytest.raises(DataError, match="holds no Parquet files"):
-        tables.read_rows(tmp_path)
 
 
 def test_builtin_prompts_know_their_split_and_source() -> None:
@@ -142,21 +67,20 @@ def test_builtin_prompts_know_their_split_and_source() -> None:
 
 
 def test_a_users_prompts_get_ids_and_the_train_split(tmp_path: Path) -> None:
-    path = write(
-        tmp_path / "mine.jsonl", {"prompt": "what is rain?"}, {"messages": TURNS, "id": "own", "split": "test"}
-    )
+    rows = [{"prompt": "what is rain?"}, {"messages": TURNS, "id": "own", "split": "test"}]
+    path = write_lines(tmp_path / "mine.jsonl", rows)
     first, second = prompts_in(path)
     assert (first.id, first.source, first.split, first.messages) == ("mine-1", "mine", "train", QUESTION)
     assert (second.id, second.source, second.split, second.messages) == ("own", "mine", "test", TURNS)
 
 
 def test_a_users_prompt_with_an_empty_id_gets_one(tmp_path: Path) -> None:
-    path = write(tmp_path / "mine.jsonl", {"id": None, "source": None, "prompt": "what is rain?"})
+    path = write_lines(tmp_path / "mine.jsonl", [{"id": None, "source": None, "prompt": "what is rain?"}])
     assert [(prompt.id, prompt.source) for prompt in prompts_in(path)] == [("mine-1", "mine")]
 
 
 def test_unknown_columns_of_a_prompt_are_passed_over(tmp_path: Path) -> None:
-    path = write(tmp_path / "mine.jsonl", {"prompt": "what is rain?", "stars": 5})
+    path = write_lines(tmp_path / "mine.jsonl", [{"prompt": "what is rain?", "stars": 5}])
     assert prompts_in(path)[0].messages == QUESTION
 
 
@@ -209,7 +133,7 @@ def test_unknown_columns_of_a_prompt_are_passed_over(tmp_path: Path) -> None:
     ],
 )
 def test_a_prompt_that_cannot_be_asked_is_named(tmp_path: Path, row: dict, message: str) -> None:
-    path = write(tmp_path / "mine.jsonl", {"prompt": "fine"}, row)
+    path = write_lines(tmp_path / "mine.jsonl", [{"prompt": "fine"}, row])
     with pytest.raises(DataError, match=rf"mine\.jsonl:2: .*{message}"):
         prompts_in(path)
 
@@ -236,7 +160,7 @@ def test_prompt_texts_become_messages(text: str, expected: list[Message]) -> Non
 
 
 def test_a_ranking_is_written_in_nectars_columns_best_answer_first(tmp_path: Path) -> None:
-    tables.write_parquet(tmp_path / "r.parquet", [tables.ranking_row(ranking())], tables.RANKINGS)
+    data_files.write_parquet(tmp_path / "r.parquet", [tables.ranking_row(ranking())], tables.RANKINGS)
     (row,) = pq.read_table(tmp_path / "r.parquet").to_pylist()
     assert list(row)[:6] == ["prompt", "answers", "turns", "num_responses", "source", "good_natured"]
     assert row["prompt"] == NECTAR
@@ -250,7 +174,7 @@ def test_a_ranking_is_written_in_nectars_columns_best_answer_first(tmp_path: Pat
 
 
 def test_datasets_reads_a_ranking_as_nectar(tmp_path: Path) -> None:
-    tables.write_parquet(tmp_path / "r.parquet", [tables.ranking_row(ranking())], tables.RANKINGS)
+    data_files.write_parquet(tmp_path / "r.parquet", [tables.ranking_row(ranking())], tables.RANKINGS)
     found = load_dataset("parquet", data_files=str(tmp_path / "r.parquet"), cache_dir=str(tmp_path / "cache"))["train"][
         0
     ]
@@ -259,8 +183,8 @@ def test_datasets_reads_a_ranking_as_nectar(tmp_path: Path) -> None:
 
 
 def test_a_ranking_comes_back_best_answer_first(tmp_path: Path) -> None:
-    tables.write_parquet(tmp_path / "r.parquet", [tables.ranking_row(ranking(good_natured=False))], tables.RANKINGS)
-    found = tables.ranking_from_row(tables.read_rows(tmp_path / "r.parquet")[0], "here")
+    data_files.write_parquet(tmp_path / "r.parquet", [tables.ranking_row(ranking(good_natured=False))], tables.RANKINGS)
+    found = tables.ranking_from_row(data_files.read_rows(tmp_path / "r.parquet")[0], "here")
     assert found.ranks == [1.0, 1.0, 3.0]
     assert [answer.answer for answer in found.answers] == ["first", "tied first", "third"]
     assert [answer.num_tokens for answer in found.answers] == [7, 0, 0]
@@ -382,48 +306,14 @@ def test_a_system_prompt_survives_nectars_text() -> None:
 
 
 def test_a_numeric_id_becomes_text(tmp_path: Path) -> None:
-    (prompt,) = prompts_in(write(tmp_path / "mine.jsonl", {"id": 5, "prompt": "hi"}))
+    (prompt,) = prompts_in(write_lines(tmp_path / "mine.jsonl", [{"id": 5, "prompt": "hi"}]))
     assert prompt.id == "5"
 
 
 def test_checks_of_a_table_lose_the_parameters_that_other_rows_have(tmp_path: Path) -> None:
     checks = [{"check": "lowercase", "n": None}]
-    (prompt,) = prompts_in(write(tmp_path / "mine.jsonl", {"prompt": "hi", "checks": checks}))
+    (prompt,) = prompts_in(write_lines(tmp_path / "mine.jsonl", [{"prompt": "hi", "checks": checks}]))
     assert prompt.checks == [{"check": "lowercase"}]
-
-
-def test_a_damaged_line_is_named_by_its_number(tmp_path: Path) -> None:
-    (tmp_path / "mine.jsonl").write_bytes(b'{"prompt": "fine"}\n{"prompt": "caf\xe9"}\n')
-    with pytest.raises(DataError, match=r"mine\.jsonl:2: not JSON in UTF-8"):
-        prompts_in(tmp_path / "mine.jsonl")
-
-
-def test_a_compressed_file_that_was_cut_is_named_at_the_line(tmp_path: Path) -> None:
-    whole = write(tmp_path / "mine.jsonl.gz", *({"prompt": f"what is {number}?"} for number in range(50)))
-    whole.write_bytes(whole.read_bytes()[:-12])
-    with pytest.raises(DataError, match=r"mine\.jsonl\.gz:\d+: cannot be read"):
-        prompts_in(whole)
-
-
-def test_a_byte_order_mark_and_windows_line_ends_are_read_over(tmp_path: Path) -> None:
-    (tmp_path / "x.jsonl").write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n{"a": 2}\r\n')
-    assert tables.read_rows(tmp_path / "x.jsonl") == [{"a": 1}, {"a": 2}]
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [('"' + "[" * 100_000, "not JSON"), ("[" * 100_000, "too deep"), ('{"a": "\\ud800"}', "surrogates not allowed")],
-    ids=["text", "deep", "half a character"],
-)
-def test_a_line_that_no_later_step_could_use_is_named(tmp_path: Path, line: str, message: str) -> None:
-    (tmp_path / "x.jsonl").write_text("{}\n" + line + "\n")
-    with pytest.raises(DataError, match=rf"x\.jsonl:2: .*{message}"):
-        tables.read_rows(tmp_path / "x.jsonl")
-
-
-def test_a_whole_character_beyond_the_first_plane_is_read(tmp_path: Path) -> None:
-    (tmp_path / "x.jsonl").write_text('{"a": "\\ud83d\\ude00"}\n')
-    assert tables.read_rows(tmp_path / "x.jsonl") == [{"a": "\U0001f600"}]
 
 
 @pytest.mark.parametrize("rank", [float("inf"), 10**400], ids=["infinite", "huge"])
@@ -435,17 +325,10 @@ def test_a_rank_that_is_no_place_is_refused(rank: float) -> None:
 
 def test_a_rankings_calls_come_back_and_a_table_without_that_column_has_none(tmp_path: Path) -> None:
     row = tables.ranking_row(ranking(calls=["ab", "cd"]))
-    tables.write_parquet(tmp_path / "new.parquet", [row], tables.RANKINGS)
+    data_files.write_parquet(tmp_path / "new.parquet", [row], tables.RANKINGS)
     old = tables.RANKINGS.remove(tables.RANKINGS.get_field_index("calls"))
-    tables.write_parquet(tmp_path / "old.parquet", [{k: v for k, v in row.items() if k != "calls"}], old)
-    found = [tables.ranking_from_row(tables.read_rows(tmp_path / f"{age}.parquet")[0], age) for age in ("new", "old")]
+    data_files.write_parquet(tmp_path / "old.parquet", [{k: v for k, v in row.items() if k != "calls"}], old)
+    found = [
+        tables.ranking_from_row(data_files.read_rows(tmp_path / f"{age}.parquet")[0], age) for age in ("new", "old")
+    ]
     assert [list(one.calls) for one in found] == [["ab", "cd"], []]
-
-
-def test_rows_of_many_batches_come_one_after_the_other(tmp_path: Path) -> None:
-    rows = [dict.fromkeys(tables.CANDIDATES.names) | {"draw": number} for number in range(3000)]
-    tables.write_parquet(tmp_path / "0.parquet", rows[:2500], tables.CANDIDATES)
-    tables.write_parquet(tmp_path / "1.parquet", rows[2500:], tables.CANDIDATES)
-    stream = tables.stream_rows(tmp_path)
-    assert next(stream) == rows[0]
-    assert [row["draw"] for row in stream] == list(range(1, 3000))

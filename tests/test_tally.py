@@ -52,8 +52,9 @@ def test_the_sums_agree_with_the_audit_of_the_whole() -> None:
     for start in range(0, 50, 7):
         tally.add(rows[start : start + 7], [])
     facts = tally.facts()
-    assert facts["mean_rank"] == pytest.approx(audit.mean_rank_by_model(calls))
-    assert facts["longer_ranked_above"] == audit.length_effect(calls)
+    assert facts["mean_rank"] == {row["model"]: pytest.approx(row["all"]["value"]) for row in audit.models(calls)}
+    length = audit.length(calls)
+    assert facts["longer_ranked_above"] == {"share": pytest.approx(length["value"]), "n": length["n"]}
     assert facts["tied_pairs"] == audit.tied_share(calls)
 
 

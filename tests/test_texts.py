@@ -2,7 +2,7 @@
 
 import pytest
 
-from starling.texts import markdown, visible
+from starling.texts import markdown, terminal, visible
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,12 @@ from starling.texts import markdown, visible
 )
 def test_only_what_steers_a_terminal_is_written_out(text: str, shown: str) -> None:
     assert visible(text) == shown
+    assert terminal(text).plain == shown
+
+
+def test_text_on_a_terminal_is_no_markup_and_may_be_coloured() -> None:
+    assert (terminal("[bold]7[/bold]").plain, terminal("x", "red").style) == ("[bold]7[/bold]", "red")
+    assert terminal(7).plain == "7"
 
 
 @pytest.mark.parametrize(

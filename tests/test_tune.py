@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from killed import Killed
 from small_road import prompt_rows, recipe
 from tolerances import CLOSE
 
@@ -60,19 +61,6 @@ def loop(cfg: Config, recorder: Recorder, *, head: float = 1.0) -> Loop:
     torch.nn.init.normal_(reward_model.network.score.weight, std=head)
     watch = Watch(cfg, validation, RubricJudge(tie_margin=0.02))
     return Loop(cfg, policy, reward_model, train, [ranking(prompt) for prompt in train], watch, recorder)
-
-
-class Killed(Recorder):
-    """A recorder on which the process dies as it records a step."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        super().__init__(path, "tune")
-        self._last = step
-
-    def log(self, step: int, values) -> None:
-        if step == self._last:
-            raise KeyboardInterrupt
-        super().log(step, values)
 
 
 def test_the_gradient_does_not_depend_on_the_microbatches(tiny_model: Path, tmp_path: Path) -> None:
@@ -146,7 +134,7 @@ def test_a_loop_that_was_killed_goes_on_bit_for_bit(tiny_model: Path, tmp_path: 
     whole = loop(cfg, Recorder(tmp_path / "whole.jsonl", "tune"))
     whole.train(Checkpoint(tmp_path / "whole.pt", 1e9))
     with pytest.raises(KeyboardInterrupt):
-        loop(cfg, Killed(tmp_path / "cut.jsonl", 3)).train(Checkpoint(tmp_path / "cut.pt", 0))
+        loop(cfg, Killed(tmp_path / "cut.jsonl", "tune", 3)).train(Checkpoint(tmp_path / "cut.pt", 0))
     again = loop(cfg, Recorder(tmp_path / "cut.jsonl", "tune"))
     state = Checkpoint(tmp_path / "cut.pt", 0).load()
     assert state is not None

@@ -20,13 +20,3 @@ def mean(value_BT: Tensor, mask_BT: Tensor, num_tokens: Tensor | float | None = 
     """
     total = mask_BT.sum() if num_tokens is None else torch.as_tensor(num_tokens, device=value_BT.device)
     return value_BT.masked_fill(~mask_BT, 0.0).sum() / total.clamp(min=1)
-
-
-def whiten(value_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    """Mean 0 and variance 1 over the counted tokens; the others are 0. A constant becomes 0."""
-    counted = value_BT[mask_BT]
-    if counted.numel() < 2:
-        return torch.zeros_like(value_BT)
-    centred_BT = (value_BT - counted.mean()).masked_fill(~mask_BT, 0.0)
-    spread = counted.std(correction=0)
-    return centred_BT / spread if counted.max() > counted.min() else torch.zeros_like(value_BT)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from starling import chat, models, packing, progress, stats, tables
+from starling import chat, data_files, models, packing, progress, stats, tables
 from starling.config import Config
 from starling.judges import rubric
 from starling.judges.make import make_judge
@@ -74,7 +74,7 @@ def run(run: Run) -> dict[str, Any]:
         | {"answer_tokens": config.evaluate.answer_tokens},
     }
     rows = [_case_row(case, config.evaluate.length_band, config.rank.tie_margin) for case in cases]
-    tables.write_jsonl(run.folder("evaluate") / "cases.jsonl", rows)
+    data_files.write_jsonl(run.folder("evaluate") / "cases.jsonl", rows)
     write_atomically(run.folder("evaluate") / "scores.json", json.dumps(table, indent=1) + "\n")
     return table
 
@@ -174,8 +174,8 @@ def _answers(run: Run, name: str, path: str, prompts: Sequence[Prompt]) -> list[
             for group in groups
             for draw, (text, answer) in enumerate(zip(group.texts, group.answers, strict=True))
         ]
-        tables.write_parquet(file, rows, tables.CANDIDATES)
-    return [Candidate(**row) for row in tables.read_rows(file)]
+        data_files.write_parquet(file, rows, tables.CANDIDATES)
+    return [Candidate(**row) for row in data_files.read_rows(file)]
 
 
 def _assess(prompt: Prompt, answer: Candidate) -> Assessment:

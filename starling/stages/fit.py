@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from starling import chat, device, models, packing, progress, stats, tables
+from starling import chat, data_files, device, models, packing, progress, stats, tables
 from starling.checkpoint import Checkpoint
 from starling.config import FitTable
 from starling.errors import DataError, StopStage
@@ -66,7 +66,7 @@ def fit(
     examples, unusable = examples_of(model, rankings)
     tests, unusable_tests = examples_of(model, held_out)
     if unusable or unusable_tests:
-        tables.write_jsonl(folder / "unusable.jsonl", [*unusable, *unusable_tests])
+        data_files.write_jsonl(folder / "unusable.jsonl", [*unusable, *unusable_tests])
     if not examples:
         reasons = ", ".join(sorted({row["reason"] for row in unusable})) or "there are none"
         raise DataError(f"fit: none of {len(rankings)} rankings can be used: {reasons}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from starling import chat, cleaning, models, overlap, progress, sources, tables
+from starling import chat, cleaning, data_files, models, overlap, progress, sources, tables
 from starling.cleaning import Remove
 from starling.config import Config
 from starling.errors import DataError
@@ -35,7 +35,7 @@ def run(run: Run) -> dict[str, Any]:
     prompts = [one.prompt for one in chosen]
     _refuse_leaks(prompts, removed)
     _refuse_long(prompts, run.config)
-    tables.write_parquet(folder / "00000.parquet", [tables.prompt_row(p) for p in prompts], tables.PROMPTS)
+    data_files.write_parquet(folder / "00000.parquet", [tables.prompt_row(p) for p in prompts], tables.PROMPTS)
     answers = _write_answers(folder / "answers", chosen)
     return {
         "found": len(found),
@@ -82,7 +82,7 @@ def mix(queues: Sequence[Sequence[Found]], weights: Sequence[float], count: int)
 @contextmanager
 def _listed(path: Path, counts: Counter[str]) -> Iterator[Remove]:
     """Yield what writes removals to a file, one by one, and counts them by reason; without any there is no file."""
-    with tables.listing(path) as write:
+    with data_files.listing(path) as write:
 
         def remove(removal: Removal) -> None:
             counts[removal.reason] += 1
@@ -149,7 +149,7 @@ def _write_answers(folder: Path, chosen: Sequence[Found]) -> int:
             for draw, answer in enumerate(one.answers)
         ]
         count += len(rows)
-        tables.write_parquet(folder / f"{number:05d}.parquet", rows, tables.CANDIDATES)
+        data_files.write_parquet(folder / f"{number:05d}.parquet", rows, tables.CANDIDATES)
     return count
 
 

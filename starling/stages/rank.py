@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from starling import audit, judgements, models, progress, streams, tables
+from starling import audit, data_files, judgements, models, progress, streams, tables
 from starling.config import JudgeTable
 from starling.errors import StopStage
 from starling.judges.aggregate import PositionEffects
@@ -50,7 +50,7 @@ def run(run: Run) -> dict[str, Any]:
             kept = run.root / "unranked" / f"{number:05d}.jsonl"
             planned = sum(_planned(cfg, len(of_prompt)) for _, of_prompt in items)
             if path.exists():
-                tally.add(tables.read_rows(path), tables.read_rows(kept) if kept.exists() else [])
+                tally.add(data_files.read_rows(path), data_files.read_rows(kept) if kept.exists() else [])
                 advance(planned)
                 continue
             asked.clear()
@@ -59,8 +59,8 @@ def run(run: Run) -> dict[str, Any]:
             tally.add(ranked, unranked)
             _refuse_unparsed(run, tally.reasons, len(answers), judge.name)
             if unranked:
-                tables.write_jsonl(kept, unranked)
-            tables.write_parquet(path, ranked, tables.RANKINGS)  # last: where it stands the shard is done
+                data_files.write_jsonl(kept, unranked)
+            data_files.write_parquet(path, ranked, tables.RANKINGS)  # last: where it stands the shard is done
         spending = of_stage(run.config, ledger, clients_of(judge))
     report("rank", spending)
     effects = tally.position_effects()

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from starling import chat, choice, endpoints, models, progress, streams, tables
+from starling import chat, choice, data_files, endpoints, models, progress, streams, tables
 from starling.client import Client
 from starling.config import Generator
 from starling.device import seed_for
@@ -81,10 +81,10 @@ def _choose(run: Run, brought: Shelf) -> dict[str, Any]:
         old.unlink(missing_ok=True)
     sums = choice.Sums()
     over_budget = 0
-    with tables.listing(listing) as leave_out:
+    with data_files.listing(listing) as leave_out:
         for number, shard in enumerate(streams.batches(streams.wanted(run), cfg.shard_prompts)):
             given = [path for name in _by_model(run) if (path := _path(run, name, number)).exists()]
-            sampled = [Candidate(**row) for path in given for row in tables.read_rows(path)]
+            sampled = [Candidate(**row) for path in given for row in data_files.read_rows(path)]
             ours = [one for answers in brought.read(shard).values() for one in answers]
             by_prompt = choice.by_preference(shard, ours, cfg, run.config.run.seed)
             chosen = choice.choose(shard, sampled, by_prompt, cfg)
@@ -147,7 +147,7 @@ def _missing(run: Run, brought: Shelf, name: str, generators: Sequence[tuple[int
                 return
             yield path, jobs
         if budget:
-            spent += sum(row["num_tokens"] for row in tables.read_rows(path))
+            spent += sum(row["num_tokens"] for row in data_files.read_rows(path))
 
 
 def _path(run: Run, name: str, number: int) -> Path:
@@ -155,7 +155,7 @@ def _path(run: Run, name: str, number: int) -> Path:
 
 
 def _write(path: Path, found: Sequence[Candidate]) -> None:
-    tables.write_parquet(path, [tables.candidate_row(candidate) for candidate in found], tables.CANDIDATES)
+    data_files.write_parquet(path, [tables.candidate_row(candidate) for candidate in found], tables.CANDIDATES)
 
 
 def _sample(run: Run, model: Model, jobs: Sequence[Job], advance: progress.Advance) -> list[Candidate]:

@@ -1,0 +1,75 @@
+"""What all commands share: the app, `--json`, `--debug`, `--version`."""
+
+import functools
+import inspect
+import json
+import math
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from starling import __version__, progress
+
+ABOUT = "Align a language model with AI feedback: sample, rank, fit a reward model, tune, evaluate."
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and all else on stderr.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def command(name: str, about: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a function as a command with `--json` and `--debug`.
+
+    What it returns is what `--json` prints; a function that it returns is called only then.
+    """
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def called(*, as_json: bool, debug: bool, **options: Any) -> None:  # `main` has seen --debug already
+            progress.console.stderr = as_json
+            result = function(**options)
+            if as_json:
+                found = _without_nan(result() if callable(result) else result)
+                print(json.dumps(found, ensure_ascii=False, default=str))
+
+        own = list(inspect.signature(function).parameters.values())
+        common = [
+            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
+            for key, annotation in (("as_json", JsonOption), ("debug", DebugOption))
+        ]
+        called.__signature__ = inspect.Signature([*own, *common])  # type: ignore[attr-defined]  # for inspect
+        app.command(name, help=about or None)(called)
+        return function
+
+    return register
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback(help=ABOUT)
+def common(
+    debug: DebugOption = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """What goes before every command; both options act before they get here."""
+
+
+def _without_nan(value: Any) -> Any:
+    """The value with null in the place of numbers that JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

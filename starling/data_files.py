@@ -1,0 +1,107 @@
+"""Rows of Parquet and JSON lines, in and out: written under a temporary name and renamed."""
+
+import codecs
+import gzip
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from starling.errors import DataError, explained
+
+
+def write_parquet(path: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
+    """Write a table under a temporary name and rename it."""
+    with explained(f"writing {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), partial)
+        os.replace(partial, path)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a Parquet, JSONL or JSONL.gz file, or of all Parquet shards of a folder in name order."""
+    return list(stream_rows(path))
+
+
+def stream_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """What `read_rows` reads, one row after the other, so that a table larger than the memory can be read."""
+    if path.is_dir():
+        shards = sorted(path.glob("*.parquet"))
+        if not shards:
+            raise DataError(f"{path}: the folder holds no Parquet files")
+        for shard in shards:
+            yield from stream_rows(shard)
+    elif not path.exists():
+        raise DataError(f"{path}: there is no such file")
+    elif path.suffix == ".parquet":
+        try:
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(1024):
+                    yield from batch.to_pylist()
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DataError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
+    else:
+        yield from _json_lines(path)
+
+
+@contextmanager
+def listing(path: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Yield what writes a row to a JSONL file, which stands once all are written; without any row there is none."""
+    rows = 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
+
+        def write(row: Mapping[str, Any]) -> None:
+            nonlocal rows
+            rows += 1
+            with explained(f"writing {path}"):
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+        yield write
+    if rows:
+        os.replace(partial, path)
+    else:
+        partial.unlink()
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSON lines under a temporary name and rename the file."""
+    with explained(f"writing {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        with partial.open("w") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        os.replace(partial, path)
+
+
+def _json_lines(path: Path) -> Iterable[dict[str, Any]]:
+    number = 0
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield _json_object(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line, f"{path}:{number}")
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}:{number + 1}: cannot be read ({error})") from None
+
+
+def _json_object(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line.decode())
+        if b"\\ud" in line.lower():
+            json.dumps(row, ensure_ascii=False).encode()  # fails on half of a character: no tokenizer reads it
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON in UTF-8 ({error})") from None
+    except RecursionError:
+        raise DataError(f"{where}: lists or objects stand too deep in each other") from None
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: a line must be a JSON object")
+    return row
