@@ -6,7 +6,7 @@ if TYPE_CHECKING:
     from starling.reward import load_reward_model
 
 __all__ = ["__version__", "load_reward_model"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:

@@ -14,6 +14,7 @@ from starling import choice, endpoints, figures, ledger, streams
 from starling.client import CHARACTERS_PER_TOKEN, FEWEST_CHARACTERS_PER_TOKEN
 from starling.config import Config, JudgeTable
 from starling.endpoints import Endpoint
+from starling.judges.asking import template_text
 from starling.judges.llm import calls_of
 from starling.ledger import Spent
 from starling.records import SPLITS
@@ -21,7 +22,8 @@ from starling.store import Run
 
 STAGES = ("sample", "rank", "tune", "evaluate")
 PROMPT_CHARACTERS = 400  # of a prompt that has not been read yet
-JUDGE_CHARACTERS = 1600  # a template with its borders and instructions
+BORDER_CHARACTERS = 60  # around each answer that a judge is shown, and around the conversation
+PAIR_CHARACTERS = 8  # of each pair that the K-wise template names
 PAIR_TOKENS = 6  # what a judge writes for each pair of answers
 RANKING_TOKENS = 40  # and for all else
 SHOWN = {"pairwise": 2, "pointwise": 1}  # answers in a call, where it is not all
@@ -142,15 +144,18 @@ def _judging(
     a_call = {k: SHOWN.get(asked.strategy, k) for k in prompts}
     at_once = sum(calls_of(asked, k)[0] * n * a_call[k] for k, n in prompts.items()) / max(1, calls[0])
     pairs = sum(calls_of(asked, k)[0] * n * k * (k - 1) / 2 for k, n in prompts.items()) / max(1, calls[0])
-    written = RANKING_TOKENS + (PAIR_TOKENS * pairs if asked.strategy == "kwise" else 0)
-    answers = cap * CHARACTERS_PER_TOKEN
+    if asked.strategy != "kwise":
+        pairs = 0
+    written = RANKING_TOKENS + PAIR_TOKENS * pairs
+    answers, most_shown = cap * CHARACTERS_PER_TOKEN, max(a_call.values(), default=0)
+    frame = len(template_text(asked.strategy, asked.output)) + PAIR_CHARACTERS * pairs
     return Part(
         stage=stage,
         endpoint=endpoint,
         calls=(calls[0], calls[1] * asked.attempts),
         characters_in=(
-            JUDGE_CHARACTERS + characters + SHARE_OF_CAP * answers * at_once,
-            JUDGE_CHARACTERS + longest + answers * max(a_call.values(), default=0),
+            frame + characters + BORDER_CHARACTERS * (1 + at_once) + SHARE_OF_CAP * answers * at_once,
+            frame + longest + BORDER_CHARACTERS * (1 + most_shown) + answers * most_shown,
         ),
         tokens_out=(min(asked.max_new_tokens, written), asked.max_new_tokens),
     )

@@ -91,8 +91,11 @@ def judged_by_critic(policy: Policy, experience: Experience, cfg: TuneTable) -> 
 
 def whitened(parts: Sequence[Sequence[Batch]]) -> list[list[Batch]]:
     """The same batches with advantages of mean 0 and variance 1 over all tokens that count, those of every part."""
-    everything = torch.cat([batch.advantage_BT[batch.experience.mask_BT] for part in parts for batch in part])
-    mean, spread = everything.mean(), everything.std().clamp(min=1e-6)  # equal advantages: leave them at 0
+    everything = torch.cat([batch.advantage_BT[batch.experience.mask_BT] for part in parts for batch in part]).double()
+    mean, spread = (
+        float(everything.mean()),
+        max(float(everything.std(correction=0)), 1e-6),
+    )  # all equal: leave them at 0
     return [
         [
             batch._replace(

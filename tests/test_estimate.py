@@ -8,6 +8,7 @@ from servers import Server, ranking_judge, replies_with
 from small_road import prompt_rows, recipe, write_lines
 
 from starling import cli, config, estimate
+from starling.judges.asking import template_text
 
 ENDPOINT = """
 [[endpoints]]
@@ -41,10 +42,12 @@ def test_the_sums_are_those_worked_out_by_hand(tiny_model: Path, tmp_path: Path)
     assert sample["completion_tokens"] == {"expected": 144, "at_most": 240}
     assert sample["usd"]["expected"] == pytest.approx((1500 * 1 + 144 * 10) / 1e6)
     assert sample["seconds"] == 60 * 15 / 3  # the requests a minute bind
-    # rank: 4 answers of 16 tokens are 256 characters, 0.6 of them 153.6; 6 pairs: 40 + 6 * 6 tokens out.
+    # rank: 4 answers of 16 tokens are 256 characters, 0.6 of them 153.6; 6 pairs: 40 + 6 * 6 tokens out;
+    # the template, 8 characters for each pair, 60 around each answer and the conversation.
+    frame = len(template_text("kwise", "text")) + 6 * 8 + 5 * 60
     assert rank["calls"] == {"expected": 15, "at_most": 30}
-    assert rank["prompt_tokens"]["expected"] == round(15 * (1600 + 400 + 153.6) / 4)
-    assert rank["prompt_tokens"]["at_most"] == 30 * (1600 + 800 + 256) / 2
+    assert rank["prompt_tokens"]["expected"] == round(15 * (frame + 400 + 153.6) / 4)
+    assert rank["prompt_tokens"]["at_most"] == 30 * (frame + 800 + 256) / 2
     assert rank["completion_tokens"] == {"expected": 15 * 76, "at_most": 30 * 200}
     assert found["usd"]["at_most"] == pytest.approx(sample["usd"]["at_most"] + rank["usd"]["at_most"])
     assert found["unknown"] == []
@@ -125,8 +128,9 @@ def test_every_strategy_and_repeat_is_counted(
     loaded = config.load(small(tmp_path, tiny_model, **changes))
     (rank,) = estimate.estimate(loaded, tmp_path / "no-run", ["rank"])["stages"]
     assert rank["calls"] == {"expected": 15 * calls[0], "at_most": 15 * calls[1]}
-    # 1,600 characters of template, 400 of prompt, 0.6 * 16 tokens of 4 characters an answer; 40 tokens out
-    assert rank["prompt_tokens"]["expected"] == round(15 * calls[0] * (2000 + 38.4 * answers_shown) / 4)
+    # the template, 400 characters of prompt, 0.6 * 16 tokens of 4 characters an answer, 60 around each; 40 tokens out
+    text = len(template_text(settings["strategy"], "text")) + 400 + 60 + (38.4 + 60) * answers_shown
+    assert rank["prompt_tokens"]["expected"] == round(15 * calls[0] * text / 4)
     assert rank["completion_tokens"]["expected"] == 15 * calls[0] * 40
 
 

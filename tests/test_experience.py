@@ -78,8 +78,22 @@ def test_advantages_are_whitened_over_all_parts_and_microbatches(policy: Policy)
     counted = torch.cat([batch.advantage_BT[batch.experience.mask_BT] for batch in batches])
     assert len(counted) == 20 + 11 + 9 + 25 + 3 + 4
     assert float(counted.mean()) == pytest.approx(0, abs=CLOSE)
-    assert float(counted.std()) == pytest.approx(1, abs=CLOSE)
+    assert float(counted.std(correction=0)) == pytest.approx(1, abs=CLOSE)
     assert all(batch.advantage_BT[~batch.experience.mask_BT].eq(0).all() for batch in batches)
+
+
+@pytest.mark.parametrize("lengths", [(1,), (3, 2)], ids=["one token", "equal"])
+def test_advantages_without_a_difference_are_whitened_to_nothing(policy: Policy, lengths: tuple[int, ...]) -> None:
+    part = gather(policy, [answers(20, 11)], [[1.0, 2.0]], PLAIN, TuneTable())
+    (batch,) = [judged_by_critic(policy, one, TuneTable()) for one in part.experiences]
+    mask_BT = torch.zeros_like(batch.experience.mask_BT)
+    for row, length in enumerate(lengths):
+        mask_BT[row, :length] = True
+    level = batch._replace(
+        experience=batch.experience._replace(mask_BT=mask_BT), advantage_BT=torch.full(mask_BT.shape, 0.1)
+    )
+    (found,) = whitened([[level]])[0]
+    assert found.advantage_BT.eq(0).all()
 
 
 def test_the_critic_learns_what_reward_is_to_come_and_the_policy_stays(policy: Policy) -> None:
