@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -16,6 +16,7 @@ from starling.judges.ranks import ranks_with_ties
 from starling.judges.rubric import Assessment
 from starling.ledger import Ledger
 from starling.losses import kl
+from starling.models import Model
 from starling.policy import Policy
 from starling.records import Candidate, Prompt, Score
 from starling.rollout import own_settings, sample_groups, score_texts
@@ -23,6 +24,7 @@ from starling.selection import preference
 from starling.store import Run, write_atomically
 
 MODELS = ("base", "tuned")
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +50,7 @@ def run(run: Run) -> dict[str, Any]:
     answers = [_answers(run, name, path, prompts) for name, path in zip(MODELS, paths, strict=True)]
     prompts = [prompt for prompt in prompts for _ in range(config.evaluate.draws)]  # one for each case
     reward_model = models.load_reward_model(str(run.folder("fit") / "model"), torch.bfloat16)
-    shown = [(p, [a.answer, b.answer], [a.finished, b.finished]) for p, a, b in zip(prompts, *answers, strict=True)]
-    rewards = score_texts(reward_model, shown, config.tune.microbatch_tokens)
+    rewards = list(zip(*(_rewards(reward_model, prompts, own, config) for own in answers), strict=True))
     with Ledger(run.ledger_path, "evaluate") as ledger:
         progress.note_interrupted(ledger.interrupted)
         judge = make_judge(config.evaluate, config, ledger)
@@ -59,7 +60,7 @@ def run(run: Run) -> dict[str, Any]:
             prompt=prompt,
             answers=(base, tuned),
             assessed=(_assess(prompt, base), _assess(prompt, tuned)),
-            rewards=(reward[0], reward[1]),
+            rewards=reward,
             verdict=None if verdict.ranks is None else preference(verdict.ranks),
         )
         for prompt, base, tuned, reward, verdict in zip(prompts, *answers, rewards, judged, strict=True)
@@ -205,22 +206,37 @@ def _drift(config: Config, tuned_path: str, cases: Sequence[Case]) -> dict[str, 
     base = Policy(models.load_policy(config.run.model), config.tune.layers)
     tuned = Policy(models.load_policy(tuned_path), config.tune.layers)
     own, references = [], []
-    for case in cases:
-        prompt_ids = chat.prompt_ids(base.tokenizer, case.prompt.messages)
-        if case.answers[1].answer:
-            own.append((prompt_ids, [chat.answer_ids(base.tokenizer, case.prompt.messages, case.answers[1].answer)]))
-        if case.prompt.reference:
-            references.append(
-                (prompt_ids, [chat.answer_ids(base.tokenizer, case.prompt.messages, case.prompt.reference)])
-            )
+    for same in _by_prompt(cases, config):
+        messages, reference = same[0].prompt.messages, same[0].prompt.reference
+        prompt_ids = chat.prompt_ids(base.tokenizer, messages)
+        texts = [case.answers[1].answer for case in same if case.answers[1].answer]
+        if texts:
+            own.append((prompt_ids, [chat.answer_ids(base.tokenizer, messages, text) for text in texts]))
+        if reference:
+            references.append((prompt_ids, [chat.answer_ids(base.tokenizer, messages, reference)]))
     own_base, own_tuned = (_logprobs(policy, own, config) for policy in (base, tuned))
     reference_base, reference_tuned = (_logprobs(policy, references, config) for policy in (base, tuned))
     return {
-        "kl": float(kl.k1(own_tuned, own_base).sum()) / max(len(own), 1),
+        "kl": float(kl.k1(own_tuned, own_base).sum()) / max(sum(len(texts) for _, texts in own), 1),
         "explained_by_finish_and_repetition": explained_by_finish_and_repetition(cases, config.rank.tie_margin),
         "reference_logprob_base": float(reference_base.mean()) if references else None,
         "reference_logprob_tuned": float(reference_tuned.mean()) if references else None,
     }
+
+
+def _by_prompt(rows: Sequence[Row], config: Config) -> list[Sequence[Row]]:
+    """Rows of cases, those of the same prompt together: `evaluate.draws` each."""
+    draws = config.evaluate.draws
+    return [rows[start : start + draws] for start in range(0, len(rows), draws)]
+
+
+def _rewards(model: Model, prompts: Sequence[Prompt], answers: Sequence[Candidate], config: Config) -> list[float]:
+    """The reward of each case's answer; a prompt runs once for all its answers."""
+    shown = [
+        (same[0][0], [answer.answer for _, answer in same], [answer.finished for _, answer in same])
+        for same in _by_prompt(list(zip(prompts, answers, strict=True)), config)
+    ]
+    return [reward for row in score_texts(model, shown, config.tune.microbatch_tokens) for reward in row]
 
 
 def _logprobs(policy: Policy, packs: Sequence[Any], config: Config) -> torch.Tensor:
