@@ -108,11 +108,14 @@ def own_settings(network: PreTrainedModel) -> SamplingSettings:
 
 @torch.inference_mode()
 def score_texts(
-    reward_model: Model, groups: Sequence[tuple[Prompt, Sequence[str], Sequence[bool]]], microbatch_tokens: int
+    reward_model: Model,
+    groups: Sequence[tuple[Prompt, Sequence[str], Sequence[bool]]],
+    microbatch_tokens: int,
+    on_answers: Callable[[int], None] = lambda count: None,
 ) -> list[list[float]]:
     """The raw reward of each answer, read by the reward model through its own template.
 
-    An empty answer has nothing to read; it is scored as the bare end of a turn.
+    An empty answer has nothing to read; it is scored as the bare end of a turn. `on_answers` hears of each batch.
     """
     packs = []
     for prompt, texts, finished in groups:
@@ -128,4 +131,5 @@ def score_texts(
                 "the reward model gave a reward that is not a number; refit it or lower fit.learning_rate"
             )
         found.extend(part.tolist() for part in rewards.split([len(packs[index][1]) for index in batch]))
+        on_answers(len(rewards))
     return found

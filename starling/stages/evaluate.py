@@ -50,7 +50,8 @@ def run(run: Run) -> dict[str, Any]:
     answers = [_answers(run, name, path, prompts) for name, path in zip(MODELS, paths, strict=True)]
     prompts = [prompt for prompt in prompts for _ in range(config.evaluate.draws)]  # one for each case
     reward_model = models.load_reward_model(str(run.folder("fit") / "model"), torch.bfloat16)
-    rewards = list(zip(*(_rewards(reward_model, prompts, own, config) for own in answers), strict=True))
+    with progress.track("evaluate reward", sum(map(len, answers)), "answers") as advance:
+        rewards = list(zip(*(_rewards(reward_model, prompts, own, config, advance) for own in answers), strict=True))
     with Ledger(run.ledger_path, "evaluate") as ledger:
         progress.note_interrupted(ledger.interrupted)
         judge = make_judge(config.evaluate, config, ledger)
@@ -214,10 +215,12 @@ def _drift(config: Config, tuned_path: str, cases: Sequence[Case]) -> dict[str, 
             own.append((prompt_ids, [chat.answer_ids(base.tokenizer, messages, text) for text in texts]))
         if reference:
             references.append((prompt_ids, [chat.answer_ids(base.tokenizer, messages, reference)]))
-    own_base, own_tuned = (_logprobs(policy, own, config) for policy in (base, tuned))
-    reference_base, reference_tuned = (_logprobs(policy, references, config) for policy in (base, tuned))
+    num_own = sum(len(texts) for _, texts in own)
+    with progress.track("evaluate logprobs", 2 * (num_own + len(references)), "answers") as advance:
+        own_base, own_tuned = (_logprobs(policy, own, config, advance) for policy in (base, tuned))
+        reference_base, reference_tuned = (_logprobs(policy, references, config, advance) for policy in (base, tuned))
     return {
-        "kl": float(kl.k1(own_tuned, own_base).sum()) / max(sum(len(texts) for _, texts in own), 1),
+        "kl": float(kl.k1(own_tuned, own_base).sum()) / max(num_own, 1),
         "explained_by_finish_and_repetition": explained_by_finish_and_repetition(cases, config.rank.tie_margin),
         "reference_logprob_base": float(reference_base.mean()) if references else None,
         "reference_logprob_tuned": float(reference_tuned.mean()) if references else None,
@@ -230,20 +233,24 @@ def _by_prompt(rows: Sequence[Row], config: Config) -> list[Sequence[Row]]:
     return [rows[start : start + draws] for start in range(0, len(rows), draws)]
 
 
-def _rewards(model: Model, prompts: Sequence[Prompt], answers: Sequence[Candidate], config: Config) -> list[float]:
+def _rewards(
+    model: Model, prompts: Sequence[Prompt], answers: Sequence[Candidate], config: Config, advance: progress.Advance
+) -> list[float]:
     """The reward of each case's answer; a prompt runs once for all its answers."""
     shown = [
         (same[0][0], [answer.answer for _, answer in same], [answer.finished for _, answer in same])
         for same in _by_prompt(list(zip(prompts, answers, strict=True)), config)
     ]
-    return [reward for row in score_texts(model, shown, config.tune.microbatch_tokens) for reward in row]
+    scored = score_texts(model, shown, config.tune.microbatch_tokens, on_answers=advance)
+    return [reward for row in scored for reward in row]
 
 
-def _logprobs(policy: Policy, packs: Sequence[Any], config: Config) -> torch.Tensor:
+def _logprobs(policy: Policy, packs: Sequence[Any], config: Config, advance: progress.Advance) -> torch.Tensor:
     pieces = []
     for batch in packing.microbatches([packing.size(pack) for pack in packs], config.tune.microbatch_tokens):
         packed = packing.pack([packs[index] for index in batch])
         pieces.append(policy.features(packed).ref_logprob_N)
+        advance(sum(len(packs[index][1]) for index in batch))
     return torch.cat(pieces) if pieces else torch.zeros(0)
 
 
