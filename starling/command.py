@@ -32,10 +32,13 @@ def command(name: str, about: str = "") -> Callable[[Callable[..., Any]], Callab
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def called(*, as_json: bool, debug: bool, **options: Any) -> None:  # `main` has seen --debug already
-            progress.console.stderr = as_json
-            result = function(**options)
+            progress.console.stderr = as_json  # what is for people leaves standard output to the JSON
+            try:
+                result = function(**options)
+                found = _without_nan(result() if callable(result) else result) if as_json else None
+            finally:
+                progress.console.stderr = False
             if as_json:
-                found = _without_nan(result() if callable(result) else result)
                 print(json.dumps(found, ensure_ascii=False, default=str))
 
         own = list(inspect.signature(function).parameters.values())

@@ -1,6 +1,7 @@
 """A ranking of a run traced back: to the calls that made it, in a ledger that a real server filled."""
 
 import json
+import sys
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -129,12 +130,10 @@ def test_a_row_of_a_run_that_is_older_than_the_column_is_still_explained(tmp_pat
     assert (found["call_keys"], found["calls"], found["judge"]) == ([], [], "rubric")
 
 
-def test_json_gives_the_lineage_to_programs(
-    judged: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(progress.console, "stderr", False)  # --json turns it; the tests below want it back
+def test_json_gives_the_lineage_to_programs(judged: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["show", str(judged.root), "--row", "plain-1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == [json.loads(json.dumps(explained(judged, "plain-1")))]
+    assert progress.console.file is sys.stdout  # for people again
 
 
 # on a terminal

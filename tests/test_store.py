@@ -314,5 +314,5 @@ def test_a_folder_that_cannot_be_made_is_one_plain_line(tmp_path: Path) -> None:
 
 def test_the_first_table_that_differs_is_named_with_its_settings() -> None:
     assert store.first_difference(settings(), settings()) == ""
-    mine = settings("fit.epochs=1", "tune.lam=0.25", "fit.layers=3")
-    assert store.first_difference(mine, settings()) == "fit.epochs: 2 -> 1, fit.layers: 15 -> 3"
+    mine = settings("fit.epochs=2", "tune.lam=0.25", "fit.layers=3")
+    assert store.first_difference(mine, settings()) == "fit.epochs: 1 -> 2, fit.layers: 15 -> 3"
