@@ -1,8 +1,8 @@
 """A ranking of a run traced back: to the calls that made it, in a ledger that a real server filled."""
 
 import json
-import sys
 import sqlite3
+import sys
 from pathlib import Path
 from typing import Any
 
