@@ -50,7 +50,10 @@ def test_strengths_of_two_answers_by_hand():
     contests = [won(0, 1)] * 3 + [won(1, 0)]
     ((a, b),) = aggregate.strengths(contests, [2], {}, ridge=0.01)
     d = a - b
-    sigmoid = lambda x: 1 / (1 + math.exp(-x))  # noqa: E731
+
+    def sigmoid(x: float) -> float:
+        return 1 / (1 + math.exp(-x))
+
     assert a == pytest.approx(-b, abs=1e-9)
     assert -3 * sigmoid(-d) + sigmoid(d) + 0.01 * d / 2 == pytest.approx(0, abs=CLOSE)
     assert d == pytest.approx(math.log(3), abs=0.02)  # without the ridge exactly log 3
