@@ -117,6 +117,7 @@ def _generator(run: Run, told: Mapping[str, Any]) -> dict[str, Any]:
         "model": name,
         "host": host,
         "system": told.get("system", ""),
+        "examples": len(told.get("examples", ())),
         "temperature": told.get("temperature"),
         "top_p": told.get("top_p"),
         "weakened": told.get("weakened", False),

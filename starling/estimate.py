@@ -6,7 +6,7 @@ Nothing here is exact: every assumption is in the result, and what cannot be kno
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -171,12 +171,12 @@ def _sample_parts(config: Config, run: Run | None, prompt: Range) -> list[Part]:
             stage="sample",
             endpoint=endpoint,
             calls=(calls, calls),
-            characters_in=(prompt[0] + system, prompt[1] + system),
+            characters_in=(prompt[0] + before, prompt[1] + before),
             tokens_out=(SHARE_OF_CAP * cfg.max_new_tokens, cfg.max_new_tokens),
         )
         for model, endpoint in found.items()
         if (mine := [(draw, one) for draw, one in enumerate(cfg.generators) if one.model == model])
-        for system in [max(len(own.system) for _, own in mine)]
+        for before in [max(len(own.system) + sum(map(len, chain(*own.examples))) for _, own in mine)]
         for calls in [sum(prompts * sum(draw < count for draw, _ in mine) for count, prompts in asked.items())]
     ]
 

@@ -126,6 +126,8 @@ class Generator(Table):
     """Environment variable with the API key of openai:NAME@URL; "" = no key. A named endpoint has its own."""
     system: str = ""
     """System prompt; "" = what the model's chat template puts there itself."""
+    examples: tuple[tuple[str, str], ...] = ()
+    """Questions with their answers, shown to the model as earlier turns, so that it answers the prompt in their way."""
     temperature: float = Field(0.7, ge=0)
     """Sampling temperature; 0 = greedy."""
     top_p: float = Field(1.0, gt=0, le=1)

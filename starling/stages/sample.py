@@ -230,8 +230,11 @@ def _candidate(prompt: Prompt, draw: int, generator: Generator, reply: Reply | F
 
 
 def _conversation(prompt: Prompt, generator: Generator) -> list[Message]:
-    system = [Message(role="system", content=generator.system)] if generator.system else []
-    return [*system, *prompt.messages]
+    """What the generator is shown: its system prompt and worked examples, then the prompt."""
+    before = [Message(role="system", content=generator.system)] if generator.system else []
+    for question, answer in generator.examples:
+        before += [Message(role="user", content=question), Message(role="assistant", content=answer)]
+    return [*before, *prompt.messages]
 
 
 def _slug(name: str) -> str:
