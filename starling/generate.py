@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import PreTrainedModel
 
 from starling.packing import Packed, Span, hidden_states, pack
@@ -99,18 +98,22 @@ def generate(
 
 
 class _Slots:
-    """Keys and values of the answers under way; row i of every buffer belongs to request `rows[i]`."""
+    """Keys and values of the answers under way; row i of every buffer belongs to request `rows[i]`.
+
+    Keys lie with their positions last, (layers, rows, heads, width, positions), as the product with a query reads them;
+    values as they come, (layers, rows, heads, positions, width).
+    """
 
     def __init__(self, model: PreTrainedModel, size: int, length: int) -> None:
         config = model.config
         heads = config.num_key_value_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        shape = (config.num_hidden_layers, size, heads, length, width)
+        shape = (config.num_hidden_layers, size, heads)
         self.size = size
         self.rows: list[int] = []
         self.lengths = torch.zeros(size, dtype=torch.long, device=model.device)
-        self.keys: Tensor = torch.zeros(shape, dtype=model.dtype, device=model.device)
-        self.values: Tensor = torch.zeros(shape, dtype=model.dtype, device=model.device)
+        self.keys: Tensor = torch.zeros((*shape, width, length), dtype=model.dtype, device=model.device)
+        self.values: Tensor = torch.zeros((*shape, length, width), dtype=model.dtype, device=model.device)
 
     def retain(self, keep: list[int], tokens: Tensor) -> Tensor:
         """Drop the rows that are not in `keep`, closing gaps with the last rows; returns the tokens in row order."""
@@ -119,7 +122,7 @@ class _Slots:
         order = list(range(len(keep)))
         for gap, mover in zip(gaps, movers, strict=True):
             used = int(self.lengths[mover])
-            self.keys[:, gap, :, :used] = self.keys[:, mover, :, :used]
+            self.keys[:, gap, ..., :used] = self.keys[:, mover, ..., :used]
             self.values[:, gap, :, :used] = self.values[:, mover, :, :used]
             self.lengths[gap] = self.lengths[mover]
             order[gap] = mover
@@ -143,7 +146,7 @@ class _Prefilling:
     ) -> Tensor:
         keys, values = self.cache.keys[module.layer_idx], self.cache.values[module.layer_idx]
         for (start, stop), slots, first in self.places:
-            keys[slots, :, first : first + stop - start] = key[0, :, start:stop].to(keys.dtype)
+            keys[slots, ..., first : first + stop - start] = key[0, :, start:stop].to(keys.dtype).transpose(-1, -2)
             values[slots, :, first : first + stop - start] = value[0, :, start:stop].to(values.dtype)
         return self.packed.attend(module, query, key, value, scaling, window)
 
@@ -162,16 +165,16 @@ class _Decoding:
         rows, heads, _, width = key.shape
         keys, values = self.cache.keys[module.layer_idx, :rows], self.cache.values[module.layer_idx, :rows]
         index = torch.arange(rows, device=key.device)
-        keys[index, :, self.cache.lengths[:rows]] = key[:, :, 0]
+        keys[index, :, :, self.cache.lengths[:rows]] = key[:, :, 0]
         values[index, :, self.cache.lengths[:rows]] = value[:, :, 0]
         mask = self.mask_B11T
         if window:
             oldest = (self.cache.lengths[:rows] - window)[:, None, None, None]
             mask = mask & (torch.arange(self.length, device=key.device) > oldest)
         grouped = query.view(rows, heads, -1, width)
-        out = scaled_dot_product_attention(
-            grouped, keys[:, :, : self.length], values[:, :, : self.length], attn_mask=mask, scale=scaling
-        )
+        score = (grouped @ keys[..., : self.length]).float() * scaling  # twice as fast on CPU as SDPA of one query
+        weight = score.masked_fill(~mask, -torch.inf).softmax(-1).to(values.dtype)
+        out = weight @ values[:, :, : self.length]
         return out.reshape(rows, 1, -1, width)
 
 

@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 import pytest
 from rapidfuzz import fuzz, process
 
+from starling import config
 from starling.judges.checks import CHECKS, HELD_OUT, contains
 from starling.judges.rubric import WEIGHTS, facts, fulfilment, refuses
 from starling.records import KINDS, SPLITS, Prompt
@@ -64,6 +65,14 @@ def test_no_prompt_has_a_near_duplicate_in_another_split(prompts) -> None:
         )
         near += [(rows[i].id, columns[j].id) for i, j in zip(*scores.nonzero(), strict=True)]
     assert near == []
+
+
+def test_no_worked_example_of_the_default_recipe_is_near_a_test_prompt(prompts) -> None:
+    shown = [question for one in config.load(config.find_recipe(config.DEFAULT_RECIPE)).sample.generators for question, _ in one.examples]
+    asked = [text(prompt) for prompt in prompts if prompt.split == "test"]
+    assert len(shown) >= 10
+    scores = process.cdist(shown, asked, scorer=fuzz.token_set_ratio, score_cutoff=NEAR_DUPLICATE)
+    assert [(shown[i], asked[j]) for i, j in zip(*scores.nonzero(), strict=True)] == []
 
 
 def test_held_out_checks_appear_in_the_test_split_only(prompts) -> None:

@@ -122,6 +122,19 @@ def test_models_behind_urls_answer_under_their_own_names(tiny_model: Path, tmp_p
     assert count == (15, 15)
 
 
+def test_worked_examples_stand_as_turns_between_system_prompt_and_question(tiny_model: Path, tmp_path: Path) -> None:
+    with Server(always=replies_with(str)) as server:
+        more = PLAIN.format(name="shown", model=f"openai:m@{server.url}", system="be brief")
+        run = start(tmp_path, tiny_model, more + 'examples = [["one?", "1"], ["two?", "2"]]\n')
+        sample.run(run)
+        asked = server.requests[0]["messages"]
+    assert [(turn["role"], turn["content"]) for turn in asked[:5]] == [
+        ("system", "be brief"), ("user", "one?"), ("assistant", "1"), ("user", "two?"), ("assistant", "2"),
+    ]  # fmt: skip
+    prompts_of_run = [list(prompt.messages) for prompt in tables.prompts_of(run, "train", "validation")]
+    assert asked[5:] in prompts_of_run
+
+
 def test_a_model_behind_a_url_is_sent_the_key_that_its_generator_names(tiny_model, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("FAR_KEY", "sesame")
     with Server(always=says("wet")) as server:
