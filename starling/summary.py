@@ -34,8 +34,8 @@ def plan(config: Config) -> list[str]:
     steps = fit.epochs * -(-sample.train_prompts // fit.prompts_per_step)
     epochs = f" x {fit.epochs} epochs" if fit.epochs > 1 else ""
     rollouts = tune.prompts_per_step * tune.rollouts_per_prompt
-    rolled_out = (tune.steps * rollouts + tune.warm_up_prompts * tune.rollouts_per_prompt) * tune.max_new_tokens
-    tested = next(part["allowed"] for part in digest.budgets(config, _no_facts()) if part["stage"] == "evaluate")
+    rolled_out = tune.steps * rollouts * tune.max_new_tokens
+    ranked = f"{_count(tune.ranked_epochs, 'pass', 'passes')} over up to {tune.ranked_prompts} ranked prompts, then "
     probe = f"; {config.run.model} itself also judges {rank.probe_prompts}, as a probe" if rank.probe_prompts else ""
     return [
         f"model: {config.run.model}, which policy and reward model both start from",
@@ -45,13 +45,14 @@ def plan(config: Config) -> list[str]:
         f"rank: by {_judge(rank, k)}{probe}",
         f"fit: {sample.train_prompts} rankings{epochs}, {fit.prompts_per_step} a step, {_count(steps, 'step')}, "
         f"{_at_most(fit.token_budget)}",
-        f"tune: {_count(tune.steps, 'step')} of {tune.prompts_per_step} prompts x {tune.rollouts_per_prompt} = "
+        f"tune: {ranked if tune.ranked_prompts else ''}"
+        f"{_count(tune.steps, 'step')} of {tune.prompts_per_step} prompts x {tune.rollouts_per_prompt} = "
         f"{rollouts} answers, {updates} each, {_at_most(tune.token_budget, rolled_out)}",
         f"  kept: the step whose answers to {prompts.validation} validation prompts the judge likes best, "
         f"looked at every {_count(tune.validate_every, 'step')}",
         f"evaluate: {prompts.test} test prompts x 2 models x {_count(config.evaluate.draws, 'answer')}; "
         f"judge: {_judge(config.evaluate, 2)}; "
-        f"with validation <= {tested:,} tokens",
+        f"with validation {_at_most(config.evaluate.token_budget)}",
     ]
 
 
@@ -134,15 +135,11 @@ def _judge(cfg: JudgeTable, answers: int) -> str:
     return f"{named}, asked {cfg.strategy} in {cfg.output}{often}{corrected}"
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def _count(number: int, noun: str, several: str = "") -> str:
+    return f"{number} {noun if number == 1 else several or noun + 's'}"
 
 
 def _at_most(budget: int, worst: int | None = None) -> str:
     """The bound that binds: the budget, or what the settings can use at the very most."""
     bounds = [bound for bound in (budget, worst) if bound]
     return f"<= {min(bounds):,} tokens" if bounds else "no token limit"
-
-
-def _no_facts() -> dict[str, dict[str, Any]]:
-    return {stage: {} for stage in digest.STAGES}

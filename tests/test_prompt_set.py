@@ -68,7 +68,8 @@ def test_no_prompt_has_a_near_duplicate_in_another_split(prompts) -> None:
 
 
 def test_no_worked_example_of_the_default_recipe_is_near_a_test_prompt(prompts) -> None:
-    shown = [question for one in config.load(config.find_recipe(config.DEFAULT_RECIPE)).sample.generators for question, _ in one.examples]
+    generators = config.load(config.find_recipe(config.DEFAULT_RECIPE)).sample.generators
+    shown = [question for one in generators for question, _ in one.examples]
     asked = [text(prompt) for prompt in prompts if prompt.split == "test"]
     assert len(shown) >= 10
     scores = process.cdist(shown, asked, scorer=fuzz.token_set_ratio, score_cutoff=NEAR_DUPLICATE)

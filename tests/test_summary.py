@@ -29,18 +29,27 @@ def test_the_plan_has_derived_numbers() -> None:
     lines = summary.plan(settings())
     assert "sample: 120 + 24 prompts x 3 answers (1 generator weakened), <= 34,560 tokens" in lines
     assert "fit: 120 rankings, 4 a step, 30 steps, <= 70,000 tokens" in lines
-    assert "tune: 16 steps of 16 prompts x 4 = 64 answers, 1 update each, <= 50,000 tokens" in lines
+    assert (
+        "tune: 2 passes over up to 140 ranked prompts, then 16 steps of 16 prompts x 4 = 64 answers, 1 update each, "
+        "<= 50,000 tokens"
+    ) in lines
     assert any(line.endswith("with validation <= 25,000 tokens") for line in lines)
 
 
 def test_the_bound_that_binds_is_named() -> None:
-    # 144 prompts x 3 answers x 80 tokens = 34,560; (1 step x 16 x 4 + 16 x 4 to warm up) x 80 tokens = 10,240.
+    # 144 prompts x 3 answers x 80 tokens = 34,560; 1 step x 16 x 4 x 80 tokens = 5,120.
     lines = summary.plan(
-        settings(sample={"token_budget": 30_000}, tune={"steps": 1}, fit={"token_budget": 0, "epochs": 2})
+        settings(
+            sample={"token_budget": 30_000},
+            tune={"steps": 1, "ranked_prompts": 0},
+            fit={"token_budget": 0, "epochs": 2},
+            evaluate={"token_budget": 0},
+        )
     )
     assert any("<= 30,000 tokens" in line for line in lines)
-    assert any("1 step of 16 prompts" in line and "<= 10,240 tokens" in line for line in lines)
+    assert any(line.startswith("tune: 1 step of 16 prompts") and "<= 5,120 tokens" in line for line in lines)
     assert "fit: 120 rankings x 2 epochs, 4 a step, 60 steps, no token limit" in lines
+    assert any(line.endswith("with validation no token limit") for line in lines)
 
 
 def test_the_plan_names_the_judge_and_what_it_is() -> None:
