@@ -135,6 +135,14 @@ def test_worked_examples_stand_as_turns_between_system_prompt_and_question(tiny_
     assert asked[5:] in prompts_of_run
 
 
+def test_examples_that_leave_no_room_in_the_window_stop_the_stage(tiny_model: Path, tmp_path: Path) -> None:
+    more = '[[sample.generators]]\nname = "long"\nexamples = [["why?", "' + "because " * 300 + '"]]\n'
+    run = start(tmp_path, tiny_model, more)
+    with pytest.raises(DataError, match=r"5 of 20 prompts .* in a window of 512, first '.*' of 'long' with \d+; give"):
+        sample.run(run)
+    assert list(run.folder("sample").glob("*.parquet")) == []
+
+
 def test_a_model_behind_a_url_is_sent_the_key_that_its_generator_names(tiny_model, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("FAR_KEY", "sesame")
     with Server(always=says("wet")) as server:

@@ -170,6 +170,7 @@ def _sample(run: Run, model: Model, jobs: Sequence[Job], advance: progress.Advan
         )
         for (prompt, _, generator), seed in zip(jobs, seeds, strict=True)
     ]
+    _refuse_long(model, jobs, requests, cfg.max_new_tokens)
     sampled = generate(
         model.network,
         requests,
@@ -213,6 +214,23 @@ def _ask(run: Run, client: Client, name: str, shards: Sequence[Sequence[Job]]) -
         raise CallError(f"sample: {len(failures)} of {len(calls)} calls to {name} failed, first: {failures[0].reason}")
     answers = iter(replies)
     return [[_candidate(prompt, draw, generator, next(answers)) for prompt, draw, generator in jobs] for jobs in shards]
+
+
+def _refuse_long(model: Model, jobs: Sequence[Job], requests: Sequence[Request], max_new_tokens: int) -> None:
+    """Stop where system prompt and worked examples take a prompt, which fits alone, past the model's window."""
+    window = model.network.config.max_position_embeddings
+    over = [
+        (prompt.id, generator.name, len(request.prompt))
+        for (prompt, _, generator), request in zip(jobs, requests, strict=True)
+        if len(request.prompt) + max_new_tokens > window
+    ]
+    if over:
+        prompt_id, name, length = over[0]
+        raise DataError(
+            f"sample: {len(over)} of {len(requests)} prompts with what their generator shows before them leave no room "
+            f"for {max_new_tokens} tokens in a window of {window}, first {prompt_id!r} of {name!r} with {length}; "
+            "give that generator fewer or shorter examples, or lower prompts.max_tokens"
+        )
 
 
 def _candidate(prompt: Prompt, draw: int, generator: Generator, reply: Reply | Failure) -> Candidate:
