@@ -52,12 +52,14 @@ def stream_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def listing(path: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+def listing(path: Path, *, keep_empty: bool = False) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """Yield what writes a row to a JSONL file, which stands once all are written; without any row there is none."""
     rows = 0
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
+    with explained(f"writing {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = partial.open("w", encoding="utf-8", errors="backslashreplace")
+    with file:
 
         def write(row: Mapping[str, Any]) -> None:
             nonlocal rows
@@ -66,20 +68,17 @@ def listing(path: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
         yield write
-    if rows:
+    if rows or keep_empty:
         os.replace(partial, path)
     else:
         partial.unlink()
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write JSON lines under a temporary name and rename the file."""
-    with explained(f"writing {path}"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        with partial.open("w") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        os.replace(partial, path)
+    """Write JSON lines under a temporary name and rename the file; without any row it is empty."""
+    with listing(path, keep_empty=True) as write:
+        for row in rows:
+            write(row)
 
 
 def _json_lines(path: Path) -> Iterable[dict[str, Any]]:
