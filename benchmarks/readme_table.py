@@ -47,8 +47,8 @@ def render(found: Mapping[str, Any], how: str) -> str:
     count = wins["win_rate"]["n"]
     lines = [
         f"{how}; the recipe took {figures.duration(found['seconds'])} and at most",
-        f"{found['peak_memory_mib'] / 1024:.1f} GiB of memory. {count} test prompts that nothing else has seen; "
-        "95 % intervals by bootstrap over prompt families.",
+        f"{found['peak_memory_mib'] / 1024:.1f} GiB of memory. {count:,} pairs of answers to test prompts that nothing "
+        "else has seen; 95 % intervals by bootstrap over prompt families.",
         "",
         "| | base | tuned | change |",
         "|---|---|---|---|",
