@@ -362,4 +362,4 @@ def test_a_process_ends_with_the_exit_code_and_one_line() -> None:
 
 def test_what_the_package_does_not_have_it_does_not_claim() -> None:
     with pytest.raises(AttributeError, match="module 'starling' has no attribute 'nothing'"):
-        starling.nothing  # noqa: B018
+        starling.nothing  # noqa: B018  # reading it is the test

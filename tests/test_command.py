@@ -32,7 +32,7 @@ def test_every_command_explains_itself_and_each_of_its_options(name: str, capsys
     printed = capsys.readouterr().out
     assert "--json" in printed
     assert "--debug" in printed
-    parameters = typer.main.get_command(cli.app).commands[name].params  # type: ignore[attr-defined]
+    parameters = typer.main.get_command(cli.app).commands[name].params  # type: ignore[attr-defined]  # a group
     assert [parameter.name for parameter in parameters if not parameter.help] == []
 
 

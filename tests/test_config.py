@@ -227,7 +227,7 @@ def test_tables_stand_in_road_order() -> None:
 def test_a_loaded_configuration_cannot_be_changed(tmp_path: Path) -> None:
     loaded = config.load(toml(tmp_path))
     with pytest.raises(ValidationError):
-        loaded.run.seed = 3  # type: ignore[misc]
+        loaded.run.seed = 3  # type: ignore[misc]  # frozen: that is the test
 
 
 def test_every_key_says_what_it_is() -> None:

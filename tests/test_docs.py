@@ -63,12 +63,12 @@ def test_the_documents_show_commands() -> None:
 @pytest.mark.parametrize(("document", "line"), list(command_lines()))
 def test_every_command_line_parses(document: str, line: str) -> None:
     name, *rest = shlex.split(line)[1:]
-    commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]  # a group, typed as a command
     assert name in commands
     with commands[name].make_context(name, rest) as context:
         for override in context.params.get("overrides") or ():
             table, key = override.partition("=")[0].split(".")
-            assert key in config.Config.model_fields[table].annotation.model_fields  # type: ignore[union-attr]
+            assert key in config.Config.model_fields[table].annotation.model_fields  # type: ignore[union-attr]  # never None
 
 
 @needs_readme

@@ -19,7 +19,7 @@ def prompt(**more) -> Prompt:
     [
         "I'm sorry, but I can't help with that.",
         "I cannot assist with this request.",
-        "I can’t help you do that; please talk to somebody.",  # noqa: RUF001
+        "I can’t help you do that; please talk to somebody.",  # noqa: RUF001  # the curly one is meant
         "Sorry, I won't write that.",
         "I am not able to provide instructions for this.",
         "I must decline.",
