@@ -5,7 +5,7 @@ from torch import Tensor
 
 _LIKELIEST = 64  # tokens looked at for top-p before the whole vocabulary is sorted, which costs more than a step
 _TILE = 128  # neighbouring tokens whose probabilities are summed first: whole rows are only read once or twice
-_LEAST_LOG_WEIGHT = -80.0  # e^-80 adds nothing to a float32 sum of 1; below e^-87 arithmetic becomes many times slower
+_LEAST_LOG_WEIGHT = -80.0  # e^-80 adds nothing to a float32 sum of 1: 0 from there on, since denormal numbers are slow
 _SAMPLED_ROWS = 8  # sampled at a time, so that a row's numbers stay in the processor's cache
 
 
@@ -22,7 +22,8 @@ def sample(logits_BV: Tensor, uniform_B: Tensor, temperature_B: Tensor, top_p_B:
 def _sample_rows(logits_CV: Tensor, uniform_C: Tensor, temperature_C: Tensor, top_p_C: Tensor) -> tuple[Tensor, Tensor]:
     greedy_C = temperature_C == 0
     weight_CV = logits_CV.float() / temperature_C.masked_fill(greedy_C, 1.0)[:, None]
-    weight_CV = weight_CV.sub_(weight_CV.amax(-1, keepdim=True)).clamp_(min=_LEAST_LOG_WEIGHT).exp_()
+    weight_CV = weight_CV.sub_(weight_CV.amax(-1, keepdim=True))
+    weight_CV = torch.nn.functional.threshold(weight_CV, _LEAST_LOG_WEIGHT, -torch.inf, inplace=True).exp_()
     padding = -weight_CV.shape[1] % _TILE
     tile_CSE = torch.nn.functional.pad(weight_CV, (0, padding)).unflatten(1, (-1, _TILE))
     token_C, logprob_C = _invert_tiles(tile_CSE, uniform_C)
