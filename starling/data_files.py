@@ -53,21 +53,25 @@ def stream_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def listing(path: Path, *, keep_empty: bool = False) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Yield what writes a row to a JSONL file, which stands once all are written; without any row there is none."""
+    """Yield what writes a row to a JSONL file, which stands once all are written; without any row there is none,
+    or an empty one with `keep_empty`."""
     rows = 0
     partial = path.with_name(path.name + ".partial")
     with explained(f"writing {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = partial.open("w", encoding="utf-8", errors="backslashreplace")
-    with file:
 
-        def write(row: Mapping[str, Any]) -> None:
-            nonlocal rows
-            rows += 1
-            with explained(f"writing {path}"):
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    def write(row: Mapping[str, Any]) -> None:
+        nonlocal rows
+        rows += 1
+        with explained(f"writing {path}"):
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
+    try:
         yield write
+    finally:
+        with explained(f"writing {path}"):  # a full disk may show only here
+            file.close()
     if rows or keep_empty:
         os.replace(partial, path)
     else:

@@ -64,7 +64,7 @@ def _made_by(answer: Mapping[str, Any]) -> Iterator[str]:
         yield f"temperature {generator['temperature']:g}, top-p {generator['top_p']:g}"
         yield f"system: {generator['system'] or 'that of the template'}"
         if generator["examples"]:
-            yield f"{len(generator['examples'])} worked examples"
+            yield f"worked examples: {len(generator['examples'])}"
     yield "finished" if answer["finished"] else "cut by the token cap"
     if answer["num_tokens"]:
         yield f"{answer['num_tokens']:,} tokens"

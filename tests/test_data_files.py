@@ -36,6 +36,14 @@ def test_a_place_that_cannot_be_written_is_a_plain_error(tmp_path: Path) -> None
             write_table(tmp_path / "file" / "table")
 
 
+def test_a_disk_that_is_full_when_the_file_is_closed_is_a_plain_error_and_keeps_the_old_file(tmp_path: Path) -> None:
+    data_files.write_jsonl(tmp_path / "rows.jsonl", [{"old": 1}])
+    (tmp_path / "rows.jsonl.partial").symlink_to("/dev/full")
+    with pytest.raises(StarlingError, match=r"writing .*rows\.jsonl failed"):
+        data_files.write_jsonl(tmp_path / "rows.jsonl", [{"new": 1}])
+    assert data_files.read_rows(tmp_path / "rows.jsonl") == [{"old": 1}]
+
+
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
 def test_json_lines_are_read_with_or_without_compression(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name, {"a": 1}, {"a": "naïve 雨"})

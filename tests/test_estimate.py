@@ -53,6 +53,14 @@ def test_the_sums_are_those_worked_out_by_hand(tiny_model: Path, tmp_path: Path)
     assert found["unknown"] == []
 
 
+def test_what_a_generator_is_shown_before_the_prompt_is_counted(tiny_model: Path, tmp_path: Path) -> None:
+    path = small(tmp_path, tiny_model)
+    told = FAR + 'system = "be brief"\nexamples = [["one?", "1"], ["two?", "22"]]\n'  # 8 + 5 + 6 characters
+    path.write_text(path.read_text().replace(FAR, told))
+    (sample,) = estimate.estimate(config.load(path), tmp_path / "no-run", ["sample"])["stages"]
+    assert sample["prompt_tokens"]["expected"] == round(15 * (400 + 19) / 4)
+
+
 def test_without_limits_time_is_calls_over_connections(tiny_model: Path, tmp_path: Path) -> None:
     loaded = config.load(small(tmp_path, tiny_model))
     (rank,) = estimate.estimate(loaded, tmp_path / "no-run", ["rank"])["stages"]

@@ -32,7 +32,11 @@ def judged(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
         path = recipe(
             folder, tiny_model, rank__judge=f"openai:judge@{judge.url}", rank__probe_prompts=0, rank__max_unparsed=0.5
         )
-        path.write_text(path.read_text().replace('"hot"\n', f'"hot"\nmodel = "openai:far@{generator.url}"\n'))
+        path.write_text(
+            path.read_text().replace(
+                '"hot"\n', f'"hot"\nmodel = "openai:far@{generator.url}"\nexamples = [["q?", "a"]]\n'
+            )
+        )
         run = Run.open(folder / "run", config.load(path))
         for stage in (prompts, sample, rank):
             name = stage.__name__.rpartition(".")[2]
@@ -148,7 +152,8 @@ def test_a_row_shows_who_answered_who_judged_and_by_which_calls(
         key = explained(judged, "plain-1")["calls"][0]["key"]
         for said in ("rank: by kwise:judge@127.0.0.1", "how it was judged", "template hash", "strategy kwise",
                      "shown in order 1 A", "judge's call 1 of 1", "sent at 20", "7 in, 3 out", "attempt 1 reply after",
-                     "Ranking: [[", "fit: not done yet", "temperature 1.6", "cut by the token cap"):  # fmt: skip
+                     "Ranking: [[", "fit: not done yet", "temperature 1.6",
+                     "worked examples: 1", "cut by the token cap"):  # fmt: skip
             assert said in text, said
         assert key[:12] in text
 
