@@ -98,3 +98,13 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     logging.disable_progress_bar()
     network.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def reward_model(tiny_model: Path) -> Any:
+    """A reward model of that size whose head is no longer zero."""
+    from starling import models
+
+    found = models.new_reward_model(str(tiny_model))
+    torch.nn.init.normal_(found.network.score.weight)
+    return found

@@ -6,86 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 from killed import Killed
+from made_rankings import example, ranking, rankings
 from tolerances import CLOSE
 
 from starling import metrics, models
 from starling.config import FitTable
 from starling.errors import DataError, StopStage
+from starling.examples import examples_of
 from starling.metrics import Recorder
 from starling.models import Model
-from starling.records import Candidate, Message, Ranking
+from starling.records import Ranking
 from starling.stages import fit
-from starling.stages.fit import Example, Pair
-
-WORDS = ["rain", "spain", "plain", "river", "town", "name", "wet", "stays"]
-
-
-def ranking(identity: str, answers: list[str], ranks: list[float], weakened: tuple[int, ...] = ()) -> Ranking:
-    candidates = [
-        Candidate(prompt_id=identity, model=f"m{at}", draw=at, answer=text, finished=True, weakened=at in weakened)
-        for at, text in enumerate(answers)
-    ]
-    question = [Message(role="user", content=f"what is {identity}?")]
-    return Ranking(prompt_id=identity, messages=question, answers=candidates, ranks=ranks, judge="by hand")
-
-
-def rankings(count: int) -> list[Ranking]:
-    """Of three answers the one that says `rain` is best."""
-    return [
-        ranking(f"p{at}", [f"{WORDS[at % 8]} {WORDS[(at + 3) % 8]}", "the rain", "no " * (at % 4 + 1)], [2, 1, 3])
-        for at in range(count)
-    ]
-
-
-def example(told: Ranking, size: int = 1) -> Example:
-    """An example of `size` tokens more than it has answers."""
-    return Example(told, list(range(size)), [[7]] * len(told.answers))
-
-
-@pytest.fixture
-def model(tiny_model: Path) -> Model:
-    """A reward model whose head is no longer zero."""
-    found = models.new_reward_model(str(tiny_model))
-    torch.nn.init.normal_(found.network.score.weight)
-    return found
-
-
-def test_a_ranking_becomes_shared_and_own_tokens(model: Model) -> None:
-    (found,), unusable = fit.examples_of(model, rankings(1))
-    texts = [model.tokenizer.decode([*found.shared, *ending]) for ending in found.endings]
-    start = "<|im_start|>user\nwhat is p0?<|im_end|>\n<|im_start|>assistant\n"
-    assert texts == [f"{start}{answer.answer}<|im_end|>" for answer in rankings(1)[0].answers]
-    assert (found.num_places, found.size) == (2, len(found.shared) + sum(map(len, found.endings)))
-    assert unusable == []
-
-
-def test_empty_answers_are_left_out_and_the_rest_is_used(model: Model) -> None:
-    told = ranking("p", ["wet", "", "dry", " \n"], [2, 1, 3, 3])
-    (found,), unusable = fit.examples_of(model, [told])
-    assert [answer.answer for answer in found.ranking.answers] == ["wet", "dry"]
-    assert (found.ranking.ranks, len(found.endings)) == ([2, 3], 2)
-    assert unusable == [{"prompt_id": "p", "reason": "an empty answer was left out"}] * 2
-
-
-@pytest.mark.parametrize(
-    ("answers", "ranks", "reasons"),
-    [
-        (["wet"], [1], ["fewer than two answers"]),
-        (["wet", "dry"], [1, 1], ["all answers are tied"]),
-        (["wet", ""], [1, 2], ["an empty answer was left out", "fewer than two answers"]),
-        (["wet", "", "dry"], [1, 3, 1], ["an empty answer was left out", "all answers are tied"]),
-    ],
-    ids=["one", "tied", "one left", "tied but for the empty"],
-)
-def test_a_ranking_that_cannot_train_is_listed_with_the_reason(model: Model, answers, ranks, reasons) -> None:
-    examples, unusable = fit.examples_of(model, [ranking("p", answers, ranks), *rankings(1)])
-    assert [found.ranking.prompt_id for found in examples] == ["p0"]
-    assert unusable == [{"prompt_id": "p", "reason": reason} for reason in reasons]
-
-
-def test_a_conversation_past_the_models_window_is_named(model: Model) -> None:
-    with pytest.raises(DataError, match=r"fit: long takes \d+ tokens, the model's window is 512"):
-        fit.examples_of(model, [ranking("long", ["rain " * 600, "dry"], [1, 2])])
 
 
 def test_every_epoch_takes_every_example_once_in_an_order_of_its_own() -> None:
@@ -107,31 +38,6 @@ def test_no_step_is_begun_that_would_pass_the_token_budget(budget: int, steps: i
     assert len(plan) == steps
 
 
-def test_ragged_by_hand() -> None:
-    pair, three = example(ranking("a", ["x", "y"], [2, 1])), example(ranking("b", ["x", "y", "z"], [1, 3, 1]))
-    reward_BK, rank_BK, mask_BK = fit.ragged(torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5]), [pair, three])
-    assert reward_BK.tolist() == torch.tensor([[0.1, 0.2, 0.0], [0.3, 0.4, 0.5]]).tolist()
-    assert rank_BK.tolist() == [[2, 1, 0], [1, 3, 1]]
-    assert mask_BK.tolist() == [[True, True, False], [True, True, True]]
-
-
-def test_pairs_by_hand() -> None:
-    # the short first answer is ranked above two that are tied with each other; rewards 0, 1, 0
-    told = ranking("p", ["aa", "bbbb", "c"], [1, 2, 2], weakened=(1,))
-    assert fit._pairs(told, [0.0, 1.0, 0.0]) == [
-        Pair("p", right=0.0, longer=0.0, probability=pytest.approx(1 / (1 + math.e), abs=CLOSE), weakened=True),
-        Pair("p", right=0.5, longer=1.0, probability=0.5, weakened=False),
-    ]
-
-
-def test_pairs_do_not_depend_on_the_order_of_the_answers() -> None:
-    forwards = fit._pairs(ranking("p", ["aa", "b"], [1, 2]), [2.0, 1.0])
-    assert forwards == fit._pairs(ranking("p", ["b", "aa"], [2, 1]), [1.0, 2.0])
-    assert forwards == [
-        Pair("p", right=1.0, longer=1.0, probability=pytest.approx(1 / (1 + math.exp(-1)), abs=CLOSE), weakened=False)
-    ]
-
-
 @pytest.mark.parametrize(
     ("warmup", "expected"),
     [(0.0, [1, 3 / 4, 2 / 4, 1 / 4]), (0.5, [1 / 2, 1, 2 / 3, 1 / 3]), (0.1, [1, 3 / 4, 2 / 4, 1 / 4])],
@@ -144,7 +50,7 @@ def gradient(tiny_model: Path, told: list[Ranking], tokens: int) -> dict[str, to
     torch.manual_seed(3)
     model = models.new_reward_model(str(tiny_model))
     torch.nn.init.normal_(model.network.score.weight)
-    examples, _ = fit.examples_of(model, told)
+    examples, _ = examples_of(model, told)
     optimiser = torch.optim.SGD(model.network.parameters(), lr=0.0)
     fit._step(FitTable(microbatch_tokens=tokens, centring_coef=0.01), model.network, optimiser, examples)
     return {name: weight.grad for name, weight in model.network.named_parameters()}
@@ -160,40 +66,16 @@ def test_the_gradient_does_not_depend_on_the_microbatches(tiny_model: Path) -> N
 
 def test_nll_of_the_first_step_is_that_of_equal_rewards(tiny_model: Path) -> None:
     model = models.new_reward_model(str(tiny_model))
-    examples, _ = fit.examples_of(model, [*rankings(3), ranking("pair", ["wet", "dry"], [1, 2])])
+    examples, _ = examples_of(model, [*rankings(3), ranking("pair", ["wet", "dry"], [1, 2])])
     found = fit._step(FitTable(), model.network, torch.optim.SGD(model.network.parameters(), lr=0.0), examples)
     # the head is zero: log 3! for each of three, log 2! for one, over 2 + 2 + 2 + 1 places; every pair is half right
     assert found["nll"] == pytest.approx((3 * math.log(6) + math.log(2)) / 7, abs=CLOSE)
     assert found["pair_accuracy"] == 0.5
 
 
-def test_agreement_by_hand(model: Model) -> None:
-    torch.nn.init.zeros_(model.network.score.weight)
-    examples, _ = fit.examples_of(model, [ranking("p", ["aa", "b", "ccc"], [2, 1, 3], weakened=(2,))])
-    found = fit.evaluate(model, examples, 2048)
-    scores = {score["name"]: (score["value"], score["n"]) for score in found["scores"]}
-    # all rewards are 0: half of each pair; the longer answer wins (aa, ccc) of no pair but loses all:
-    # b over aa, b over ccc, aa over ccc; without the weakened only b over aa is left; the first answer is not the best
-    assert scores == {
-        "pair_accuracy": (0.5, 3),
-        "pair_accuracy_length_only": (0.0, 3),
-        "pair_accuracy_not_weakened": (0.5, 1),
-        "pair_accuracy_not_weakened_length_only": (0.0, 1),
-        "top1_agreement": (0.0, 1),
-    }
-    assert found["calibration_error"] == 0.0
-
-
-def test_the_best_that_is_left_counts_as_first(model: Model) -> None:
-    torch.nn.init.zeros_(model.network.score.weight)
-    examples, _ = fit.examples_of(model, [ranking("p", ["second", "", "third"], [2, 1, 3])])
-    scores = {score["name"]: score["value"] for score in fit.evaluate(model, examples, 2048)["scores"]}
-    assert scores["top1_agreement"] == 1.0  # equal rewards: the first, of rank 2, and nothing better is left
-
-
-def test_only_the_last_layers_are_trained_if_so_wanted(model: Model) -> None:
-    fit._freeze(model.network, 1)
-    trained = {name for name, weight in model.network.named_parameters() if weight.requires_grad}
+def test_only_the_last_layers_are_trained_if_so_wanted(reward_model: Model) -> None:
+    fit._freeze(reward_model.network, 1)
+    trained = {name for name, weight in reward_model.network.named_parameters() if weight.requires_grad}
     assert {name.split(".")[2] for name in trained if ".layers." in name} == {"3"}
     assert {name for name in trained if ".layers." not in name} == {"model.norm.weight", "score.weight"}
 

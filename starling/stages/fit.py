@@ -3,18 +3,16 @@
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from starling import chat, data_files, device, models, packing, progress, stats, tables
+from starling import accuracy, data_files, device, models, packing, progress, tables
 from starling.checkpoint import Checkpoint
 from starling.config import FitTable
 from starling.errors import DataError, StopStage
+from starling.examples import Example, examples_of, ragged
 from starling.losses.ranking import centring_penalty, plackett_luce_nll
 from starling.metrics import Recorder
 from starling.models import Model
@@ -22,24 +20,6 @@ from starling.records import Ranking
 from starling.store import Run, replace_folder
 
 LOSSES = {"plackett_luce": plackett_luce_nll}
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A ranking as token ids: what its conversations share, what each adds, and its ranks."""
-
-    ranking: Ranking
-    shared: list[int]
-    endings: list[list[int]]
-
-    @property
-    def size(self) -> int:
-        return packing.size((self.shared, self.endings))
-
-    @property
-    def num_places(self) -> int:
-        """Places that the ranking decides: K - 1."""
-        return len(self.endings) - 1
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -79,7 +59,7 @@ def fit(
         "unusable": dict(Counter(row["reason"] for row in [*unusable, *unusable_tests])),
         "steps": len(plan),
         "tokens": sum(examples[index].size for step in plan for index in step),
-        "held_out": evaluate(model, tests, cfg.microbatch_tokens) if tests else None,
+        "held_out": accuracy.evaluate(model, tests, cfg.microbatch_tokens) if tests else None,
     }
     partial = folder / "model.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -87,31 +67,6 @@ def fit(
     replace_folder(partial, folder / "model")
     Checkpoint(folder / "checkpoint.pt", 0).remove()
     return facts
-
-
-def examples_of(model: Model, rankings: Sequence[Ranking]) -> tuple[list[Example], list[dict[str, str]]]:
-    """Tokenise the rankings; empty answers and rankings that cannot train are left out and listed with the reason."""
-    examples: list[Example] = []
-    unusable: list[dict[str, str]] = []
-    for whole in rankings:
-        ranking = _without_empty_answers(whole)
-        left_out = len(whole.answers) - len(ranking.answers)
-        unusable += [{"prompt_id": whole.prompt_id, "reason": "an empty answer was left out"}] * left_out
-        reason = _why_unusable(ranking)
-        if reason:
-            unusable.append({"prompt_id": ranking.prompt_id, "reason": reason})
-            continue
-        answers = [answer.answer for answer in ranking.answers]
-        finished = [answer.finished for answer in ranking.answers]
-        shared, endings = chat.conversation_ids(model.tokenizer, ranking.messages, answers, finished)
-        longest = len(shared) + max(map(len, endings))
-        if longest > model.network.config.max_position_embeddings:
-            window = model.network.config.max_position_embeddings
-            raise DataError(
-                f"fit: {ranking.prompt_id} takes {longest} tokens, the model's window is {window}; shorten it"
-            )
-        examples.append(Example(ranking, shared, endings))
-    return examples, unusable
 
 
 def plan_steps(cfg: FitTable, examples: Sequence[Example], seed: int) -> list[list[int]]:
@@ -127,49 +82,6 @@ def plan_steps(cfg: FitTable, examples: Sequence[Example], seed: int) -> list[li
                 return plan
             plan.append(step)
     return plan
-
-
-def evaluate(model: Model, examples: Sequence[Example], microbatch_tokens: int) -> dict[str, Any]:
-    """Agreement with held-out rankings, beside a judge that only counts characters."""
-    scored = score(model, examples, microbatch_tokens)
-    pairs = [
-        pair for example, rewards in zip(examples, scored, strict=True) for pair in _pairs(example.ranking, rewards)
-    ]
-    fair = [pair for pair in pairs if not pair.weakened]
-    top1 = [
-        float(example.ranking.ranks[max(range(len(rewards)), key=rewards.__getitem__)] == min(example.ranking.ranks))
-        for example, rewards in zip(examples, scored, strict=True)
-    ]
-    prompts = [example.ranking.prompt_id for example in examples]
-    probability = [pair.probability for pair in pairs] + [1 - pair.probability for pair in pairs]
-    outcome = [1.0] * len(pairs) + [0.0] * len(pairs)
-    figures = [
-        stats.cluster_mean("pair_accuracy", [p.right for p in pairs], [p.prompt_id for p in pairs]),
-        stats.cluster_mean("pair_accuracy_length_only", [p.longer for p in pairs], [p.prompt_id for p in pairs]),
-        stats.cluster_mean("pair_accuracy_not_weakened", [p.right for p in fair], [p.prompt_id for p in fair]),
-        stats.cluster_mean(
-            "pair_accuracy_not_weakened_length_only", [p.longer for p in fair], [p.prompt_id for p in fair]
-        ),
-        stats.cluster_mean("top1_agreement", top1, prompts),
-    ]
-    return {
-        "scores": [asdict(figure) for figure in figures],
-        "calibration_error": stats.calibration_error(probability, outcome),
-        "reliability": stats.reliability(probability, outcome),
-    }
-
-
-@torch.inference_mode()
-def score(model: Model, examples: Sequence[Example], microbatch_tokens: int) -> list[list[float]]:
-    """The reward of every answer of every example."""
-    found: list[list[float]] = []
-    for batch in packing.microbatches([example.size for example in examples], microbatch_tokens):
-        chosen = [examples[index] for index in batch]
-        packed = packing.pack([(example.shared, example.endings) for example in chosen])
-        with device.autocast(model.network.device):
-            rewards = models.rewards(model.network, packed)
-        found.extend(part.tolist() for part in rewards.split([len(example.endings) for example in chosen]))
-    return found
 
 
 def _train(
@@ -228,7 +140,7 @@ def _step(
         loss.backward()
         total += float(nll_B.detach().sum())
         for example, row in zip(chosen, reward_BK.detach().tolist(), strict=True):
-            judged = _pairs(example.ranking, row)
+            judged = accuracy.pairs_of(example.ranking, row)
             right += sum(pair.right for pair in judged)
             pairs += len(judged)
     weights = [weight for group in optimiser.param_groups for weight in group["params"]]
@@ -237,77 +149,16 @@ def _step(
     return {"nll": total / places, "pair_accuracy": right / max(pairs, 1), "grad_norm": float(norm)}
 
 
-def ragged(reward_N: Tensor, examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor]:
-    """Rewards in packed order -> padded (B, K) rewards, ranks and mask."""
-    sizes = [len(example.endings) for example in examples]
-    width = max(sizes)
-    pieces = [torch.nn.functional.pad(part, (0, width - len(part))) for part in reward_N.split(sizes)]
-    ranks = [
-        torch.tensor([*example.ranking.ranks, *[0.0] * (width - size)])
-        for example, size in zip(examples, sizes, strict=True)
-    ]
-    mask_BK = torch.arange(width) < torch.tensor(sizes)[:, None]
-    return torch.stack(pieces), torch.stack(ranks).to(reward_N.device), mask_BK.to(reward_N.device)
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Two answers that the judge ranks apart: is the better one scored higher, and is it the longer one?"""
-
-    prompt_id: str
-    right: float
-    longer: float
-    probability: float
-    weakened: bool
-
-
-def _pairs(ranking: Ranking, rewards: Sequence[float]) -> list[Pair]:
-    found = []
-    for i, j in combinations(range(len(ranking.answers)), 2):
-        if ranking.ranks[i] == ranking.ranks[j]:
-            continue
-        better, worse = (i, j) if ranking.ranks[i] < ranking.ranks[j] else (j, i)
-        margin = rewards[better] - rewards[worse]
-        lengths = len(ranking.answers[better].answer), len(ranking.answers[worse].answer)
-        found.append(
-            Pair(
-                prompt_id=ranking.prompt_id,
-                right=_half_if_equal(margin),
-                longer=_half_if_equal(lengths[0] - lengths[1]),
-                probability=float(torch.sigmoid(torch.tensor(margin))),
-                weakened=ranking.answers[i].weakened or ranking.answers[j].weakened,
-            )
-        )
-    return found
-
-
-def _half_if_equal(difference: float) -> float:
-    return 0.5 if difference == 0 else float(difference > 0)
-
-
 def _validate(model: Model, tests: Sequence[Example], microbatch_tokens: int) -> dict[str, float]:
     model.network.eval()
-    scored = score(model, tests, microbatch_tokens)
-    pairs = [pair for example, rewards in zip(tests, scored, strict=True) for pair in _pairs(example.ranking, rewards)]
+    scored = accuracy.score(model, tests, microbatch_tokens)
+    pairs = [
+        pair
+        for example, rewards in zip(tests, scored, strict=True)
+        for pair in accuracy.pairs_of(example.ranking, rewards)
+    ]
     model.network.train()
     return {"held_out_pair_accuracy": sum(pair.right for pair in pairs) / max(len(pairs), 1)}
-
-
-def _without_empty_answers(ranking: Ranking) -> Ranking:
-    """The ranking of the answers that say something; their ranks keep their order."""
-    kept = [at for at, answer in enumerate(ranking.answers) if answer.answer.strip()]
-    if len(kept) == len(ranking.answers):
-        return ranking
-    answers, ranks = [ranking.answers[at] for at in kept], [ranking.ranks[at] for at in kept]
-    return replace(ranking, answers=answers, ranks=ranks, orders=())
-
-
-def _why_unusable(ranking: Ranking) -> str:
-    if len(ranking.answers) < 2:
-        return "fewer than two answers"
-    if len(set(ranking.ranks)) < 2:
-        return "all answers are tied"
-    return ""
 
 
 def _freeze(network: Any, layers: int) -> None:

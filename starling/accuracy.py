@@ -1,0 +1,91 @@
+"""What a reward model gets right on rankings it never saw."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any
+
+import torch
+
+from starling import device, models, packing, stats
+from starling.examples import Example
+from starling.models import Model
+from starling.records import Ranking
+
+
+def evaluate(model: Model, examples: Sequence[Example], microbatch_tokens: int) -> dict[str, Any]:
+    """Agreement with held-out rankings, beside a judge that only counts characters."""
+    scored = score(model, examples, microbatch_tokens)
+    pairs = [
+        pair for example, rewards in zip(examples, scored, strict=True) for pair in pairs_of(example.ranking, rewards)
+    ]
+    fair = [pair for pair in pairs if not pair.weakened]
+    top1 = [
+        float(example.ranking.ranks[max(range(len(rewards)), key=rewards.__getitem__)] == min(example.ranking.ranks))
+        for example, rewards in zip(examples, scored, strict=True)
+    ]
+    prompts = [example.ranking.prompt_id for example in examples]
+    probability = [pair.probability for pair in pairs] + [1 - pair.probability for pair in pairs]
+    outcome = [1.0] * len(pairs) + [0.0] * len(pairs)
+    figures = [
+        stats.cluster_mean("pair_accuracy", [p.right for p in pairs], [p.prompt_id for p in pairs]),
+        stats.cluster_mean("pair_accuracy_length_only", [p.longer for p in pairs], [p.prompt_id for p in pairs]),
+        stats.cluster_mean("pair_accuracy_not_weakened", [p.right for p in fair], [p.prompt_id for p in fair]),
+        stats.cluster_mean(
+            "pair_accuracy_not_weakened_length_only", [p.longer for p in fair], [p.prompt_id for p in fair]
+        ),
+        stats.cluster_mean("top1_agreement", top1, prompts),
+    ]
+    return {
+        "scores": [asdict(figure) for figure in figures],
+        "calibration_error": stats.calibration_error(probability, outcome),
+        "reliability": stats.reliability(probability, outcome),
+    }
+
+
+@torch.inference_mode()
+def score(model: Model, examples: Sequence[Example], microbatch_tokens: int) -> list[list[float]]:
+    """The reward of every answer of every example."""
+    found: list[list[float]] = []
+    for batch in packing.microbatches([example.size for example in examples], microbatch_tokens):
+        chosen = [examples[index] for index in batch]
+        packed = packing.pack([(example.shared, example.endings) for example in chosen])
+        with device.autocast(model.network.device):
+            rewards = models.rewards(model.network, packed)
+        found.extend(part.tolist() for part in rewards.split([len(example.endings) for example in chosen]))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two answers that the judge ranks apart: is the better one scored higher, and is it the longer one?"""
+
+    prompt_id: str
+    right: float
+    longer: float
+    probability: float
+    weakened: bool
+
+
+def pairs_of(ranking: Ranking, rewards: Sequence[float]) -> list[Pair]:
+    found = []
+    for i, j in combinations(range(len(ranking.answers)), 2):
+        if ranking.ranks[i] == ranking.ranks[j]:
+            continue
+        better, worse = (i, j) if ranking.ranks[i] < ranking.ranks[j] else (j, i)
+        margin = rewards[better] - rewards[worse]
+        lengths = len(ranking.answers[better].answer), len(ranking.answers[worse].answer)
+        found.append(
+            Pair(
+                prompt_id=ranking.prompt_id,
+                right=_half_if_equal(margin),
+                longer=_half_if_equal(lengths[0] - lengths[1]),
+                probability=float(torch.sigmoid(torch.tensor(margin))),
+                weakened=ranking.answers[i].weakened or ranking.answers[j].weakened,
+            )
+        )
+    return found
+
+
+def _half_if_equal(difference: float) -> float:
+    return 0.5 if difference == 0 else float(difference > 0)

@@ -1,0 +1,54 @@
+"""What a reward model gets right on held-out rankings."""
+
+import math
+
+import pytest
+import torch
+from made_rankings import ranking
+from tolerances import CLOSE
+
+from starling import accuracy
+from starling.accuracy import Pair
+from starling.examples import examples_of
+from starling.models import Model
+
+
+def test_pairs_by_hand() -> None:
+    # the short first answer is ranked above two that are tied with each other; rewards 0, 1, 0
+    told = ranking("p", ["aa", "bbbb", "c"], [1, 2, 2], weakened=(1,))
+    assert accuracy.pairs_of(told, [0.0, 1.0, 0.0]) == [
+        Pair("p", right=0.0, longer=0.0, probability=pytest.approx(1 / (1 + math.e), abs=CLOSE), weakened=True),
+        Pair("p", right=0.5, longer=1.0, probability=0.5, weakened=False),
+    ]
+
+
+def test_pairs_do_not_depend_on_the_order_of_the_answers() -> None:
+    forwards = accuracy.pairs_of(ranking("p", ["aa", "b"], [1, 2]), [2.0, 1.0])
+    assert forwards == accuracy.pairs_of(ranking("p", ["b", "aa"], [2, 1]), [1.0, 2.0])
+    assert forwards == [
+        Pair("p", right=1.0, longer=1.0, probability=pytest.approx(1 / (1 + math.exp(-1)), abs=CLOSE), weakened=False)
+    ]
+
+
+def test_agreement_by_hand(reward_model: Model) -> None:
+    torch.nn.init.zeros_(reward_model.network.score.weight)
+    examples, _ = examples_of(reward_model, [ranking("p", ["aa", "b", "ccc"], [2, 1, 3], weakened=(2,))])
+    found = accuracy.evaluate(reward_model, examples, 2048)
+    scores = {score["name"]: (score["value"], score["n"]) for score in found["scores"]}
+    # all rewards are 0: half of each pair; the longer answer wins (aa, ccc) of no pair but loses all:
+    # b over aa, b over ccc, aa over ccc; without the weakened only b over aa is left; the first answer is not the best
+    assert scores == {
+        "pair_accuracy": (0.5, 3),
+        "pair_accuracy_length_only": (0.0, 3),
+        "pair_accuracy_not_weakened": (0.5, 1),
+        "pair_accuracy_not_weakened_length_only": (0.0, 1),
+        "top1_agreement": (0.0, 1),
+    }
+    assert found["calibration_error"] == 0.0
+
+
+def test_the_best_that_is_left_counts_as_first(reward_model: Model) -> None:
+    torch.nn.init.zeros_(reward_model.network.score.weight)
+    examples, _ = examples_of(reward_model, [ranking("p", ["second", "", "third"], [2, 1, 3])])
+    scores = {score["name"]: score["value"] for score in accuracy.evaluate(reward_model, examples, 2048)["scores"]}
+    assert scores["top1_agreement"] == 1.0  # equal rewards: the first, of rank 2, and nothing better is left
