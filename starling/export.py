@@ -166,7 +166,7 @@ class _Tally:
 
 def _write(form: Form, rankings: Path, folder: Path, pairs: str, run: Run | None) -> dict[str, Any]:
     """Write a file for each split that has rows, and count."""
-    split_of = {} if run is None else {p.id: p.split for p in tables.prompts_of(run, *SPLITS)}
+    split_of = {} if run is None else tables.splits_of(run)
     systems = {} if run is None else {one.name: one.system for one in run.config.sample.generators}
     left_out: Counter[str] = Counter()
     splits: dict[str, _Split] = {}

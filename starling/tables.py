@@ -61,9 +61,13 @@ def builtin_prompts() -> list[Prompt]:
 
 def prompts_of(run: Run, *splits: str) -> list[Prompt]:
     """The run's prompts of the given splits, in the table's order."""
-    rows = data_files.read_rows(run.folder("prompts"))
-    prompts = [prompt_from_row(row, f"prompts:{number}") for number, row in enumerate(rows)]
-    return [prompt for prompt in prompts if prompt.split in splits]
+    rows = enumerate(data_files.stream_rows(run.folder("prompts")))
+    return [prompt_from_row(row, f"prompts:{number}") for number, row in rows if row["split"] in splits]
+
+
+def splits_of(run: Run) -> dict[str, str]:
+    """The split of each of the run's prompts, by id."""
+    return {row["id"]: row["split"] for row in data_files.stream_rows(run.folder("prompts"))}
 
 
 def left_out_of(run: Run) -> dict[str, tuple[int, ...]]:
@@ -79,10 +83,8 @@ def left_out_of(run: Run) -> dict[str, tuple[int, ...]]:
 def rankings_of(run: Run, prompts: Sequence[Prompt]) -> list[Ranking]:
     """The run's rankings of the given prompts, in the table's order."""
     wanted = {prompt.id for prompt in prompts}
-    rankings = [
-        ranking_from_row(row, f"rank:{number}") for number, row in enumerate(data_files.read_rows(run.folder("rank")))
-    ]
-    return [ranking for ranking in rankings if ranking.prompt_id in wanted]
+    rows = enumerate(data_files.stream_rows(run.folder("rank")))
+    return [ranking_from_row(row, f"rank:{number}") for number, row in rows if row["prompt_id"] in wanted]
 
 
 def candidate_row(candidate: Candidate) -> dict[str, Any]:

@@ -142,3 +142,27 @@ def test_a_judge_that_is_too_weak_stops_the_stage_in_one_line(url: str, tiny_mod
     sample.run(run)
     with pytest.raises(StopStage, match=r"^rank: 6 of 6 prompts have no readable ranking .*cut off at 24 tokens"):
         rank.run(run)
+
+
+def test_a_server_that_holds_replies_to_a_schema_makes_marks_that_can_all_be_read(
+    url: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    run = start(tmp_path, tiny_model, url, rank__strategy="pointwise", rank__output="json", rank__max_unparsed=0.0)
+    sample.run(run)
+    facts = rank.run(run)
+    assert (facts["ranked"], facts["unranked"]) == (6, 0)
+    rows = list(data_files.read_rows(run.folder("rank")))
+    assert all(1 <= mark <= 10 for row in rows for mark in row["marks"])
+    print("marks", Counter(mark for row in rows for mark in row["marks"]))
+
+
+def test_a_schema_cannot_forbid_an_answer_named_twice_so_such_a_ranking_is_told(
+    url: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    run = start(tmp_path, tiny_model, url, rank__strategy="direct", rank__output="json", rank__max_unparsed=1.0)
+    sample.run(run)
+    facts = rank.run(run)
+    assert facts["ranked"] + facts["unranked"] == 6
+    unranked = [row for path in (run.root / "unranked").glob("*.jsonl") for row in data_files.read_rows(path)]
+    print("ranked", facts["ranked"], "unranked", Counter(row["reason"] for row in unranked))
+    assert all("not a permutation" in row["reason"] or "twice" in row["reason"] for row in unranked)
