@@ -1,0 +1,152 @@
+"""Fit reward models on real GPT-4 preferences with each ranking loss and compare them on data none of them has seen.
+
+    python benchmarks/fit_alpaca.py DATA [--variants kwise all_pairs ...] [--seeds 1 2 3] [--rankings 300] [--out DIR]
+
+DATA is a folder with `alpaca_rankings.jsonl.gz` (an instruction and many models' answers, each with the probability
+that a judge prefers it to one fixed rival) and `rm_benchmarks/` (the sets of `starling bench starling_rm`). Each seed
+draws seven answers to each of so many instructions; variants of a seed see the same rankings. A fit that is finished
+is not made again. Prints a table and writes it, with what stands behind it, to DIR/figures.json.
+"""
+
+import argparse
+import gzip
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from starling import bench, device
+from starling.config import FitTable
+from starling.metrics import Recorder
+from starling.records import Candidate, Message, Ranking
+from starling.stages import fit
+
+K = 7
+HELD_OUT = 100  # instructions that no seed trains on
+MARGIN = 1.0  # answers whose log-odds differ by less from the best of a level are tied with it
+TABLE = FitTable(
+    learning_rate=3e-5, epochs=1, prompts_per_step=8, layers=0, token_budget=0, warmup=0.1, microbatch_tokens=2048
+)
+# What a variant changes, and how many answers it is shown of each instruction.
+VARIANTS: dict[str, tuple[dict[str, Any], int]] = {
+    "kwise": ({}, K),
+    "all_pairs": ({"loss": "all_pairs"}, K),
+    "adjacent_pairs": ({"loss": "adjacent_pairs"}, K),
+    "best_against_rest": ({"loss": "best_against_rest"}, K),
+    "one_pair": ({}, 2),  # as if the judge had been shown two answers: Bradley-Terry
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--rankings", type=int, default=300)
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--keep", action="store_true", help="keep the weights of every fit")
+    parser.add_argument("--out", type=Path, default=Path("runs/fit_alpaca"))
+    options = parser.parse_args()
+    rows = read(options.data / "alpaca_rankings.jsonl.gz")
+    found = {}
+    for seed in options.seeds:
+        for variant in options.variants:
+            folder = options.out / f"{variant}-{options.rankings}-seed-{seed}"
+            found[folder.name] = _one(options, rows, variant, seed, folder)
+            print(folder.name, json.dumps(brief(found[folder.name])), flush=True)
+    (options.out / "figures.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    with gzip.open(path, "rt") as file:
+        return [json.loads(line) for line in file]
+
+
+def rankings(rows: Sequence[dict[str, Any]], seed: int, shown: int) -> tuple[list[Ranking], list[Ranking]]:
+    """Rankings to train on, in an order of the seed's own, and the held-out ones, the same for every seed."""
+    order = torch.randperm(len(rows), generator=device.generator(0, "alpaca", "split")).tolist()
+    held_out = [_ranking(rows[index], index, 0, K) for index in order[:HELD_OUT]]
+    mixed = torch.randperm(len(order) - HELD_OUT, generator=device.generator(seed, "alpaca", "order")).tolist()
+    train = [_ranking(rows[order[HELD_OUT + at]], order[HELD_OUT + at], seed, shown) for at in mixed]
+    return train, held_out
+
+
+def _ranking(row: dict[str, Any], number: int, seed: int, shown: int) -> Ranking:
+    answers = [answer for answer in row["answers"] if answer["answer"].strip()]
+    drawn = torch.randperm(len(answers), generator=device.generator(seed, "alpaca", number)).tolist()[:shown]
+    chosen = [answers[index] for index in drawn]
+    name = f"alpaca-{number}"
+    return Ranking(
+        prompt_id=name,
+        messages=[Message(role="user", content=row["prompt"])],
+        answers=[
+            Candidate(prompt_id=name, model=answer["model"], draw=at, answer=answer["answer"], finished=True)
+            for at, answer in zip(drawn, chosen, strict=True)
+        ],
+        ranks=ranks([log_odds(answer["score"]) for answer in chosen]),
+        judge="gpt-4-turbo, against a fixed rival",
+    )
+
+
+def log_odds(probability: float) -> float:
+    clipped = min(max(probability, 1e-6), 1 - 1e-6)
+    return math.log(clipped) - math.log1p(-clipped)
+
+
+def ranks(strength: Sequence[float], margin: float = MARGIN) -> list[float]:
+    """Competition ranks; what is closer than `margin` to the best of a level is tied with it."""
+    order = sorted(range(len(strength)), key=lambda at: -strength[at])
+    found = [0.0] * len(strength)
+    best, rank = math.inf, 0
+    for place, at in enumerate(order, 1):
+        if place == 1 or best - strength[at] >= margin:
+            best, rank = strength[at], place
+        found[at] = float(rank)
+    return found
+
+
+def _one(
+    options: argparse.Namespace, rows: Sequence[dict[str, Any]], variant: str, seed: int, folder: Path
+) -> dict[str, Any]:
+    """Fit one reward model and test it; what is there already is read."""
+    done = folder / "figures.json"
+    if done.exists():
+        return json.loads(done.read_text())
+    folder.mkdir(parents=True, exist_ok=True)
+    changes, shown = VARIANTS[variant]
+    train, held_out = rankings(rows, seed, shown)
+    device.setup(options.threads, seed)
+    recorder = Recorder(folder / "metrics.jsonl", "fit")
+    cfg = FitTable(**(TABLE.model_dump() | changes))
+    facts = fit.fit(cfg, options.model, train[: options.rankings], held_out, folder, recorder, seed=seed)
+    tested = bench.run(
+        "starling_rm",
+        model=str(folder / "model"),
+        scores="",
+        data=str(options.data / "rm_benchmarks"),
+        out=folder / "starling_rm.json",
+    )
+    figures = {"variant": variant, "seed": seed, "fit": facts, "starling_rm": tested["rows"]}
+    done.write_text(json.dumps(figures, indent=1) + "\n")
+    if not options.keep:
+        shutil.rmtree(folder / "model")
+    return figures
+
+
+def brief(figures: dict[str, Any]) -> dict[str, str]:
+    """The figures of one fit with their intervals."""
+    scores = figures["fit"]["held_out"]["scores"] + figures["starling_rm"]
+    return {"tokens": figures["fit"]["tokens"]} | {
+        score["name"]: f"{score['value']:.3f} ({score['low']:.3f} to {score['high']:.3f}), n = {score['n']}"
+        for score in scores
+        if score["value"] is not None
+    }
+
+
+if __name__ == "__main__":
+    main()
