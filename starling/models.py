@@ -1,6 +1,8 @@
 """Models in and out: safetensors, tokenizer, chat template and generation settings, as everybody loads them."""
 
 import copy
+import hashlib
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,6 +56,21 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 def window(name: str) -> int:
     """The longest conversation in tokens, prompt and answer, that MODEL has positions for."""
     return int(_load(AutoConfig, name).max_position_embeddings)
+
+
+def identity(name: str) -> dict[str, str]:
+    """What tells this MODEL from another: its name, the Hub's commit or the hash of its weights, its template's hash."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(resolve(name)).glob("*.safetensors")):
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    template = load_tokenizer(name).chat_template
+    return {
+        "name": name,
+        "commit": str(_load(AutoConfig, name)._commit_hash or ""),
+        "weights_sha256": digest.hexdigest() if Path(resolve(name)).is_dir() else "",
+        "template_hash": hashlib.sha256(json.dumps(template).encode()).hexdigest()[:16],
+    }
 
 
 def load_policy(name: str, dtype: torch.dtype = torch.bfloat16) -> Model:

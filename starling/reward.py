@@ -65,6 +65,14 @@ class RewardModel:
             on_answers(sum(sizes))
         return found
 
+    def refusal(self, question: Question) -> str:
+        """Why the question cannot be scored (a blank answer, too long), in a line; empty where it can."""
+        try:
+            self._pack(question)
+        except DataError as error:
+            return str(error)
+        return ""
+
     def _pack(self, question: Question) -> tuple[list[int], list[list[int]]]:
         if not question.answers:
             raise DataError(f"{question.where}: no answers to score")

@@ -48,7 +48,7 @@ def found(source: Source) -> Iterator[Found | Removal]:
         return
     name = name_of(source)
     first = forms.FORMS[source.form].first_turn if source.turns == "auto" else source.turns == "first"
-    for number, row in enumerate(_rows(source), 1):
+    for number, row in enumerate(rows(source), 1):
         where = f"{source.path}:{number}"
         at = At(id=f"{name}-{number}", where=where, source=name, model=source.model or name, first_turn=first)
         try:
@@ -61,14 +61,20 @@ def resolved(source: Source) -> Source:
     """The source with the form of its rows, where need be as its first row shows it."""
     if source.path == BUILTIN or source.form != "auto":
         return source
-    first = next(_rows(source), None)
+    first = next(rows(source), None)
     if first is None:
         raise DataError(f"prompts: the source {source.path} has no rows")
     return source.model_copy(update={"form": forms.form_of(first, f"{source.path}:1")})
 
 
-def _rows(source: Source) -> Iterator[dict[str, Any]]:
+def rows(source: Source) -> Iterator[dict[str, Any]]:
+    """The rows of a source as they stand there."""
     return islice(_all_rows(source), source.rows or None)
+
+
+def files(folder: Path) -> list[Path]:
+    """The tables in a folder, by name."""
+    return sorted(file for file in folder.iterdir() if file.name.endswith((*_ENDINGS, _ARRAY)))
 
 
 def _all_rows(source: Source) -> Iterator[dict[str, Any]]:
@@ -76,10 +82,10 @@ def _all_rows(source: Source) -> Iterator[dict[str, Any]]:
     if not _is_local(source.path):
         yield from _data_set(source, source.path)
     elif path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.name.endswith((*_ENDINGS, _ARRAY)))
-        if not files:  # data files in folders of their own: what `datasets` knows how to lay together
+        found_files = files(path)
+        if not found_files:  # data files in folders of their own: what `datasets` knows how to lay together
             yield from _data_set(source, str(path))
-        for file in files:
+        for file in found_files:
             yield from _file_rows(source, file)
     else:
         yield from _file_rows(source, path)
@@ -136,7 +142,7 @@ def _data_set(source: Source, path: str, data_files: str | None = None) -> Itera
     except (DatasetsError, OSError, ValueError, RuntimeError) as error:
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise DataError(
-            f"prompts: cannot load {data_files or path} as a data set ({said[0]}); check the name, `subset`, `part`, "
+            f"cannot load {data_files or path} as a data set ({said[0]}); check the name, `subset`, `part`, "
             "the network and, for a set behind a login, HF_TOKEN"
         ) from None
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from starling.records import Score
@@ -45,6 +46,24 @@ def cluster_mean(
         )
         low, high = float(result.confidence_interval.low), float(result.confidence_interval.high)
     return Score(name=name, value=mean, low=low, high=high, n=len(values))
+
+
+def resampled_means(
+    total_CM: NDArray[np.float64], count_CM: NDArray[np.float64], *, resamples: int, seed: int = 0
+) -> NDArray[np.float64]:
+    """M means in each of R bootstrap draws of C whole clusters: sums over counts, (R, M).
+
+    The same draw serves all M columns. A mean without a case in a draw is 0.
+    """
+    rng = np.random.default_rng(seed)
+    clusters = len(total_CM)
+    drawn_RC = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=resamples)
+    return ratio(drawn_RC @ total_CM, drawn_RC @ count_CM)
+
+
+def ratio(total: NDArray[np.float64], count: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Total over count, 0 where there is no case."""
+    return np.divide(total, count, out=np.zeros_like(total, dtype=float), where=count > 0)
 
 
 def share(name: str, hits: int, n: int) -> Score:

@@ -73,7 +73,7 @@ def test_a_folder_that_only_datasets_can_lay_together_is_loaded_by_it(tmp_path: 
 
 
 def test_the_name_of_a_set_that_cannot_be_reached_is_one_line() -> None:
-    with pytest.raises(DataError, match=r"prompts: cannot load nobody/nothing as a data set") as caught:
+    with pytest.raises(DataError, match=r"^cannot load nobody/nothing as a data set") as caught:
         found("nobody/nothing")
     assert "\n" not in str(caught.value)
 

@@ -101,3 +101,14 @@ def test_reliability_by_hand() -> None:
 )
 def test_calibration_error_of_known_forecasters(probability, outcome, expected: float) -> None:
     assert stats.calibration_error(probability, outcome) == expected
+
+
+def test_resampled_means_are_means_of_drawn_clusters() -> None:
+    total = np.array([[1.0, 0.0], [3.0, 5.0]])
+    count = np.array([[1.0, 0.0], [1.0, 1.0]])
+    mean_RM = stats.resampled_means(total, count, resamples=500)
+    # both clusters twice, each once, or one of them twice: means 1, 2, 3; the second column has cases in one cluster
+    assert set(mean_RM[:, 0]) == {1.0, 2.0, 3.0}
+    assert set(mean_RM[:, 1]) == {0.0, 5.0}
+    assert all(second == 0.0 for first, second in mean_RM if first == 1.0)
+    assert np.mean(mean_RM[:, 0] == 2.0) == pytest.approx(0.5, abs=0.07)

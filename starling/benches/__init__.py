@@ -1,0 +1,1 @@
+"""Benchmarks: what a row of published data asks, and by which rule scores become figures."""
