@@ -102,8 +102,8 @@ def _read(bench: Bench, path: str) -> tuple[list[Item], str]:
 
 def _rows(path: str, part: str) -> Iterator[tuple[str, dict[str, Any]]]:
     folder = Path(path).expanduser()
-    tables = sources.files(folder) if folder.is_dir() else []
-    for file in map(str, tables or [path]):
+    files = sources.files(folder) if folder.is_dir() else []
+    for file in map(str, files) if files else [path]:
         for number, row in enumerate(sources.rows(Source(path=file, part=part)), 1):
             yield f"{file}:{number}", row
 
@@ -140,7 +140,7 @@ def _from_file(found: Sequence[Item], path: Path) -> Scored:
     try:
         earlier = json.loads(path.read_text())
         known = {entry["key"]: entry["scores"] for entry in earlier["items"]}
-        model = {"name": str(earlier["model"]["name"]), **earlier["model"]}
+        model = {**earlier["model"], "name": str(earlier["model"]["name"])}
     except FileNotFoundError:
         raise UsageError(f"bench: --scores {path}: there is no such file") from None
     except (OSError, ValueError, KeyError, TypeError):

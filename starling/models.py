@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -59,17 +60,25 @@ def window(name: str) -> int:
 
 
 def identity(name: str) -> dict[str, str]:
-    """What tells this MODEL from another: its name, the Hub's commit or the hash of its weights, its template's hash."""
+    """What tells this MODEL from all others: name, Hub's commit, hash of the weights, hash of the chat template.
+
+    MODEL has been loaded before: of a Hub name the copy in the cache is looked at.
+    """
+    folder, commit = Path(resolve(name)), ""
+    if not folder.is_dir():
+        cached = try_to_load_from_cache(name, "config.json")
+        folder = Path(str(cached)).parent
+        commit = folder.name
     digest = hashlib.sha256()
-    for file in sorted(Path(resolve(name)).glob("*.safetensors")):
+    for file in sorted(folder.glob("*.safetensors")):
         with file.open("rb") as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())
-    template = load_tokenizer(name).chat_template
+    template = json.dumps(load_tokenizer(name).chat_template)
     return {
         "name": name,
-        "commit": str(_load(AutoConfig, name)._commit_hash or ""),
-        "weights_sha256": digest.hexdigest() if Path(resolve(name)).is_dir() else "",
-        "template_hash": hashlib.sha256(json.dumps(template).encode()).hexdigest()[:16],
+        "commit": commit,
+        "weights_sha256": digest.hexdigest(),
+        "template_hash": hashlib.sha256(template.encode()).hexdigest()[:16],
     }
 
 

@@ -18,8 +18,8 @@ SUBSETS = ("alpacaeval-easy", "mt-bench-hard", "donotanswer", "math-prm")
 
 def rows() -> list[dict[str, Any]]:
     return [
-        {"id": number, "prompt": f"what is the {word}?", "chosen": f"the {word} in the plain", "rejected": word * number,
-         "subset": SUBSETS[number % 4]}
+        {"id": number, "prompt": f"what is the {word}?", "chosen": f"the {word} in the plain",
+         "rejected": word * number, "subset": SUBSETS[number % 4]}
         for number, word in enumerate(("rain", "river", "town", "name", "spain", "plain"), 1)
     ]  # fmt: skip
 
@@ -110,8 +110,10 @@ def test_the_data_may_be_parquet_packed_lines_or_a_folder(tmp_path: Path) -> Non
 def test_rows_of_the_second_benchmark_are_scored_packed(saved: Path, tmp_path: Path) -> None:
     found = [
         {"id": "1", "prompt": "rain?", "chosen": ["the rain"], "rejected": ["a", "b", "c"], "subset": "Math"},
-        {"id": "ref:1", "prompt": "name?", "chosen": ["the name"], "rejected": ["a"], "num_correct": 1, "subset": "Ties"},
-        {"id": "tied:1", "prompt": "town?", "chosen": ["a", "b"], "rejected": ["c"], "num_correct": 2, "subset": "Ties"},
+        {"id": "ref:1", "prompt": "name?", "chosen": ["the name"], "rejected": ["a"], "num_correct": 1,
+         "subset": "Ties"},
+        {"id": "tied:1", "prompt": "town?", "chosen": ["a", "b"], "rejected": ["c"], "num_correct": 2,
+         "subset": "Ties"},
     ]  # fmt: skip
     out = tmp_path / "out.json"
     result = run("reward_bench_2", model=str(saved), data=str(write_lines(tmp_path / "r.jsonl", found)), out=out)
@@ -123,7 +125,13 @@ def test_the_command_prints_a_table_and_json(tmp_path: Path, capsys: pytest.Capt
     data = str(write_lines(tmp_path / "rows.jsonl", with_scores(rows())))
     assert cli.main(["bench", "reward_bench", "--scores", "stored", "--data", data]) == 0
     printed = capsys.readouterr().out
-    for text in ("reward_bench: chosen against rejected", "length alone", "overall", "math-prm", "within a factor of 1.25"):
+    for text in (
+        "reward_bench: chosen against rejected",
+        "length alone",
+        "overall",
+        "math-prm",
+        "within a factor of 1.25",
+    ):
         assert text in printed
     assert cli.main(["bench", "reward_bench", "--scores", "stored", "--data", data, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
@@ -150,8 +158,8 @@ def test_the_command_prints_a_table_and_json(tmp_path: Path, capsys: pytest.Capt
     ids=lambda case: " ".join(case)[:50] if isinstance(case, list) else "",
 )  # fmt: skip
 def test_what_is_wrong_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int,
-    message: str,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str],
+    code: int, message: str,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     places = {"DATA": str(write_lines(tmp_path / "rows.jsonl", rows())), "EMPTY": str(tmp_path / "empty.jsonl")}

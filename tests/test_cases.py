@@ -11,9 +11,8 @@ from starling.benches.items import Comparison, Item
 
 def pair(prompt: str, chosen: str, rejected: str, figure: str = "f") -> Item:
     question = items.question(prompt, [chosen, rejected], "x")
-    return Item(
-        id=prompt, subset=figure, question=question, comparisons=(Comparison(figure, (0,), (1,), items.above),), stored=None
-    )  # fmt: skip
+    comparison = Comparison(figure, (0,), (1,), items.above)
+    return Item(id=prompt, subset=figure, question=question, comparisons=(comparison,), stored=None)
 
 
 PAIRS = [pair("p", "long long", "short"), pair("q", "no", "a lie"), pair("r", "same", "size"), pair("s", "yes", "ten")]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from tolerances import CLOSE
 from transformers import (
     AutoModelForCausalLM,
@@ -309,3 +310,28 @@ def test_a_model_without_a_template_is_refused(tiny_model: Path, tmp_path: Path)
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(ModelError, match="no chat template"):
         models.load_policy(str(folder))
+
+
+def test_a_models_identity_follows_its_weights_and_its_template(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "same")
+    same, first = models.identity(str(tmp_path / "same")), models.identity(str(tiny_model))
+    assert (same["weights_sha256"], same["template_hash"]) == (first["weights_sha256"], first["template_hash"])
+    assert first["commit"] == ""
+    weights = tmp_path / "same" / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    tokenizer = models.load_tokenizer(str(tiny_model))
+    tokenizer.chat_template = " " + str(tokenizer.chat_template)
+    tokenizer.save_pretrained(tmp_path / "same")
+    other = models.identity(str(tmp_path / "same"))
+    assert other["weights_sha256"] != first["weights_sha256"]
+    assert other["template_hash"] != first["template_hash"]
+
+
+def test_the_identity_of_a_hub_name_is_that_of_the_copy_in_the_cache(tiny_model: Path) -> None:
+    cached = Path(constants.HF_HUB_CACHE) / "models--somebody--tiny"
+    shutil.copytree(tiny_model, cached / "snapshots" / "abc123")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("abc123")
+    found = models.identity("somebody/tiny")
+    assert found == models.identity(str(tiny_model)) | {"name": "somebody/tiny", "commit": "abc123"}

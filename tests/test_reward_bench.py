@@ -42,7 +42,7 @@ def test_a_section_is_weighted_by_the_official_counts_of_the_subsets_that_are_th
     assert found["Chat"]["value"] == pytest.approx((75 + 14) / 128, abs=EXACT)
     assert found["Chat"]["note"] == "without alpacaeval-length, alpacaeval-hard, mt-bench-med"
     assert found["alpacaeval-easy"]["note"] == "100 in the whole benchmark"
-    assert (found["Safety"]["value"], found["Safety"]["note"]) == (None, "no rows of its subsets")
+    assert (found["Safety"]["value"], found["Safety"]["note"]) == (None, "no scored rows of its subsets")
     assert found["overall"]["value"] == found["Chat"]["value"]
     assert found["overall"]["note"] == "mean of 1 of 4 sections"
 

@@ -82,14 +82,12 @@ def row(
     return _row(scores[0], scores[1], found, level=level, official=official, note=note)
 
 
-def weighted(
-    name: str, weights: Mapping[str, float], found: Mapping[str, Sequence[Case]], note: str
-) -> dict[str, Any]:
+def weighted(name: str, weights: Mapping[str, float], found: Mapping[str, Sequence[Case]], note: str) -> dict[str, Any]:
     """The row of a mean of several figures' accuracies; `weights` sum to 1."""
     parts = [resampled(found[figure]) for figure in weights]
     all_of = [case for figure in weights for case in found[figure]]
-    pairs = (_mean(name, [pair[side] for pair in parts], list(weights.values())) for side in (0, 1))
-    return _row(*pairs, all_of, note=note)
+    right, longer = (_mean(name, [pair[side] for pair in parts], list(weights.values())) for side in (0, 1))
+    return _row(right, longer, all_of, note=note)
 
 
 def combined(

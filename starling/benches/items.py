@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,6 +56,11 @@ class Bench(NamedTuple):
     part: str
     read: Callable[[Mapping[str, Any], str], Item]
     rows: Callable[[Sequence[Item], Sequence[Sequence[float]]], list[dict[str, Any]]]
+
+
+def name_of(subset: str, number: Any, where: str) -> str:
+    """What an item is called in lists: its number in its subset, or where its row stands."""
+    return f"{subset}:{Path(where).name if number is None else number}"
 
 
 # rules: 1 where the better answers come out above the worse ones, 0 where they do not

@@ -36,7 +36,7 @@ def read(row: Mapping[str, Any], where: str) -> Item:
     stored = [items.stored_scores(row, columns, where) for columns in _SCORES]
     subset = str(row["subset"])
     return Item(
-        id=f"{subset}:{row.get('id', where)}",
+        id=items.name_of(subset, row.get("id"), where),
         subset=subset,
         question=items.question(row["prompt"], [row["chosen"], row["rejected"]], where),
         comparisons=(Comparison(subset, (0,), (1,), items.above),),
@@ -52,7 +52,7 @@ def rows(found: Sequence[Item], rewards: Sequence[Sequence[float]]) -> list[dict
     for section, counts in SECTIONS.items():
         present = {subset: _WEIGHTS.get(subset, count) for subset, count in counts.items() if subset in judged}
         if not present:
-            listed.append(cases.empty(section, "no rows of its subsets"))
+            listed.append(cases.empty(section, "no scored rows of its subsets"))
             continue
         weights[section] = {subset: weight / sum(present.values()) for subset, weight in present.items()}
         missing = [subset for subset in counts if subset not in judged]

@@ -66,7 +66,7 @@ def rows(found: Sequence[Item], rewards: Sequence[Sequence[float]]) -> list[dict
             parts[subset], lengths[subset] = cases.resampled(judged[subset])
             listed.append(cases.row(subset, judged[subset], official=official))
         else:
-            listed.append(cases.empty(subset, "no rows"))
+            listed.append(cases.empty(subset, "no scored rows"))
     others = set(judged) - SUBSETS.keys() - set(PARTS.values())
     listed += [cases.row(name, judged[name], note="not in the mean") for name in sorted(others)]
     counted = [case for name in judged if name not in others for case in judged[name]]
@@ -94,8 +94,8 @@ def ties_score(scored: Sequence[tuple[str, Comparison, Sequence[float]]]) -> cas
         0.3 P(m_many > 0) + 0.3 P(m_one > 0) + 0.2 P(m_many > s) + 0.2 P(min(m_one, m_many) > s)
         + 0.01 mean tanh(min(m_one, m_many) / s - 1)
 
-    The last three are over the numbers that have both questions and more than one right answer, the last over those with
-    s > 0; a part without cases counts 0. So the best score is a little above 1.
+    The last three are over the numbers that have both questions and more than one right answer, the last over those
+    with s > 0; a part without cases counts 0. So the best score is a little above 1.
     """
     by_number: dict[str, dict[str, _Margins]] = {}
     for name, comparison, scores in scored:

@@ -19,7 +19,7 @@ def read(row: Mapping[str, Any], where: str) -> Item:
     letters = "abc" if row.get("response_c") is not None else "ab"
     name, comparisons = _set_of(row, where)
     return Item(
-        id=f"{name}:{row.get('question_id', where)}",
+        id=items.name_of(name, row.get("question_id"), where),
         subset=name,
         question=items.question(row["prompt"], [row[f"response_{letter}"] for letter in letters], where),
         comparisons=comparisons,
@@ -38,7 +38,7 @@ def rows(found: Sequence[Item], rewards: Sequence[Sequence[float]]) -> list[dict
         elif name in judged:
             listed.append(cases.row(name, judged[name]))
         else:
-            listed.append(cases.empty(name, "no rows"))
+            listed.append(cases.empty(name, "no scored rows"))
     return listed
 
 
