@@ -67,8 +67,8 @@ def test_truths_parts_stand_for_what_they_say() -> None:
 
 
 def test_verbose_is_right_where_the_short_answer_wins() -> None:
-    found = figures_of([row(1, (0.0, 1.0)), row(2, (1.0, 1.0)), row(3, (1.0, 0.0))])
-    assert found["verbose"]["value"] == pytest.approx(1 / 3)
+    found = figures_of([row(1, (0.0, 1.0)), row(2, (0.0, 2.0)), row(3, (1.0, 1.0)), row(4, (1.0, 0.0))])
+    assert found["verbose"]["value"] == 2 / 4  # the first two; equal scores are wrong
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def _by_length(rows: Sequence[Mapping[str, Any]]) -> Table:
     table.title = f"Accuracy by length of the right answer; like: within a factor of {LIKE}"
     for row in rows:
         if row["level"] == 0 and row["n"]:
-            cells = [figures.share_interval(row["by_length"][kind]) for kind in LENGTHS]
+            cells = [figures.share_interval(row["by_length"][kind]).replace(", n", "\nn") for kind in LENGTHS]
             table.add_row(_name(row), *cells)
     return table
 
