@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from starling import data_files, device, progress, reward, tables
+from starling import data_files, device, model_card, progress, reward, tables
 from starling.config import Config
 from starling.errors import DataError, UsageError, explained
 from starling.metrics import Recorder
@@ -30,8 +30,9 @@ def fit(settings: Config, rankings: list[Path], model: str, out: Path, held_out:
         raise UsageError(f"fit: --held-out {held_out} is no share; give 0 (none) up to less than 1")
     out = out.resolve()
     work = out.with_name(out.name + ".partial")
+    files = [_fingerprint(path) for path in rankings]
     request = {
-        "rankings": [_fingerprint(path) for path in rankings],
+        "rankings": files,
         "model": model,
         "held_out": held_out,
         "seed": settings.run.seed,
@@ -48,6 +49,7 @@ def fit(settings: Config, rankings: list[Path], model: str, out: Path, held_out:
         recorder = Recorder(work / "metrics.jsonl", "fit")
         facts = stage.fit(settings.fit, model, train, test, work, recorder, seed=settings.run.seed)
         facts = {"split": {"train": len(train), "held_out": len(test)}, **facts}
+        model_card.write(work / "model", settings.fit, model, train, test, facts, seed=settings.run.seed, files=files)
         text = json.dumps({"request": request, "versions": versions(), "facts": facts}, indent=1) + "\n"
         write_atomically(work / "model" / FACTS, text)
         with explained(f"writing {out}"):
