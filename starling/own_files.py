@@ -154,15 +154,16 @@ def _saved(path: Path) -> dict[str, Any]:
 
 
 def _fingerprint(path: Path) -> dict[str, str]:
-    """A file's name and the hash of its content; of a folder's Parquet shards together."""
+    """A file's name and the SHA-256 of its content; of a folder that of its Parquet shards' hashes."""
     shards = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-    digest = hashlib.sha256()
+    hashes = []
     for shard in shards:
         if not shard.is_file():
             raise DataError(f"fit: {shard}: there is no such file")
         with shard.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return {"name": path.name, "sha256": digest.hexdigest()}
+            hashes.append(hashlib.file_digest(file, "sha256"))
+    whole = hashlib.sha256(b"".join(found.digest() for found in hashes)) if path.is_dir() else hashes[0]
+    return {"name": path.name, "sha256": whole.hexdigest()}
 
 
 def _place(messages: Sequence[Message]) -> float:

@@ -1,13 +1,5 @@
 """A saved reward model gives the same rewards in the tools that people load it with."""
 
-import asyncio
-import json
-import os
-import socket
-import subprocess
-import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +8,10 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import starling
-from starling import builtin, models
-from starling.errors import StarlingError
+from starling import models
 
 SAME = 1e-4  # the scores of this tiny model have a spread of about 5
-WORDS = "the rain in spain stays mainly in the plain what is the name of the river that runs through the town".split()
+WORDS = ("rain", "spain", "stays", "mainly", "plain", "what", "name", "river", "that", "runs", "through", "the", "town")
 
 
 def turns(number: int) -> list[dict[str, str]]:
