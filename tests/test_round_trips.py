@@ -1,7 +1,15 @@
 """A saved reward model gives the same rewards in the tools that people load it with."""
 
+import json
+import os
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -157,3 +165,76 @@ def test_trls_reward_trainer_loads_it_and_finds_the_same_margin(
     assert trainer.model.config.num_labels == 1
     assert found["eval_margin"] == pytest.approx(sum(margins) / 32, abs=SAME)
     assert found["eval_accuracy"] == pytest.approx(sum(margin > 0 for margin in margins) / 32)
+
+
+# vLLM
+
+
+@pytest.fixture(scope="module")
+def vllm(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where a vLLM server with the reward model listens."""
+    if "STARLING_VLLM" not in os.environ:
+        pytest.skip("needs vLLM in an environment of its own: set STARLING_VLLM to its executable `vllm`")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("vllm") / "log.txt"
+    command = [os.environ["STARLING_VLLM"], "serve", str(folder), "--runner", "pooling", "--dtype", "float32"]
+    command += ["--port", str(port), "--served-model-name", "reward", "--enforce-eager"]
+    with log.open("w") as noise:
+        process = subprocess.Popen(
+            command,
+            stdout=noise,
+            stderr=noise,
+            env=os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"},
+            start_new_session=True,
+        )
+    try:
+        for _ in range(300):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
+                break
+            except URLError:
+                assert process.poll() is None, log.read_text()[-3000:]
+                time.sleep(1)
+        else:
+            pytest.fail(log.read_text()[-3000:])
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def posted(url: str, **body: Any) -> dict[str, Any]:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=120) as reply:
+        return json.load(reply)
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(600)
+def test_vllm_classifies_conversations_with_the_same_rewards(vllm: str, ours: list[float]) -> None:
+    found = [posted(f"{vllm}/classify", model="reward", messages=turns)["data"][0] for turns in CONVERSATIONS]
+    assert [one["probs"][0] for one in found] == pytest.approx(ours, abs=SAME)
+    assert {one["label"] for one in found} == {"reward"}
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(600)
+def test_vllm_classifies_texts_with_the_same_rewards(vllm: str, folder: Path, ours: list[float]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = [tokenizer.apply_chat_template(turns, tokenize=False) for turns in CONVERSATIONS]
+    found = posted(f"{vllm}/classify", model="reward", input=texts)["data"]
+    assert [one["probs"][0] for one in found] == pytest.approx(ours, abs=SAME)
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(600)
+def test_vllm_scores_prompt_and_answer_with_the_same_rewards(vllm: str, folder: Path, ours: list[float]) -> None:
+    """`/score` joins two texts: the conversation that waits, and what the answer adds to it."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = [tokenizer.apply_chat_template(turns, tokenize=False) for turns in CONVERSATIONS]
+    asked = [tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True) for turns in PROMPTS]
+    added = [text.removeprefix(prompt) for text, prompt in zip(texts, asked, strict=True)]
+    found = posted(f"{vllm}/score", model="reward", text_1=asked, text_2=added)["data"]
+    assert [one["score"] for one in found] == pytest.approx(ours, abs=SAME)
