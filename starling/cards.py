@@ -43,14 +43,18 @@ HOW = {
 
 def data_card(run: Run | None, rankings: Path, form: Form, facts: Mapping[str, Any], licence: str) -> str:
     """The text of `README.md`: a header for the Hub, then what a reader has to know."""
+    log = judgements.read(run.root if run is not None and rankings.samefile(run.root / "rank") else rankings)
+    found = lineage(run, facts) | {"form": form, "facts": facts, "audit": audit.audit(log), "say": audit_text}
+    return page("card.md.jinja", header(facts, licence), found | {"how": HOW[facts["format"]]})
+
+
+def page(template: str, front: str, found: Mapping[str, Any]) -> str:
+    """A card: the YAML that the Hub reads, then one of our pages, in which `md` makes foreign text harmless."""
     environment = Environment(
         loader=PackageLoader("starling", "pages"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"md": markdown, "number": figures.number, "share": figures.share}
-    log = judgements.read(run.root if run is not None and rankings.samefile(run.root / "rank") else rankings)
-    found = lineage(run, facts) | {"form": form, "facts": facts, "audit": audit.audit(log), "say": audit_text}
-    page = environment.get_template("card.md.jinja").render(found | {"how": HOW[facts["format"]]})
-    return f"---\n{header(facts, licence)}\n---\n\n{page}"
+    return f"---\n{front}\n---\n\n{environment.get_template(template).render(found)}"
 
 
 def header(facts: Mapping[str, Any], licence: str) -> str:

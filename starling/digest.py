@@ -22,7 +22,7 @@ NOUNS = {
     "tune": "Policy",
     "evaluate": "Test",
 }
-_FIT_LABELS = {
+FIT_LABELS = {
     "pair_accuracy": "Model, all pairs",
     "pair_accuracy_length_only": "Longer wins, all pairs",
     "pair_accuracy_not_weakened": "Model, not weakened",
@@ -169,7 +169,7 @@ def _fit(facts: Mapping[str, Any], lines: list[dict[str, Any]]) -> dict[str, Any
     return {
         "curve": [line for line in lines if line["stage"] == "fit"],
         "held_out": [
-            {"key": key, "label": _FIT_LABELS.get(key, key), "baseline": key.endswith("length_only"), **score}
+            {"key": key, "label": FIT_LABELS.get(key, key), "baseline": key.endswith("length_only"), **score}
             for key, score in scores.items()
         ],
         "calibration_error": held_out.get("calibration_error"),

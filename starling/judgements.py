@@ -92,6 +92,18 @@ def of_verdicts(items: Sequence[tuple[Prompt, Sequence[Candidate]]], judged: Seq
     ]
 
 
+def of_rankings(name: str, rankings: Sequence[Ranking]) -> Log:
+    """Rankings that are in memory; presentation orders that make no sense count as not known."""
+    calls = []
+    for ranking in rankings:
+        k, orders, told = len(ranking.answers), _lists(ranking.orders), _lists(ranking.rankings)
+        if not all(_are_some_of(order, k) for order in orders) or (told and not _fit(told, orders)):
+            orders, told = [], []
+        whole = _whole({"answers": ()}, replace(ranking, orders=orders))
+        calls += _calls_of(whole, list(zip(orders, told, strict=True)) if told else [])
+    return Log(name=name, form="rankings", keeps_unread=False, calls=calls)
+
+
 def _read_rows(path: Path) -> Log:
     files = [path]
     if path.is_dir():
@@ -250,6 +262,13 @@ def _fit(rankings: Any, orders: Sequence[Sequence[int]]) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value >= 1
+
+
+def _lists(value: Any) -> list[Any]:
+    """A list whose own lists or tuples are lists; empty for anything else."""
+    if not isinstance(value, list | tuple):
+        return []
+    return [list(item) if isinstance(item, list | tuple) else item for item in value]
 
 
 def _are_some_of(order: Any, k: int) -> bool:

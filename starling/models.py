@@ -90,14 +90,23 @@ def load_policy(name: str, dtype: torch.dtype = torch.bfloat16) -> Model:
 
 
 def new_reward_model(name: str, dtype: torch.dtype = torch.float32) -> Model:
-    """MODEL with its LM head replaced by a `score` head of zeros, so that at first all answers are equal."""
-    tokenizer = load_tokenizer(name)
+    """MODEL with its LM head replaced by a `score` head of zeros, so that at first all answers are equal.
+
+    What is saved of it has to score the same in tools that render a conversation to text and tokenise that: the
+    tokenizer adds nothing to what the template writes, and one label of a regression is given as it is, where of a
+    classification it would go through a sigmoid (vLLM, the pipelines of transformers).
+    """
+    tokenizer: Any = load_tokenizer(name)
+    if tokenizer.num_special_tokens_to_add():
+        tokenizer.add_bos_token = tokenizer.add_eos_token = False
     tokenizer.pad_token = _pad_token(tokenizer, name)
     tokenizer.padding_side = "right"
     if not tokenizer.chat_template.endswith(chat.ending_on_reward("")[-40:]):
         tokenizer.chat_template = chat.ending_on_reward(tokenizer.chat_template)
     network = _load(AutoModelForSequenceClassification, name, dtype=dtype, num_labels=1)
     network.config.pad_token_id = tokenizer.pad_token_id
+    network.config.problem_type = "regression"
+    network.config.id2label, network.config.label2id = {0: "reward"}, {"reward": 0}
     nn.init.zeros_(network.score.weight)
     packing.enable(network)
     return Model(network, tokenizer)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from starling import data_files, device, progress, reward, tables
+from starling import data_files, device, model_card, progress, reward, tables
 from starling.config import Config
 from starling.errors import DataError, UsageError, explained
 from starling.metrics import Recorder
@@ -30,8 +30,9 @@ def fit(settings: Config, rankings: list[Path], model: str, out: Path, held_out:
         raise UsageError(f"fit: --held-out {held_out} is no share; give 0 (none) up to less than 1")
     out = out.resolve()
     work = out.with_name(out.name + ".partial")
+    files = [_fingerprint(path) for path in rankings]
     request = {
-        "rankings": [_fingerprint(path) for path in rankings],
+        "rankings": files,
         "model": model,
         "held_out": held_out,
         "seed": settings.run.seed,
@@ -48,6 +49,7 @@ def fit(settings: Config, rankings: list[Path], model: str, out: Path, held_out:
         recorder = Recorder(work / "metrics.jsonl", "fit")
         facts = stage.fit(settings.fit, model, train, test, work, recorder, seed=settings.run.seed)
         facts = {"split": {"train": len(train), "held_out": len(test)}, **facts}
+        model_card.write(work / "model", settings.fit, model, train, test, facts, seed=settings.run.seed, files=files)
         text = json.dumps({"request": request, "versions": versions(), "facts": facts}, indent=1) + "\n"
         write_atomically(work / "model" / FACTS, text)
         with explained(f"writing {out}"):
@@ -152,15 +154,16 @@ def _saved(path: Path) -> dict[str, Any]:
 
 
 def _fingerprint(path: Path) -> dict[str, str]:
-    """A file's name and the hash of its content; of a folder's Parquet shards together."""
+    """A file's name and the SHA-256 of its content; of a folder that of its Parquet shards' hashes."""
     shards = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-    digest = hashlib.sha256()
+    hashes = []
     for shard in shards:
         if not shard.is_file():
             raise DataError(f"fit: {shard}: there is no such file")
         with shard.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return {"name": path.name, "sha256": digest.hexdigest()}
+            hashes.append(hashlib.file_digest(file, "sha256"))
+    whole = hashlib.sha256(b"".join(found.digest() for found in hashes)) if path.is_dir() else hashes[0]
+    return {"name": path.name, "sha256": whole.hexdigest()}
 
 
 def _place(messages: Sequence[Message]) -> float:

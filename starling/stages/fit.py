@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from starling import accuracy, data_files, device, models, packing, progress, tables
+from starling import accuracy, data_files, device, model_card, models, packing, progress, tables
 from starling.checkpoint import Checkpoint
 from starling.config import FitTable
 from starling.errors import DataError, StopStage
@@ -64,6 +64,7 @@ def fit(
     partial = folder / "model.partial"
     shutil.rmtree(partial, ignore_errors=True)
     models.save(model, partial)
+    model_card.write(partial, cfg, base, rankings, held_out, facts, seed=seed)
     replace_folder(partial, folder / "model")
     Checkpoint(folder / "checkpoint.pt", 0).remove()
     return facts

@@ -1,0 +1,172 @@
+"""The model card of a reward model: what it was made of, how well it does, where it ends, how to load it."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCardData
+
+from starling import audit, audit_text, builtin, cards, figures, judgements
+from starling.before_after import judge_named
+from starling.config import FitTable
+from starling.digest import FIT_LABELS
+from starling.records import Ranking
+from starling.store import versions, write_atomically
+
+CARD = "README.md"
+_MOST_MODELS = 20  # that are named in the table of models
+_HUB_NAMES = {builtin.NAME: "HuggingFaceTB/SmolLM2-135M-Instruct"}
+
+
+def write(
+    folder: Path,
+    settings: FitTable,
+    base: str,
+    rankings: Sequence[Ranking],
+    held_out: Sequence[Ranking],
+    facts: Mapping[str, Any],
+    *,
+    seed: int,
+    files: Sequence[Mapping[str, str]] = (),
+) -> None:
+    """Write the card of the model in `folder`, fitted on `rankings` with these `facts`, beside its weights.
+
+    `files` are the ranking files with their hashes, where there were any.
+    """
+    saved = json.loads((folder / "config.json").read_text())
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+    log = judgements.of_rankings("rankings", [*rankings, *held_out])
+    found = {
+        "base": _shown(base),
+        "licence": cards.licence_of_model(base),
+        "pad": {"token": tokenizer["pad_token"], "id": saved["pad_token_id"]},
+        "window": saved["max_position_embeddings"],
+        "loss": settings.loss,
+        "settings": _settings(settings),
+        "seed": seed,
+        "files": files,
+        "facts": facts,
+        "seen": min(facts["rankings"], facts["steps"] * settings.prompts_per_step),
+        "data": data(rankings, held_out),
+        "audit": audit.audit(log),
+        "say": audit_text,
+        "held_out": _held_out(facts),
+        "weights": weights(folder),
+        "versions": versions(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+    write_atomically(folder / CARD, cards.page("model_card.md.jinja", header(base), found))
+
+
+def header(base: str) -> str:
+    """The YAML that the Hub reads; whoever publishes the model chooses its licence."""
+    return ModelCardData(
+        base_model=_hub_name(base),
+        library_name="transformers",
+        pipeline_tag="text-classification",
+        tags=["reward-model", "rlaif", "preference", "starling"],
+    ).to_yaml()
+
+
+def data(rankings: Sequence[Ranking], held_out: Sequence[Ranking]) -> dict[str, Any]:
+    """What the rankings say of themselves, counted."""
+    told = [*rankings, *held_out]
+    answers = [answer for ranking in told for answer in ranking.answers]
+    sources = Counter(name for ranking in told for name in (ranking.source or "not named").split(", "))
+    judges = Counter(ranking.judge for ranking in told if ranking.judge)
+    templates = Counter(ranking.template_hash for ranking in told if ranking.template_hash)
+    models = Counter(answer.model or "not named" for answer in answers)
+    return {
+        "sides": [
+            {
+                "name": name,
+                "rankings": len(side),
+                "answers": sum(len(ranking.answers) for ranking in side),
+                "sha256": fingerprint(side),
+            }
+            for name, side in (("training", rankings), ("held out", held_out))
+        ],
+        "sizes": dict(sorted(Counter(len(ranking.answers) for ranking in told).items())),
+        "sources": [
+            {"name": name, "rankings": count, "licence": cards.licence_of_source(name)}
+            for name, count in sources.most_common()
+        ],
+        "judges": [{"name": name, "named": judge_named(name), "rankings": n} for name, n in judges.most_common()],
+        "templates": dict(templates.most_common()),
+        "models": dict(models.most_common(_MOST_MODELS)),
+        "other_models": {"models": max(0, len(models) - _MOST_MODELS), "answers": _beyond(models)},
+        "answers": len(answers),
+        "cut": sum(not answer.finished for answer in answers),
+        "weakened": sum(answer.weakened for answer in answers),
+        "not_good_natured": sum(not ranking.good_natured for ranking in told),
+    }
+
+
+def fingerprint(rankings: Sequence[Ranking]) -> str:
+    """The SHA-256 of conversations, answers and ranks in their order, whatever file they came from."""
+    digest = hashlib.sha256()
+    for ranking in rankings:
+        turns = [[message["role"], message["content"]] for message in ranking.messages]
+        answers = [
+            [answer.answer, answer.finished, float(rank)]
+            for answer, rank in zip(ranking.answers, ranking.ranks, strict=True)
+        ]
+        digest.update(json.dumps([turns, answers]).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def weights(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file of weights in a model's folder."""
+    found = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def _held_out(facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The held-out figures in words, and whether they show more than a liking for long answers."""
+    told = facts.get("held_out")
+    if not told:
+        return None
+    scores = {score["name"]: score for score in told["scores"]}
+    model, length = scores.get("pair_accuracy"), scores.get("pair_accuracy_length_only")
+    return {
+        "rows": [{"label": FIT_LABELS.get(name, name), "value": _in_words(score)} for name, score in scores.items()],
+        "calibration_error": told.get("calibration_error"),
+        "not_above_length": bool(model and length and model["n"] and not model["low"] > length["value"]),
+    }
+
+
+def _in_words(score: Mapping[str, Any]) -> str:
+    is_share = any(part in score["name"] for part in ("accuracy", "agreement"))
+    return figures.share_interval(score) if is_share else figures.number_interval(score)
+
+
+def _settings(settings: FitTable) -> list[dict[str, str]]:
+    """Every setting of `fit` with its value and what it means."""
+    about = {key: field.description or "" for key, field in type(settings).model_fields.items()}
+    return [
+        {"key": key, "value": str(value), "about": about[key]}
+        for key, value in settings.model_dump(mode="json").items()
+    ]
+
+
+def _beyond(models: Counter[str]) -> int:
+    return sum(count for _, count in models.most_common()[_MOST_MODELS:])
+
+
+def _hub_name(base: str) -> str | None:
+    """What the Hub calls MODEL; None for a folder of this machine."""
+    if base in _HUB_NAMES:
+        return _HUB_NAMES[base]
+    return None if Path(base).exists() else base
+
+
+def _shown(base: str) -> str:
+    """MODEL as a reader elsewhere understands it: of a folder its own name only."""
+    return _hub_name(base) or f"{Path(base).resolve().name} (a folder)"
