@@ -15,6 +15,7 @@ from starling.errors import DataError, StopStage
 from starling.examples import examples_of
 from starling.metrics import Recorder
 from starling.models import Model
+from starling.objective import Objective
 from starling.records import Ranking
 from starling.stages import fit
 
@@ -52,7 +53,8 @@ def gradient(tiny_model: Path, told: list[Ranking], tokens: int) -> dict[str, to
     torch.nn.init.normal_(model.network.score.weight)
     examples, _ = examples_of(model, told)
     optimiser = torch.optim.SGD(model.network.parameters(), lr=0.0)
-    fit._step(FitTable(microbatch_tokens=tokens, centring_coef=0.01), model.network, optimiser, examples)
+    table = FitTable(microbatch_tokens=tokens, centring_coef=0.01)
+    fit._step(table, Objective(table, model.network, examples, 1), model.network, optimiser, examples)
     return {name: weight.grad for name, weight in model.network.named_parameters()}
 
 
@@ -67,7 +69,9 @@ def test_the_gradient_does_not_depend_on_the_microbatches(tiny_model: Path) -> N
 def test_nll_of_the_first_step_is_that_of_equal_rewards(tiny_model: Path) -> None:
     model = models.new_reward_model(str(tiny_model))
     examples, _ = examples_of(model, [*rankings(3), ranking("pair", ["wet", "dry"], [1, 2])])
-    found = fit._step(FitTable(), model.network, torch.optim.SGD(model.network.parameters(), lr=0.0), examples)
+    objective = Objective(FitTable(), model.network, examples, 1)
+    optimiser = torch.optim.SGD(model.network.parameters(), lr=0.0)
+    found = fit._step(FitTable(), objective, model.network, optimiser, examples)
     # the head is zero: log 3! for each of three, log 2! for one, over 2 + 2 + 2 + 1 places; every pair is half right
     assert found["nll"] == pytest.approx((3 * math.log(6) + math.log(2)) / 7, abs=CLOSE)
     assert found["pair_accuracy"] == 0.5
@@ -100,6 +104,35 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(tiny_model: Path, tmp_path: P
     weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "cut")]
     assert weights[0] == weights[1]
     assert not (tmp_path / "cut" / "checkpoint.pt").exists()
+
+
+def test_a_length_head_is_trained_goes_on_after_a_kill_and_is_not_saved(tiny_model: Path, tmp_path: Path) -> None:
+    table = SMALL.model_copy(update={"length_head": 1.0})
+    outcome = {}
+    for name, steps in (("whole", 0), ("cut", 6)):
+        (tmp_path / name).mkdir()
+        path = tmp_path / f"{name}.jsonl"
+        arguments = (table, str(tiny_model), rankings(7), [], tmp_path / name)
+        if steps:
+            with pytest.raises(KeyboardInterrupt):
+                fit.fit(*arguments, Killed(path, "fit", steps), seed=1)
+        fit.fit(*arguments, Recorder(path, "fit"), seed=1)
+        outcome[name] = (tmp_path / name / "model" / "model.safetensors").read_bytes(), metrics.read(path)
+    assert outcome["whole"] == outcome["cut"]
+    assert b"length_head" not in outcome["whole"][0]
+    correlations = [line["fit/length_head_correlation"] for line in outcome["whole"][1]]
+    assert len(set(correlations)) == len(correlations) == 8
+    assert models.load_reward_model(str(tmp_path / "whole" / "model")).network.config.num_labels == 1
+
+
+@pytest.mark.parametrize("loss", ["all_pairs", "sampled_pair", "adjacent_pairs", "best_against_rest"])
+def test_every_comparator_learns_too(tiny_model: Path, tmp_path: Path, loss: str) -> None:
+    table = SMALL.model_copy(update={"epochs": 4, "loss": loss, "margin": 0.1, "weights": "agreement"})
+    recorder = Recorder(tmp_path / "metrics.jsonl", "fit")
+    fit.fit(table, str(tiny_model), rankings(7), [], tmp_path, recorder, seed=1)
+    lines = metrics.read(tmp_path / "metrics.jsonl")
+    assert lines[0]["fit/nll"] == pytest.approx(math.log(6) / 2, abs=1e-5)
+    assert lines[-1]["fit/nll"] < 0.8 * lines[0]["fit/nll"]
 
 
 def test_fit_learns_what_the_rankings_have_in_common(tiny_model: Path, tmp_path: Path) -> None:
