@@ -183,7 +183,9 @@ def score(
     source: Annotated[Path, typer.Option("--in", metavar="FILE", help="FILE with prompts and answers.")],
     out: Annotated[
         Path,
-        typer.Option(metavar="FILE", help="JSONL file to write: each row with `rewards`, and `spreads` if there are any."),
+        typer.Option(
+            metavar="FILE", help="JSONL file to write: each row with `rewards`, and `spreads` if there are any."
+        ),
     ],
     scaled: Annotated[
         bool, typer.Option("--scaled", help="Rewards in standard deviations from the mean of the held-out answers.")

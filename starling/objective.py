@@ -100,7 +100,9 @@ class Objective:
 
     def _draws(self, examples: Sequence[Example], where: torch.device) -> Tensor:
         """A number in [0, 1) for each ranking: the same at every visit, as in a data set of pairs."""
-        return torch.tensor([_draw(self._seed, example.ranking) for example in examples], dtype=torch.float64, device=where)
+        return torch.tensor(
+            [_draw(self._seed, example.ranking) for example in examples], dtype=torch.float64, device=where
+        )
 
 
 def num_places(examples: Sequence[Example]) -> int:
@@ -124,7 +126,9 @@ def _mean_agreement(rankings: Sequence[Ranking]) -> float:
 
 
 def _draw(seed: int, ranking: Ranking) -> float:
-    answers = [f"{answer.model} {answer.draw} {rank}" for answer, rank in zip(ranking.answers, ranking.ranks, strict=True)]
+    answers = [
+        f"{answer.model} {answer.draw} {rank}" for answer, rank in zip(ranking.answers, ranking.ranks, strict=True)
+    ]
     return device.seed_for(seed, "fit", "pair", ranking.prompt_id, *answers) / 2**63
 
 

@@ -78,7 +78,9 @@ class RewardModel:
     ) -> list[list[Scored]]:
         """The same, each with its spread."""
         if self._uncertainty is None:
-            raise ModelError(f"score: the reward model has no {uncertainty.FILE}; fit it with fit.laplace_prior above 0")
+            raise ModelError(
+                f"score: the reward model has no {uncertainty.FILE}; fit it with fit.laplace_prior above 0"
+            )
         return self._score(questions, on_answers, self._uncertainty, scaled)
 
     @torch.inference_mode()

@@ -19,10 +19,9 @@ class RewardScale(NamedTuple):
 def store(config: Any, rewards: Sequence[Sequence[float]]) -> dict[str, float] | None:
     """Write the scale of held-out rewards into a model's config; None, and no key, where they do not vary."""
     flat = [reward for row in rewards for reward in row]
-    spread = statistics.stdev(flat) if len(flat) > 1 else 0.0
     found = None
-    if spread > 0 and math.isfinite(spread):
-        found = RewardScale(statistics.fmean(flat), spread, len(flat))._asdict()
+    if all(map(math.isfinite, flat)) and len(set(flat)) > 1:
+        found = RewardScale(statistics.fmean(flat), statistics.stdev(flat), len(flat))._asdict()
     if found is not None:
         setattr(config, KEY, found)
     elif hasattr(config, KEY):  # of the reward model that this one began as

@@ -10,8 +10,9 @@ takes it. (MacKay 1992; for reward models Yang et al. 2024, arXiv:2402.13210, wh
 The layers below are taken as known, so spreads are too small where it is they that are wrong.
 
 Rankings fix no shift of all rewards, so a spread is that of a difference: of the reward less the mean reward of the
-training answers, sqrt((phi - phi_mean)^T P^-1 (phi - phi_mean)). It has the reward's unit, does not depend on what else is
-scored, and is what the pessimistic reward of Zhu et al. 2023 (arXiv:2301.11270) takes off, with phi_mean as their reference.
+training answers, sqrt((phi - phi_mean)^T P^-1 (phi - phi_mean)). It has the reward's unit, does not depend on what
+else is scored, and is what the pessimistic reward of Zhu et al. 2023 (arXiv:2301.11270) takes off, with phi_mean as
+their reference.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from starling import device, models, packing
+from starling import models, packing
 from starling.errors import ModelError, explained
 from starling.examples import Example, ragged
 from starling.losses.ranking import plackett_luce_curvature
@@ -49,7 +50,7 @@ class Uncertainty:
 
 @torch.inference_mode()
 def fit(model: Model, examples: Sequence[Example], prior: float, microbatch_tokens: int) -> Uncertainty:
-    """One more pass over the training rankings, with the trained weights."""
+    """One more pass over the training rankings, with the trained weights; in float32, as scores are read."""
     network: Any = model.network
     size = network.config.hidden_size
     precision_HH = prior * torch.eye(size, dtype=torch.float64)
@@ -57,10 +58,9 @@ def fit(model: Model, examples: Sequence[Example], prior: float, microbatch_toke
     for batch in packing.microbatches([example.size for example in examples], microbatch_tokens):
         chosen = [examples[index] for index in batch]
         packed = packing.pack([(example.shared, example.endings) for example in chosen])
-        with device.autocast(network.device):
-            hidden_NH = models.answer_states(network, packed)
+        hidden_NH = models.answer_states(network, packed)
+        reward_N = models.rewards_of(network, hidden_NH).cpu()
         hidden_NH = hidden_NH.double().cpu()
-        reward_N = models.rewards_of(network, hidden_NH.to(network.score.weight)).cpu()
         precision_HH += information(hidden_NH, reward_N, chosen)
         total_H += hidden_NH.sum(0)
         count += len(hidden_NH)

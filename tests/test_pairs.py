@@ -18,7 +18,7 @@ WHICH = {"all": all_pairs, "adjacent": adjacent_pairs, "best": best_against_rest
 
 
 def value(loss, weights, ranks=None, mask=None, **more) -> float:
-    """Of one prompt whose answers have the given weights exp(reward): a pair then costs log((better + worse) / better)."""
+    """Of one prompt whose answers have weights exp(reward): a pair then costs log((better + worse) / better)."""
     rank, mask = (None if given is None else torch.tensor([given]) for given in (ranks, mask))
     return loss(torch.tensor([weights], dtype=torch.float64).log(), rank, mask, **more).item()
 
@@ -176,11 +176,19 @@ def test_pairs_cost_what_trl_makes_of_them(reward_model: Model, tmp_path: Path) 
     rewards = torch.tensor(RewardModel(reward_model).score(prompts, answers))
     rows = [
         {"prompt": prompt, "margin": 0.3}
-        | {name: [{"role": "assistant", "content": text}] for name, text in zip(("chosen", "rejected"), pair, strict=True)}
+        | {
+            name: [{"role": "assistant", "content": text}]
+            for name, text in zip(("chosen", "rejected"), pair, strict=True)
+        }
         for prompt, pair in zip(prompts, answers, strict=True)
     ]
     settings = trl.RewardConfig(
-        output_dir=str(tmp_path), report_to=[], use_cpu=True, bf16=False, disable_tqdm=True, gradient_checkpointing=False
+        output_dir=str(tmp_path),
+        report_to=[],
+        use_cpu=True,
+        bf16=False,
+        disable_tqdm=True,
+        gradient_checkpointing=False,
     )
     network, tokenizer = reward_model
     network.set_attn_implementation("eager")

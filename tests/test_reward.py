@@ -26,7 +26,9 @@ def fitted(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A reward model from `fit` with a scale and an uncertainty."""
     folder = tmp_path_factory.mktemp("fitted")
     table = FitTable(learning_rate=3e-3, prompts_per_step=2, laplace_prior=1.0)
-    facts = fit.fit(table, str(tiny_model), rankings(8), rankings(12)[8:], folder, Recorder(folder / "m", "fit"), seed=1)
+    facts = fit.fit(
+        table, str(tiny_model), rankings(8), rankings(12)[8:], folder, Recorder(folder / "m", "fit"), seed=1
+    )
     assert facts["reward_scale"]["answers"] == 12
     return folder / "model"
 
@@ -51,7 +53,8 @@ def test_raw_rewards_stay_as_they_are_unless_asked(fitted: Path, plain: Path) ->
 
 def test_scaled_rewards_are_less_the_offset_over_the_scale(fitted: Path) -> None:
     judge = starling.load_reward_model(fitted)
-    offset, scale, _ = json.loads((fitted / "config.json").read_text())[reward_scale.KEY].values()
+    saved = json.loads((fitted / "config.json").read_text())[reward_scale.KEY]
+    offset, scale = saved["offset"], saved["scale"]
     raw, scaled = judge.score(PROMPTS, ANSWERS), judge.score(PROMPTS, ANSWERS, scaled=True)
     assert scaled == [pytest.approx([(r - offset) / scale for r in row], abs=CLOSE) for row in raw]
     assert scaled != raw
@@ -79,7 +82,7 @@ def test_what_a_model_does_not_have_is_a_plain_error(plain: Path) -> None:
     judge = starling.load_reward_model(plain)
     with pytest.raises(ModelError, match=r"has no uncertainty\.safetensors; fit it with fit\.laplace_prior"):
         judge.score_with_spread(PROMPTS, ANSWERS)
-    with pytest.raises(ModelError, match="has no starling_reward_scale in its config.json"):
+    with pytest.raises(ModelError, match=r"has no starling_reward_scale in its config\.json"):
         judge.score(PROMPTS, ANSWERS, scaled=True)
 
 

@@ -12,7 +12,7 @@ from starling.models import Model
 
 
 def test_mean_and_deviation_over_all_held_out_answers_by_hand() -> None:
-    # mean 3; squares 4 + 1 + 0 + 9 = 14 ... of 1, 2, 3, 6, over 4 - 1
+    # mean 3; squared distances 4 + 1 + 0 + 9, over 4 - 1
     config = LlamaConfig()
     found = reward_scale.store(config, [[1.0, 2.0], [3.0, 6.0]])
     assert found == {"offset": 3.0, "scale": pytest.approx(math.sqrt(14 / 3), abs=EXACT), "answers": 4}

@@ -31,9 +31,7 @@ def plackett_luce_nll(
     return term_BK.masked_fill(~place_BK.isfinite() | ~mask_BK, 0.0).sum(-1)
 
 
-def plackett_luce_curvature(
-    reward_BK: Tensor, rank_BK: Tensor | None = None, mask_BK: Tensor | None = None
-) -> Tensor:
+def plackett_luce_curvature(reward_BK: Tensor, rank_BK: Tensor | None = None, mask_BK: Tensor | None = None) -> Tensor:
     """Second derivative of `plackett_luce_nll` by the rewards: (B, K) -> (B, K, K), positive semidefinite.
 
     A place that goes to one of the field with probabilities p adds diag(p) - p p^T: the covariance of who takes it.
@@ -60,7 +58,7 @@ def places(reward_BK: Tensor, rank_BK: Tensor | None, mask_BK: Tensor | None) ->
 
 
 def differences(reward_BK: Tensor, mask_BK: Tensor) -> Tensor:
-    """(b, i, j) -> reward of j less reward of i, in float32 or better; a masked answer counts as 0, whatever it held."""
+    """(b, i, j) -> reward of j less reward of i, in float32 or better; what is masked counts as 0, whatever it held."""
     wide_BK = reward_BK if reward_BK.dtype == torch.float64 else reward_BK.float()
     wide_BK = wide_BK.masked_fill(~mask_BK, 0.0)
     return wide_BK[:, None, :] - wide_BK[:, :, None]
