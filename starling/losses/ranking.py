@@ -27,8 +27,7 @@ def plackett_luce_nll(
     Computed in float32 or better. Only differences of scores enter, so a shift costs no precision, and +-1e4 is safe.
     """
     place_BK, mask_BK = places(reward_BK, rank_BK, mask_BK)
-    term_BK = _field(reward_BK, place_BK, mask_BK, margin).logsumexp(-1)
-    return term_BK.masked_fill(~place_BK.isfinite() | ~mask_BK, 0.0).sum(-1)
+    return _field(reward_BK, place_BK, mask_BK, margin).logsumexp(-1).sum(-1)
 
 
 def plackett_luce_curvature(reward_BK: Tensor, rank_BK: Tensor | None = None, mask_BK: Tensor | None = None) -> Tensor:
@@ -38,8 +37,7 @@ def plackett_luce_curvature(reward_BK: Tensor, rank_BK: Tensor | None = None, ma
     It does not depend on who took it, only on who competed.
     """
     place_BK, mask_BK = places(reward_BK, rank_BK, mask_BK)
-    taken_BK = place_BK.isfinite() & mask_BK
-    probability_BKK = _field(reward_BK, place_BK, mask_BK, 0.0).softmax(-1) * taken_BK[:, :, None]
+    probability_BKK = _field(reward_BK, place_BK, mask_BK, 0.0).softmax(-1)
     return torch.diag_embed(probability_BKK.sum(1)) - probability_BKK.mT @ probability_BKK
 
 
@@ -67,7 +65,7 @@ def differences(reward_BK: Tensor, mask_BK: Tensor) -> Tensor:
 def _field(reward_BK: Tensor, place_BK: Tensor, mask_BK: Tensor, margin: float) -> Tensor:
     """(b, i, j) -> log of j's weight against i's while i takes its place; -inf where j does not compete.
 
-    An answer without a place, or masked, competes with itself alone, so that its row stays finite.
+    An answer without a place, or masked, competes with itself alone, so that its row says nothing.
     """
     difference_BKK = differences(reward_BK, mask_BK)
     itself_KK = torch.eye(reward_BK.shape[1], dtype=torch.bool, device=reward_BK.device)
