@@ -95,6 +95,15 @@ class Objective:
         """How much a ranking counts; the mean over the training rankings is 1."""
         return 1.0 if self._cfg.weights == "none" else agreement(ranking) / self._mean_agreement
 
+    def weight_facts(self, examples: Sequence[Example]) -> dict[str, Any] | None:
+        """The least and the largest weight, and for how many rankings nothing is known of the judge's agreement."""
+        if self._cfg.weights == "none":
+            return None
+        rankings = [example.ranking for example in examples]
+        found = [self.weight(ranking) for ranking in rankings]
+        unknown = sum(ranking.agreement is None and ranking.self_agreement is None for ranking in rankings)
+        return {"least": min(found), "largest": max(found), "unknown": unknown}
+
     def _weights(self, examples: Sequence[Example], like_B: Tensor) -> Tensor:
         return like_B.new_tensor([self.weight(example.ranking) for example in examples])
 

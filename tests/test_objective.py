@@ -129,6 +129,7 @@ def test_weights_follow_agreement_and_have_mean_one() -> None:
     objective = Objective(FitTable(weights="agreement"), Head(), examples, 1)
     # 0.5, 1 and 0.5 over their mean 2/3
     assert [objective.weight(e.ranking) for e in examples] == pytest.approx([0.75, 1.5, 0.75], abs=EXACT)
+    assert objective.weight_facts(examples) == pytest.approx({"least": 0.75, "largest": 1.5, "unknown": 1}, abs=EXACT)
     rewards = [[1.0, 0.0], [0.0, 1.0], [2.0, 0.0]]
     expected = sum(w * math.log1p(math.exp(-d)) for w, d in ((0.75, 1), (1.5, -1), (0.75, 2)))
     found = loss_of(FitTable(weights="agreement"), rewards, examples)
@@ -138,6 +139,7 @@ def test_weights_follow_agreement_and_have_mean_one() -> None:
 
 def test_without_weights_agreement_does_not_count() -> None:
     told = [example("p", [1, 2], agreement=0.5), example("q", [1, 2])]
+    assert Objective(FitTable(), Head(), told, 1).weight_facts(told) is None
     assert loss_of(FitTable(), [[1.0, 0.0]] * 2, told).loss.item() == pytest.approx(
         2 * math.log1p(math.exp(-1)), abs=EXACT
     )

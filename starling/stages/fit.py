@@ -60,6 +60,7 @@ def fit(
         "steps": len(plan),
         "tokens": sum(examples[index].size for step in plan for index in step),
         "held_out": accuracy.figures(tests, scored) if tests else None,
+        "weights": objective.weight_facts(examples),
         "reward_scale": reward_scale.store(model.network.config, scored),
     }
     partial = folder / "model.partial"
