@@ -60,8 +60,8 @@ class FitTable(Table):
     """Weight of the terms that draw answers' length out of the reward into a second head, which is not saved (ODIN,
     arXiv:2402.07319; there 1); 0 = off."""
     laplace_prior: float = Field(0.0, ge=0)
-    """Prior precision of the head's weights from which `uncertainty.safetensors` is estimated, so that scores come
-    with a spread: 1 expects weights of about +-1, larger ones make all spreads smaller; 0 = off."""
+    """Prior precision from which `uncertainty.safetensors` is estimated, so that scores come with a spread: 1 expects
+    head weights of the size that training found, 4 of half that size, for smaller spreads; 0 = off."""
     token_budget: int = Field(70_000, ge=0)
     """Packed training tokens at which training ends early; 0 = no limit."""
     checkpoint_seconds: float = Field(60, gt=0)

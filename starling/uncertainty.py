@@ -3,11 +3,13 @@
 With phi an answer's last hidden state and w the head, reward = w phi. Given the rankings, w is taken as normal around
 the trained head with precision
 
-    P = prior I + sum over rankings, over places of ( sum_j p_j phi_j phi_j^T - m m^T ),   m = sum_j p_j phi_j,
+    P = a I + sum over rankings, over places of ( sum_j p_j phi_j phi_j^T - m m^T ),   m = sum_j p_j phi_j,
 
 the curvature of the Plackett-Luce likelihood; p are the probabilities with which each of those still without a place
-takes it. (MacKay 1992; for reward models Yang et al. 2024, arXiv:2402.13210, who put it on LoRA weights.)
-The layers below are taken as known, so spreads are too small where it is they that are wrong.
+takes it. (MacKay 1992; for reward models Yang et al. 2024, arXiv:2402.13210, who put it on LoRA weights.) The prior
+takes weights as large as the trained ones for likely: a = prior H / |w|^2, where MacKay's evidence settles if all H
+directions are well determined. The layers below are taken as known, so spreads are too small where it is they that
+are wrong.
 
 Rankings fix no shift of all rewards, so a spread is that of a difference: of the reward less the mean reward of the
 training answers, sqrt((phi - phi_mean)^T P^-1 (phi - phi_mean)). It has the reward's unit, does not depend on what
@@ -52,8 +54,9 @@ class Uncertainty:
 def fit(model: Model, examples: Sequence[Example], prior: float, microbatch_tokens: int) -> Uncertainty:
     """One more pass over the training rankings, with the trained weights; in float32, as scores are read."""
     network: Any = model.network
-    size = network.config.hidden_size
-    precision_HH = prior * torch.eye(size, dtype=torch.float64)
+    size, head_H = network.config.hidden_size, network.score.weight[0].cpu()
+    assert head_H.any(), "a head of zeros has no size to expect weights of"
+    precision_HH = prior * size / head_H.double().square().sum() * torch.eye(size, dtype=torch.float64)
     total_H, count = torch.zeros(size, dtype=torch.float64), 0
     for batch in packing.microbatches([example.size for example in examples], microbatch_tokens):
         chosen = [examples[index] for index in batch]
@@ -65,7 +68,7 @@ def fit(model: Model, examples: Sequence[Example], prior: float, microbatch_toke
         total_H += hidden_NH.sum(0)
         count += len(hidden_NH)
     factor_HH = torch.linalg.cholesky(precision_HH)
-    return Uncertainty(factor_HH.float(), (total_H / count).float(), network.score.weight[0].float().cpu().clone())
+    return Uncertainty(factor_HH.float(), (total_H / count).float(), head_H.float().clone())
 
 
 def information(hidden_NH: Tensor, reward_N: Tensor, examples: Sequence[Example]) -> Tensor:

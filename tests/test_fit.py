@@ -106,35 +106,6 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(tiny_model: Path, tmp_path: P
     assert not (tmp_path / "cut" / "checkpoint.pt").exists()
 
 
-def test_a_length_head_is_trained_goes_on_after_a_kill_and_is_not_saved(tiny_model: Path, tmp_path: Path) -> None:
-    table = SMALL.model_copy(update={"length_head": 1.0})
-    outcome = {}
-    for name, steps in (("whole", 0), ("cut", 6)):
-        (tmp_path / name).mkdir()
-        path = tmp_path / f"{name}.jsonl"
-        arguments = (table, str(tiny_model), rankings(7), [], tmp_path / name)
-        if steps:
-            with pytest.raises(KeyboardInterrupt):
-                fit.fit(*arguments, Killed(path, "fit", steps), seed=1)
-        fit.fit(*arguments, Recorder(path, "fit"), seed=1)
-        outcome[name] = (tmp_path / name / "model" / "model.safetensors").read_bytes(), metrics.read(path)
-    assert outcome["whole"] == outcome["cut"]
-    assert b"length_head" not in outcome["whole"][0]
-    correlations = [line["fit/length_head_correlation"] for line in outcome["whole"][1]]
-    assert len(set(correlations)) == len(correlations) == 8
-    assert models.load_reward_model(str(tmp_path / "whole" / "model")).network.config.num_labels == 1
-
-
-@pytest.mark.parametrize("loss", ["all_pairs", "sampled_pair", "adjacent_pairs", "best_against_rest"])
-def test_every_comparator_learns_too(tiny_model: Path, tmp_path: Path, loss: str) -> None:
-    table = SMALL.model_copy(update={"epochs": 4, "loss": loss, "margin": 0.1, "weights": "agreement"})
-    recorder = Recorder(tmp_path / "metrics.jsonl", "fit")
-    fit.fit(table, str(tiny_model), rankings(7), [], tmp_path, recorder, seed=1)
-    lines = metrics.read(tmp_path / "metrics.jsonl")
-    assert lines[0]["fit/nll"] == pytest.approx(math.log(6) / 2, abs=1e-5)
-    assert lines[-1]["fit/nll"] < 0.8 * lines[0]["fit/nll"]
-
-
 def test_fit_learns_what_the_rankings_have_in_common(tiny_model: Path, tmp_path: Path) -> None:
     table = SMALL.model_copy(update={"epochs": 8})
     recorder = Recorder(tmp_path / "metrics.jsonl", "fit")

@@ -2,20 +2,25 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from made_rankings import ranking
+from killed import Killed
+from made_rankings import ranking, rankings
 from tolerances import CLOSE, EXACT
 
+from starling import metrics, models
 from starling.config import FitTable
 from starling.errors import DataError
 from starling.examples import Example
 from starling.losses.length import length_terms
 from starling.losses.ranking import plackett_luce_nll
+from starling.metrics import Recorder
 from starling.objective import LOSSES, Objective, agreement, num_places
+from starling.stages import fit
 
 HIDDEN = 6
 
@@ -209,3 +214,35 @@ def test_the_length_head_shares_the_ranking_and_is_drawn_to_length() -> None:
 
 def test_without_a_length_head_nothing_is_trained_beside_the_network() -> None:
     assert Objective(FitTable(), Head(), EXAMPLES, 1).weights == {}
+
+
+FITS = FitTable(learning_rate=3e-3, epochs=2, prompts_per_step=2, weight_decay=0.01, checkpoint_seconds=1e-9)
+
+
+def test_a_length_head_is_trained_goes_on_after_a_kill_and_is_not_saved(tiny_model: Path, tmp_path: Path) -> None:
+    table = FITS.model_copy(update={"length_head": 1.0})
+    outcome = {}
+    for name, steps in (("whole", 0), ("cut", 6)):
+        (tmp_path / name).mkdir()
+        path = tmp_path / f"{name}.jsonl"
+        arguments = (table, str(tiny_model), rankings(7), [], tmp_path / name)
+        if steps:
+            with pytest.raises(KeyboardInterrupt):
+                fit.fit(*arguments, Killed(path, "fit", steps), seed=1)
+        fit.fit(*arguments, Recorder(path, "fit"), seed=1)
+        outcome[name] = (tmp_path / name / "model" / "model.safetensors").read_bytes(), metrics.read(path)
+    assert outcome["whole"] == outcome["cut"]
+    assert b"length_head" not in outcome["whole"][0]
+    correlations = [line["fit/length_head_correlation"] for line in outcome["whole"][1]]
+    assert len(set(correlations)) == len(correlations) == 8
+    assert models.load_reward_model(str(tmp_path / "whole" / "model")).network.config.num_labels == 1
+
+
+@pytest.mark.parametrize("loss", ["all_pairs", "sampled_pair", "adjacent_pairs", "best_against_rest"])
+def test_every_comparator_learns_too(tiny_model: Path, tmp_path: Path, loss: str) -> None:
+    table = FITS.model_copy(update={"epochs": 4, "loss": loss, "margin": 0.1, "weights": "agreement"})
+    recorder = Recorder(tmp_path / "metrics.jsonl", "fit")
+    fit.fit(table, str(tiny_model), rankings(7), [], tmp_path, recorder, seed=1)
+    lines = metrics.read(tmp_path / "metrics.jsonl")
+    assert lines[0]["fit/nll"] == pytest.approx(math.log(6) / 2, abs=1e-5)
+    assert lines[-1]["fit/nll"] < 0.8 * lines[0]["fit/nll"]

@@ -73,7 +73,8 @@ def test_the_posterior_is_prior_and_all_rankings_together(reward_model: Model, t
     with torch.no_grad():
         hidden = models.answer_states(reward_model.network, packed).double()
         reward = models.rewards_of(reward_model.network, hidden.float())
-    expected = 2 * torch.eye(32, dtype=torch.float64) + information(hidden, reward, told)
+    head = reward_model.network.score.weight[0].double()
+    expected = 2 * 32 / (head @ head) * torch.eye(32, dtype=torch.float64) + information(hidden, reward, told)
     factor = found.factor_HH.double()
     assert torch.allclose(factor @ factor.T, expected, atol=CLOSE, rtol=CLOSE)
     assert torch.allclose(found.mean_H.double(), hidden.mean(0), atol=CLOSE)
@@ -88,6 +89,15 @@ def test_more_rankings_of_a_kind_and_a_stronger_prior_make_surer(reward_model: M
     double = uncertainty.fit(reward_model, [*told, *told], 2.0, 2048).spread(hidden)
     assert double.tolist() == pytest.approx((plain / math.sqrt(2)).tolist(), rel=1e-3)
     assert (uncertainty.fit(reward_model, told, 10.0, 2048).spread(hidden) < plain).all()
+
+
+def test_without_data_the_rewards_own_size_is_what_is_expected(reward_model: Model) -> None:
+    # one ranking says next to nothing of most of 32 directions: about |phi - mean| |w| / sqrt(32)
+    told, _ = examples_of(reward_model, rankings(1))
+    found = uncertainty.fit(reward_model, told, 1.0, 2048)
+    away = torch.randn(200, 32)
+    expected = away.norm(dim=1) * reward_model.network.score.weight[0].norm().detach() / math.sqrt(32)
+    assert found.spread(found.mean_H + away).mean().item() == pytest.approx(expected.mean().item(), rel=0.1)
 
 
 def test_over_heads_drawn_from_the_posterior_differences_vary_by_the_spread() -> None:
