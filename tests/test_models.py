@@ -141,6 +141,12 @@ def test_rewards_are_float32_whatever_the_model_is(reward_folder: Path) -> None:
         assert models.rewards(network, pack(GROUPS)).dtype == torch.float32
 
 
+def test_a_file_beside_a_model_is_found_where_there_is_one(tiny_model: Path) -> None:
+    assert models.file_beside(str(tiny_model), "config.json") == tiny_model / "config.json"
+    assert models.file_beside(str(tiny_model), "uncertainty.safetensors") is None
+    assert models.file_beside("nobody/nothing", "uncertainty.safetensors") is None  # the Hub, out of reach
+
+
 def test_whether_an_answer_was_cut_changes_its_reward(reward_folder: Path) -> None:
     cut, whole = our_scores(reward_folder, finished=False), our_scores(reward_folder, finished=True)
     assert all(abs(a - b) > 1e-3 for a, b in zip(cut, whole, strict=True))
