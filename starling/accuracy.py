@@ -15,7 +15,11 @@ from starling.records import Ranking
 
 def evaluate(model: Model, examples: Sequence[Example], microbatch_tokens: int) -> dict[str, Any]:
     """Agreement with held-out rankings, beside a judge that only counts characters."""
-    scored = score(model, examples, microbatch_tokens)
+    return figures(examples, score(model, examples, microbatch_tokens))
+
+
+def figures(examples: Sequence[Example], scored: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """The same from the rewards of each example's answers."""
     pairs = [
         pair for example, rewards in zip(examples, scored, strict=True) for pair in pairs_of(example.ranking, rewards)
     ]

@@ -181,12 +181,20 @@ _register("evaluate", "Compare base and tuned policy on the test prompts.")
 def score(
     model: Annotated[str, typer.Option(help="Reward MODEL.")],
     source: Annotated[Path, typer.Option("--in", metavar="FILE", help="FILE with prompts and answers.")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="JSONL file to write: each row with `rewards`.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE", help="JSONL file to write: each row with `rewards`, and `spreads` if there are any."
+        ),
+    ],
+    scaled: Annotated[
+        bool, typer.Option("--scaled", help="Rewards in standard deviations from the mean of the held-out answers.")
+    ] = False,
 ) -> dict[str, Any]:
     """Rewards of prompt/answer rows."""
     from starling import own_files
 
-    count = own_files.score(model, source, out)
+    count = own_files.score(model, source, out, scaled=scaled)
     progress.console.print(f"score: {count} rows -> {out}", markup=False)
     return {"rows": count, "out": str(out)}
 

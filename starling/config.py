@@ -34,8 +34,12 @@ DEFAULT_RECIPE = "smollm2"
 
 
 class FitTable(Table):
-    loss: Literal["plackett_luce"] = "plackett_luce"
-    """Ranking loss."""
+    loss: Literal["plackett_luce", "all_pairs", "sampled_pair", "adjacent_pairs", "best_against_rest"] = "plackett_luce"
+    """Ranking loss: the whole ranking at once, or the mean over its pairs of the kind named."""
+    margin: float = Field(0.0, ge=0)
+    """By how much a better answer's reward is to pass a worse one's, taken off the difference; 0 = off."""
+    weights: Literal["none", "agreement"] = "none"
+    """What a ranking's loss is multiplied by: nothing, or how far the judge agrees with itself on it, over the mean."""
     learning_rate: float = Field(3e-5, gt=0)
     """AdamW's peak rate; reached after `warmup`, then linear to 0."""
     warmup: float = Field(0.1, ge=0, lt=1)
@@ -52,6 +56,12 @@ class FitTable(Table):
     """Packed tokens in one forward pass."""
     centring_coef: float = Field(0.0, ge=0)
     """Weight of the squared sum of a prompt's rewards; 0 = off."""
+    length_head: float = Field(0.0, ge=0)
+    """Weight of the terms that draw answers' length out of the reward into a second head, which is not saved (ODIN,
+    arXiv:2402.07319; there 1); 0 = off."""
+    laplace_prior: float = Field(0.0, ge=0)
+    """Prior precision from which `uncertainty.safetensors` is estimated, so that scores come with a spread: 1 expects
+    head weights of the size that training found, 4 of half that size, for smaller spreads; 0 = off."""
     token_budget: int = Field(70_000, ge=0)
     """Packed training tokens at which training ends early; 0 = no limit."""
     checkpoint_seconds: float = Field(60, gt=0)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
@@ -45,6 +45,17 @@ def resolve(name: str) -> str:
     if not path.exists() and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
         raise ModelError(f"{name}: there is no such folder; MODEL is smollm2, a folder, or a Hub name like owner/model")
     return name
+
+
+def file_beside(name: str, filename: str) -> Path | None:
+    """A file of MODEL's folder or Hub repository; None where there is none."""
+    source = Path(resolve(name))
+    if source.is_dir():
+        return source / filename if (source / filename).is_file() else None
+    try:
+        return Path(hf_hub_download(name, filename))
+    except EntryNotFoundError:
+        return None
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -139,9 +150,22 @@ def save(model: Model, folder: Path) -> None:
 
 
 def rewards(network: Any, packed: Packed) -> Tensor:
-    """The reward of each answer of a packed sequence, in order, in float32."""
-    hidden_TH = packing.hidden_states(network.base_model, packed)
-    return network.score(hidden_TH[packing.last_tokens(packed)])[:, 0].float()
+    """The reward of each answer of a packed sequence, in order, in float32: (N,)."""
+    return rewards_of(network, answer_states(network, packed))
+
+
+def answer_states(network: Any, packed: Packed) -> Tensor:
+    """The last hidden state of each answer of a packed sequence, in order: what its reward is read from, (N, H)."""
+    return packing.hidden_states(network.base_model, packed)[packing.last_tokens(packed)]
+
+
+def rewards_of(network: Any, hidden_NH: Tensor) -> Tensor:
+    """The head on such hidden states: (N, H) -> (N,), in float32.
+
+    Autocast is left out: in bfloat16 rewards of about 4 would differ by no less than 1/64, and those of 1e4 by 64.
+    """
+    with torch.autocast(hidden_NH.device.type, enabled=False):
+        return network.score(hidden_NH)[:, 0].float()
 
 
 class ValueHead(nn.Module):

@@ -72,8 +72,11 @@ def split(rankings: Sequence[Ranking], held_out: float) -> tuple[list[Ranking], 
     return train, test
 
 
-def score(model: str, source: Path, out: Path) -> int:
-    """Write the rows of `source`, each with the `rewards` of its answers, to `out`; returns how many."""
+def score(model: str, source: Path, out: Path, *, scaled: bool = False) -> int:
+    """Write the rows of `source`, each with the `rewards` of its answers, to `out`; returns how many.
+
+    Where the model has an uncertainty, each row has `spreads` too. `scaled` is as in `RewardModel.score`.
+    """
     rows = data_files.read_rows(source)
     if out.exists() and out.samefile(source):
         raise UsageError(f"score: --out {out} is the file that is read; choose another")
@@ -82,8 +85,12 @@ def score(model: str, source: Path, out: Path) -> int:
         raise DataError(f"score: {source} holds no rows")
     judge = reward.load_reward_model(model)
     with progress.track("score", sum(len(asked.answers) for asked in questions), "answers") as advance:
-        rewards = judge.score_questions(questions, advance)
-    data_files.write_jsonl(out, [_plain(row) | {"rewards": found} for row, found in zip(rows, rewards, strict=True)])
+        if judge.has_spreads:
+            scored = judge.score_questions_with_spread(questions, advance, scaled=scaled)
+            columns = [{"rewards": [s.reward for s in row], "spreads": [s.spread for s in row]} for row in scored]
+        else:
+            columns = [{"rewards": row} for row in judge.score_questions(questions, advance, scaled=scaled)]
+    data_files.write_jsonl(out, [_plain(row) | column for row, column in zip(rows, columns, strict=True)])
     return len(rows)
 
 

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from starling import chat, models, packing, tables
-from starling.errors import DataError, StarlingError
+from starling import chat, models, packing, reward_scale, tables, uncertainty
+from starling.errors import DataError, ModelError, StarlingError
 from starling.models import Model
 from starling.records import Message
+from starling.uncertainty import Uncertainty
 
 MICROBATCH_TOKENS = 4096
 
@@ -24,44 +25,87 @@ class Question:
     where: str
 
 
+class Scored(NamedTuple):
+    """A reward, and the standard deviation of how far it lies from the mean reward of the training answers."""
+
+    reward: float
+    spread: float
+
+
 class RewardModel:
     """Scores answers in float32, as every other tool that loads the model does; answers to a prompt run packed."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, uncertainty: Uncertainty | None = None) -> None:
         self._model = model
+        self._uncertainty = uncertainty
 
-    def score(self, prompts: Sequence[str | Sequence[Any]], answers: Sequence[Sequence[str]]) -> list[list[float]]:
-        """The reward of each answer to each prompt; a prompt is a text or a message list that ends on the user's."""
-        if len(prompts) != len(answers):
-            raise DataError(
-                f"score: {len(prompts)} prompts, but answers to {len(answers)}; give a list of answers for each"
-            )
-        questions = [
-            Question(
-                messages=conversation(prompt, f"prompt {number}"),
-                answers=texts,
-                finished=[True] * len(texts),
-                where=f"prompt {number}",
-            )
-            for number, (prompt, texts) in enumerate(zip(prompts, answers, strict=True))
-        ]
-        return self.score_questions(questions)
+    @property
+    def has_spreads(self) -> bool:
+        """Whether the model was fitted with `fit.laplace_prior`, so that `score_with_spread` can be asked."""
+        return self._uncertainty is not None
 
-    @torch.inference_mode()
+    def score(
+        self, prompts: Sequence[str | Sequence[Any]], answers: Sequence[Sequence[str]], *, scaled: bool = False
+    ) -> list[list[float]]:
+        """The reward of each answer to each prompt; a prompt is a text or a message list that ends on the user's.
+
+        `scaled` rewards are 0 at the mean of the held-out answers and 1 a standard deviation above it.
+        """
+        return self.score_questions(_questions(prompts, answers), scaled=scaled)
+
+    def score_with_spread(
+        self, prompts: Sequence[str | Sequence[Any]], answers: Sequence[Sequence[str]], *, scaled: bool = False
+    ) -> list[list[Scored]]:
+        """As `score`, each reward with its standard deviation (`uncertainty.py` says of what), in the same unit."""
+        return self.score_questions_with_spread(_questions(prompts, answers), scaled=scaled)
+
     def score_questions(
-        self, questions: Sequence[Question], on_answers: Callable[[int], None] = lambda count: None
+        self,
+        questions: Sequence[Question],
+        on_answers: Callable[[int], None] = lambda count: None,
+        *,
+        scaled: bool = False,
     ) -> list[list[float]]:
         """The rewards of each question's answers; all are looked at before the first is scored."""
+        return [[found.reward for found in row] for row in self._score(questions, on_answers, None, scaled)]
+
+    def score_questions_with_spread(
+        self,
+        questions: Sequence[Question],
+        on_answers: Callable[[int], None] = lambda count: None,
+        *,
+        scaled: bool = False,
+    ) -> list[list[Scored]]:
+        """The same, each with its spread."""
+        if self._uncertainty is None:
+            raise ModelError(
+                f"score: the reward model has no {uncertainty.FILE}; fit it with fit.laplace_prior above 0"
+            )
+        return self._score(questions, on_answers, self._uncertainty, scaled)
+
+    @torch.inference_mode()
+    def _score(
+        self,
+        questions: Sequence[Question],
+        on_answers: Callable[[int], None],
+        head: Uncertainty | None,
+        scaled: bool,
+    ) -> list[list[Scored]]:
+        network = self._model.network
+        offset, scale = self._scale() if scaled else (0.0, 1.0)
         packs = [self._pack(question) for question in questions]
-        found: list[list[float]] = []
+        found: list[list[Scored]] = []
         for batch in packing.microbatches([packing.size(pack) for pack in packs], MICROBATCH_TOKENS):
             sizes = [len(packs[index][1]) for index in batch]
-            rewards = models.rewards(self._model.network, packing.pack([packs[index] for index in batch]))
-            if not torch.isfinite(rewards).all():
+            hidden_NH = models.answer_states(network, packing.pack([packs[index] for index in batch]))
+            reward_N = models.rewards_of(network, hidden_NH)
+            if not torch.isfinite(reward_N).all():
                 raise StarlingError(
                     f"{questions[batch[0]].where}: the reward model gives a reward that is not a number; refit it"
                 )
-            found.extend(part.tolist() for part in rewards.split(sizes))
+            spread_N = torch.full_like(reward_N, torch.nan) if head is None else head.spread(hidden_NH)
+            rows = zip(((reward_N - offset) / scale).split(sizes), (spread_N / scale).split(sizes), strict=True)
+            found.extend([Scored(*both) for both in zip(*map(torch.Tensor.tolist, row), strict=True)] for row in rows)
             on_answers(sum(sizes))
         return found
 
@@ -72,6 +116,15 @@ class RewardModel:
         except DataError as error:
             return str(error)
         return ""
+
+    def _scale(self) -> tuple[float, float]:
+        found = reward_scale.read(self._model.network.config)
+        if found is None:
+            raise ModelError(
+                f"score: the reward model has no {reward_scale.KEY} in its config.json, since it was fitted without "
+                "held-out rankings; fit it with some, or score without scaling"
+            )
+        return found.offset, found.scale
 
     def _pack(self, question: Question) -> tuple[list[int], list[list[int]]]:
         if not question.answers:
@@ -89,6 +142,22 @@ class RewardModel:
         return pack
 
 
+def _questions(prompts: Sequence[str | Sequence[Any]], answers: Sequence[Sequence[str]]) -> list[Question]:
+    if len(prompts) != len(answers):
+        raise DataError(
+            f"score: {len(prompts)} prompts, but answers to {len(answers)}; give a list of answers for each"
+        )
+    return [
+        Question(
+            messages=conversation(prompt, f"prompt {number}"),
+            answers=texts,
+            finished=[True] * len(texts),
+            where=f"prompt {number}",
+        )
+        for number, (prompt, texts) in enumerate(zip(prompts, answers, strict=True))
+    ]
+
+
 def conversation(prompt: Any, where: str) -> Sequence[Message]:
     """The messages of a prompt that is a text, in Nectar's form or plain, or a message list."""
     row = {"prompt": prompt} if isinstance(prompt, str) else {"messages": prompt}
@@ -96,5 +165,8 @@ def conversation(prompt: Any, where: str) -> Sequence[Message]:
 
 
 def load_reward_model(path: str) -> RewardModel:
-    """The reward model in a folder or under a Hub name."""
-    return RewardModel(models.load_reward_model(str(path)))
+    """The reward model in a folder or under a Hub name, with its uncertainty where it has one."""
+    model = models.load_reward_model(str(path))
+    file = models.file_beside(str(path), uncertainty.FILE)
+    head: Any = model.network.score
+    return RewardModel(model, uncertainty.load(file, head.weight[0]) if file else None)

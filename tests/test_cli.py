@@ -285,6 +285,9 @@ def test_fit_and_score_on_files_of_ones_own(
     for text in rewards.read_text().splitlines():
         first, second = json.loads(text)["rewards"]
         assert first == pytest.approx(second)
+    told = ["score", "--model", str(tmp_path / "rm"), "--in", str(one), "--out", str(rewards), "--scaled"]
+    assert cli.main(told) == 1
+    assert "fitted without held-out rankings" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from starling.errors import DataError, StopStage
 from starling.examples import examples_of
 from starling.metrics import Recorder
 from starling.models import Model
+from starling.objective import Objective
 from starling.records import Ranking
 from starling.stages import fit
 
@@ -52,7 +53,8 @@ def gradient(tiny_model: Path, told: list[Ranking], tokens: int) -> dict[str, to
     torch.nn.init.normal_(model.network.score.weight)
     examples, _ = examples_of(model, told)
     optimiser = torch.optim.SGD(model.network.parameters(), lr=0.0)
-    fit._step(FitTable(microbatch_tokens=tokens, centring_coef=0.01), model.network, optimiser, examples)
+    table = FitTable(microbatch_tokens=tokens, centring_coef=0.01)
+    fit._step(table, Objective(table, model.network, examples, 1), model.network, optimiser, examples)
     return {name: weight.grad for name, weight in model.network.named_parameters()}
 
 
@@ -67,7 +69,9 @@ def test_the_gradient_does_not_depend_on_the_microbatches(tiny_model: Path) -> N
 def test_nll_of_the_first_step_is_that_of_equal_rewards(tiny_model: Path) -> None:
     model = models.new_reward_model(str(tiny_model))
     examples, _ = examples_of(model, [*rankings(3), ranking("pair", ["wet", "dry"], [1, 2])])
-    found = fit._step(FitTable(), model.network, torch.optim.SGD(model.network.parameters(), lr=0.0), examples)
+    objective = Objective(FitTable(), model.network, examples, 1)
+    optimiser = torch.optim.SGD(model.network.parameters(), lr=0.0)
+    found = fit._step(FitTable(), objective, model.network, optimiser, examples)
     # the head is zero: log 3! for each of three, log 2! for one, over 2 + 2 + 2 + 1 places; every pair is half right
     assert found["nll"] == pytest.approx((3 * math.log(6) + math.log(2)) / 7, abs=CLOSE)
     assert found["pair_accuracy"] == 0.5

@@ -16,7 +16,7 @@ from transformers import (
     GemmaModel,
 )
 
-from starling import chat, models, packing
+from starling import chat, device, models, packing
 from starling.errors import ModelError
 from starling.models import Model
 from starling.packing import pack
@@ -140,6 +140,23 @@ def test_rewards_are_float32_whatever_the_model_is(reward_folder: Path) -> None:
     network, _ = models.load_reward_model(str(reward_folder), torch.bfloat16)
     with torch.no_grad():
         assert models.rewards(network, pack(GROUPS)).dtype == torch.float32
+
+
+def test_autocast_does_not_round_rewards(reward_folder: Path) -> None:
+    network, _ = models.load_reward_model(str(reward_folder))
+    network.score.weight.data *= 1e4
+    with torch.no_grad(), device.autocast(network.device):
+        hidden = models.answer_states(network, pack(GROUPS))
+        found = models.rewards_of(network, hidden)
+    expected = hidden.double() @ network.score.weight[0].double()
+    assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-5)
+    assert not torch.equal(found, found.bfloat16().float())
+
+
+def test_a_file_beside_a_model_is_found_where_there_is_one(tiny_model: Path) -> None:
+    assert models.file_beside(str(tiny_model), "config.json") == tiny_model / "config.json"
+    assert models.file_beside(str(tiny_model), "uncertainty.safetensors") is None
+    assert models.file_beside("nobody/nothing", "uncertainty.safetensors") is None  # the Hub, out of reach
 
 
 def test_whether_an_answer_was_cut_changes_its_reward(reward_folder: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tolerances import CLOSE, EXACT
 
-from starling.losses.ranking import centring_penalty, plackett_luce_nll
+from starling.losses.ranking import centring_penalty, plackett_luce_curvature, plackett_luce_nll
 
 
 def nll(weights, ranks=None, mask=None) -> float:
@@ -186,6 +186,18 @@ def test_fitted_parameters_equal_those_of_choix() -> None:
     assert found.tolist() == pytest.approx((expected - expected.mean()).tolist(), abs=1e-6)
 
 
+def test_the_gradient_is_zero_where_choix_finds_the_optimum() -> None:
+    random = np.random.default_rng(3)
+    truth = random.normal(size=6)
+    rankings = [np.argsort(-(truth + random.gumbel(size=6)))[: 2 + at % 5] for at in range(80)]
+    best = torch.tensor(choix.opt_rankings(6, [tuple(map(int, r)) for r in rankings], tol=1e-12), requires_grad=True)
+    sum(plackett_luce_nll(best[torch.tensor(ranking)][None]).sum() for ranking in rankings).backward()
+    assert best.grad.abs().max().item() < 1e-5
+    off = (best.detach() + torch.tensor([0.1, 0, 0, 0, 0, 0])).requires_grad_()
+    sum(plackett_luce_nll(off[torch.tensor(ranking)][None]).sum() for ranking in rankings).backward()
+    assert off.grad.abs().max().item() > 0.1
+
+
 def test_gradient_equals_finite_differences() -> None:
     rewards, ranks, step = [0.3, -1.0, 0.8, 0.1, 2.0], [1, 2, 2, 0, 4], 1e-5
     reward = torch.tensor([rewards], dtype=torch.float64, requires_grad=True)
@@ -219,6 +231,96 @@ def test_extreme_rewards_by_hand() -> None:
     reward = torch.tensor([[1e4, 0.0, -1e4]], dtype=torch.float64)
     assert plackett_luce_nll(reward).item() == pytest.approx(0, abs=EXACT)
     assert plackett_luce_nll(reward, torch.tensor([[3, 2, 1]])).item() == pytest.approx(3e4, rel=EXACT)
+
+
+def test_extreme_gradients_by_hand() -> None:
+    # worst first: the last takes both places that the others should have had, so each of them is wanted higher by 1
+    reward = torch.tensor([[-1e4, 0.0, 1e4]], requires_grad=True)
+    plackett_luce_nll(reward).sum().backward()
+    assert reward.grad.tolist() == [[-1.0, -1.0, 2.0]]
+    # in the right order there is nothing to learn
+    reward = torch.tensor([[1e4, 0.0, -1e4]], requires_grad=True)
+    plackett_luce_nll(reward).sum().backward()
+    assert reward.grad.tolist() == [[0.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("shift", [1e4, -1e4])
+@pytest.mark.parametrize("ranks", [(1, 2, 3, 4), (4, 1, 1, 0), (2, 2, 2, 1)], ids=str)
+def test_a_shift_costs_no_precision_in_float32(shift: float, ranks) -> None:
+    near, far = (torch.tensor([[0.5, 2.0, 1.25, -3.0]]).add(by).requires_grad_() for by in (0.0, shift))
+    for reward in (near, far):
+        plackett_luce_nll(reward, torch.tensor([ranks])).sum().backward()
+    assert plackett_luce_nll(near, torch.tensor([ranks])).item() == plackett_luce_nll(far, torch.tensor([ranks])).item()
+    assert torch.equal(near.grad, far.grad)
+
+
+def test_a_far_best_answer_does_not_blur_the_rest() -> None:
+    reward = torch.tensor([[1e4, 0.3, 0.0]], requires_grad=True)
+    value = plackett_luce_nll(reward)
+    value.sum().backward()
+    # 0 for the first place, softplus(-0.3) for the second
+    assert value.item() == pytest.approx(math.log1p(math.exp(-0.3)), rel=1e-6)
+    assert reward.grad.tolist()[0] == pytest.approx([0, -1 / (1 + math.exp(0.3)), 1 / (1 + math.exp(0.3))], abs=1e-6)
+
+
+@pytest.mark.parametrize("filler", [math.nan, math.inf, -math.inf])
+def test_whatever_stands_behind_the_mask_leaves_no_trace(filler: float) -> None:
+    reward = torch.tensor([[1.0, filler, 0.0]], dtype=torch.float64, requires_grad=True)
+    value = plackett_luce_nll(reward, None, torch.tensor([[True, False, True]]))
+    value.sum().backward()
+    assert value.item() == pytest.approx(math.log1p(math.exp(-1)), abs=EXACT)
+    assert reward.grad[0, 1].item() == 0
+    assert reward.grad[0, 0].item() == pytest.approx(-1 / (1 + math.e), abs=EXACT)
+
+
+def with_margin(weights, ranks, margin: float) -> float:
+    reward = torch.tensor([weights], dtype=torch.float64).log()
+    return plackett_luce_nll(reward, torch.tensor([ranks]), margin=margin).item()
+
+
+@pytest.mark.parametrize(
+    ("weights", "ranks", "odds"),
+    [
+        # everybody below counts double: (3 + 4 + 2) / 3 * (2 + 2) / 2 * 1 / 1
+        ((3, 2, 1), (1, 2, 3), 6.0),
+        # tied answers are not below each other: (1 + 2 + 6) / 1 * (9 - 3 / 2) / 2 * 3 / 3
+        ((1, 2, 3), (1, 1, 3), 33.75),
+        # those of unknown place are below: (4 + 6 + 4 + 2) / 4 * (3 + 4 + 2) / 3
+        ((4, 3, 2, 1), (1, 2, 0, 0), 12.0),
+    ],
+    ids=["strict", "tie", "top two"],
+)
+def test_a_margin_of_log_two_by_hand(weights, ranks, odds: float) -> None:
+    assert with_margin(weights, ranks, math.log(2)) == pytest.approx(math.log(odds), abs=EXACT)
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.1, 2.5])
+def test_the_margin_of_a_pair_is_taken_off_the_difference(margin: float) -> None:
+    reward = torch.tensor([[0.7, -0.4]], dtype=torch.float64)
+    expected = -math.log(1 / (1 + math.exp(-(0.7 + 0.4 - margin))))
+    assert plackett_luce_nll(reward, margin=margin).item() == pytest.approx(expected, abs=EXACT)
+
+
+def test_the_curvature_of_a_pair_by_hand() -> None:
+    # weights 3 and 1: p = 3/4, p (1 - p) = 3/16
+    reward = torch.tensor([[3.0, 1.0]], dtype=torch.float64).log()
+    expected = [[3 / 16, -3 / 16], [-3 / 16, 3 / 16]]
+    assert plackett_luce_curvature(reward)[0].tolist() == [pytest.approx(row, abs=EXACT) for row in expected]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "mask"),
+    [((1, 2, 3, 4), None), ((2, 1, 1, 4), None), ((1, 2, 0, 0), None), ((3, 1, 2, 2), (True, False, True, True))],
+    ids=["strict", "tie", "top two", "masked"],
+)
+def test_the_curvature_is_the_second_derivative(ranks, mask) -> None:
+    reward, rank = torch.randn(1, 4, dtype=torch.float64), torch.tensor([ranks])
+    mask = None if mask is None else torch.tensor([mask])
+    expected = torch.autograd.functional.hessian(lambda r: plackett_luce_nll(r, rank, mask).sum(), reward)[0, :, 0]
+    found = plackett_luce_curvature(reward, rank, mask)[0]
+    assert torch.allclose(found, expected, atol=1e-10, rtol=0)
+    assert found.abs().max().item() > 0.1
+    assert torch.linalg.eigvalsh(found).min().item() > -1e-12
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

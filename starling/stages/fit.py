@@ -8,18 +8,27 @@ from typing import Any
 
 import torch
 
-from starling import accuracy, data_files, device, model_card, models, packing, progress, tables
+from starling import (
+    accuracy,
+    data_files,
+    device,
+    model_card,
+    models,
+    packing,
+    progress,
+    reward_scale,
+    tables,
+    uncertainty,
+)
 from starling.checkpoint import Checkpoint
 from starling.config import FitTable
 from starling.errors import DataError, StopStage
-from starling.examples import Example, examples_of, ragged
-from starling.losses.ranking import centring_penalty, plackett_luce_nll
+from starling.examples import Example, examples_of
 from starling.metrics import Recorder
 from starling.models import Model
+from starling.objective import Objective, num_places
 from starling.records import Ranking
 from starling.store import Run, replace_folder
-
-LOSSES = {"plackett_luce": plackett_luce_nll}
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -53,17 +62,23 @@ def fit(
     plan = plan_steps(cfg, examples, seed)
     if not plan:
         raise StopStage(f"fit: fit.token_budget = {cfg.token_budget:,} does not cover one step; raise it")
-    _train(cfg, model, examples, tests, plan, folder, recorder)
+    objective = Objective(cfg, model.network, examples, seed)
+    _train(cfg, model, objective, (examples, tests), plan, folder, recorder)
+    scored = accuracy.score(model, tests, cfg.microbatch_tokens)
     facts = {
         "rankings": len(examples),
         "unusable": dict(Counter(row["reason"] for row in [*unusable, *unusable_tests])),
         "steps": len(plan),
         "tokens": sum(examples[index].size for step in plan for index in step),
-        "held_out": accuracy.evaluate(model, tests, cfg.microbatch_tokens) if tests else None,
+        "held_out": accuracy.figures(tests, scored) if tests else None,
+        "weights": objective.weight_facts(examples),
+        "reward_scale": reward_scale.store(model.network.config, scored),
     }
     partial = folder / "model.partial"
     shutil.rmtree(partial, ignore_errors=True)
     models.save(model, partial)
+    if cfg.laplace_prior:
+        uncertainty.save(uncertainty.fit(model, examples, cfg.laplace_prior, cfg.microbatch_tokens), partial)
     model_card.write(partial, cfg, base, rankings, held_out, facts, seed=seed)
     replace_folder(partial, folder / "model")
     Checkpoint(folder / "checkpoint.pt", 0).remove()
@@ -88,22 +103,25 @@ def plan_steps(cfg: FitTable, examples: Sequence[Example], seed: int) -> list[li
 def _train(
     cfg: FitTable,
     model: Model,
-    examples: Sequence[Example],
-    tests: Sequence[Example],
+    objective: Objective,
+    rankings: tuple[Sequence[Example], Sequence[Example]],
     plan: Sequence[Sequence[int]],
     folder: Path,
     recorder: Recorder,
 ) -> None:
-    network = model.network
+    network, (examples, tests) = model.network, rankings
     _freeze(network, cfg.layers)
     trained = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
+    trained |= objective.weights
     optimiser = torch.optim.AdamW(trained.values(), lr=cfg.learning_rate, weight_decay=cfg.weight_decay, fused=True)
     checkpoint = Checkpoint(folder / "checkpoint.pt", cfg.checkpoint_seconds)
     state = checkpoint.load()
     first = 0
     if state is not None:
         first = state["step"]
-        network.load_state_dict(state["weights"], strict=False)
+        with torch.no_grad():
+            for name, weight in trained.items():
+                weight.copy_(state["weights"][name])
         optimiser.load_state_dict(state["optimiser"])
     recorder.rewind(first)
     total = sum(examples[index].size for step in plan for index in step)
@@ -112,7 +130,7 @@ def _train(
         for number, step in enumerate(plan[first:], first + 1):
             for group in optimiser.param_groups:
                 group["lr"] = cfg.learning_rate * _schedule(number, len(plan), cfg.warmup)
-            metrics = _step(cfg, network, optimiser, [examples[index] for index in step])
+            metrics = _step(cfg, objective, network, optimiser, [examples[index] for index in step])
             if tests and (number % max(1, len(plan) // 4) == 0 or number == len(plan)):
                 metrics |= _validate(model, tests, cfg.microbatch_tokens)
             recorder.log(number, metrics | {"learning_rate": optimiser.param_groups[0]["lr"]})
@@ -124,30 +142,35 @@ def _train(
 
 
 def _step(
-    cfg: FitTable, network: Any, optimiser: torch.optim.Optimizer, examples: Sequence[Example]
+    cfg: FitTable,
+    objective: Objective,
+    network: Any,
+    optimiser: torch.optim.Optimizer,
+    examples: Sequence[Example],
 ) -> dict[str, float]:
     """One optimiser step on these examples; the gradient does not depend on how they fall into microbatches."""
-    places = sum(example.num_places for example in examples)
+    places = num_places(examples)
     optimiser.zero_grad(set_to_none=True)
-    total, right, pairs = 0.0, 0.0, 0
+    sums, right, pairs = Counter[str](), 0.0, 0
     for batch in packing.microbatches([example.size for example in examples], cfg.microbatch_tokens):
         chosen = [examples[index] for index in batch]
         packed = packing.pack([(example.shared, example.endings) for example in chosen])
         with device.autocast(network.device):
-            rewards = models.rewards(network, packed)
-        reward_BK, rank_BK, mask_BK = ragged(rewards, chosen)
-        nll_B = LOSSES[cfg.loss](reward_BK, rank_BK, mask_BK)
-        loss = (nll_B.sum() + cfg.centring_coef * centring_penalty(reward_BK, mask_BK).sum()) / places
-        loss.backward()
-        total += float(nll_B.detach().sum())
-        for example, row in zip(chosen, reward_BK.detach().tolist(), strict=True):
-            judged = accuracy.pairs_of(example.ranking, row)
+            hidden_NH = models.answer_states(network, packed)
+            reward_N = models.rewards_of(network, hidden_NH)
+        found = objective(reward_N, hidden_NH, chosen)
+        (found.loss / places).backward()
+        sums.update(found.report)
+        rows = reward_N.detach().split([len(example.endings) for example in chosen])
+        for example, row in zip(chosen, rows, strict=True):
+            judged = accuracy.pairs_of(example.ranking, row.tolist())
             right += sum(pair.right for pair in judged)
             pairs += len(judged)
     weights = [weight for group in optimiser.param_groups for weight in group["params"]]
     norm = torch.nn.utils.clip_grad_norm_(weights, 1.0)
     optimiser.step()
-    return {"nll": total / places, "pair_accuracy": right / max(pairs, 1), "grad_norm": float(norm)}
+    reported = {name: value / places for name, value in sums.items()}
+    return {**reported, "pair_accuracy": right / max(pairs, 1), "grad_norm": float(norm)}
 
 
 def _validate(model: Model, tests: Sequence[Example], microbatch_tokens: int) -> dict[str, float]:
