@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from starling import chat, models, packing, tables
+from starling import balance, chat, models, packing, tables
 from starling.errors import DataError, StarlingError
 from starling.models import Model
 from starling.records import Message
@@ -53,15 +53,16 @@ class RewardModel:
     ) -> list[list[float]]:
         """The rewards of each question's answers; all are looked at before the first is scored."""
         packs = [self._pack(question) for question in questions]
-        found: list[list[float]] = []
-        for batch in packing.microbatches([packing.size(pack) for pack in packs], MICROBATCH_TOKENS):
+        found: list[list[float]] = [[]] * len(packs)
+        for batch in balance.microbatches([packing.size(pack) for pack in packs], MICROBATCH_TOKENS):
             sizes = [len(packs[index][1]) for index in batch]
             rewards = models.rewards(self._model.network, packing.pack([packs[index] for index in batch]))
             if not torch.isfinite(rewards).all():
                 raise StarlingError(
                     f"{questions[batch[0]].where}: the reward model gives a reward that is not a number; refit it"
                 )
-            found.extend(part.tolist() for part in rewards.split(sizes))
+            for index, part in zip(batch, rewards.split(sizes), strict=True):
+                found[index] = part.tolist()
             on_answers(sum(sizes))
         return found
 
