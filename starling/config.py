@@ -52,7 +52,7 @@ class FitTable(Table):
     """Last blocks that are trained, with head and final norm; 0 = all weights."""
     lora_rank: int = Field(0, ge=0)
     """Rank of LoRA adapters, which are trained in place of the blocks' weights, with the head; 0 = off."""
-    lora_alpha: float = Field(32.0, gt=0)
+    lora_alpha: int = Field(32, ge=1)
     """LoRA's alpha: what the adapters add counts alpha / rank."""
     gradient_checkpointing: bool = False
     """Whether each block runs again on the way back instead of keeping what it computed: a third more time, less

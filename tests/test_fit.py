@@ -179,7 +179,7 @@ def test_the_weights_of_the_best_look_are_saved(tiny_model: Path, tmp_path: Path
     assert (facts["kept_step"], facts["steps"]) == (best, 8)
     assert best < 8
     assert found[best] > found[8]
-    assert facts["held_out"]["scores"][0]["value"] == pytest.approx(found[best])
+    assert facts["held_out"]["scores"][0]["value"] == pytest.approx(found[best], abs=CLOSE)
     # a run that is told to end there, at the same rates, ends with the same weights
     with pytest.raises(KeyboardInterrupt):
         run_fit(tiny_model, tmp_path / "cut", Killed(tmp_path / "cut.jsonl", "fit", best + 1), **settings)

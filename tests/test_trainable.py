@@ -83,7 +83,7 @@ def test_what_the_adapter_adds_counts_alpha_over_rank(reward_model: Model) -> No
     weights = dict(reward_model.network.named_parameters())
     name = "model.layers.2.mlp.up_proj"
     before = weights[f"{name}.weight"].detach().clone()
-    part = moved(reward_model, lora_rank=2, lora_alpha=6.0)
+    part = moved(reward_model, lora_rank=2, lora_alpha=6)
     up, down = part.weights[f"{name}.lora_B.default.weight"], part.weights[f"{name}.lora_A.default.weight"]
     expected = before + 6 / 2 * (up @ down).detach()
     part.merge()

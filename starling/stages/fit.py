@@ -64,8 +64,8 @@ def fit(
     plan = plan_steps(cfg, examples, seed)
     if not plan:
         raise StopStage(f"fit: fit.token_budget = {cfg.token_budget:,} does not cover one step; raise it")
-    model.network.to(device.default())
-    part = Trainable(model.network, cfg, seed)
+    network: Any = model.network
+    part = Trainable(network.to(device.default()), cfg, seed)
     steps, kept_step = _train(cfg, model, part, examples, tests, plan, folder, recorder)
     if part.has_adapter:
         _replace(folder / "adapter", part.save_adapter)
