@@ -15,13 +15,16 @@ from safetensors.torch import load_file
 from tolerances import CLOSE
 
 from starling import metrics, models
+from starling.checkpoint import Checkpoint
 from starling.config import FitTable
 from starling.errors import DataError, StarlingError, StopStage
 from starling.examples import Example, examples_of
+from starling.looks import Looks
 from starling.metrics import Recorder
 from starling.models import Model
 from starling.records import Ranking
 from starling.stages import fit
+from starling.trainable import Trainable
 
 
 def test_every_epoch_takes_every_example_once_in_an_order_of_its_own() -> None:
@@ -163,6 +166,28 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(tiny_model: Path, tmp_path: P
     for file in files:
         assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
     assert not (tmp_path / "cut" / "checkpoint.pt").exists()
+
+
+def test_a_resumed_fit_draws_the_random_numbers_that_it_would_have_drawn(reward_model: Model, tmp_path: Path) -> None:
+    cfg, checkpoint = FitTable(layers=1), Checkpoint(tmp_path / "checkpoint.pt", 0)
+    part = Trainable(reward_model.network, cfg, 1)
+    optimiser = torch.optim.AdamW(part.weights.values(), fused=True)
+    checkpoint.save(fit._state(3, part, optimiser, Looks(cfg, 4)))
+    expected = torch.rand(3)
+    torch.manual_seed(99)
+    assert fit._resume(checkpoint, part, optimiser, Looks(cfg, 4)) == 3
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_after_a_look_the_network_trains_on(reward_model: Model) -> None:
+    tests, _ = examples_of(reward_model, HELD_OUT)
+    torch.nn.init.zeros_(reward_model.network.score.weight)
+    with fit._ready(FitTable(), reward_model.network):
+        found = fit._validate(reward_model, tests, 2048)
+        assert reward_model.network.training
+    assert not reward_model.network.training
+    # equal rewards: every pair half right, log 3! over 2 places
+    assert found == pytest.approx({"held_out_pair_accuracy": 0.5, "held_out_nll": math.log(6) / 2}, abs=CLOSE)
 
 
 def looks(path: Path) -> dict[int, float]:
