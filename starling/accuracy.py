@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from starling import device, models, packing, stats
-from starling.examples import Example
+from starling import balance, device, models, packing, stats
+from starling.examples import Example, ragged
+from starling.losses.ranking import plackett_luce_nll
 from starling.models import Model
 from starling.records import Ranking
 
@@ -50,14 +51,22 @@ def figures(examples: Sequence[Example], scored: Sequence[Sequence[float]]) -> d
 @torch.inference_mode()
 def score(model: Model, examples: Sequence[Example], microbatch_tokens: int) -> list[list[float]]:
     """The reward of every answer of every example."""
-    found: list[list[float]] = []
-    for batch in packing.microbatches([example.size for example in examples], microbatch_tokens):
+    found: list[list[float]] = [[]] * len(examples)
+    for batch in balance.microbatches([example.size for example in examples], microbatch_tokens):
         chosen = [examples[index] for index in batch]
         packed = packing.pack([(example.shared, example.endings) for example in chosen])
         with device.autocast(model.network.device):
             rewards = models.rewards(model.network, packed)
-        found.extend(part.tolist() for part in rewards.split([len(example.endings) for example in chosen]))
+        for index, part in zip(batch, rewards.split([len(example.endings) for example in chosen]), strict=True):
+            found[index] = part.tolist()
     return found
+
+
+def nll(examples: Sequence[Example], scored: Sequence[Sequence[float]]) -> float:
+    """The Plackett-Luce nll of the rankings under these rewards, a place."""
+    reward_N = torch.tensor([reward for rewards in scored for reward in rewards])
+    total = float(plackett_luce_nll(*ragged(reward_N, examples)).sum())
+    return total / sum(example.num_places for example in examples)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +76,7 @@ class Pair:
     prompt_id: str
     right: float
     longer: float
+    margin: float
     probability: float
     weakened: bool
 
@@ -84,6 +94,7 @@ def pairs_of(ranking: Ranking, rewards: Sequence[float]) -> list[Pair]:
                 prompt_id=ranking.prompt_id,
                 right=_half_if_equal(margin),
                 longer=_half_if_equal(lengths[0] - lengths[1]),
+                margin=margin,
                 probability=float(torch.sigmoid(torch.tensor(margin))),
                 weakened=ranking.answers[i].weakened or ranking.answers[j].weakened,
             )

@@ -41,9 +41,11 @@ class FitTable(Table):
     weights: Literal["none", "agreement"] = "none"
     """What a ranking's loss is multiplied by: nothing, or how far the judge agrees with itself on it, over the mean."""
     learning_rate: float = Field(3e-5, gt=0)
-    """AdamW's peak rate; reached after `warmup`, then linear to 0."""
+    """AdamW's peak rate; reached after `warmup`, then by `schedule`."""
     warmup: float = Field(0.1, ge=0, lt=1)
     """Share of the steps over which the rate rises."""
+    schedule: Literal["linear", "constant", "cosine"] = "linear"
+    """What the rate does after `warmup`: falls to 0 in a line or as a cosine, or stays."""
     weight_decay: float = Field(0.0, ge=0)
     """AdamW's weight decay."""
     epochs: int = Field(1, ge=1)
@@ -52,8 +54,21 @@ class FitTable(Table):
     """Rankings in one optimiser step."""
     layers: int = Field(0, ge=0)
     """Last blocks that are trained, with head and final norm; 0 = all weights."""
+    lora_rank: int = Field(0, ge=0)
+    """Rank of LoRA adapters, which are trained in place of the blocks' weights, with the head; 0 = off."""
+    lora_alpha: int = Field(32, ge=1)
+    """LoRA's alpha: what the adapters add counts alpha / rank."""
+    gradient_checkpointing: bool = False
+    """Whether each block runs again on the way back instead of keeping what it computed: a third more time, less
+    memory, the same gradient."""
     microbatch_tokens: int = Field(2048, ge=64)
     """Packed tokens in one forward pass."""
+    validate_every: int = Field(0, ge=0)
+    """Steps between two looks at the held-out rankings, after the last step too; 0 = four looks."""
+    keep: Literal["last", "best"] = "last"
+    """Which weights are saved: the last, or those of the look with the highest held-out pair accuracy."""
+    patience: int = Field(0, ge=0)
+    """Looks in a row without a higher held-out pair accuracy at which training ends; 0 = off."""
     centring_coef: float = Field(0.0, ge=0)
     """Weight of the squared sum of a prompt's rewards; 0 = off."""
     length_head: float = Field(0.0, ge=0)

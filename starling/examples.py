@@ -1,5 +1,6 @@
 """Rankings as token ids: what a reward model trains on and is tested on."""
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -17,8 +18,8 @@ class Example:
     """A ranking as token ids: what its conversations share, what each adds, and its ranks."""
 
     ranking: Ranking
-    shared: list[int]
-    endings: list[list[int]]
+    shared: Sequence[int]
+    endings: Sequence[Sequence[int]]
 
     @property
     def size(self) -> int:
@@ -51,7 +52,7 @@ def examples_of(model: Model, rankings: Sequence[Ranking]) -> tuple[list[Example
             raise DataError(
                 f"fit: {ranking.prompt_id} takes {longest} tokens, the model's window is {window}; shorten it"
             )
-        examples.append(Example(ranking, shared, endings))
+        examples.append(Example(ranking, _compact(shared), [_compact(ending) for ending in endings]))
     return examples, unusable
 
 
@@ -66,6 +67,11 @@ def ragged(reward_N: Tensor, examples: Sequence[Example]) -> tuple[Tensor, Tenso
     ]
     mask_BK = torch.arange(width) < torch.tensor(sizes)[:, None]
     return torch.stack(pieces), torch.stack(ranks).to(reward_N.device), mask_BK.to(reward_N.device)
+
+
+def _compact(ids: Sequence[int]) -> Sequence[int]:
+    """The ids at four bytes each; a list takes eight, and as much again or more for most of its numbers."""
+    return array("i", ids)
 
 
 def _without_empty_answers(ranking: Ranking) -> Ranking:

@@ -53,7 +53,7 @@ def fit(settings: Config, rankings: list[Path], model: str, out: Path, held_out:
         text = json.dumps({"request": request, "versions": versions(), "facts": facts}, indent=1) + "\n"
         write_atomically(work / "model" / FACTS, text)
         with explained(f"writing {out}"):
-            for name in ("metrics.jsonl", "unusable.jsonl"):
+            for name in ("metrics.jsonl", "unusable.jsonl", "adapter"):
                 if (work / name).exists():
                     os.replace(work / name, work / "model" / name)
             replace_folder(work / "model", out)
@@ -122,7 +122,7 @@ def _read(files: Sequence[Path]) -> list[Ranking]:
     found = [
         tables.ranking_from_row(row, f"{path}:{number}")
         for path in files
-        for number, row in enumerate(data_files.read_rows(path), 1)
+        for number, row in enumerate(data_files.stream_rows(path), 1)
     ]
     if not found:
         raise DataError(f"fit: no rankings in {', '.join(map(str, files))}")

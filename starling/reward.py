@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from starling import chat, models, packing, reward_scale, tables, uncertainty
+from starling import balance, chat, models, packing, reward_scale, tables, uncertainty
 from starling.errors import DataError, ModelError, StarlingError
 from starling.models import Model
 from starling.records import Message
@@ -94,8 +94,8 @@ class RewardModel:
         network = self._model.network
         offset, scale = self._scale() if scaled else (0.0, 1.0)
         packs = [self._pack(question) for question in questions]
-        found: list[list[Scored]] = []
-        for batch in packing.microbatches([packing.size(pack) for pack in packs], MICROBATCH_TOKENS):
+        found: list[list[Scored]] = [[]] * len(packs)
+        for batch in balance.microbatches([packing.size(pack) for pack in packs], MICROBATCH_TOKENS):
             sizes = [len(packs[index][1]) for index in batch]
             hidden_NH = models.answer_states(network, packing.pack([packs[index] for index in batch]))
             reward_N = models.rewards_of(network, hidden_NH)
@@ -104,8 +104,9 @@ class RewardModel:
                     f"{questions[batch[0]].where}: the reward model gives a reward that is not a number; refit it"
                 )
             spread_N = torch.full_like(reward_N, torch.nan) if head is None else head.spread(hidden_NH)
-            rows = zip(((reward_N - offset) / scale).split(sizes), (spread_N / scale).split(sizes), strict=True)
-            found.extend([Scored(*both) for both in zip(*map(torch.Tensor.tolist, row), strict=True)] for row in rows)
+            scored_N = list(map(Scored, ((reward_N - offset) / scale).tolist(), (spread_N / scale).tolist()))
+            for index, size in zip(batch, sizes, strict=True):
+                found[index], scored_N = scored_N[:size], scored_N[size:]
             on_answers(sum(sizes))
         return found
 

@@ -1,10 +1,11 @@
 """What a reward model gets right on held-out rankings."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
-from made_rankings import ranking
+from made_rankings import example, ranking, rankings
 from tolerances import CLOSE
 
 from starling import accuracy
@@ -13,12 +14,16 @@ from starling.examples import examples_of
 from starling.models import Model
 
 
+def near(value: float) -> Any:
+    return pytest.approx(value, abs=CLOSE)
+
+
 def test_pairs_by_hand() -> None:
     # the short first answer is ranked above two that are tied with each other; rewards 0, 1, 0
     told = ranking("p", ["aa", "bbbb", "c"], [1, 2, 2], weakened=(1,))
     assert accuracy.pairs_of(told, [0.0, 1.0, 0.0]) == [
-        Pair("p", right=0.0, longer=0.0, probability=pytest.approx(1 / (1 + math.e), abs=CLOSE), weakened=True),
-        Pair("p", right=0.5, longer=1.0, probability=0.5, weakened=False),
+        Pair("p", right=0.0, longer=0.0, margin=-1.0, probability=near(1 / (1 + math.e)), weakened=True),
+        Pair("p", right=0.5, longer=1.0, margin=0.0, probability=0.5, weakened=False),
     ]
 
 
@@ -26,7 +31,7 @@ def test_pairs_do_not_depend_on_the_order_of_the_answers() -> None:
     forwards = accuracy.pairs_of(ranking("p", ["aa", "b"], [1, 2]), [2.0, 1.0])
     assert forwards == accuracy.pairs_of(ranking("p", ["b", "aa"], [2, 1]), [1.0, 2.0])
     assert forwards == [
-        Pair("p", right=1.0, longer=1.0, probability=pytest.approx(1 / (1 + math.exp(-1)), abs=CLOSE), weakened=False)
+        Pair("p", right=1.0, longer=1.0, margin=1.0, probability=near(1 / (1 + math.exp(-1))), weakened=False)
     ]
 
 
@@ -52,3 +57,20 @@ def test_the_best_that_is_left_counts_as_first(reward_model: Model) -> None:
     examples, _ = examples_of(reward_model, [ranking("p", ["second", "", "third"], [2, 1, 3])])
     scores = {score["name"]: score["value"] for score in accuracy.evaluate(reward_model, examples, 2048)["scores"]}
     assert scores["top1_agreement"] == 1.0  # equal rewards: the first, of rank 2, and nothing better is left
+
+
+def test_scores_come_in_the_order_of_the_examples_however_they_are_packed(reward_model: Model) -> None:
+    examples, _ = examples_of(reward_model, [*rankings(5), ranking("pair", ["wet", "dry " * 9], [1, 2])])
+    alone = [accuracy.score(reward_model, [one], 2048)[0] for one in examples]
+    for tokens in (64, 100, 2048):
+        found = accuracy.score(reward_model, examples, tokens)
+        assert [len(rewards) for rewards in found] == [3, 3, 3, 3, 3, 2]
+        for one, other in zip(found, alone, strict=True):
+            assert one == pytest.approx(other, abs=0.05)  # bfloat16
+
+
+def test_nll_a_place_by_hand() -> None:
+    # rewards 0, 0, 0: log 3 + log 2; rewards 1, 0 with the second ranked first: log(1 + e) - 0; over 2 + 1 places
+    told = [example(ranking("a", ["x", "y", "z"], [2, 1, 3])), example(ranking("b", ["x", "y"], [2, 1]))]
+    found = accuracy.nll(told, [[0.0, 0.0, 0.0], [1.0, 0.0]])
+    assert found == near((math.log(6) + math.log(1 + math.e)) / 3)

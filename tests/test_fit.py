@@ -1,23 +1,31 @@
 """fit: rankings -> a K-wise reward model."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from killed import Killed
 from made_rankings import example, ranking, rankings
+from peft import PeftModel
+from safetensors.torch import load_file
 from tolerances import CLOSE
 
 from starling import metrics, models
+from starling.checkpoint import Checkpoint
 from starling.config import FitTable
-from starling.errors import DataError, StopStage
-from starling.examples import examples_of
+from starling.errors import DataError, StarlingError, StopStage
+from starling.examples import Example, examples_of
+from starling.looks import Looks
 from starling.metrics import Recorder
 from starling.models import Model
 from starling.objective import Objective
 from starling.records import Ranking
 from starling.stages import fit
+from starling.trainable import Trainable
 
 
 def test_every_epoch_takes_every_example_once_in_an_order_of_its_own() -> None:
@@ -39,31 +47,83 @@ def test_no_step_is_begun_that_would_pass_the_token_budget(budget: int, steps: i
     assert len(plan) == steps
 
 
-@pytest.mark.parametrize(
-    ("warmup", "expected"),
-    [(0.0, [1, 3 / 4, 2 / 4, 1 / 4]), (0.5, [1 / 2, 1, 2 / 3, 1 / 3]), (0.1, [1, 3 / 4, 2 / 4, 1 / 4])],
-)
-def test_the_rate_rises_to_one_and_falls_to_zero_after_the_last_step(warmup: float, expected: list[float]) -> None:
-    assert [fit._schedule(step, 4, warmup) for step in (1, 2, 3, 4)] == pytest.approx(expected)
-
-
-def gradient(tiny_model: Path, told: list[Ranking], tokens: int) -> dict[str, torch.Tensor]:
+def gradient(tiny_model: Path, told: list[Ranking], **settings: Any) -> dict[str, torch.Tensor]:
     torch.manual_seed(3)
     model = models.new_reward_model(str(tiny_model))
     torch.nn.init.normal_(model.network.score.weight)
     examples, _ = examples_of(model, told)
     optimiser = torch.optim.SGD(model.network.parameters(), lr=0.0)
-    table = FitTable(microbatch_tokens=tokens, centring_coef=0.01)
-    fit._step(table, Objective(table, model.network, examples, 1), model.network, optimiser, examples)
+    cfg = FitTable(centring_coef=0.01, **settings)
+    with fit._ready(cfg, model.network):
+        fit._step(cfg, Objective(cfg, model.network, examples, 1), model.network, optimiser, examples)
     return {name: weight.grad for name, weight in model.network.named_parameters()}
 
 
 def test_the_gradient_does_not_depend_on_the_microbatches(tiny_model: Path) -> None:
     told = [*rankings(5), ranking("pair", ["wet", "dry"], [1, 2])]
-    whole, parted = gradient(tiny_model, told, 100_000), gradient(tiny_model, told, 64)
+    whole, parted = (
+        gradient(tiny_model, told, microbatch_tokens=100_000),
+        gradient(tiny_model, told, microbatch_tokens=64),
+    )
     assert sum(float(grad.square().sum()) for grad in whole.values()) > 0.1
     for name, grad in whole.items():
         assert torch.allclose(parted[name], grad, atol=0.02 * float(grad.abs().max()), rtol=0), name  # bfloat16
+
+
+def test_gradient_checkpointing_gives_the_same_gradient_bit_for_bit(tiny_model: Path) -> None:
+    plain, checkpointed = (gradient(tiny_model, rankings(5), gradient_checkpointing=on) for on in (False, True))
+    assert all(torch.equal(checkpointed[name], grad) for name, grad in plain.items())
+
+
+def test_weights_and_gradients_are_float32_and_products_bfloat16(reward_model: Model) -> None:
+    dtypes = set()
+    layer = reward_model.network.model.layers[0].mlp.up_proj
+    layer.register_forward_hook(lambda module, inputs, output: dtypes.add(output.dtype))
+    optimiser = torch.optim.AdamW(reward_model.network.parameters(), lr=1e-3, fused=True)
+    examples, _ = examples_of(reward_model, rankings(3))
+    objective = Objective(FitTable(), reward_model.network, examples, 1)
+    fit._step(FitTable(), objective, reward_model.network, optimiser, examples)
+    assert dtypes == {torch.bfloat16}
+    held = list(reward_model.network.parameters())
+    held += [weight.grad for weight in held]
+    held += [value for state in optimiser.state.values() for value in state.values()]
+    assert {tensor.dtype for tensor in held} == {torch.float32}
+
+
+class Told(torch.nn.Module):
+    """A network whose reward for an answer stands in a list, at the place of the answer's last token."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, rewards: list[float]) -> None:
+        super().__init__()
+        self.rewards = torch.nn.Parameter(torch.tensor(rewards))
+        self.score = torch.nn.Identity()
+
+    @property
+    def base_model(self) -> "Told":
+        return self
+
+    def forward(self, input_ids: torch.Tensor, **kwargs: Any) -> SimpleNamespace:
+        return SimpleNamespace(last_hidden_state=self.rewards[input_ids][..., None])
+
+
+def test_figures_of_a_step_by_hand() -> None:
+    # Rewards 1, 4, -2 under ranks 2, 1, 3: margins 4 - 1, 1 + 2, 4 + 2. Rewards 0, 1 under ranks 1, 2: margin -1.
+    # Pairs: 3 of 4 right, mean margin (3 + 3 + 6 - 1) / 4. Sums of rewards 3 and 1, squared 9 + 1, over 2 + 1 places.
+    # nll: log(e^4 + e^1 + e^-2) - 4 = 0.0509458, log(e^1 + e^-2) - 1 = 0.0485874, log(e^0 + e^1) - 0 = 1.3132617
+    network = Told([9.0, 1.0, 4.0, -2.0, 0.0, 1.0])
+    told = [ranking("a", ["x", "y", "z"], [2, 1, 3]), ranking("b", ["x", "y"], [1, 2])]
+    examples = [Example(told[0], [0], [[1], [2], [3]]), Example(told[1], [0], [[4], [5]])]
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.0)
+    table = FitTable(centring_coef=0.5)
+    found = fit._step(table, Objective(table, network, examples, 1), network, optimiser, examples)
+    nll = (0.0509458 + 0.0485874 + 1.3132617) / 3
+    assert found.pop("grad_norm") > 0
+    assert found == pytest.approx({
+        "nll": nll, "loss": nll + 0.5 * (9 + 1) / 3, "pair_accuracy": 3 / 4, "margin": 11 / 4,
+        "min_reward": -2, "mean_reward": 4 / 5, "max_reward": 4,
+    }, abs=CLOSE)  # fmt: skip
 
 
 def test_nll_of_the_first_step_is_that_of_equal_rewards(tiny_model: Path) -> None:
@@ -77,33 +137,125 @@ def test_nll_of_the_first_step_is_that_of_equal_rewards(tiny_model: Path) -> Non
     assert found["pair_accuracy"] == 0.5
 
 
-def test_only_the_last_layers_are_trained_if_so_wanted(reward_model: Model) -> None:
-    fit._freeze(reward_model.network, 1)
-    trained = {name for name, weight in reward_model.network.named_parameters() if weight.requires_grad}
-    assert {name.split(".")[2] for name in trained if ".layers." in name} == {"3"}
-    assert {name for name in trained if ".layers." not in name} == {"model.norm.weight", "score.weight"}
-
-
 SMALL = FitTable(learning_rate=3e-3, epochs=2, prompts_per_step=2, weight_decay=0.01, checkpoint_seconds=1e-9)
+TOLD = rankings(7)
+HELD_OUT = rankings(9)[7:]
 
 
-def run_fit(tiny_model: Path, folder: Path, recorder: Recorder) -> dict:
+def run_fit(tiny_model: Path, folder: Path, recorder: Recorder, held_out: Any = HELD_OUT, **settings: Any) -> dict:
     folder.mkdir(exist_ok=True)
-    return fit.fit(SMALL, str(tiny_model), rankings(7), rankings(9)[7:], folder, recorder, seed=1)
+    table = SMALL.model_copy(update=settings)
+    return fit.fit(table, str(tiny_model), TOLD, held_out, folder, recorder, seed=1)
 
 
-def test_a_run_that_was_killed_goes_on_bit_for_bit(tiny_model: Path, tmp_path: Path) -> None:
-    facts = run_fit(tiny_model, tmp_path / "whole", Recorder(tmp_path / "whole.jsonl", "fit"))
+@pytest.mark.parametrize(
+    ("step", "settings"),  # two epochs of four steps: killed before the edge, on it, after it
+    [
+        (2, {}),
+        (5, {"lora_rank": 2, "keep": "best", "validate_every": 1}),
+        (6, {"layers": 1, "gradient_checkpointing": True, "schedule": "cosine", "keep": "best", "validate_every": 2}),
+    ],
+    ids=["all", "lora", "last"],
+)
+def test_a_run_that_was_killed_goes_on_bit_for_bit(tiny_model: Path, tmp_path: Path, step: int, settings) -> None:
+    facts = run_fit(tiny_model, tmp_path / "whole", Recorder(tmp_path / "whole.jsonl", "fit"), **settings)
     with pytest.raises(KeyboardInterrupt):
-        run_fit(tiny_model, tmp_path / "cut", Killed(tmp_path / "cut.jsonl", "fit", 6))
+        run_fit(tiny_model, tmp_path / "cut", Killed(tmp_path / "cut.jsonl", "fit", step), **settings)
     assert (tmp_path / "cut" / "checkpoint.pt").exists()
     assert not (tmp_path / "cut" / "model").exists()
-    again = run_fit(tiny_model, tmp_path / "cut", Recorder(tmp_path / "cut.jsonl", "fit"))
+    torch.manual_seed(99)  # another process has another random state
+    again = run_fit(tiny_model, tmp_path / "cut", Recorder(tmp_path / "cut.jsonl", "fit"), **settings)
     assert (again, again["steps"]) == (facts, 8)
     assert metrics.read(tmp_path / "cut.jsonl") == metrics.read(tmp_path / "whole.jsonl")
-    weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "cut")]
-    assert weights[0] == weights[1]
+    files = sorted(path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*.safetensors"))
+    assert len(files) == (2 if "lora_rank" in settings else 1)
+    for file in files:
+        assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
     assert not (tmp_path / "cut" / "checkpoint.pt").exists()
+
+
+def test_a_resumed_fit_draws_the_random_numbers_that_it_would_have_drawn(reward_model: Model, tmp_path: Path) -> None:
+    cfg, checkpoint = FitTable(layers=1), Checkpoint(tmp_path / "checkpoint.pt", 0)
+    part = Trainable(reward_model.network, cfg, 1)
+    optimiser = torch.optim.AdamW(part.weights.values(), fused=True)
+    checkpoint.save(fit._state(3, part, optimiser, Looks(cfg, 4)))
+    expected = torch.rand(3)
+    torch.manual_seed(99)
+    assert fit._resume(checkpoint, part, optimiser, Looks(cfg, 4)) == 3
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_after_a_look_the_network_trains_on(reward_model: Model) -> None:
+    tests, _ = examples_of(reward_model, HELD_OUT)
+    torch.nn.init.zeros_(reward_model.network.score.weight)
+    with fit._ready(FitTable(), reward_model.network):
+        found = fit._validate(reward_model, tests, 2048)
+        assert reward_model.network.training
+    assert not reward_model.network.training
+    # equal rewards: every pair half right, log 3! over 2 places
+    assert found == pytest.approx({"held_out_pair_accuracy": 0.5, "held_out_nll": math.log(6) / 2}, abs=CLOSE)
+
+
+def looks(path: Path) -> dict[int, float]:
+    lines = metrics.read(path)
+    return {line["step"]: line["fit/held_out_pair_accuracy"] for line in lines if "fit/held_out_nll" in line}
+
+
+def test_the_weights_of_the_best_look_are_saved(tiny_model: Path, tmp_path: Path) -> None:
+    against = [replace(told, ranks=[2, 3, 1]) for told in HELD_OUT]  # what is learnt makes it worse
+    settings = {"held_out": against, "validate_every": 1, "keep": "best"}
+    facts = run_fit(tiny_model, tmp_path / "best", Recorder(tmp_path / "best.jsonl", "fit"), **settings)
+    found = looks(tmp_path / "best.jsonl")
+    best = max(found, key=lambda step: (found[step], -step))
+    assert (facts["kept_step"], facts["steps"]) == (best, 8)
+    assert best < 8
+    assert found[best] > found[8]
+    assert facts["held_out"]["scores"][0]["value"] == pytest.approx(found[best], abs=CLOSE)
+    # a run that is told to end there, at the same rates, ends with the same weights
+    with pytest.raises(KeyboardInterrupt):
+        run_fit(tiny_model, tmp_path / "cut", Killed(tmp_path / "cut.jsonl", "fit", best + 1), **settings)
+    state = torch.load(tmp_path / "cut" / "checkpoint.pt", weights_only=True)["state"]
+    saved = load_file(tmp_path / "best" / "model" / "model.safetensors")
+    assert state["step"] == best
+    assert all(torch.equal(saved[name], weight) for name, weight in state["weights"].items())
+
+
+def test_training_ends_after_so_many_looks_without_gain(tiny_model: Path, tmp_path: Path) -> None:
+    settings = {"learning_rate": 0.05, "epochs": 8, "validate_every": 2, "patience": 2}
+    facts = run_fit(tiny_model, tmp_path / "run", Recorder(tmp_path / "run.jsonl", "fit"), **settings)
+    found = looks(tmp_path / "run.jsonl")
+    best = max(found, key=lambda step: (found[step], -step))
+    assert facts["steps"] == facts["kept_step"] == max(found) == best + 2 * 2 < 32
+    assert [line["step"] for line in metrics.read(tmp_path / "run.jsonl")] == list(range(1, facts["steps"] + 1))
+    assert facts["tokens"] == metrics.read(tmp_path / "run.jsonl")[-1]["fit/num_tokens"]
+
+
+@pytest.mark.parametrize("settings", [{"keep": "best"}, {"patience": 1}], ids=["best", "patience"])
+def test_a_choice_by_held_out_rankings_without_any_is_a_plain_error(tiny_model: Path, tmp_path: Path, settings) -> None:
+    table, recorder = SMALL.model_copy(update=settings), Recorder(tmp_path / "metrics.jsonl", "fit")
+    with pytest.raises(DataError, match="look at held-out rankings, of which there are none; hold some out"):
+        fit.fit(table, str(tiny_model), TOLD, [], tmp_path, recorder, seed=1)
+
+
+def test_a_gradient_that_is_not_a_number_stops_the_fit(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(StarlingError, match=r"fit: step \d+: the gradient is not a number; lower fit\.learning_rate"):
+        run_fit(tiny_model, tmp_path, Recorder(tmp_path / "metrics.jsonl", "fit"), learning_rate=1e30)
+
+
+def test_lora_leaves_a_merged_model_and_an_adapter_that_agree(tiny_model: Path, tmp_path: Path) -> None:
+    settings = {"lora_rank": 4, "learning_rate": 1e-2, "epochs": 3}
+    run_fit(tiny_model, tmp_path, Recorder(tmp_path / "metrics.jsonl", "fit"), **settings)
+    lines = metrics.read(tmp_path / "metrics.jsonl")
+    assert lines[-1]["fit/nll"] < 0.7 * lines[0]["fit/nll"]
+    assert {path.name for path in (tmp_path / "adapter").iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+    merged = models.load_reward_model(str(tmp_path / "model"))
+    base = models.new_reward_model(str(tiny_model))
+    adapted = PeftModel.from_pretrained(base.network, str(tmp_path / "adapter")).merge_and_unload()
+    for name, weight in merged.network.state_dict().items():
+        assert torch.allclose(adapted.state_dict()[name], weight, atol=CLOSE, rtol=0), name
 
 
 def test_fit_learns_what_the_rankings_have_in_common(tiny_model: Path, tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
 """fit: rankings -> a K-wise reward model, with what it gets right on rankings it never saw."""
 
+import math
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import torch
 
 from starling import (
     accuracy,
+    balance,
     data_files,
     device,
     model_card,
@@ -17,18 +21,22 @@ from starling import (
     packing,
     progress,
     reward_scale,
+    schedule,
     tables,
     uncertainty,
 )
+from starling.accuracy import Pair
 from starling.checkpoint import Checkpoint
 from starling.config import FitTable
-from starling.errors import DataError, StopStage
+from starling.errors import DataError, StarlingError, StopStage
 from starling.examples import Example, examples_of
+from starling.looks import Looks
 from starling.metrics import Recorder
 from starling.models import Model
 from starling.objective import Objective, num_places
 from starling.records import Ranking
 from starling.store import Run, replace_folder
+from starling.trainable import Trainable
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -59,30 +67,52 @@ def fit(
     if not examples:
         reasons = ", ".join(sorted({row["reason"] for row in unusable})) or "there are none"
         raise DataError(f"fit: none of {len(rankings)} rankings can be used: {reasons}")
+    if not tests and (cfg.keep == "best" or cfg.patience):
+        raise DataError(
+            "fit: fit.keep = best and fit.patience look at held-out rankings, of which there are none; "
+            'hold some out, or set fit.keep = "last" and fit.patience = 0'
+        )
     plan = plan_steps(cfg, examples, seed)
     if not plan:
         raise StopStage(f"fit: fit.token_budget = {cfg.token_budget:,} does not cover one step; raise it")
-    objective = Objective(cfg, model.network, examples, seed)
-    _train(cfg, model, objective, (examples, tests), plan, folder, recorder)
+    network: Any = model.network
+    part = Trainable(network.to(device.default()), cfg, seed)
+    objective = Objective(cfg, network, examples, seed)
+    part.weights.update(objective.weights)
+    steps, kept_step = _train(cfg, model, part, objective, (examples, tests), plan, folder, recorder)
+    if part.has_adapter:
+        _replace(folder / "adapter", part.save_adapter)
+        part.merge()
     scored = accuracy.score(model, tests, cfg.microbatch_tokens)
     facts = {
         "rankings": len(examples),
         "unusable": dict(Counter(row["reason"] for row in [*unusable, *unusable_tests])),
-        "steps": len(plan),
-        "tokens": sum(examples[index].size for step in plan for index in step),
+        "steps": steps,
+        "kept_step": kept_step,
+        "tokens": sum(examples[index].size for step in plan[:steps] for index in step),
         "held_out": accuracy.figures(tests, scored) if tests else None,
         "weights": objective.weight_facts(examples),
         "reward_scale": reward_scale.store(model.network.config, scored),
     }
-    partial = folder / "model.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    models.save(model, partial)
-    if cfg.laplace_prior:
-        uncertainty.save(uncertainty.fit(model, examples, cfg.laplace_prior, cfg.microbatch_tokens), partial)
-    model_card.write(partial, cfg, base, rankings, held_out, facts, seed=seed)
-    replace_folder(partial, folder / "model")
+    sureness = uncertainty.fit(model, examples, cfg.laplace_prior, cfg.microbatch_tokens) if cfg.laplace_prior else None
+
+    def write(unfinished: Path) -> None:
+        models.save(model, unfinished)
+        if sureness is not None:
+            uncertainty.save(sureness, unfinished)
+        model_card.write(unfinished, cfg, base, rankings, held_out, facts, seed=seed)
+
+    _replace(folder / "model", write)
     Checkpoint(folder / "checkpoint.pt", 0).remove()
     return facts
+
+
+def _replace(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a folder under a temporary name, and put it in this place."""
+    unfinished = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    write(unfinished)
+    replace_folder(unfinished, folder)
 
 
 def plan_steps(cfg: FitTable, examples: Sequence[Example], seed: int) -> list[list[int]]:
@@ -103,42 +133,81 @@ def plan_steps(cfg: FitTable, examples: Sequence[Example], seed: int) -> list[li
 def _train(
     cfg: FitTable,
     model: Model,
+    part: Trainable,
     objective: Objective,
     rankings: tuple[Sequence[Example], Sequence[Example]],
     plan: Sequence[Sequence[int]],
     folder: Path,
     recorder: Recorder,
-) -> None:
-    network, (examples, tests) = model.network, rankings
-    _freeze(network, cfg.layers)
-    trained = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
-    trained |= objective.weights
-    optimiser = torch.optim.AdamW(trained.values(), lr=cfg.learning_rate, weight_decay=cfg.weight_decay, fused=True)
+) -> tuple[int, int]:
+    """Train, with looks at `tests`; returns the steps done and the step whose weights the model has in the end."""
+    examples, tests = rankings
+    optimiser = torch.optim.AdamW(
+        part.weights.values(), lr=cfg.learning_rate, weight_decay=cfg.weight_decay, fused=True
+    )
+    looks = Looks(cfg, len(plan))
     checkpoint = Checkpoint(folder / "checkpoint.pt", cfg.checkpoint_seconds)
-    state = checkpoint.load()
-    first = 0
-    if state is not None:
-        first = state["step"]
-        with torch.no_grad():
-            for name, weight in trained.items():
-                weight.copy_(state["weights"][name])
-        optimiser.load_state_dict(state["optimiser"])
+    first = _resume(checkpoint, part, optimiser, looks)
     recorder.rewind(first)
-    total = sum(examples[index].size for step in plan for index in step)
-    with progress.track("fit", total, "tokens") as advance:
-        advance(sum(examples[index].size for step in plan[:first] for index in step))
+    tokens = [0, *accumulate(sum(examples[index].size for index in step) for step in plan)]
+    number = first
+    with progress.track("fit", tokens[-1], "tokens") as advance, _ready(cfg, model.network):
+        advance(tokens[first])
         for number, step in enumerate(plan[first:], first + 1):
+            rate = cfg.learning_rate * schedule.share(cfg.schedule, number, len(plan), cfg.warmup)
             for group in optimiser.param_groups:
-                group["lr"] = cfg.learning_rate * _schedule(number, len(plan), cfg.warmup)
-            metrics = _step(cfg, objective, network, optimiser, [examples[index] for index in step])
-            if tests and (number % max(1, len(plan) // 4) == 0 or number == len(plan)):
-                metrics |= _validate(model, tests, cfg.microbatch_tokens)
-            recorder.log(number, metrics | {"learning_rate": optimiser.param_groups[0]["lr"]})
-            advance(sum(examples[index].size for index in step), note=f"nll {metrics['nll']:.3f}")
+                group["lr"] = rate
+            metrics = _step(cfg, objective, model.network, optimiser, [examples[index] for index in step])
+            if not math.isfinite(metrics["grad_norm"]):
+                raise StarlingError(f"fit: step {number}: the gradient is not a number; lower fit.learning_rate")
+            if tests and looks.is_due(number):
+                found = _validate(model, tests, cfg.microbatch_tokens)
+                looks.note(number, found["held_out_pair_accuracy"], part.weights)
+                metrics |= found
+            recorder.log(number, metrics | {"learning_rate": rate, "num_tokens": tokens[number]})
+            advance(tokens[number] - tokens[number - 1], note=f"nll {metrics['nll']:.3f}")
+            if looks.is_enough:
+                break
             if checkpoint.due and number < len(plan):
-                weights = {name: weight.detach() for name, weight in trained.items()}
-                checkpoint.save({"step": number, "weights": weights, "optimiser": optimiser.state_dict()})
+                checkpoint.save(_state(number, part, optimiser, looks))
+    if looks.best_weights:
+        part.load(looks.best_weights)
+    return number, looks.best_step if looks.best_weights else number
+
+
+@contextmanager
+def _ready(cfg: FitTable, network: Any) -> Iterator[None]:
+    """The network in training mode, with gradient checkpointing where it is wanted; after that as it scores."""
+    network.train()
+    if cfg.gradient_checkpointing:
+        network.activation_checkpointing_enable()
+    yield
+    if cfg.gradient_checkpointing:
+        network.activation_checkpointing_disable()
     network.eval()
+
+
+def _state(step: int, part: Trainable, optimiser: torch.optim.Optimizer, looks: Looks) -> dict[str, Any]:
+    """All that the next step depends on."""
+    return {
+        "step": step,
+        "weights": {name: weight.detach() for name, weight in part.weights.items()},
+        "optimiser": optimiser.state_dict(),
+        "looks": looks.state_dict(),
+        "random": torch.get_rng_state(),  # a network may drop out
+    }
+
+
+def _resume(checkpoint: Checkpoint, part: Trainable, optimiser: torch.optim.Optimizer, looks: Looks) -> int:
+    """Take up the saved state; returns its step, 0 where there is none."""
+    state = checkpoint.load()
+    if state is None:
+        return 0
+    part.load(state["weights"])
+    optimiser.load_state_dict(state["optimiser"])
+    looks.load_state_dict(state["looks"])
+    torch.set_rng_state(state["random"])
+    return int(state["step"])
 
 
 def _step(
@@ -151,8 +220,10 @@ def _step(
     """One optimiser step on these examples; the gradient does not depend on how they fall into microbatches."""
     places = num_places(examples)
     optimiser.zero_grad(set_to_none=True)
-    sums, right, pairs = Counter[str](), 0.0, 0
-    for batch in packing.microbatches([example.size for example in examples], cfg.microbatch_tokens):
+    sums = Counter[str]()
+    seen: list[float] = []
+    pairs: list[Pair] = []
+    for batch in balance.microbatches([example.size for example in examples], cfg.microbatch_tokens):
         chosen = [examples[index] for index in batch]
         packed = packing.pack([(example.shared, example.endings) for example in chosen])
         with device.autocast(network.device):
@@ -163,41 +234,33 @@ def _step(
         sums.update(found.report)
         rows = reward_N.detach().split([len(example.endings) for example in chosen])
         for example, row in zip(chosen, rows, strict=True):
-            judged = accuracy.pairs_of(example.ranking, row.tolist())
-            right += sum(pair.right for pair in judged)
-            pairs += len(judged)
+            seen += row.tolist()
+            pairs += accuracy.pairs_of(example.ranking, row.tolist())
     weights = [weight for group in optimiser.param_groups for weight in group["params"]]
     norm = torch.nn.utils.clip_grad_norm_(weights, 1.0)
     optimiser.step()
-    reported = {name: value / places for name, value in sums.items()}
-    return {**reported, "pair_accuracy": right / max(pairs, 1), "grad_norm": float(norm)}
+    return {
+        **{name: value / places for name, value in sums.items()},
+        "pair_accuracy": sum(pair.right for pair in pairs) / max(len(pairs), 1),
+        "margin": sum(pair.margin for pair in pairs) / max(len(pairs), 1),
+        "min_reward": min(seen),
+        "mean_reward": sum(seen) / len(seen),
+        "max_reward": max(seen),
+        "grad_norm": float(norm),
+    }
 
 
 def _validate(model: Model, tests: Sequence[Example], microbatch_tokens: int) -> dict[str, float]:
+    """Pair accuracy and nll a place on the held-out rankings."""
     model.network.eval()
     scored = accuracy.score(model, tests, microbatch_tokens)
+    model.network.train()
     pairs = [
         pair
         for example, rewards in zip(tests, scored, strict=True)
         for pair in accuracy.pairs_of(example.ranking, rewards)
     ]
-    model.network.train()
-    return {"held_out_pair_accuracy": sum(pair.right for pair in pairs) / max(len(pairs), 1)}
-
-
-def _freeze(network: Any, layers: int) -> None:
-    """Train all weights, or only the last `layers` blocks with final norm and head."""
-    network.train()
-    if layers == 0:
-        return
-    decoder = network.base_model
-    for weight in network.parameters():
-        weight.requires_grad_(False)
-    for part in [*decoder.layers[-layers:], decoder.norm, network.score]:
-        part.requires_grad_(True)
-
-
-def _schedule(step: int, steps: int, warmup: float) -> float:
-    """Linear rise over the first `warmup` of the steps, then linear fall to 0 after the last."""
-    rise = max(1, round(warmup * steps))
-    return step / rise if step <= rise else (steps + 1 - step) / (steps + 1 - rise)
+    return {
+        "held_out_pair_accuracy": sum(pair.right for pair in pairs) / max(len(pairs), 1),
+        "held_out_nll": accuracy.nll(tests, scored),
+    }

@@ -1,0 +1,79 @@
+"""What is trained of a reward model: all weights, the last blocks, or LoRA adapters on their linear layers."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+
+from starling import device
+from starling.config import FitTable
+from starling.errors import explained
+
+
+class Trainable:
+    """The trained weights of a network, by name; all others are frozen and no gradient reaches below them."""
+
+    def __init__(self, network: Any, cfg: FitTable, seed: int) -> None:
+        self._network = network
+        self._adapted = _adapt(network, cfg, seed) if cfg.lora_rank else None
+        if self._adapted is None:
+            _freeze(network, cfg.layers)
+        self.weights = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
+
+    @property
+    def has_adapter(self) -> bool:
+        return self._adapted is not None
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Write these values over the trained weights."""
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                weight.copy_(weights[name])
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write adapters and score head in PEFT's layout."""
+        assert self._adapted is not None
+        with explained(f"writing {folder}"):
+            self._adapted.save_pretrained(str(folder))
+            (folder / "README.md").unlink()  # a form that nobody has filled in
+
+    def merge(self) -> None:
+        """Add the adapters to the weights they stand beside, so that the network is a plain one again."""
+        if self._adapted is not None:
+            self._adapted.merge_and_unload()
+            self._adapted = None
+
+
+def _freeze(network: Any, layers: int) -> None:
+    """Train all weights, or only the last `layers` blocks with final norm and head."""
+    if layers == 0:
+        return
+    network.requires_grad_(False)
+    decoder = network.base_model
+    for part in [*decoder.layers[-layers:], decoder.norm, network.score]:
+        part.requires_grad_(True)
+
+
+def _adapt(network: Any, cfg: FitTable, seed: int) -> PeftModel:
+    """Put LoRA adapters on all linear layers of the last `fit.layers` blocks (0 = all); the head is trained in full.
+
+    W x becomes W x + (alpha / rank) B A x with B = 0 at first (Hu et al. 2021, arXiv:2106.09685, section 4.1).
+    """
+    blocks = set(network.base_model.layers[-cfg.layers :])  # -0 is all of them
+    targets = [
+        f"{name}.{inner}"
+        for name, block in network.named_modules()
+        if block in blocks
+        for inner, module in block.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
+    # For sequence classifiers PEFT itself trains and saves the head.
+    lora = LoraConfig(task_type="SEQ_CLS", r=cfg.lora_rank, lora_alpha=cfg.lora_alpha, target_modules=targets)
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that it will give up
+        torch.manual_seed(device.seed_for(seed, "fit", "lora"))
+        return get_peft_model(network, lora)
