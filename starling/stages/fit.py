@@ -1,14 +1,13 @@
 """fit: rankings -> a K-wise reward model, with what it gets right on rankings it never saw."""
 
 import shutil
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from starling import accuracy, data_files, device, model_card, models, packing, progress, tables
+from starling import accuracy, device, model_card, models, packing, progress, tables, unusable
 from starling.checkpoint import Checkpoint
 from starling.config import FitTable
 from starling.errors import DataError, StopStage
@@ -43,20 +42,21 @@ def fit(
 ) -> dict[str, Any]:
     """Train on `rankings`, report on `held_out`, write `folder/model`; returns the facts."""
     model = models.new_reward_model(base)
-    examples, unusable = examples_of(model, rankings)
-    tests, unusable_tests = examples_of(model, held_out)
-    if unusable or unusable_tests:
-        data_files.write_jsonl(folder / "unusable.jsonl", [*unusable, *unusable_tests])
+    examples, notes = examples_of(model, rankings, too_long=cfg.too_long, max_tokens=cfg.max_tokens)
+    tests, of_tests = examples_of(model, held_out, too_long=cfg.too_long, max_tokens=cfg.max_tokens)
+    notes += of_tests
+    unusable.tell(folder, notes)
     if not examples:
-        reasons = ", ".join(sorted({row["reason"] for row in unusable})) or "there are none"
-        raise DataError(f"fit: none of {len(rankings)} rankings can be used: {reasons}")
+        raise DataError(f"fit: none of {len(rankings)} rankings can be used: {unusable.reasons(notes)}")
+    repeats = unusable.tell_repeats([example.ranking for example in examples])
     plan = plan_steps(cfg, examples, seed)
     if not plan:
         raise StopStage(f"fit: fit.token_budget = {cfg.token_budget:,} does not cover one step; raise it")
     _train(cfg, model, examples, tests, plan, folder, recorder)
     facts = {
         "rankings": len(examples),
-        "unusable": dict(Counter(row["reason"] for row in [*unusable, *unusable_tests])),
+        **unusable.tally(notes),
+        "prompt_in_answers": repeats,
         "steps": len(plan),
         "tokens": sum(examples[index].size for step in plan for index in step),
         "held_out": accuracy.evaluate(model, tests, cfg.microbatch_tokens) if tests else None,
