@@ -4,6 +4,7 @@ A conversation is tokenised exactly as every other tool does it: through the tok
 special token added by us.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from os.path import commonprefix  # works on any sequences, token ids too
 from typing import Any
@@ -13,6 +14,8 @@ from transformers import PreTrainedTokenizerBase
 
 from starling.errors import DataError, ModelError
 from starling.records import Message
+
+_ENDS_ON_REWARD = "{{ '' }}{% endset %}{{ rendered if add_generation_prompt else rendered.rstrip() }}"
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> tuple[int, ...]:
@@ -69,9 +72,35 @@ def conversation_ids(
     return shared, [ids[len(shared) :] for ids in wholes]
 
 
+def shortened(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tokens: int) -> Sequence[Message] | None:
+    """The conversation at least `tokens` shorter, cut from the left; None where nothing of the last turn would remain.
+
+    Whole turns go first, the earliest before the others, so that a user's turn stands first again; then the beginning
+    of the last turn's text. The system's message stays. The template writes what is left, so that it begins, ends and
+    changes turns as the model knows it.
+    """
+    goal = len(_render(tokenizer, messages, waiting=True)) - tokens
+    first = next(at for at, message in enumerate(messages) if message["role"] != "system")
+    system, starts = messages[:first], [at for at, message in enumerate(messages) if message["role"] == "user"]
+    for start in starts:
+        kept = [*system, *messages[start:]]
+        if start > first and len(_render(tokenizer, kept, waiting=True)) <= goal:
+            return kept
+    text = messages[-1]["content"].strip()
+
+    def from_character(start: int) -> list[Message]:
+        return [*system, Message(role="user", content=text[start:].lstrip())]
+
+    cut = bisect_left(
+        range(len(text)), True, key=lambda start: len(_render(tokenizer, from_character(start), waiting=True)) <= goal
+    )
+    return from_character(cut) if cut < len(text) else None
+
+
 def without_end(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
     """The ids without the special tokens and blanks that close the last turn."""
-    special = set(tokenizer.all_special_ids)
+    added = tokenizer.added_tokens_decoder.items()  # a token that ends turns need not be one of the named special ones
+    special = {*tokenizer.all_special_ids, *(token for token, added_token in added if added_token.special)}
     stop = len(ids)
     while stop > 0 and (ids[stop - 1] in special or not str(tokenizer.decode([ids[stop - 1]])).strip()):
         stop -= 1
@@ -84,24 +113,37 @@ def require_template(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
         raise ModelError(f"{name}: its tokenizer has no chat template; save one into the model's folder")
 
 
+def end_on_reward(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Give the tokenizer the template of a reward model: what it writes ends where the assistant's turn ends."""
+    template = tokenizer.get_chat_template()
+    if not template.endswith(_ENDS_ON_REWARD):
+        tokenizer.chat_template = ending_on_reward(template)
+    asked: list[Any] = [Message(role="user", content="Is rain wet?"), Message(role="assistant", content="Yes.")]
+    after = str(_applied(tokenizer, asked, waiting=False, tokenize=False)).rpartition("Yes.")[2]
+    if without_end(tokenizer, tokenizer.encode(after, add_special_tokens=False)):
+        raise ModelError(
+            f"{name}: its chat template writes {after!r} after a finished answer, where the reward would be read; "
+            "save one into the model's folder that ends there"
+        )
+
+
 def ending_on_reward(template: str) -> str:
     """A chat template that writes the same conversation but ends on the token that closes the last turn.
 
     Many templates put a line break after it, on which other tools would read the reward.
     """
-    return (
-        "{%- set rendered -%}"
-        + template
-        + "{%- endset -%}{{ rendered if add_generation_prompt else rendered.rstrip() }}"
-    )
+    # Line breaks: the first after a block and the last of a template are not written, all others are.
+    return "{%- set rendered %}\n" + template.removesuffix("\n") + _ENDS_ON_REWARD
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, waiting: bool) -> list[int]:
-    turns: list[Any] = list(messages)
+    return list(_applied(tokenizer, list(messages), waiting=waiting))
+
+
+def _applied(tokenizer: PreTrainedTokenizerBase, turns: list[Any], *, waiting: bool, tokenize: bool = True) -> Any:
     try:
-        ids = tokenizer.apply_chat_template(turns, add_generation_prompt=waiting, return_dict=False)
+        return tokenizer.apply_chat_template(turns, add_generation_prompt=waiting, return_dict=False, tokenize=tokenize)
     except TemplateError as error:  # a broken template, or one that raises an exception over these turns
         raise ModelError(
             f"{tokenizer.name_or_path}: its chat template does not write this conversation: {error}"
         ) from error
-    return list(ids)

@@ -61,6 +61,11 @@ class FitTable(Table):
     gradient_checkpointing: bool = False
     """Whether each block runs again on the way back instead of keeping what it computed: a third more time, less
     memory, the same gradient."""
+    max_tokens: int = Field(0, ge=0)
+    """Tokens that a conversation, prompt and answer, may take; 0 = the model's window."""
+    too_long: Literal["error", "left_prompt", "drop"] = "error"
+    """What a longer one does: it stops the stage and is named; its prompt is cut from the left (whole turns, then the
+    beginning of the last; the system's stays); or its answer is left out. Answers are never cut."""
     microbatch_tokens: int = Field(2048, ge=64)
     """Packed tokens in one forward pass."""
     validate_every: int = Field(0, ge=0)

@@ -40,6 +40,8 @@ def stream_rows(path: Path) -> Iterator[dict[str, Any]]:
             yield from stream_rows(shard)
     elif not path.exists():
         raise DataError(f"{path}: there is no such file")
+    elif path.suffix.lower() in (".csv", ".tsv", ".xlsx"):
+        raise DataError(f"{path}: a table of {path.suffix[1:]} is not read here; write it as Parquet or JSON lines")
     elif path.suffix == ".parquet":
         try:
             with pq.ParquetFile(path) as file:
@@ -102,7 +104,8 @@ def _json_object(line: bytes, where: str) -> dict[str, Any]:
         if b"\\ud" in line.lower():
             json.dumps(row, ensure_ascii=False).encode()  # fails on half of a character: no tokenizer reads it
     except ValueError as error:
-        raise DataError(f"{where}: not JSON in UTF-8 ({error})") from None
+        advice = "; a list over several lines must become one object a line" if line.strip() == b"[" else ""
+        raise DataError(f"{where}: not JSON in UTF-8 ({error}){advice}") from None
     except RecursionError:
         raise DataError(f"{where}: lists or objects stand too deep in each other") from None
     if not isinstance(row, dict):

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
-from starling import chat, packing
-from starling.errors import DataError
+from starling import chat, packing, unusable
+from starling.errors import DataError, ModelError, UsageError
 from starling.models import Model
 from starling.records import Ranking
 
@@ -31,29 +32,70 @@ class Example:
         return len(self.endings) - 1
 
 
-def examples_of(model: Model, rankings: Sequence[Ranking]) -> tuple[list[Example], list[dict[str, str]]]:
-    """Tokenise the rankings; empty answers and rankings that cannot train are left out and listed with the reason."""
+def examples_of(
+    model: Model, rankings: Sequence[Ranking], *, too_long: str = "error", max_tokens: int = 0
+) -> tuple[list[Example], list[dict[str, str]]]:
+    """Tokenise the rankings; what cannot be used of them is left out and noted with the reason (`unusable.py`).
+
+    A conversation may take `max_tokens` tokens, 0 for the model's window. What a longer one does is `too_long`: it
+    is an error ("error"), its answer is left out ("drop"), or the prompt is shortened from the left for all of its
+    answers ("left_prompt"); an answer for which no prompt would remain is then left out too. Answers are never cut.
+    """
+    limit = _limit(model, max_tokens)
     examples: list[Example] = []
-    unusable: list[dict[str, str]] = []
+    notes: list[dict[str, str]] = []
     for whole in rankings:
-        ranking = _without_empty_answers(whole)
-        left_out = len(whole.answers) - len(ranking.answers)
-        unusable += [{"prompt_id": whole.prompt_id, "reason": "an empty answer was left out"}] * left_out
-        reason = _why_unusable(ranking)
-        if reason:
-            unusable.append({"prompt_id": ranking.prompt_id, "reason": reason})
+        ranking, lost = unusable.cleaned(whole)
+        notes += lost
+        try:
+            example, lost = _fitted(model.tokenizer, ranking, too_long, limit)
+        except ModelError as error:
+            notes.append(unusable.note(whole, "ranking", "the chat template does not write its turns", str(error)))
             continue
+        notes += lost
+        if example is None:
+            continue
+        examples.append(example)
+    return examples, notes
+
+
+def _limit(model: Model, max_tokens: int) -> int:
+    window = packing.window(model.network.config)
+    if max_tokens > window:
+        raise UsageError(f"fit: fit.max_tokens = {max_tokens:,} passes the model's window of {window:,} tokens")
+    return max_tokens or window
+
+
+def _fitted(
+    tokenizer: PreTrainedTokenizerBase, whole: Ranking, too_long: str, limit: int
+) -> tuple[Example | None, list[dict[str, str]]]:
+    """The ranking as ids that fit into `limit` tokens, None where it decides nothing; and notes of what that took."""
+    ranking = whole
+    notes: list[dict[str, str]] = []
+    while not (reason := unusable.why(ranking)):
         answers = [answer.answer for answer in ranking.answers]
         finished = [answer.finished for answer in ranking.answers]
-        shared, endings = chat.conversation_ids(model.tokenizer, ranking.messages, answers, finished)
-        longest = len(shared) + max(map(len, endings))
-        if longest > model.network.config.max_position_embeddings:
-            window = model.network.config.max_position_embeddings
+        shared, endings = chat.conversation_ids(tokenizer, ranking.messages, answers, finished)
+        lengths = [len(shared) + len(ending) for ending in endings]
+        longest = max(lengths)
+        if longest <= limit:
+            if ranking.messages != whole.messages:
+                notes.append(unusable.note(ranking, "prompt", "too long"))
+            return Example(ranking, _compact(shared), [_compact(ending) for ending in endings]), notes
+        if too_long == "error":
             raise DataError(
-                f"fit: {ranking.prompt_id} takes {longest} tokens, the model's window is {window}; shorten it"
+                f"fit: {whole.where or whole.prompt_id} takes {longest:,} tokens, fit.max_tokens (0 = the model's "
+                f'window) allows {limit:,}; shorten it, or set fit.too_long to "left_prompt" or "drop"'
             )
-        examples.append(Example(ranking, _compact(shared), [_compact(ending) for ending in endings]))
-    return examples, unusable
+        shorter = chat.shortened(tokenizer, ranking.messages, longest - limit) if too_long == "left_prompt" else None
+        if shorter is not None:
+            ranking = replace(ranking, messages=shorter)
+            continue
+        least = longest if too_long == "left_prompt" else limit + 1
+        lost = {at for at, length in enumerate(lengths) if length >= least}
+        notes += [unusable.note(ranking, "answer", "too long")] * len(lost)
+        ranking = unusable.without(replace(ranking, messages=whole.messages), lost)
+    return None, [*notes, unusable.note(whole, "ranking", reason)]
 
 
 def ragged(reward_N: Tensor, examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor]:
@@ -72,20 +114,3 @@ def ragged(reward_N: Tensor, examples: Sequence[Example]) -> tuple[Tensor, Tenso
 def _compact(ids: Sequence[int]) -> Sequence[int]:
     """The ids at four bytes each; a list takes eight, and as much again or more for most of its numbers."""
     return array("i", ids)
-
-
-def _without_empty_answers(ranking: Ranking) -> Ranking:
-    """The ranking of the answers that say something; their ranks keep their order."""
-    kept = [at for at, answer in enumerate(ranking.answers) if answer.answer.strip()]
-    if len(kept) == len(ranking.answers):
-        return ranking
-    answers, ranks = [ranking.answers[at] for at in kept], [ranking.ranks[at] for at in kept]
-    return replace(ranking, answers=answers, ranks=ranks, orders=())
-
-
-def _why_unusable(ranking: Ranking) -> str:
-    if len(ranking.answers) < 2:
-        return "fewer than two answers"
-    if len(set(ranking.ranks)) < 2:
-        return "all answers are tied"
-    return ""

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from starling import data_files, tables
+from starling import data_files, tables, unusable
 from starling.judges import rubric
 from starling.ledger import read_calls
 from starling.records import Candidate, Ranking
@@ -124,12 +124,12 @@ def _used(run: Run, ranking: Ranking) -> list[str]:
 def _used_by_fit(run: Run, ranking: Ranking, split: str) -> str:
     if not run.is_done("fit"):
         return "fit: not done yet"
-    unusable = run.root / "fit" / "unusable.jsonl"
-    rows = data_files.stream_rows(unusable) if unusable.exists() else ()
-    why = [row["reason"] for row in rows if row["prompt_id"] == ranking.prompt_id]
-    if any(reason != "an empty answer was left out" for reason in why):
-        return f"fit: left out, {'; '.join(why)}"
-    noted = f"; {len(why)} x {why[0]}" if why else ""
+    path = run.root / "fit" / unusable.FILE
+    rows = data_files.stream_rows(path) if path.exists() else ()
+    notes = [row for row in rows if row["prompt_id"] == ranking.prompt_id]
+    if lost := [row["reason"] for row in notes if row["what"] == "ranking"]:
+        return f"fit: left out, {'; '.join(lost)}"
+    noted = "".join(f"; {line}" for line in unusable.lines(notes))
     if split == "validation":
         return f"fit: tests the reward model{noted}"
     return f"fit: one of {run.facts('fit')['rankings']:,} rankings that the reward model learns from{noted}"

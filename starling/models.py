@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,10 @@ from starling import builtin, chat, packing
 from starling.errors import ModelError, explained
 from starling.packing import Packed
 
-_PAD_CANDIDATES = ("<|endoftext|>", "<pad>", "<|pad|>", "<|finetune_right_pad_id|>", "<unk>")
+_PAD_CANDIDATES = (
+    "<|endoftext|>", "<pad>", "<|pad|>", "<|finetune_right_pad_id|>", "<|reserved_special_token_0|>", "<|fim_pad|>",
+    "<unk>",
+)  # fmt: skip
 
 
 class Model(NamedTuple):
@@ -67,7 +71,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 def window(name: str) -> int:
     """The longest conversation in tokens, prompt and answer, that MODEL has positions for."""
-    return int(_load(AutoConfig, name).max_position_embeddings)
+    return packing.window(_load(AutoConfig, name))
 
 
 def identity(name: str) -> dict[str, str]:
@@ -112,9 +116,12 @@ def new_reward_model(name: str, dtype: torch.dtype = torch.float32) -> Model:
         tokenizer.add_bos_token = tokenizer.add_eos_token = False
     tokenizer.pad_token = _pad_token(tokenizer, name)
     tokenizer.padding_side = "right"
-    if not tokenizer.chat_template.endswith(chat.ending_on_reward("")[-40:]):
-        tokenizer.chat_template = chat.ending_on_reward(tokenizer.chat_template)
-    network = _load(AutoModelForSequenceClassification, name, dtype=dtype, num_labels=1)
+    chat.end_on_reward(tokenizer, name)
+    options = {"num_labels": 1, "ignore_mismatched_sizes": True, "output_loading_info": True}
+    network, loaded = _load(AutoModelForSequenceClassification, name, dtype=dtype, **options)
+    if not hasattr(network, "score"):
+        raise ModelError(f"{name}: {type(network).__name__} has no head called `score`; a reward model needs one")
+    _require_weights(name, loaded, but="score.weight")  # an LM's or a classifier's head is replaced
     network.config.pad_token_id = tokenizer.pad_token_id
     network.config.problem_type = "regression"
     network.config.id2label, network.config.label2id = {0: "reward"}, {"reward": 0}
@@ -126,11 +133,12 @@ def new_reward_model(name: str, dtype: torch.dtype = torch.float32) -> Model:
 def load_reward_model(name: str, dtype: torch.dtype = torch.float32) -> Model:
     """A sequence classifier with one label and a head called `score`."""
     tokenizer = load_tokenizer(name)
-    network = _load(AutoModelForSequenceClassification, name, dtype=dtype)
+    network, loaded = _load(AutoModelForSequenceClassification, name, dtype=dtype, output_loading_info=True)
     if network.config.num_labels != 1 or not hasattr(network, "score"):
         raise ModelError(
             f"{name}: a reward model has one label and a head `score`; this has {network.config.num_labels}"
         )
+    _require_weights(name, loaded)
     if network.config.pad_token_id in (None, tokenizer.eos_token_id):
         raise ModelError(
             f"{name}: the pad token must exist and never end an answer; set pad_token_id in its config.json"
@@ -242,6 +250,16 @@ def _pad_token(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
     raise ModelError(
         f"{name}: no token can serve as padding (pad = eos would hide the end of an answer); add one to it"
     )
+
+
+def _require_weights(name: str, loaded: Mapping[str, Any], but: str = "") -> None:
+    """Refuse a checkpoint of which weights would have to be made up, other than those called `but`."""
+    absent = {*loaded["missing_keys"], *(key for key, *_shapes in loaded["mismatched_keys"])} - {but}
+    if absent:
+        raise ModelError(
+            f"{name}: {len(absent)} weights are missing or of another size, first {min(absent)}; "
+            "it is no such model, or not a whole one"
+        )
 
 
 def _load(kind: Any, name: str, **options: Any) -> Any:

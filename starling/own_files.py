@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from starling import data_files, device, model_card, progress, reward, tables
+from starling import data_files, device, model_card, progress, reward, tables, unusable
 from starling.config import Config
 from starling.errors import DataError, UsageError, explained
 from starling.metrics import Recorder
@@ -42,18 +42,20 @@ def fit(settings: Config, rankings: list[Path], model: str, out: Path, held_out:
     if finished is not None:
         progress.console.print(f"fit: done already in {out}", markup=False)
         return finished
-    train, test = split(_read(rankings), held_out)
+    read, unread = _read(rankings)
+    train, test = split(read, held_out)
     with alone(work):
         _claim(work, request)
         device.setup(settings.run.threads, settings.run.seed)
         recorder = Recorder(work / "metrics.jsonl", "fit")
         facts = stage.fit(settings.fit, model, train, test, work, recorder, seed=settings.run.seed)
-        facts = {"split": {"train": len(train), "held_out": len(test)}, **facts}
+        unusable.add(work, unread)
+        facts = {"split": {"train": len(train), "held_out": len(test)}, "unread": len(unread), **facts}
         model_card.write(work / "model", settings.fit, model, train, test, facts, seed=settings.run.seed, files=files)
         text = json.dumps({"request": request, "versions": versions(), "facts": facts}, indent=1) + "\n"
         write_atomically(work / "model" / FACTS, text)
         with explained(f"writing {out}"):
-            for name in ("metrics.jsonl", "unusable.jsonl", "adapter"):
+            for name in ("metrics.jsonl", unusable.FILE, "adapter"):
                 if (work / name).exists():
                     os.replace(work / name, work / "model" / name)
             replace_folder(work / "model", out)
@@ -118,15 +120,30 @@ def question(row: Mapping[str, Any], where: str) -> Question:
     return Question(messages=reward.conversation(prompt, where), answers=texts, finished=finished, where=where)
 
 
-def _read(files: Sequence[Path]) -> list[Ranking]:
-    found = [
-        tables.ranking_from_row(row, f"{path}:{number}")
-        for path in files
-        for number, row in enumerate(data_files.stream_rows(path), 1)
-    ]
-    if not found:
+def _read(files: Sequence[Path]) -> tuple[list[Ranking], list[dict[str, str]]]:
+    """The files' rankings, and a note for each row that is none."""
+    found: list[Ranking] = []
+    unread: list[dict[str, str]] = []
+    for path in files:
+        for number, row in enumerate(data_files.stream_rows(path), 1):
+            where = f"{path}:{number}"
+            try:
+                found.append(tables.ranking_from_row(row, where))
+            except DataError as error:
+                unread.append({"prompt_id": str(row.get("prompt_id") or where), "where": where, "what": "ranking",
+                               "reason": "not a ranking", "detail": str(error)})  # fmt: skip
+    if not found and not unread:
         raise DataError(f"fit: no rankings in {', '.join(map(str, files))}")
-    return found
+    if not found:
+        more = f" (and {len(unread) - 1:,} rows after it are no rankings either)" if len(unread) > 1 else ""
+        raise DataError(f"{unread[0]['detail']}{more}")
+    if unread:
+        progress.console.print(
+            f"fit: {len(unread):,} of {len(unread) + len(found):,} rows are no rankings and left out, "
+            f"listed in {unusable.FILE}; first {unread[0]['detail']}",
+            markup=False,
+        )
+    return found, unread
 
 
 def _finished(out: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:

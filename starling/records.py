@@ -102,7 +102,8 @@ class Ranking:
     that the call gave them, as they were shown, nothing where it could not be read; `marks` the mark where a call gives
     one. `agreement` is the share of the judge's pair verdicts that its ranking upholds, `self_agreement` Kendall's tau
     between its repeats, `calls` the ledger's keys of all calls made. `repeats` says beside `orders` for the how-manyth
-    time each call was asked; `unread` calls could not be read to the last attempt.
+    time each call was asked; `unread` calls could not be read to the last attempt. `where` names file and row it was
+    read from.
     """
 
     prompt_id: str
@@ -121,6 +122,7 @@ class Ranking:
     calls: Sequence[str] = ()
     repeats: Sequence[int] = ()
     unread: int = 0
+    where: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

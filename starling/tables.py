@@ -156,6 +156,8 @@ def ranking_from_row(row: Mapping[str, Any], where: str) -> Ranking:
     elif isinstance(row.get("answers"), list):
         entries = row["answers"]
         messages = row.get("messages") or _messages(row.get("prompt"))
+        if messages is None:
+            raise DataError(f"{where}: the row needs the `prompt` (or `messages`) that its answers answer")
     else:
         raise DataError(
             f"{where}: a ranking needs `prompt` and `answers` (Nectar), or `prompt`, `chosen` and `rejected`; "
@@ -173,6 +175,7 @@ def ranking_from_row(row: Mapping[str, Any], where: str) -> Ranking:
         good_natured=row.get("good_natured") is not False,
         source=", ".join(map(str, source)) if isinstance(source, list) else str(source),
         calls=row.get("calls") or (), repeats=row.get("repeats") or (), unread=row.get("unread") or 0,
+        where=where,
     )  # fmt: skip
 
 
@@ -199,7 +202,11 @@ def messages_from_text(text: str) -> list[Message]:
 def _pair(row: Mapping[str, Any], where: str) -> tuple[list[Message], dict[str, str]]:
     chosen, rejected = row["chosen"], row["rejected"]
     if isinstance(chosen, str) and isinstance(rejected, str):
-        return _messages(row.get("prompt")), {"chosen": chosen, "rejected": rejected}
+        if row.get("prompt") is None:
+            raise DataError(
+                f"{where}: `chosen` and `rejected` are texts, so the row needs the `prompt` that they answer"
+            )
+        return _messages(row["prompt"]), {"chosen": chosen, "rejected": rejected}
     if not (chosen and rejected and isinstance(chosen, list) and isinstance(rejected, list)):
         raise DataError(f"{where}: `chosen` and `rejected` must both be texts or both be message lists")
     if not (_is_message(chosen[-1]) and _is_message(rejected[-1])):
@@ -215,7 +222,10 @@ def _messages(prompt: Any) -> Any:
 
 def _answer(entry: Any, prompt_id: str, draw: int, where: str) -> Candidate:
     if not isinstance(entry, Mapping) or not isinstance(entry.get("answer"), str) or not _is_rank(entry.get("rank")):
-        raise DataError(f"{where} needs a text `answer` and a `rank` of 1 or more")
+        found = type(entry).__name__
+        if isinstance(entry, Mapping):
+            found = f"rank {entry['rank']!r}"[:40] if "rank" in entry else ", ".join(map(str, entry))
+        raise DataError(f"{where} needs a text `answer` and a `rank` of 1 or more (1 is best); found: {found}")
     try:
         num_tokens = int(entry.get("num_tokens") or 0)
     except (TypeError, ValueError, OverflowError):

@@ -106,10 +106,51 @@ def test_an_empty_answer_is_refused(tokenizer) -> None:
         chat.conversation_ids(tokenizer, QUESTION, ["wet", ""], [True, True])
 
 
+def test_whole_turns_are_cut_before_the_last_turns_text(tokenizer) -> None:
+    talk = [*DIALOGUE[:3], Message(role="user", content="the name"), *DIALOGUE[2:]]
+    cut = [DIALOGUE[0], *talk[3:]]
+    spared = len(chat.prompt_ids(tokenizer, talk)) - len(chat.prompt_ids(tokenizer, cut))
+    assert chat.shortened(tokenizer, talk, 1) == chat.shortened(tokenizer, talk, spared) == cut
+    assert chat.shortened(tokenizer, talk, spared + 1) == [DIALOGUE[0], DIALOGUE[-1]]
+
+
+def test_the_last_turn_loses_its_beginning_and_no_more_than_it_must(tokenizer) -> None:
+    whole = len(chat.prompt_ids(tokenizer, DIALOGUE))
+    last = len(chat.prompt_ids(tokenizer, [DIALOGUE[0], DIALOGUE[-1]]))
+    for tokens in (1, 2, 3):
+        system, turn = chat.shortened(tokenizer, DIALOGUE, whole - last + tokens)
+        assert system == DIALOGUE[0]
+        assert "the rain in spain".endswith(turn["content"]) and turn["role"] == "user"
+        assert len(chat.prompt_ids(tokenizer, [system, turn])) <= last - tokens
+        longer = turn | {"content": "the rain in spain"[-len(turn["content"]) - 1 :].lstrip()}
+        assert len(chat.prompt_ids(tokenizer, [system, longer])) > last - tokens or longer == turn
+
+
+def test_a_conversation_of_which_nothing_would_remain_cannot_be_shortened(tokenizer) -> None:
+    whole = len(chat.prompt_ids(tokenizer, QUESTION))
+    empty = len(chat.prompt_ids(tokenizer, [Message(role="user", content="")]))
+    assert chat.shortened(tokenizer, QUESTION, whole - empty) is None
+    assert chat.shortened(tokenizer, QUESTION, whole - empty - 1) == [Message(role="user", content="?")]
+
+
+def test_a_character_of_several_bytes_is_never_cut_in_two(tokenizer) -> None:
+    asked = [Message(role="user", content="雨" * 8)]
+    for tokens in range(1, 20):
+        shorter = chat.shortened(tokenizer, asked, tokens)
+        assert shorter is None or set(shorter[0]["content"]) == {"雨"}
+
+
 def test_without_end_takes_only_what_closes_the_turn(tokenizer) -> None:
     ids = tokenizer.encode("<|im_start|>user\nhi<|im_end|>\n", add_special_tokens=False)
     assert tokenizer.decode(chat.without_end(tokenizer, ids)) == "<|im_start|>user\nhi"
     assert chat.without_end(tokenizer, [END, END]) == []
+
+
+def test_without_end_knows_special_tokens_that_have_no_name(tokenizer) -> None:
+    tokenizer.add_tokens(["<|eot|>"], special_tokens=True)
+    ids = tokenizer.encode("hi<|eot|>", add_special_tokens=False)
+    assert ids[-1] not in tokenizer.all_special_ids
+    assert tokenizer.decode(chat.without_end(tokenizer, ids)) == "hi"
 
 
 def test_ending_on_reward_drops_only_the_end_of_a_finished_conversation(tokenizer, tiny_model: Path) -> None:

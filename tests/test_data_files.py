@@ -133,3 +133,16 @@ def test_rows_of_many_batches_come_one_after_the_other(tmp_path: Path) -> None:
     stream = data_files.stream_rows(tmp_path)
     assert next(stream) == rows[0]
     assert [row["draw"] for row in stream] == list(range(1, 3000))
+
+
+@pytest.mark.parametrize("name", ["mine.csv", "mine.TSV", "mine.xlsx"])
+def test_a_table_in_another_form_is_named_as_such(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("prompt,chosen,rejected\na,b,c\n")
+    with pytest.raises(DataError, match=rf"{name}: a table of \w+ is not read here; write it as Parquet or JSON lines"):
+        data_files.read_rows(tmp_path / name)
+
+
+def test_a_list_over_several_lines_is_told_what_it_must_become(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('[\n{"a": 1},\n{"a": 2}\n]\n')
+    with pytest.raises(DataError, match=r"x\.json:1: not JSON .*must become one object a line"):
+        data_files.read_rows(tmp_path / "x.json")

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import runs
+from made_rankings import ranking
 from servers import Server, fails, ranking_judge, replies_with, says
 from small_road import recipe
 
-from starling import cli, config, data_files, lineage, progress, show, tables
+from starling import cli, config, data_files, lineage, progress, show, tables, unusable
 from starling.stages import prompts, rank, sample
 from starling.store import Run
 
@@ -117,7 +118,12 @@ def test_a_finished_run_says_what_fit_and_tune_made_of_a_ranking(tmp_path: Path)
         "tune: its ranked answers teach the critic and serve as rollouts",
     ]
     data_files.write_jsonl(
-        run.folder("fit") / "unusable.jsonl", [{"prompt_id": "train-0", "reason": "all answers are tied"}]
+        run.folder("fit") / "unusable.jsonl", [unusable.note(ranking("train-0", ["a"], [1]), "answer", "empty")] * 2
+    )
+    assert explained(run, "train-0")["used"][0].endswith("learns from; 2 answers left out: empty")
+    data_files.write_jsonl(
+        run.folder("fit") / "unusable.jsonl",
+        [unusable.note(ranking("train-0", ["a"], [1]), "ranking", "all answers are tied")],
     )
     assert explained(run, "train-0")["used"][0] == "fit: left out, all answers are tied"
 

@@ -178,6 +178,31 @@ def test_a_classifier_of_two_labels_is_refused(tiny_model: Path, tmp_path: Path)
         models.load_reward_model(str(tmp_path / "two"))
 
 
+def test_a_model_without_a_head_is_no_reward_model(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "headless")
+    edit_config(tmp_path / "headless", num_labels=1, id2label={"0": "LABEL_0"}, pad_token_id=0)
+    with pytest.raises(ModelError, match=r"headless: 1 weights are missing .* first score\.weight"):
+        models.load_reward_model(str(tmp_path / "headless"))
+
+
+def test_a_backbone_that_is_not_whole_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "torn")
+    edit_config(tmp_path / "torn", num_hidden_layers=5)
+    with pytest.raises(ModelError, match=r"torn: 9 weights are missing .* first model\.layers\.4\."):
+        models.new_reward_model(str(tmp_path / "torn"))
+
+
+def test_a_classifier_of_other_labels_gets_the_head_of_a_reward_model(tiny_model: Path, tmp_path: Path) -> None:
+    network = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=5)
+    models.save(Model(network, AutoTokenizer.from_pretrained(tiny_model)), tmp_path / "five")
+    found = models.new_reward_model(str(tmp_path / "five"))
+    assert found.network.config.num_labels == 1
+    assert found.network.score.weight.shape == (1, 32)
+    assert not found.network.score.weight.any()
+    base = models.new_reward_model(str(tiny_model)).network.model.state_dict()
+    assert all(torch.equal(weight, base[key]) for key, weight in found.network.model.state_dict().items())
+
+
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_trunk_and_top_make_the_whole_decoder(decoder, layers: int) -> None:
     packed = pack(GROUPS)

@@ -171,7 +171,7 @@ def test_a_held_out_share_that_is_none_is_refused(tmp_path: Path, share: float) 
             "none of 1 rankings can be used.*fewer than two answers",
         ),
         ([{"prompt": " ", "chosen": "a", "rejected": "b"}], "rankings.jsonl:1: the user's message is empty"),
-        ([{"prompt": "rain " * 600, "chosen": "a", "rejected": "b"}], "takes .* tokens, the model's window is 512"),
+        ([{"prompt": "rain " * 600, "chosen": "a", "rejected": "b"}], "takes .* tokens, fit.max_tokens .* allows 512"),
     ],
     ids=["empty file", "wrong column", "one answer", "empty prompt", "beyond the window"],
 )
@@ -182,6 +182,44 @@ def test_rankings_that_cannot_train_are_named(tiny_model: Path, tmp_path: Path, 
     assert not (tmp_path / "out").exists()
     write_lines(source, pair_rows())
     assert own_files.fit(settings(), [source], str(tiny_model), tmp_path / "out", 0.0)["rankings"] == 12
+
+
+def test_rows_that_are_no_rankings_are_listed_and_the_rest_is_used(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = [{"answer": "yes", "rank": 1}, {"answer": "no", "rank": 2}]
+    bad = [{"prompt": "rain?", "answers": [answers[0], {"answer": "no", "rank": rank}]} for rank in (0, -1, "2", None)]
+    wrong = [
+        *bad,
+        {"prompt": "rain?", "answers": answers[:1]},
+        {"prompt": "rain?", "answers": [*answers, answers[1] | {"rank": 3}]},
+    ]
+    source = write_lines(tmp_path / "mine.jsonl", [*pair_rows(), *wrong])
+    facts = own_files.fit(settings(), [source], str(tiny_model), tmp_path / "out", 0.0)
+    assert (facts["rankings"], facts["unread"]) == (13, 4)
+    assert facts["unusable"] == {"fewer than two answers": 1}
+    assert facts["answers_left_out"] == {"a copy of another that has another rank": 1}
+    listed = data_files.read_rows(tmp_path / "out" / "unusable.jsonl")
+    assert [(line["where"], line["what"]) for line in listed] == [
+        *((f"{source}:{row}", "ranking") for row in (13, 14, 15, 16, 17)), (f"{source}:18", "answer"),
+    ]  # fmt: skip
+    assert [line["detail"].rpartition("found: ")[2] for line in listed[:4]] == [
+        "rank 0",
+        "rank -1",
+        "rank '2'",
+        "rank None",
+    ]
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert "fit: 4 of 18 rows are no rankings" in said and "rank 0" in said
+
+
+@pytest.mark.parametrize("choice", ["drop", "left_prompt"])
+def test_what_a_limit_does_is_chosen_and_counted(tiny_model: Path, tmp_path: Path, choice: str) -> None:
+    rows = [*pair_rows(), {"prompt": "rain " * 600, "chosen": "a", "rejected": "b"}]
+    source = write_lines(tmp_path / "mine.jsonl", rows)
+    facts = own_files.fit(settings(f"fit.too_long={choice}"), [source], str(tiny_model), tmp_path / "out", 0.0)
+    assert (facts["rankings"], facts["shortened"]) == ((13, 1) if choice == "left_prompt" else (12, 0))
+    assert facts["answers_left_out"] == ({} if choice == "left_prompt" else {"too long": 2})
 
 
 def test_every_form_of_row_is_scored_and_kept(reward_model: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import math
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
@@ -14,7 +13,6 @@ import torch
 from starling import (
     accuracy,
     balance,
-    data_files,
     device,
     model_card,
     models,
@@ -24,6 +22,7 @@ from starling import (
     schedule,
     tables,
     uncertainty,
+    unusable,
 )
 from starling.accuracy import Pair
 from starling.checkpoint import Checkpoint
@@ -60,18 +59,18 @@ def fit(
 ) -> dict[str, Any]:
     """Train on `rankings`, report on `held_out`, write `folder/model`; returns the facts."""
     model = models.new_reward_model(base)
-    examples, unusable = examples_of(model, rankings)
-    tests, unusable_tests = examples_of(model, held_out)
-    if unusable or unusable_tests:
-        data_files.write_jsonl(folder / "unusable.jsonl", [*unusable, *unusable_tests])
+    examples, notes = examples_of(model, rankings, too_long=cfg.too_long, max_tokens=cfg.max_tokens)
+    tests, of_tests = examples_of(model, held_out, too_long=cfg.too_long, max_tokens=cfg.max_tokens)
+    notes += of_tests
+    unusable.tell(folder, notes)
     if not examples:
-        reasons = ", ".join(sorted({row["reason"] for row in unusable})) or "there are none"
-        raise DataError(f"fit: none of {len(rankings)} rankings can be used: {reasons}")
+        raise DataError(f"fit: none of {len(rankings)} rankings can be used: {unusable.reasons(notes)}")
     if not tests and (cfg.keep == "best" or cfg.patience):
         raise DataError(
             "fit: fit.keep = best and fit.patience look at held-out rankings, of which there are none; "
             'hold some out, or set fit.keep = "last" and fit.patience = 0'
         )
+    repeats = unusable.tell_repeats([example.ranking for example in examples])
     plan = plan_steps(cfg, examples, seed)
     if not plan:
         raise StopStage(f"fit: fit.token_budget = {cfg.token_budget:,} does not cover one step; raise it")
@@ -86,7 +85,8 @@ def fit(
     scored = accuracy.score(model, tests, cfg.microbatch_tokens)
     facts = {
         "rankings": len(examples),
-        "unusable": dict(Counter(row["reason"] for row in [*unusable, *unusable_tests])),
+        **unusable.tally(notes),
+        "prompt_in_answers": repeats,
         "steps": steps,
         "kept_step": kept_step,
         "tokens": sum(examples[index].size for step in plan[:steps] for index in step),
