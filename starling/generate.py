@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_utils import PreTrainedModel
 
+from starling.attention import Rule
 from starling.packing import Packed, Span, hidden_states, pack
 from starling.sampling import sample
 
@@ -141,14 +142,12 @@ class _Prefilling:
     cache: _Slots
     places: Sequence[tuple[Span, Sequence[int], int]]
 
-    def attend(
-        self, module: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
-    ) -> Tensor:
+    def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
         keys, values = self.cache.keys[module.layer_idx], self.cache.values[module.layer_idx]
         for (start, stop), slots, first in self.places:
             keys[slots, ..., first : first + stop - start] = key[0, :, start:stop].to(keys.dtype).transpose(-1, -2)
             values[slots, :, first : first + stop - start] = value[0, :, start:stop].to(values.dtype)
-        return self.packed.attend(module, query, key, value, scaling, window)
+        return self.packed.attend(module, query, key, value, rule)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,20 +158,20 @@ class _Decoding:
     length: int
     mask_B11T: Tensor
 
-    def attend(
-        self, module: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
-    ) -> Tensor:
+    def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
         rows, heads, _, width = key.shape
         keys, values = self.cache.keys[module.layer_idx, :rows], self.cache.values[module.layer_idx, :rows]
         index = torch.arange(rows, device=key.device)
         keys[index, :, :, self.cache.lengths[:rows]] = key[:, :, 0]
         values[index, :, self.cache.lengths[:rows]] = value[:, :, 0]
         mask = self.mask_B11T
-        if window:
-            oldest = (self.cache.lengths[:rows] - window)[:, None, None, None]
+        if rule.window:
+            oldest = (self.cache.lengths[:rows] - rule.window)[:, None, None, None]
             mask = mask & (torch.arange(self.length, device=key.device) > oldest)
         grouped = query.view(rows, heads, -1, width)
-        score = (grouped @ keys[..., : self.length]).float() * scaling  # twice as fast on CPU as SDPA of one query
+        score = (grouped @ keys[..., : self.length]).float() * rule.scaling  # twice as fast on CPU as SDPA of one query
+        if rule.softcap:
+            score = rule.softcap * torch.tanh(score / rule.softcap)
         weight = score.masked_fill(~mask, -torch.inf).softmax(-1).to(values.dtype)
         out = weight @ values[:, :, : self.length]
         return out.reshape(rows, 1, -1, width)

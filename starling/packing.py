@@ -18,9 +18,11 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
+from starling import flex
+from starling.attention import Rule, written_out
 from starling.errors import ModelError
 
 ATTENTION = "starling"
@@ -29,13 +31,8 @@ ATTENTION = "starling"
 class Context(Protocol):
     """What attends: it travels with a forward call to every attention layer."""
 
-    def attend(
-        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
-    ) -> Tensor:
-        """Query (B, heads, T, D), key and value (B, key heads, T, D) -> (B, T, heads, D).
-
-        `window` is how many tokens the layer lets each position see; None or 0 is all of them.
-        """
+    def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
+        """Query (B, heads, T, D), key and value (B, key heads, T, D) -> (B, T, heads, D)."""
         ...
 
 
@@ -62,11 +59,13 @@ class Packed:
     positions_1T: Tensor
     blocks: tuple[Block, ...]
 
-    def attend(
-        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
-    ) -> Tensor:
+    def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
         """Attention within the blocks; query, key, value (1, heads, T, D) -> (1, T, heads, D)."""
-        _refuse_long(self.longest, window)
+        if query.is_cuda:
+            return flex.attend(self.lengths, query, key, value, rule)
+        if rule.softcap or (rule.window and self.longest > rule.window):
+            return self._attend_by(rule, query, key, value)
+        scaling = rule.scaling
         repeats = query.shape[1] // key.shape[1]
         # On CPU bfloat16 attention is no faster forward, and backward takes twice the time of float32.
         work = torch.float32 if value.device.type == "cpu" else value.dtype
@@ -93,6 +92,26 @@ class Packed:
                     )
                 )
         return torch.cat(found, 2).transpose(1, 2).to(value.dtype)
+
+    def _attend_by(self, rule: Rule, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """What `attend` gives, with every score written out: for rules that the fused kernels do not know."""
+        repeats = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
+        pieces = zip(*(tensor.split(self._lengths, 2) for tensor in (query, key, value)), strict=True)
+        found = []
+        for block in self.blocks:
+            own_query, seen_key, seen_value = next(pieces)
+            found.append(written_out(own_query, seen_key, seen_value, rule))
+            for _answer in block.answers:
+                own_query, own_key, own_value = next(pieces)
+                keys, values = torch.cat([seen_key, own_key], 2), torch.cat([seen_value, own_value], 2)
+                found.append(written_out(own_query, keys, values, rule))
+        return torch.cat(found, 2).transpose(1, 2)
+
+    @property
+    def lengths(self) -> tuple[tuple[int, ...], ...]:
+        """For each block the tokens of its prompt, then of each answer."""
+        return tuple(tuple(span.stop - span.start for span in (block.prompt, *block.answers)) for block in self.blocks)
 
     @property
     def _lengths(self) -> list[int]:
@@ -154,6 +173,10 @@ def hidden_states(
 
     `context` attends in place of the packed sequence where the keys and values are wanted too.
     """
+    if packed.longest > window(backbone.config):
+        raise ModelError(
+            f"a conversation of {packed.longest:,} tokens passes the model's window of {window(backbone.config):,}"
+        )
     device = backbone.device
     inputs: dict[str, Any] = {"input_ids": packed.ids_1T.to(device)}
     if inputs_1TH is not None:
@@ -173,11 +196,44 @@ def spans(blocks: Iterable[Block]) -> list[tuple[Span, Span]]:
     return [(block.prompt, answer) for block in blocks for answer in block.answers]
 
 
+def window(config: PretrainedConfig) -> int:
+    """The longest conversation in tokens that a model with this config has positions for, whatever else is packed.
+
+    LongRoPE turns all frequencies over as soon as one conversation passes the length of its first training, so that
+    conversations of both kinds cannot share a forward pass: that length is the window.
+    """
+    ropes = getattr(config, "rope_parameters", None) or {}
+    found = [rope for rope in (ropes, *ropes.values()) if isinstance(rope, dict)]
+    first = [rope["original_max_position_embeddings"] for rope in found if rope.get("rope_type") == "longrope"]
+    return int(min([config.max_position_embeddings, *first]))
+
+
 def enable(model: PreTrainedModel) -> None:
-    """Route the model's attention through the context that each forward call brings along."""
-    if not model._supports_attention_backend:
-        raise ModelError(f"{type(model).__name__} does not use transformers' attention interface; packing needs it")
+    """Route the model's attention through the context that each forward call brings along.
+
+    Refused are models in which a token could see another answer by some other way than this attention.
+    """
+    if reason := _unpackable(model):
+        raise ModelError(f"{type(model).__name__} {reason}, so answers packed together would not be apart; use another")
     model.set_attn_implementation(ATTENTION)
+    if model.config._attn_implementation != ATTENTION:
+        raise ModelError(f"{type(model).__name__} does not let its attention be exchanged; use another model")
+
+
+def _unpackable(model: PreTrainedModel) -> str:
+    config = model.config
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if not model._supports_attention_backend:
+        return "does not use transformers' attention interface"
+    if config.get_text_config() is not config or config.is_encoder_decoder:
+        return "is more than a decoder of text"
+    if kinds:
+        return f"has layers of the kind {', '.join(sorted(kinds))}"
+    if any(isinstance(module, nn.Conv1d) for module in model.modules()):
+        return "has convolutions over tokens"
+    if any(getattr(module, "is_causal", True) is False for module in model.modules()):
+        return "has layers that see later tokens"
+    return ""
 
 
 @lru_cache(maxsize=4096)
@@ -188,11 +244,6 @@ def _after(width: int, length: int, device: torch.device, dtype: torch.dtype) ->
         return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill(hidden, -torch.inf)
 
 
-def _refuse_long(length: int, window: int | None) -> None:
-    if window and length > window:
-        raise ModelError(f"a conversation of {length} tokens passes the model's sliding window of {window}; shorten it")
-
-
 def _attention(
     module: Any,
     query: Tensor,
@@ -201,14 +252,17 @@ def _attention(
     attention_mask: None,
     *,
     scaling: float,
-    context: Any,
+    context: Context | None = None,
     sliding_window: int | None = None,
+    softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
-        raise ModelError(f"{type(module).__name__} caps attention scores or adds sinks; packing does not know how")
+    if context is None:
+        raise ModelError(f"{type(module).__name__} is not told what its tokens see; packing does not know this model")
+    if kwargs.get("s_aux") is not None or kwargs.get("position_bias") is not None:
+        raise ModelError(f"{type(module).__name__} adds sinks or biases to its attention; packing does not know how")
     window = sliding_window or getattr(module, "sliding_window", None)  # some families leave it to the mask
-    return context.attend(module, query, key, value, scaling, window), None
+    return context.attend(module, query, key, value, Rule(scaling, window, softcap)), None
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:

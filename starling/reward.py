@@ -135,7 +135,7 @@ class RewardModel:
             raise DataError(f"{question.where}: answer {empty[0]} is empty, so it has no reward; leave it out")
         pack = chat.conversation_ids(self._model.tokenizer, question.messages, question.answers, question.finished)
         longest = len(pack[0]) + max(map(len, pack[1]))
-        window = self._model.network.config.max_position_embeddings
+        window = packing.window(self._model.network.config)
         if longest > window:
             raise DataError(
                 f"{question.where}: takes {longest} tokens, the reward model's window is {window}; shorten it"

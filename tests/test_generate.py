@@ -8,6 +8,8 @@ import torch
 from tolerances import CLOSE
 from transformers import (
     AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
     GenerationConfig,
     MistralConfig,
     MistralForCausalLM,
@@ -183,22 +185,25 @@ def test_greedy_and_sampled_requests_go_together(model, plain) -> None:
     assert [answer.ids for answer in answers[1:]] == [answer.ids for answer in alone]
 
 
-@pytest.mark.parametrize("family", ["qwen2", "mistral"])
-def test_decoding_past_a_sliding_window_equals_transformers(family: str) -> None:
+@pytest.mark.parametrize("family", ["qwen2", "mistral", "gemma2"])
+@pytest.mark.parametrize("length", [4, 9])
+def test_decoding_past_a_sliding_window_equals_transformers(family: str, length: int) -> None:
     shape = {
         "vocab_size": 50, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
         "num_key_value_heads": 1, "sliding_window": 6, "initializer_range": 0.5, "pad_token_id": 0, "eos_token_id": 49,
     }  # fmt: skip
     if family == "mistral":
         network = MistralForCausalLM(MistralConfig(**shape, head_dim=8)).eval()
+    elif family == "gemma2":
+        capped = Gemma2Config(**shape, head_dim=8, query_pre_attn_scalar=1, attn_logit_softcapping=2.0)
+        network = Gemma2ForCausalLM._from_config(capped, attn_implementation="eager").eval()
     else:
         sliding = Qwen2Config(**shape, use_sliding_window=True, layer_types=["sliding_attention"] * 2)
         network = Qwen2ForCausalLM(sliding).eval()
-    expected = greedy_by_transformers(network, (1, 2, 3, 4), 12)
+    prompt = tuple(range(1, length + 1))
+    expected = greedy_by_transformers(network, prompt, 12)
     packing.enable(network)
-    answer = generate(network, [Request(prompt=(1, 2, 3, 4), seed=1, temperature=0.0)], max_new_tokens=12, stop=NEVER)[
-        0
-    ]
+    answer = generate(network, [Request(prompt=prompt, seed=1, temperature=0.0)], max_new_tokens=12, stop=NEVER)[0]
     assert answer.ids == expected
 
 

@@ -6,38 +6,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from packed_groups import DOCUMENTED, GROUPS, Groups, dense_mask, separately
 from tolerances import CLOSE
-from torch import Tensor
-from transformers import (
-    AutoModelForCausalLM,
-    BloomConfig,
-    BloomForCausalLM,
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen2MoeConfig,
-    Qwen2MoeForCausalLM,
-)
+from transformers import AutoModelForCausalLM
 from transformers.modeling_utils import PreTrainedModel
 
 from starling import packing
-from starling.errors import ModelError
 from starling.packing import Block, Span, pack
-
-Groups = list[tuple[list[int], list[list[int]]]]
-DOCUMENTED: Groups = [([1, 2, 3], [[4, 5], [6, 7, 8]]), ([9, 10], [[11], [12, 13]])]
-GROUPS: dict[str, Groups] = {
-    "one answer": [([5, 6, 7], [[8, 9]])],
-    "several groups": [
-        ([5, 6, 7, 8], [[20, 21], [30, 31, 32], [20]]),
-        ([40, 41], [[50, 51, 52]]),
-        ([60], [[61], [62]]),
-    ],
-    "a prompt without answers": [([5, 6, 7], []), ([8, 9], [[10, 11]])],
-}
 
 
 def load(folder: Path, attention: str = "sdpa") -> PreTrainedModel:
@@ -49,34 +24,6 @@ def packed_model(tiny_model: Path) -> PreTrainedModel:
     model = load(tiny_model)
     packing.enable(model)
     return model
-
-
-def separately(model: PreTrainedModel, groups: Groups) -> Tensor:
-    """The hidden states in packed order, from one plain forward pass for every conversation."""
-    rows = []
-    for prompt, answers in groups:
-        rows.append(model.model(torch.tensor([prompt]), use_cache=False).last_hidden_state[0])
-        for answer in answers:
-            whole = model.model(torch.tensor([prompt + answer]), use_cache=False).last_hidden_state[0]
-            rows.append(whole[len(prompt) :])
-    return torch.cat(rows)
-
-
-def dense_mask(groups: Groups) -> Tensor:
-    """What each position may see, written out from the rule: own prompt and own answer, nothing later."""
-    owner = []
-    for number, (prompt, answers) in enumerate(groups):
-        owner += [(number, -1)] * len(prompt)
-        for at, answer in enumerate(answers):
-            owner += [(number, at)] * len(answer)
-    seen = [
-        [
-            key <= query and owner[key][0] == owner[query][0] and owner[key][1] in (-1, owner[query][1])
-            for key in range(len(owner))
-        ]
-        for query in range(len(owner))
-    ]
-    return torch.tensor(seen)
 
 
 def test_pack_lays_out_the_documented_example() -> None:
@@ -93,6 +40,7 @@ def test_lengths_of_the_documented_example() -> None:
     packed = pack(DOCUMENTED)
     assert packed.num_tokens == 13
     assert packed.longest == 3 + 3
+    assert packed.lengths == ((3, 2, 3), (2, 1, 2))
     assert packing.last_tokens(packed) == [4, 7, 10, 12]
     assert packing.spans(packed.blocks) == [
         ((0, 3), (3, 5)),
@@ -184,44 +132,3 @@ def test_groups_give_the_same_in_any_company(packed_model) -> None:
         together = packing.hidden_states(packed_model.model, pack(groups))
         alone = [packing.hidden_states(packed_model.model, pack([group])) for group in groups]
     assert torch.allclose(together, torch.cat(alone), atol=CLOSE, rtol=0)
-
-
-def small(**more) -> dict:
-    return {
-        "vocab_size": 50, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
-        "num_key_value_heads": 1, "head_dim": 8, "pad_token_id": 0, **more,
-    }  # fmt: skip
-
-
-def windowed(family: str) -> PreTrainedModel:
-    """A model whose every layer sees five tokens; the families hand the window to the attention in different ways."""
-    if family == "mistral":
-        return MistralForCausalLM(MistralConfig(**small(sliding_window=5))).eval()
-    sliding = small(sliding_window=5, use_sliding_window=True, layer_types=["sliding_attention"] * 2)
-    if family == "qwen2_moe":
-        return Qwen2MoeForCausalLM(
-            Qwen2MoeConfig(**sliding, num_experts=2, num_experts_per_tok=1, moe_intermediate_size=8)
-        ).eval()
-    return Qwen2ForCausalLM(Qwen2Config(**sliding)).eval()
-
-
-@pytest.mark.parametrize("family", ["qwen2", "qwen2_moe", "mistral"])
-def test_a_conversation_past_the_sliding_window_is_refused(family: str) -> None:
-    model = windowed(family)
-    packing.enable(model)
-    packing.hidden_states(model.model, pack([([1, 2, 3], [[4, 5], [6]])]))
-    with pytest.raises(ModelError, match="6 tokens passes the model's sliding window of 5"):
-        packing.hidden_states(model.model, pack([([1, 2, 3], [[4, 5, 6], [6]])]))
-
-
-def test_a_model_that_caps_attention_scores_is_refused() -> None:
-    model = Gemma2ForCausalLM(Gemma2Config(**small())).eval()
-    packing.enable(model)
-    with pytest.raises(ModelError, match="caps attention scores"):
-        packing.hidden_states(model.model, pack([([1, 2, 3], [[4]])]))
-
-
-def test_a_model_without_the_attention_interface_is_refused() -> None:
-    model = BloomForCausalLM(BloomConfig(vocab_size=50, hidden_size=16, n_layer=1, n_head=2))
-    with pytest.raises(ModelError, match="BloomForCausalLM does not use"):
-        packing.enable(model)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from starling import chat, choice, data_files, endpoints, models, progress, streams, tables
+from starling import chat, choice, data_files, endpoints, models, packing, progress, streams, tables
 from starling.client import Client
 from starling.config import Generator
 from starling.device import seed_for
@@ -218,7 +218,7 @@ def _ask(run: Run, client: Client, name: str, shards: Sequence[Sequence[Job]]) -
 
 def _refuse_long(model: Model, jobs: Sequence[Job], requests: Sequence[Request], max_new_tokens: int) -> None:
     """Stop where system prompt and worked examples take a prompt, which fits alone, past the model's window."""
-    window = model.network.config.max_position_embeddings
+    window = packing.window(model.network.config)
     over = [
         (prompt.id, generator.name, len(request.prompt))
         for (prompt, _, generator), request in zip(jobs, requests, strict=True)
