@@ -84,7 +84,7 @@ def shortened(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], t
     system, starts = messages[:first], [at for at, message in enumerate(messages) if message["role"] == "user"]
     for start in starts:
         kept = [*system, *messages[start:]]
-        if start > first and len(_render(tokenizer, kept, waiting=True)) <= goal:
+        if len(_render(tokenizer, kept, waiting=True)) <= goal:
             return kept
     text = messages[-1]["content"].strip()
 

@@ -94,7 +94,7 @@ def _fitted(
         least = longest if too_long == "left_prompt" else limit + 1
         lost = {at for at, length in enumerate(lengths) if length >= least}
         notes += [unusable.note(ranking, "answer", "too long")] * len(lost)
-        ranking = unusable.without(replace(ranking, messages=whole.messages), lost)
+        ranking = unusable.without(ranking, lost)
     return None, [*notes, unusable.note(whole, "ranking", reason)]
 
 

@@ -254,7 +254,6 @@ def _attention(
     scaling: float,
     context: Context | None = None,
     sliding_window: int | None = None,
-    softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     if context is None:
@@ -262,7 +261,7 @@ def _attention(
     if kwargs.get("s_aux") is not None or kwargs.get("position_bias") is not None:
         raise ModelError(f"{type(module).__name__} adds sinks or biases to its attention; packing does not know how")
     window = sliding_window or getattr(module, "sliding_window", None)  # some families leave it to the mask
-    return context.attend(module, query, key, value, Rule(scaling, window, softcap)), None
+    return context.attend(module, query, key, value, Rule(scaling, window, kwargs.get("softcap"))), None
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:

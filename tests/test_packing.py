@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from transformers.modeling_utils import PreTrainedModel
 
 from starling import packing
+from starling.attention import Rule
 from starling.packing import Block, Span, pack
 
 
@@ -96,6 +97,16 @@ def test_packed_hidden_states_equal_a_dense_mask(tiny_model: Path, packed_model,
         )
         found = packing.hidden_states(packed_model.model, packed)
     assert torch.allclose(found, expected.last_hidden_state[0], atol=CLOSE, rtol=0)
+
+
+@pytest.mark.parametrize("window", [None, *range(1, 9)])
+def test_attention_within_a_window_equals_a_dense_mask(window: int | None) -> None:
+    groups = GROUPS["several groups"]  # the longest conversation has 4 + 3 = 7 tokens
+    query, key, value = torch.randn(3, 1, 2, pack(groups).num_tokens, 8)
+    seen = dense_mask(groups, window or 0)
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=0.5)
+    found = pack(groups).attend(torch.nn.Identity(), query, key, value, Rule(0.5, window))
+    assert torch.allclose(found, expected.transpose(1, 2), atol=CLOSE)
 
 
 def test_gradients_equal_those_of_separate_forward_passes(tiny_model: Path) -> None:
