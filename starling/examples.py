@@ -53,9 +53,8 @@ def examples_of(
             notes.append(unusable.note(whole, "ranking", "the chat template does not write its turns", str(error)))
             continue
         notes += lost
-        if example is None:
-            continue
-        examples.append(example)
+        if example is not None:
+            examples.append(example)
     return examples, notes
 
 

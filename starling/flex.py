@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ def attend(lengths: Lengths, query: Tensor, key: Tensor, value: Tensor, rule: Ru
     `lengths` holds for each block the tokens of its prompt, then of each answer.
     """
     mask = _block_mask(lengths, rule.window or 0, query.device)
-    kernel: Callable[..., Tensor] = _compiled() if query.is_cuda else flex_attention
+    kernel: Any = _compiled() if query.is_cuda else flex_attention
     found = kernel(
         query, key, value, score_mod=_cap(rule.softcap) if rule.softcap else None, block_mask=mask, scale=rule.scaling,
         enable_gqa=query.shape[1] != key.shape[1],

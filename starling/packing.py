@@ -115,7 +115,7 @@ class Packed:
 
     @property
     def _lengths(self) -> list[int]:
-        return [span.stop - span.start for block in self.blocks for span in (block.prompt, *block.answers)]
+        return [length for block in self.lengths for length in block]
 
     @property
     def longest(self) -> int:
@@ -173,9 +173,10 @@ def hidden_states(
 
     `context` attends in place of the packed sequence where the keys and values are wanted too.
     """
-    if packed.longest > window(backbone.config):
+    if packed.longest > _steady(backbone.config):
         raise ModelError(
-            f"a conversation of {packed.longest:,} tokens passes the model's window of {window(backbone.config):,}"
+            f"a conversation of {packed.longest:,} tokens passes the model's window of {window(backbone.config):,}, "
+            "past which it changes what else is packed; shorten it"
         )
     device = backbone.device
     inputs: dict[str, Any] = {"input_ids": packed.ids_1T.to(device)}
@@ -197,15 +198,20 @@ def spans(blocks: Iterable[Block]) -> list[tuple[Span, Span]]:
 
 
 def window(config: PretrainedConfig) -> int:
-    """The longest conversation in tokens that a model with this config has positions for, whatever else is packed.
+    """The longest conversation in tokens that a model with this config has positions for, whatever else is packed."""
+    return int(min(config.max_position_embeddings, _steady(config)))
 
-    LongRoPE turns all frequencies over as soon as one conversation passes the length of its first training, so that
-    conversations of both kinds cannot share a forward pass: that length is the window.
+
+def _steady(config: PretrainedConfig) -> float:
+    """The tokens up to which the rotary frequencies of a conversation do not depend on how long another one is.
+
+    Past the length of the first training, `dynamic` and `longrope` turn over the frequencies of all that share a pass.
     """
     ropes = getattr(config, "rope_parameters", None) or {}
     found = [rope for rope in (ropes, *ropes.values()) if isinstance(rope, dict)]
     first = [rope["original_max_position_embeddings"] for rope in found if rope.get("rope_type") == "longrope"]
-    return int(min([config.max_position_embeddings, *first]))
+    first += [config.max_position_embeddings for rope in found if rope.get("rope_type") == "dynamic"]
+    return min(first, default=float("inf"))
 
 
 def enable(model: PreTrainedModel) -> None:

@@ -195,7 +195,9 @@ def test_decoding_past_a_sliding_window_equals_transformers(family: str, length:
     if family == "mistral":
         network = MistralForCausalLM(MistralConfig(**shape, head_dim=8)).eval()
     elif family == "gemma2":
-        capped = Gemma2Config(**shape, head_dim=8, query_pre_attn_scalar=0.05, attn_logit_softcapping=4.0)
+        capped = Gemma2Config(
+            **shape, head_dim=8, query_pre_attn_scalar=1, attn_logit_softcapping=2.0, tie_word_embeddings=False
+        )
         network = Gemma2ForCausalLM._from_config(capped, attn_implementation="eager").eval()
     else:
         sliding = Qwen2Config(**shape, use_sliding_window=True, layer_types=["sliding_attention"] * 2)
