@@ -28,7 +28,8 @@ def score(name: str, value: float, low: float, high: float, n: int) -> dict[str,
 
 
 FACTS = {
-    "rankings": 1234, "unusable": {"all answers are tied": 56}, "steps": 789, "tokens": 98_765,
+    "rankings": 1234, "unusable": {"all answers are tied": 56}, "answers_left_out": {"too long": 57}, "shortened": 58,
+    "steps": 789, "tokens": 98_765,
     "held_out": {
         "scores": [
             score("pair_accuracy", 0.7312, 0.7001, 0.7623, 3210), score("top1_agreement", 0.4444, 0.4001, 0.4887, 321),
@@ -79,7 +80,7 @@ def test_a_base_of_the_hub_is_named_and_a_folder_only_by_its_own_name(saved: Pat
 def test_the_numbers_are_the_facts(saved: Path) -> None:
     text = card(saved).text
     for said in (
-        "Trained on\n1,234 rankings with the loss `plackett_luce`", "- 56 x all answers are tied",
+        "Trained on\n1,234 rankings with the loss `plackett_luce`", "- 56 x all answers are tied", "- 57 answers: too long", "- the beginning of 58 prompts that",
         "789 steps over 98,765 packed tokens, seed 4321.",
         "| Model, all pairs | 73.1 % (70.0 to 76.2), n = 3,210 |",
         "| Top answer agrees | 44.4 % (40.0 to 48.9), n = 321 |",
@@ -114,7 +115,9 @@ def test_it_says_when_length_alone_may_do_as_well(saved: Path, low: float, said:
 
 
 def test_without_held_out_rankings_it_says_that_nothing_is_known(saved: Path) -> None:
-    text = card(saved, held_out=[], facts=FACTS | {"held_out": None, "unusable": {}}).text
+    text = card(
+        saved, held_out=[], facts=FACTS | {"held_out": None, "unusable": {}, "answers_left_out": {}, "shortened": 0}
+    ).text
     assert "Nothing was held out." in text
     assert "| held out | 0 | 0 |" in text
     assert "Longer wins" not in text
