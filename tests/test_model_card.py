@@ -80,7 +80,8 @@ def test_a_base_of_the_hub_is_named_and_a_folder_only_by_its_own_name(saved: Pat
 def test_the_numbers_are_the_facts(saved: Path) -> None:
     text = card(saved).text
     for said in (
-        "Trained on\n1,234 rankings with the loss `plackett_luce`", "- 56 x all answers are tied", "- 57 answers: too long", "- the beginning of 58 prompts that",
+        "Trained on\n1,234 rankings with the loss `plackett_luce`", "- 56 x all answers are tied",
+        "- 57 answers: too long", "- the beginning of 58 prompts that",
         "789 steps over 98,765 packed tokens, seed 4321.",
         "| Model, all pairs | 73.1 % (70.0 to 76.2), n = 3,210 |",
         "| Top answer agrees | 44.4 % (40.0 to 48.9), n = 321 |",
