@@ -59,8 +59,8 @@ class FitTable(Table):
     lora_alpha: int = Field(32, ge=1)
     """LoRA's alpha: what the adapters add counts alpha / rank."""
     gradient_checkpointing: bool = False
-    """Whether each block runs again on the way back instead of keeping what it computed: a third more time, less
-    memory, the same gradient."""
+    """Whether each block runs again on the way back instead of keeping what it computed: more time, less memory,
+    the same gradient."""
     microbatch_tokens: int = Field(2048, ge=64)
     """Packed tokens in one forward pass."""
     validate_every: int = Field(0, ge=0)
