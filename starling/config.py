@@ -59,8 +59,8 @@ class FitTable(Table):
     lora_alpha: int = Field(32, ge=1)
     """LoRA's alpha: what the adapters add counts alpha / rank."""
     gradient_checkpointing: bool = False
-    """Whether each block runs again on the way back instead of keeping what it computed: a third more time, less
-    memory, the same gradient."""
+    """Whether each block runs again on the way back instead of keeping what it computed: more time, less memory,
+    the same gradient."""
     max_tokens: int = Field(0, ge=0)
     """Tokens that a conversation, prompt and answer, may take; 0 = the model's window."""
     too_long: Literal["error", "left_prompt", "drop"] = "error"
