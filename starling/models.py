@@ -155,6 +155,7 @@ def save(model: Model, folder: Path) -> None:
         except SafetensorError as error:  # what safetensors makes of a full disk
             raise OSError(str(error)) from error
         model.tokenizer.save_pretrained(folder)
+        _also_for_transformers_4(folder)
 
 
 def rewards(network: Any, packed: Packed) -> Tensor:
@@ -218,6 +219,25 @@ def copy_top_into(decoder: Any, top: Any, initial: Any, share: float) -> None:
             weights = zip(target.parameters(), tuned.parameters(), start.parameters(), strict=True)
             for old, new, first in weights:
                 old.copy_(torch.lerp(first.to(new.dtype), new, share))
+
+
+def _also_for_transformers_4(folder: Path) -> None:
+    """Say what transformers 5 has renamed under its old name too: tools that pin version 4 read no other.
+
+    It would otherwise refuse the tokenizer's class, and take its own default for RoPE's base without a word.
+    """
+    config, tokenizer = folder / "config.json", folder / "tokenizer_config.json"
+    told = json.loads(config.read_text())
+    rope = dict(told.get("rope_parameters") or {})
+    if "rope_theta" in rope:
+        told["rope_theta"] = rope.pop("rope_theta")
+        if rope.get("rope_type", "default") != "default":
+            told["rope_scaling"] = rope
+    config.write_text(json.dumps(told | {"torch_dtype": told["dtype"]}, indent=2, sort_keys=True) + "\n")
+    about = json.loads(tokenizer.read_text())
+    if about.get("tokenizer_class") == "TokenizersBackend":
+        about["tokenizer_class"] = "PreTrainedTokenizerFast"
+    tokenizer.write_text(json.dumps(about, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 def _slice(decoder: Any, layers: slice, norm: nn.Module) -> PreTrainedModel:

@@ -159,6 +159,27 @@ def test_a_file_beside_a_model_is_found_where_there_is_one(tiny_model: Path) -> 
     assert models.file_beside("nobody/nothing", "uncertainty.safetensors") is None  # the Hub, out of reach
 
 
+def test_what_transformers_5_renamed_is_said_under_its_old_name_too(reward_folder: Path) -> None:
+    config = json.loads((reward_folder / "config.json").read_text())
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 10_000
+    assert config["torch_dtype"] == config["dtype"] == "float32"
+    tokenizer = json.loads((reward_folder / "tokenizer_config.json").read_text())
+    assert tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
+def test_scaled_positions_are_the_same_for_everybody(tiny_model: Path, tmp_path: Path) -> None:
+    rope = {"rope_type": "linear", "factor": 4.0, "rope_theta": 500.0}
+    shutil.copytree(tiny_model, tmp_path / "base")
+    edit_config(tmp_path / "base", rope_parameters=rope)
+    model = models.new_reward_model(str(tmp_path / "base"))
+    models.save(model, tmp_path / "saved")
+    config = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert (config["rope_theta"], config["rope_scaling"]) == (500.0, {"rope_type": "linear", "factor": 4.0})
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved")
+    assert again.config.rope_parameters == rope
+    assert torch.equal(again.base_model.rotary_emb.inv_freq, model.network.base_model.rotary_emb.inv_freq)
+
+
 def test_whether_an_answer_was_cut_changes_its_reward(reward_folder: Path) -> None:
     cut, whole = our_scores(reward_folder, finished=False), our_scores(reward_folder, finished=True)
     assert all(abs(a - b) > 1e-3 for a, b in zip(cut, whole, strict=True))
