@@ -18,7 +18,7 @@ from speed_runs import Spec, find
 
 SWEPT = {"num_rows": 2, "steps": 1}
 PRECISIONS = ("bf16 weights", "autocast")
-TRL_BATCHES = (1, 2, 6, 14)
+TRL_BATCHES = (2, 6, 14)
 PADDED_BATCHES = (1, 2, 4)
 MICROBATCH_TOKENS = (1024, 2048, 4096, 8192)
 REPEATS = 3
