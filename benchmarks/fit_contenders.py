@@ -167,7 +167,9 @@ def main() -> None:
     rows = read(folder, spec["rows"])[: spec["num_rows"]]
     steps = [rows] * spec["steps"]
     loaded = peak_gigabytes()
+    start, cpu = time.perf_counter(), time.process_time()
     found = CONTENDERS[spec["contender"]](folder, steps, spec["batch"], spec["precision"])
+    found["cores"] = (time.process_time() - cpu) / (time.perf_counter() - start)  # fewer than there are: not alone
     found |= {"unique_tokens": sum(row.unique_tokens for row in rows)}
     print(json.dumps(spec | found | {"peak_gigabytes": peak_gigabytes(), "imports_gigabytes": loaded}))
 

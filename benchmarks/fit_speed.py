@@ -64,7 +64,7 @@ def _table(done: list[Spec]) -> str:
     lines = [
         f"`{ours['rows']}`, {ours['num_rows']} rankings, {ours['unique_tokens']:,} unique tokens, 21 comparisons each:",
         "",
-        "| | batch, precision | tokens | seconds a step | peak GiB | Starling faster by | bound | share | memory |",
+        "| | batch, precision | tokens | seconds a step | peak GiB | faster by | bound | share | memory |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, found in best.items():

@@ -64,9 +64,10 @@ def starling(folder: Path, rows: list[dict[str, Any]], batch: int, precision: st
 
 def _timed(score: Callable[[list[dict[str, Any]]], list[list[float]]], rows: list[dict[str, Any]]) -> Found:
     score(rows[:1])
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     rewards = score(rows)
-    return {"seconds": time.perf_counter() - start, "rewards": rewards}
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "cores": (time.process_time() - cpu) / seconds, "rewards": rewards}
 
 
 def _said(answer: dict[str, Any]) -> dict[str, str]:
@@ -81,7 +82,9 @@ def main() -> None:
     torch.set_num_threads(threads())
     lines = (folder / f"{spec['rows']}.jsonl").read_text().splitlines()[: spec["num_rows"]]
     ids = read(folder, spec["rows"])[: spec["num_rows"]]
-    found = CONTENDERS[spec["contender"]](folder, [json.loads(line) for line in lines], spec["batch"], spec["precision"])
+    found = CONTENDERS[spec["contender"]](
+        folder, [json.loads(line) for line in lines], spec["batch"], spec["precision"]
+    )
     unique = sum(row.unique_tokens for row in ids)
     lengths = sorted((len(text) for row in ids for text in row.conversations), reverse=True)
     processed = unique if spec["contender"] == "starling" else padded_tokens(lengths, spec["batch"])

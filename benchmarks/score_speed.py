@@ -43,7 +43,7 @@ def _table(done: list[Spec]) -> str:
     lines = [
         f"`{ours['rows']}`, {NUM_ROWS} rankings, {ours['unique_tokens']:,} unique tokens:",
         "",
-        "| | batch, precision | tokens | seconds | peak GiB | Starling faster by | bound | share | memory | rewards off by |",
+        "| | batch, precision | tokens | seconds | peak GiB | faster by | bound | share | memory | reward off by |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for found in done:

@@ -1,30 +1,29 @@
-"""Attention of packed answers on the CPU: each piece's scores as matrix products that stay in the cache."""
+"""Attention within packed blocks: piece by piece, as matrix products whose scores stay in the cache."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-ROWS = 128  # queries at a time: the scores of more leave the cache
+ROWS = 64  # queries at a time; the scores of many more leave the cache
 
 
-class Span(Protocol):
+class Span(NamedTuple):
     """Half-open range of packed positions."""
 
     start: int
     stop: int
 
 
-class Block(Protocol):
+@dataclass(frozen=True, slots=True)
+class Block:
     """One prompt and its answers in a packed sequence."""
 
-    @property
-    def prompt(self) -> Any: ...
-
-    @property
-    def answers(self) -> Sequence[Any]: ...
+    prompt: Span
+    answers: tuple[Span, ...]
 
 
 class Piece(NamedTuple):
@@ -36,7 +35,7 @@ class Piece(NamedTuple):
 
 
 class BlockAttention(torch.autograd.Function):
-    """softmax(scale q k^T) v within the blocks: query (1, heads, T, D), key and value (1, key heads, T, D) -> like query.
+    """softmax(scale q k^T) v within the blocks: query (1, heads, T, D), key, value (1, key heads, T, D) -> as query.
 
     The products with the values and those of the gradient are in `low`, as matrix products under autocast are; the
     scores and the softmax are in float32. No score is kept: backward makes them again, piece by piece, so that memory
@@ -49,7 +48,7 @@ class BlockAttention(torch.autograd.Function):
     ) -> Tensor:
         query_GTRD = _by_key_head(query, key.shape[1], torch.float32).mul_(scale)
         key_GTD, value_GTD = key[0].float().contiguous(), value[0].to(low).contiguous()
-        out_GTRD = torch.empty(query_GTRD.shape, dtype=low)
+        out_GTRD = query_GTRD.new_empty(query_GTRD.shape, dtype=low)
         for piece in _pieces(blocks):
             weight = _weights(query_GTRD, key_GTD, piece).to(low)
             torch.bmm(weight, _joined(value_GTD, piece), out=out_GTRD[:, piece.rows].flatten(1, 2))
@@ -63,8 +62,8 @@ class BlockAttention(torch.autograd.Function):
         low = value_GTD.dtype
         grad_GTRD = _by_key_head(grads[0], len(key_GTD), low)
         low_query_GTRD, low_key_GTD = query_GTRD.to(low), key_GTD.to(low)
-        to_query_GTRD = torch.empty(query_GTRD.shape, dtype=low)
-        to_key_GTD, to_value_GTD = torch.zeros_like(key_GTD), torch.zeros(value_GTD.shape)
+        to_query_GTRD = torch.empty_like(low_query_GTRD)
+        to_key_GTD, to_value_GTD = torch.zeros_like(key_GTD), torch.zeros_like(key_GTD)
         for piece in _pieces(ctx.blocks):
             weight = _weights(query_GTRD, key_GTD, piece).to(low)
             grad = grad_GTRD[:, piece.rows].flatten(1, 2)
@@ -93,7 +92,7 @@ def _weights(query_GTRD: Tensor, key_GTD: Tensor, piece: Piece) -> Tensor:
     score = torch.bmm(query_GTRD[:, piece.rows].flatten(1, 2), key.transpose(1, 2))
     rows = piece.rows.stop - piece.rows.start
     causal = score.unflatten(1, (rows, -1))[..., key.shape[1] - rows :]
-    causal += _later(rows)
+    causal += _later(rows, causal.device)
     return torch.softmax(score, -1)
 
 
@@ -113,11 +112,11 @@ def _add(total_GTD: Tensor, piece: Piece, part: Tensor) -> None:
 def _by_key_head(tensor: Tensor, key_heads: int, dtype: torch.dtype) -> Tensor:
     """(1, heads, T, D) -> a copy (key heads, T, R, D): the R heads that share a key lie side by side."""
     parted = tensor[0].unflatten(0, (key_heads, -1)).transpose(1, 2)
-    return torch.empty(parted.shape, dtype=dtype).copy_(parted)
+    return parted.new_empty(parted.shape, dtype=dtype).copy_(parted)
 
 
 @lru_cache(maxsize=ROWS)
-def _later(rows: int) -> Tensor:
+def _later(rows: int, device: torch.device) -> Tensor:
     """Additive mask (rows, 1, rows): -inf for the tokens that come later."""
     with torch.inference_mode(False):  # a mask that was first made while scoring must serve training too
-        return torch.full((rows, rows), -torch.inf).triu(1)[:, None]
+        return torch.full((rows, rows), -torch.inf, device=device).triu(1)[:, None]

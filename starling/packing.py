@@ -12,15 +12,14 @@ sees its prompt and itself causally. The cost is that of the unique tokens.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.modeling_utils import PreTrainedModel
 
+from starling.block_attention import Block, BlockAttention, Span
 from starling.errors import ModelError
 
 ATTENTION = "starling"
@@ -39,21 +38,6 @@ class Context(Protocol):
         ...
 
 
-class Span(NamedTuple):
-    """Half-open range of packed positions."""
-
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """One prompt and its answers in a packed sequence."""
-
-    prompt: Span
-    answers: tuple[Span, ...]
-
-
 @dataclass(frozen=True, slots=True)
 class Packed:
     """A packed sequence: token ids and positions of shape (1, T) and the blocks they fall into."""
@@ -67,36 +51,7 @@ class Packed:
     ) -> Tensor:
         """Attention within the blocks; query, key, value (1, heads, T, D) -> (1, T, heads, D)."""
         _refuse_long(self.longest, window)
-        repeats = query.shape[1] // key.shape[1]
-        # On CPU bfloat16 attention is no faster forward, and backward takes twice the time of float32.
-        work = torch.float32 if value.device.type == "cpu" else value.dtype
-        pieces = zip(
-            *(
-                tensor.to(work).split(self._lengths, 2)  # one split: slices would each zero a whole gradient
-                for tensor in (query, key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1))
-            ),
-            strict=True,
-        )
-        found = []
-        for block in self.blocks:
-            own_query, seen_key, seen_value = next(pieces)
-            found.append(scaled_dot_product_attention(own_query, seen_key, seen_value, is_causal=True, scale=scaling))
-            for _answer in block.answers:
-                own_query, own_key, own_value = next(pieces)
-                found.append(
-                    scaled_dot_product_attention(
-                        own_query,
-                        torch.cat([seen_key, own_key], 2),
-                        torch.cat([seen_value, own_value], 2),
-                        attn_mask=_after(seen_key.shape[2], own_key.shape[2], value.device, work),
-                        scale=scaling,
-                    )
-                )
-        return torch.cat(found, 2).transpose(1, 2).to(value.dtype)
-
-    @property
-    def _lengths(self) -> list[int]:
-        return [span.stop - span.start for block in self.blocks for span in (block.prompt, *block.answers)]
+        return BlockAttention.apply(query, key, value, self.blocks, scaling, value.dtype).transpose(1, 2)
 
     @property
     def longest(self) -> int:
@@ -178,14 +133,6 @@ def enable(model: PreTrainedModel) -> None:
     if not model._supports_attention_backend:
         raise ModelError(f"{type(model).__name__} does not use transformers' attention interface; packing needs it")
     model.set_attn_implementation(ATTENTION)
-
-
-@lru_cache(maxsize=4096)
-def _after(width: int, length: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Additive mask (length, width + length): the whole prompt, and the answer up to each token itself."""
-    with torch.inference_mode(False):  # a mask that was first made while scoring must serve training too
-        hidden = torch.ones(length, width + length, dtype=torch.bool, device=device).triu(width + 1)
-        return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill(hidden, -torch.inf)
 
 
 def _refuse_long(length: int, window: int | None) -> None:
