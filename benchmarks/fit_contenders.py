@@ -103,13 +103,15 @@ def starling(folder: Path, steps: list[list[Row]], batch: int, precision: str) -
     from starling import accuracy, device, models
     from starling.config import FitTable
     from starling.examples import Example
+    from starling.objective import Objective
     from starling.stages import fit
 
     assert precision == "autocast"
-    device.setup(0, 0)
+    device.setup(threads(), 0)
     model = models.load_reward_model(str(folder / "model"))
     cfg = FitTable(learning_rate=LEARNING_RATE, microbatch_tokens=batch)
     examples = [[Example(_ranking(), row.shared, row.endings) for row in step] for step in steps]
+    objective = Objective(cfg, model.network, examples[0], 0)
     before = torch.tensor(accuracy.score(model, examples[0], batch))
     model.network.train()
     optimiser = torch.optim.AdamW(model.network.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True)
@@ -120,7 +122,7 @@ def starling(folder: Path, steps: list[list[Row]], batch: int, precision: str) -
     }
     for step in examples:
         start = time.perf_counter()
-        metrics = fit._step(cfg, model.network, optimiser, step)
+        metrics = fit._step(cfg, objective, model.network, optimiser, step)
         found["seconds"].append(time.perf_counter() - start)
         found.setdefault("kwise_loss", metrics["nll"])
     return found
