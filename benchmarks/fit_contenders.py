@@ -23,6 +23,20 @@ LEARNING_RATE = 3e-5
 Found = dict[str, Any]
 
 
+class Laps:
+    """Wall seconds and processor seconds of each step; with all cores to itself a step takes cores x wall of them."""
+
+    def __init__(self) -> None:
+        self.found: Found = {"seconds": [], "cpu_seconds": []}
+
+    def start(self) -> None:
+        self._start = time.perf_counter(), time.process_time()
+
+    def stop(self) -> None:
+        self.found["seconds"].append(time.perf_counter() - self._start[0])
+        self.found["cpu_seconds"].append(time.process_time() - self._start[1])
+
+
 def trl(folder: Path, steps: list[list[Row]], batch: int, precision: str) -> Found:
     """TRL's RewardTrainer on all pairs; a step is gradient accumulation over the pairs of its rankings."""
     from datasets import Dataset
@@ -30,14 +44,14 @@ def trl(folder: Path, steps: list[list[Row]], batch: int, precision: str) -> Fou
     from trl import RewardConfig, RewardTrainer
 
     pairs = [pairs_by_length(step) for step in steps]
-    found: Found = {"seconds": [], "processed_tokens": _processed(pairs[0], batch)}
+    laps = Laps()
 
     class Clock(TrainerCallback):
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-            self.start = time.perf_counter()
+            laps.start()
 
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            found["seconds"].append(time.perf_counter() - self.start)
+            laps.stop()
 
     with tempfile.TemporaryDirectory() as output:
         settings = RewardConfig(
@@ -67,17 +81,18 @@ def trl(folder: Path, steps: list[list[Row]], batch: int, precision: str) -> Fou
         )
         trainer.train()
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return found | {"pairwise_loss": losses[0]}
+    return laps.found | {"processed_tokens": _processed(pairs[0], batch), "pairwise_loss": losses[0]}
 
 
 def padded(folder: Path, steps: list[list[Row]], batch: int, precision: str) -> Found:
     """A plain loop: `batch` rankings at a time, all their answers as a padded batch, Plackett-Luce."""
     network = _classifier(folder, precision).train()
     optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True)
-    found: Found = {"seconds": []}
+    laps, losses = Laps(), []
     pad = network.config.pad_token_id
     for step in steps:
-        start, total, processed = time.perf_counter(), 0.0, 0
+        laps.start()
+        total, processed = 0.0, 0
         step = sorted(step, key=lambda row: row.longest)
         optimiser.zero_grad(set_to_none=True)
         for at in range(0, len(step), batch):
@@ -93,9 +108,9 @@ def padded(folder: Path, steps: list[list[Row]], batch: int, precision: str) -> 
             processed += ids_NT.numel()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
-        found["seconds"].append(time.perf_counter() - start)
-        found |= {"processed_tokens": processed, "kwise_loss": found.get("kwise_loss", total)}
-    return found
+        laps.stop()
+        losses.append(total)
+    return laps.found | {"processed_tokens": processed, "kwise_loss": losses[0]}
 
 
 def starling(folder: Path, steps: list[list[Row]], batch: int, precision: str) -> Found:
@@ -115,17 +130,16 @@ def starling(folder: Path, steps: list[list[Row]], batch: int, precision: str) -
     before = torch.tensor(accuracy.score(model, examples[0], batch))
     model.network.train()
     optimiser = torch.optim.AdamW(model.network.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True)
-    found: Found = {
-        "seconds": [],
+    laps, losses = Laps(), []
+    for step in examples:
+        laps.start()
+        losses.append(fit._step(cfg, objective, model.network, optimiser, step)["nll"])
+        laps.stop()
+    return laps.found | {
         "processed_tokens": sum(example.size for example in examples[0]),
         "pairwise_loss": _all_pairs(before).item(),
+        "kwise_loss": losses[0],
     }
-    for step in examples:
-        start = time.perf_counter()
-        metrics = fit._step(cfg, objective, model.network, optimiser, step)
-        found["seconds"].append(time.perf_counter() - start)
-        found.setdefault("kwise_loss", metrics["nll"])
-    return found
 
 
 def _ranking() -> Any:
@@ -169,9 +183,7 @@ def main() -> None:
     rows = read(folder, spec["rows"])[: spec["num_rows"]]
     steps = [rows] * spec["steps"]
     loaded = peak_gigabytes()
-    start, cpu = time.perf_counter(), time.process_time()
     found = CONTENDERS[spec["contender"]](folder, steps, spec["batch"], spec["precision"])
-    found["cores"] = (time.process_time() - cpu) / (time.perf_counter() - start)  # fewer than there are: not alone
     found |= {"unique_tokens": sum(row.unique_tokens for row in rows)}
     print(json.dumps(spec | found | {"peak_gigabytes": peak_gigabytes(), "imports_gigabytes": loaded}))
 

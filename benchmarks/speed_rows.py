@@ -68,7 +68,7 @@ def main() -> None:
 
     torch.manual_seed(0)
     model = models.new_reward_model("smollm2")
-    torch.nn.init.normal_(model.network.score.weight, std=0.05)
+    torch.nn.init.normal_(model.network.score.weight, std=model.network.config.initializer_range)
     models.save(model, folder / "model")
     for name in SETS:
         rows = list(_rows(name, data / f"{name}.jsonl.gz"))
