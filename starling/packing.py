@@ -12,17 +12,16 @@ sees its prompt and itself causally. The cost is that of the unique tokens.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from starling import flex
 from starling.attention import Rule, written_out
+from starling.block_attention import Block, BlockAttention, Span
 from starling.errors import ModelError
 
 ATTENTION = "starling"
@@ -34,21 +33,6 @@ class Context(Protocol):
     def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
         """Query (B, heads, T, D), key and value (B, key heads, T, D) -> (B, T, heads, D)."""
         ...
-
-
-class Span(NamedTuple):
-    """Half-open range of packed positions."""
-
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """One prompt and its answers in a packed sequence."""
-
-    prompt: Span
-    answers: tuple[Span, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,36 +49,10 @@ class Packed:
             return flex.attend(self.lengths, query, key, value, rule)
         if rule.softcap or (rule.window and self.longest > rule.window):
             return self._attend_by(rule, query, key, value)
-        scaling = rule.scaling
-        repeats = query.shape[1] // key.shape[1]
-        # On CPU bfloat16 attention is no faster forward, and backward takes twice the time of float32.
-        work = torch.float32 if value.device.type == "cpu" else value.dtype
-        pieces = zip(
-            *(
-                tensor.to(work).split(self._lengths, 2)  # one split: slices would each zero a whole gradient
-                for tensor in (query, key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1))
-            ),
-            strict=True,
-        )
-        found = []
-        for block in self.blocks:
-            own_query, seen_key, seen_value = next(pieces)
-            found.append(scaled_dot_product_attention(own_query, seen_key, seen_value, is_causal=True, scale=scaling))
-            for _answer in block.answers:
-                own_query, own_key, own_value = next(pieces)
-                found.append(
-                    scaled_dot_product_attention(
-                        own_query,
-                        torch.cat([seen_key, own_key], 2),
-                        torch.cat([seen_value, own_value], 2),
-                        attn_mask=_after(seen_key.shape[2], own_key.shape[2], value.device, work),
-                        scale=scaling,
-                    )
-                )
-        return torch.cat(found, 2).transpose(1, 2).to(value.dtype)
+        return BlockAttention.apply(query, key, value, self.blocks, rule.scaling, value.dtype).transpose(1, 2)
 
     def _attend_by(self, rule: Rule, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """What `attend` gives, with every score written out: for rules that the fused kernels do not know."""
+        """What `attend` gives, with every score written out: for rules that `BlockAttention` does not know."""
         repeats = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
         pieces = zip(*(tensor.split(self._lengths, 2) for tensor in (query, key, value)), strict=True)
@@ -240,14 +198,6 @@ def _unpackable(model: PreTrainedModel) -> str:
     if any(getattr(module, "is_causal", True) is False for module in model.modules()):
         return "has layers that see later tokens"
     return ""
-
-
-@lru_cache(maxsize=4096)
-def _after(width: int, length: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Additive mask (length, width + length): the whole prompt, and the answer up to each token itself."""
-    with torch.inference_mode(False):  # a mask that was first made while scoring must serve training too
-        hidden = torch.ones(length, width + length, dtype=torch.bool, device=device).triu(width + 1)
-        return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill(hidden, -torch.inf)
 
 
 def _attention(
