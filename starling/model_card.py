@@ -55,6 +55,7 @@ def write(
         "audit": audit.audit(log),
         "say": audit_text,
         "held_out": _held_out(facts),
+        "chosen_by_held_out": settings.keep == "best" or settings.patience > 0,
         "weights": weights(folder),
         "versions": versions(),
         "date": datetime.now(UTC).date().isoformat(),

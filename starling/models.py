@@ -224,7 +224,8 @@ def copy_top_into(decoder: Any, top: Any, initial: Any, share: float) -> None:
 def _also_for_transformers_4(folder: Path) -> None:
     """Say what transformers 5 has renamed under its old name too: tools that pin version 4 read no other.
 
-    It would otherwise refuse the tokenizer's class, and take its own default for RoPE's base without a word.
+    It would otherwise refuse the tokenizer's class, hand the model token types, which a decoder does not take, and use
+    its own default for RoPE's base without a word.
     """
     config, tokenizer = folder / "config.json", folder / "tokenizer_config.json"
     told = json.loads(config.read_text())
@@ -236,7 +237,7 @@ def _also_for_transformers_4(folder: Path) -> None:
     config.write_text(json.dumps(told | {"torch_dtype": told["dtype"]}, indent=2, sort_keys=True) + "\n")
     about = json.loads(tokenizer.read_text())
     if about.get("tokenizer_class") == "TokenizersBackend":
-        about["tokenizer_class"] = "PreTrainedTokenizerFast"
+        about |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}
     tokenizer.write_text(json.dumps(about, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 

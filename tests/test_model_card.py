@@ -115,6 +115,13 @@ def test_it_says_when_length_alone_may_do_as_well(saved: Path, low: float, said:
     assert ("do not show that the model does better" in card(saved, facts=facts).text) is said
 
 
+@pytest.mark.parametrize("how", [{"keep": "best"}, {"patience": 2}], ids=["best weights", "early stop"])
+def test_it_says_when_the_held_out_rankings_chose_the_weights(saved: Path, how: dict[str, Any]) -> None:
+    said = "so the figures are a little too good"
+    assert said in card(saved, settings=FitTable().model_copy(update=how)).text
+    assert said not in card(saved).text
+
+
 def test_without_held_out_rankings_it_says_that_nothing_is_known(saved: Path) -> None:
     text = card(
         saved, held_out=[], facts=FACTS | {"held_out": None, "unusable": {}, "answers_left_out": {}, "shortened": 0}

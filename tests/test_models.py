@@ -165,6 +165,7 @@ def test_what_transformers_5_renamed_is_said_under_its_old_name_too(reward_folde
     assert config["torch_dtype"] == config["dtype"] == "float32"
     tokenizer = json.loads((reward_folder / "tokenizer_config.json").read_text())
     assert tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert tokenizer["model_input_names"] == ["input_ids", "attention_mask"]
 
 
 def test_scaled_positions_are_the_same_for_everybody(tiny_model: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 import starling
 from starling import models
+from starling.errors import StarlingError
 
 SAME = 1e-4  # the scores of this tiny model have a spread of about 5
 WORDS = ("rain", "spain", "stays", "mainly", "plain", "what", "name", "river", "that", "runs", "through", "the", "town")
@@ -41,12 +42,12 @@ CONVERSATIONS = [
 ]
 
 
-def new_reward_model(base: Path, folder: Path) -> Path:
+def new_reward_model(base: Path | str, folder: Path) -> Path:
     """A reward model with a random head, saved."""
     with torch.random.fork_rng():
         torch.manual_seed(11)
         model = models.new_reward_model(str(base))
-        torch.nn.init.normal_(model.network.score.weight)
+        torch.nn.init.normal_(model.network.score.weight, std=6 / model.network.config.hidden_size**0.5)
     models.save(model, folder)
     return folder
 
@@ -167,20 +168,66 @@ def test_trls_reward_trainer_loads_it_and_finds_the_same_margin(
     assert found["eval_accuracy"] == pytest.approx(sum(margin > 0 for margin in margins) / 32)
 
 
+# RewardBench, which pins transformers 4
+
+
+READER = """
+import json, sys, transformers
+from rewardbench import REWARD_MODEL_CONFIG
+
+folder, conversations = sys.argv[1], json.load(sys.stdin)
+transformers.BatchEncoding.to = lambda self, device: self  # its pipeline is written for a GPU
+how = REWARD_MODEL_CONFIG["default"]
+tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+tokenizer.padding_side = "left"  # as its script sets it
+texts = [tokenizer.apply_chat_template(turns, tokenize=False) for turns in conversations]
+read = how["pipeline_builder"]("text-classification", model=how["model_builder"](folder), tokenizer=tokenizer)
+batches = [read(texts[at : at + 8], truncation=False, padding=True, max_length=512) for at in range(0, len(texts), 8)]
+print(json.dumps([reward for batch in batches for reward in batch[:, 0].tolist()]))
+"""
+
+
+@pytest.mark.heavy
+def test_rewardbench_gives_the_same_rewards(folder: Path, ours: list[float]) -> None:
+    if "STARLING_REWARDBENCH" not in os.environ:
+        pytest.skip("needs `rewardbench` in an environment of its own: set STARLING_REWARDBENCH to its python")
+    told = subprocess.run(
+        [os.environ["STARLING_REWARDBENCH"], "-c", READER, str(folder)],
+        input=json.dumps(CONVERSATIONS), capture_output=True, text=True,
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr[-2000:]
+    assert json.loads(told.stdout.splitlines()[-1]) == pytest.approx(ours, abs=SAME)
+
+
 # vLLM
 
 
 @pytest.fixture(scope="module")
-def vllm(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where a vLLM server with the reward model listens."""
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reward model on smollm2: the tiny model's attention heads are smaller than vLLM takes."""
     if "STARLING_VLLM" not in os.environ:
         pytest.skip("needs vLLM in an environment of its own: set STARLING_VLLM to its executable `vllm`")
+    try:
+        return new_reward_model("smollm2", tmp_path_factory.mktemp("real") / "reward")
+    except StarlingError as error:
+        pytest.skip(f"the model cannot be fetched: {error}")
+
+
+@pytest.fixture(scope="module")
+def real_rewards(real: Path) -> list[float]:
+    """What `starling score` says of that one."""
+    return [row[0] for row in starling.load_reward_model(str(real)).score(PROMPTS, [[text] for text in ANSWERS])]
+
+
+@pytest.fixture(scope="module")
+def vllm(real: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where a vLLM server with that reward model listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("vllm") / "log.txt"
-    command = [os.environ["STARLING_VLLM"], "serve", str(folder), "--runner", "pooling", "--dtype", "float32"]
-    command += ["--port", str(port), "--served-model-name", "reward", "--enforce-eager"]
+    command = [os.environ["STARLING_VLLM"], "serve", str(real), "--runner", "pooling", "--dtype", "float32"]
+    command += ["--port", str(port), "--served-model-name", "reward", "--enforce-eager", "--max-model-len", "2048"]
     with log.open("w") as noise:
         process = subprocess.Popen(
             command,
@@ -213,28 +260,28 @@ def posted(url: str, **body: Any) -> dict[str, Any]:
 
 @pytest.mark.heavy
 @pytest.mark.timeout(600)
-def test_vllm_classifies_conversations_with_the_same_rewards(vllm: str, ours: list[float]) -> None:
+def test_vllm_classifies_conversations_with_the_same_rewards(vllm: str, real_rewards: list[float]) -> None:
     found = [posted(f"{vllm}/classify", model="reward", messages=turns)["data"][0] for turns in CONVERSATIONS]
-    assert [one["probs"][0] for one in found] == pytest.approx(ours, abs=SAME)
+    assert [one["probs"][0] for one in found] == pytest.approx(real_rewards, abs=SAME)
     assert {one["label"] for one in found} == {"reward"}
 
 
 @pytest.mark.heavy
 @pytest.mark.timeout(600)
-def test_vllm_classifies_texts_with_the_same_rewards(vllm: str, folder: Path, ours: list[float]) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+def test_vllm_classifies_texts_with_the_same_rewards(vllm: str, real: Path, real_rewards: list[float]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(real)
     texts = [tokenizer.apply_chat_template(turns, tokenize=False) for turns in CONVERSATIONS]
     found = posted(f"{vllm}/classify", model="reward", input=texts)["data"]
-    assert [one["probs"][0] for one in found] == pytest.approx(ours, abs=SAME)
+    assert [one["probs"][0] for one in found] == pytest.approx(real_rewards, abs=SAME)
 
 
 @pytest.mark.heavy
 @pytest.mark.timeout(600)
-def test_vllm_scores_prompt_and_answer_with_the_same_rewards(vllm: str, folder: Path, ours: list[float]) -> None:
+def test_vllm_scores_prompt_and_answer_with_the_same_rewards(vllm: str, real: Path, real_rewards: list[float]) -> None:
     """`/score` joins two texts: the conversation that waits, and what the answer adds to it."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(real)
     texts = [tokenizer.apply_chat_template(turns, tokenize=False) for turns in CONVERSATIONS]
     asked = [tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True) for turns in PROMPTS]
     added = [text.removeprefix(prompt) for text, prompt in zip(texts, asked, strict=True)]
     found = posted(f"{vllm}/score", model="reward", text_1=asked, text_2=added)["data"]
-    assert [one["score"] for one in found] == pytest.approx(ours, abs=SAME)
+    assert [one["score"] for one in found] == pytest.approx(real_rewards, abs=SAME)
