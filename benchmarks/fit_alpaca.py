@@ -130,6 +130,7 @@ def _one(
         scores="",
         data=str(options.data / "rm_benchmarks"),
         out=folder / "starling_rm.json",
+        dtype="bfloat16",
     )
     figures = {"variant": variant, "seed": seed, "fit": facts, "starling_rm": tested["rows"]}
     done.write_text(json.dumps(figures, indent=1) + "\n")

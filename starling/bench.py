@@ -42,7 +42,9 @@ class Scored:
     left_out: Sequence[LeftOut] = ()
 
 
-def run(name: str, *, model: str, scores: str, data: str, out: Path | None) -> dict[str, Any]:
+def run(
+    name: str, *, model: str, scores: str, data: str, out: Path | None, dtype: reward.Precision = "float32"
+) -> dict[str, Any]:
     """Score a benchmark's rows, print its table and return it; with `out` also write it with every item's scores.
 
     The scores are those of `model`, or those that stand in the rows (`scores` = "stored"), or those of an earlier
@@ -58,7 +60,7 @@ def run(name: str, *, model: str, scores: str, data: str, out: Path | None) -> d
     if not path:
         raise UsageError(f"bench: {name} needs --data, the file or folder with its rows")
     found, digest = _read(bench, path)
-    scored = _by_model(found, model) if model else _without_model(found, scores, path)
+    scored = _by_model(found, model, dtype) if model else _without_model(found, scores, path)
     if not scored.items:
         why = ", ".join(f"{count:,} x {reason}" for reason, count in _reasons(scored).items())
         raise DataError(f"bench: none of the {len(found):,} rows of {path} can be counted: {why}")
@@ -108,8 +110,8 @@ def _rows(path: str, part: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{file}:{number}", row
 
 
-def _by_model(found: Sequence[Item], name: str) -> Scored:
-    judge = reward.load_reward_model(name)
+def _by_model(found: Sequence[Item], name: str, dtype: reward.Precision) -> Scored:
+    judge = reward.load_reward_model(name, dtype)
     kept: list[Item] = []
     left_out: list[LeftOut] = []
     for item in found:
@@ -121,7 +123,7 @@ def _by_model(found: Sequence[Item], name: str) -> Scored:
             kept.append(item)
     with progress.track("bench", sum(len(item.question.answers) for item in kept), "answers") as advance:
         rewards = judge.score_questions([item.question for item in kept], advance)
-    return Scored(items=kept, rewards=rewards, model=models.identity(name), left_out=left_out)
+    return Scored(items=kept, rewards=rewards, model=models.identity(name) | {"dtype": dtype}, left_out=left_out)
 
 
 def _without_model(found: Sequence[Item], scores: str, path: str) -> Scored:

@@ -82,7 +82,7 @@ class FitTable(Table):
     laplace_prior: float = Field(0.0, ge=0)
     """Prior precision from which `uncertainty.safetensors` is estimated, so that scores come with a spread: 1 expects
     head weights of the size that training found, 4 of half that size, for smaller spreads; 0 = off."""
-    token_budget: int = Field(70_000, ge=0)
+    token_budget: int = Field(0, ge=0)
     """Packed training tokens at which training ends early; 0 = no limit."""
     checkpoint_seconds: float = Field(60, gt=0)
     """Time between checkpoints: the most that an interruption costs."""
@@ -216,8 +216,11 @@ def find_recipe(name: str) -> Path:
     raise UsageError(f"config: there is no file {name!r} and no recipe of that name; recipes: {known}")
 
 
-def load(path: Path, overrides: list[str] | None = None) -> Config:
-    """Read a TOML file, apply `table.key=value` overrides, and check every key and value."""
+def load(path: Path, overrides: list[str] | None = None, *, leave_out: str = "") -> Config:
+    """Read a TOML file, apply `table.key=value` overrides, and check every key and value.
+
+    Of the table `leave_out` the defaults hold, whatever the file says.
+    """
     try:
         text = path.read_text("utf-8-sig")
         data = tomllib.loads(text)
@@ -225,6 +228,7 @@ def load(path: Path, overrides: list[str] | None = None) -> Config:
         raise UsageError(f"config: cannot read {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"config: {path} is not TOML: {error}") from None
+    data.pop(leave_out, None)
     for override in overrides or []:
         _apply(data, override)
     try:

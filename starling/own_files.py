@@ -13,7 +13,7 @@ from starling.config import Config
 from starling.errors import DataError, UsageError, explained
 from starling.metrics import Recorder
 from starling.records import Message, Ranking
-from starling.reward import Question
+from starling.reward import Precision, Question
 from starling.stages import fit as stage
 from starling.store import alone, replace_folder, versions, write_atomically
 
@@ -74,10 +74,11 @@ def split(rankings: Sequence[Ranking], held_out: float) -> tuple[list[Ranking], 
     return train, test
 
 
-def score(model: str, source: Path, out: Path, *, scaled: bool = False) -> int:
+def score(model: str, source: Path, out: Path, *, scaled: bool = False, dtype: Precision = "float32") -> int:
     """Write the rows of `source`, each with the `rewards` of its answers, to `out`; returns how many.
 
-    Where the model has an uncertainty, each row has `spreads` too. `scaled` is as in `RewardModel.score`.
+    Where the model has an uncertainty, each row has `spreads` too. `scaled` is as in `RewardModel.score`, `dtype` as in
+    `load_reward_model`.
     """
     rows = data_files.read_rows(source)
     if out.exists() and out.samefile(source):
@@ -85,7 +86,7 @@ def score(model: str, source: Path, out: Path, *, scaled: bool = False) -> int:
     questions = [question(row, f"{source}:{number}") for number, row in enumerate(rows, 1)]
     if not questions:
         raise DataError(f"score: {source} holds no rows")
-    judge = reward.load_reward_model(model)
+    judge = reward.load_reward_model(model, dtype)
     with progress.track("score", sum(len(asked.answers) for asked in questions), "answers") as advance:
         if judge.has_spreads:
             scored = judge.score_questions_with_spread(questions, advance, scaled=scaled)

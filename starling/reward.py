@@ -2,17 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
-from starling import balance, chat, models, packing, reward_scale, tables, uncertainty
+from starling import balance, chat, device, models, packing, reward_scale, tables, uncertainty
 from starling.errors import DataError, ModelError, StarlingError
 from starling.models import Model
 from starling.records import Message
 from starling.uncertainty import Uncertainty
 
 MICROBATCH_TOKENS = 4096
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +34,7 @@ class Scored(NamedTuple):
 
 
 class RewardModel:
-    """Scores answers in float32, as every other tool that loads the model does; answers to a prompt run packed."""
+    """Scores answers as every other tool that loads the model does; answers to a prompt run packed."""
 
     def __init__(self, model: Model, uncertainty: Uncertainty | None = None) -> None:
         self._model = model
@@ -165,9 +166,14 @@ def conversation(prompt: Any, where: str) -> Sequence[Message]:
     return tables.prompt_from_row({"id": where, **row}, where).messages
 
 
-def load_reward_model(path: str) -> RewardModel:
-    """The reward model in a folder or under a Hub name, with its uncertainty where it has one."""
-    model = models.load_reward_model(str(path))
+def load_reward_model(path: str, dtype: Precision = "float32") -> RewardModel:
+    """The reward model in a folder or under a Hub name, with its uncertainty where it has one.
+
+    It runs on a GPU where there is one. In bfloat16 it is some three times as fast on a CPU that knows the type, and
+    rewards are off in the third digit.
+    """
+    model = models.load_reward_model(str(path), getattr(torch, dtype))
     file = models.file_beside(str(path), uncertainty.FILE)
-    head: Any = model.network.score
-    return RewardModel(model, uncertainty.load(file, head.weight[0]) if file else None)
+    network: Any = model.network
+    network.to(device.default())
+    return RewardModel(model, uncertainty.load(file, network.score.weight[0]) if file else None)

@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from starling import config
+from starling.config import FitTable
 from starling.errors import UsageError
 
 TWO_GENERATORS = '[[sample.generators]]\nname = "a"\n[[sample.generators]]\nname = "b"\n'
@@ -43,6 +44,12 @@ def test_every_recipe_that_ships_is_valid() -> None:
 def test_a_file_goes_before_a_recipe(tmp_path: Path) -> None:
     path = toml(tmp_path)
     assert config.find_recipe(str(path)) == path
+
+
+def test_of_a_table_that_is_left_out_the_defaults_hold(tmp_path: Path) -> None:
+    found = config.load(config.find_recipe("smollm2"), ["fit.epochs=3"], leave_out="fit")
+    assert found.fit == FitTable(epochs=3)
+    assert found.sample == config.load(config.find_recipe("smollm2")).sample
 
 
 def test_an_unknown_recipe_names_the_known_ones() -> None:

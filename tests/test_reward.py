@@ -105,3 +105,11 @@ def test_the_file_of_scores_has_spreads_where_there_are_any(fitted: Path, plain:
     assert rows[fitted, True]["rewards"] == [scored.reward for scored in expected]
     assert rows[fitted, True]["spreads"] == [scored.spread for scored in expected]
     assert rows[fitted, False]["spreads"] != rows[fitted, True]["spreads"]
+
+
+def test_bfloat16_scores_nearly_the_same(plain: Path) -> None:
+    exact = starling.load_reward_model(plain).score(PROMPTS, ANSWERS)
+    rough = starling.load_reward_model(plain, "bfloat16").score(PROMPTS, ANSWERS)
+    spread = max(map(max, exact)) - min(map(min, exact))
+    assert rough != exact
+    assert all(row == pytest.approx(other, abs=0.05 * spread) for row, other in zip(rough, exact, strict=True))
