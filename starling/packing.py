@@ -131,11 +131,7 @@ def hidden_states(
 
     `context` attends in place of the packed sequence where the keys and values are wanted too.
     """
-    if packed.longest > _steady(backbone.config):
-        raise ModelError(
-            f"a conversation of {packed.longest:,} tokens passes the model's window of {window(backbone.config):,}, "
-            "past which it changes what else is packed; shorten it"
-        )
+    refuse_unsteady(backbone.config, packed.longest)
     device = backbone.device
     inputs: dict[str, Any] = {"input_ids": packed.ids_1T.to(device)}
     if inputs_1TH is not None:
@@ -143,6 +139,15 @@ def hidden_states(
     positions_1T = packed.positions_1T.to(device)
     output = backbone(**inputs, position_ids=positions_1T, use_cache=False, context=context or packed)
     return output.last_hidden_state[0]
+
+
+def refuse_unsteady(config: PretrainedConfig, length: int) -> None:
+    """Refuse conversations of so many tokens where they would turn the positions of others that run with them."""
+    if length > _steady(config):
+        raise ModelError(
+            f"a conversation of {length:,} tokens passes the model's window of {window(config):,}, "
+            "past which it changes what else is packed; shorten it"
+        )
 
 
 def last_tokens(packed: Packed) -> list[int]:

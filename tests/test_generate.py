@@ -88,11 +88,28 @@ def test_the_same_request_gives_the_same_ids_in_other_company(model) -> None:
     assert [answer.ids for answer in forwards] == [answer.ids for answer in backwards]
 
 
-def test_prompts_that_begin_alike_are_answered_as_if_each_stood_alone(model, plain) -> None:
-    start = tuple(range(20, 32))
-    alike = [(*start, 90), (*start, 91, 92), (*start, 90, 5), (*start, 91, 92), start[:9], (7, 8)]
-    answers = generate(model, [Request(prompt=p, seed=1, temperature=0.0) for p in alike], max_new_tokens=6, stop=NEVER)
-    assert [answer.ids for answer in answers] == [greedy_by_transformers(plain, prompt, 6) for prompt in alike]
+START = tuple(range(20, 60))
+ALIKE = [
+    *((*START, 90 + at, *range(100, 100 + at)) for at in range(9)),  # one beginning
+    *((*START, *range(200, 220), 90 + at) for at in range(9)),  # a longer one that goes on from it
+    START[:9], (7, 8), (*START, 91),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("slots", [2, 7, 64])
+def test_prompts_that_begin_alike_are_answered_as_if_each_stood_alone(model, plain, slots: int) -> None:
+    wanted = [Request(prompt=prompt, seed=1, temperature=0.0) for prompt in ALIKE]
+    answers = generate(model, wanted, max_new_tokens=6, stop=NEVER, slots=slots)
+    assert [answer.ids for answer in answers] == [greedy_by_transformers(plain, prompt, 6) for prompt in ALIKE]
+
+
+def test_logprobs_after_a_shared_beginning_equal_those_of_each_prompt_alone(model) -> None:
+    wanted = [Request(prompt=prompt, seed=at) for at, prompt in enumerate(ALIKE)]
+    together = generate(model, wanted, max_new_tokens=6, stop=NEVER)
+    alone = [generate(model, [request], max_new_tokens=6, stop=NEVER)[0] for request in wanted]
+    assert [answer.ids for answer in together] == [answer.ids for answer in alone]
+    for one, other in zip(together, alone, strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs, abs=CLOSE)
 
 
 def test_different_seeds_give_different_answers_to_one_prompt(model) -> None:
@@ -186,11 +203,11 @@ def test_greedy_and_sampled_requests_go_together(model, plain) -> None:
 
 
 @pytest.mark.parametrize("family", ["qwen2", "mistral", "gemma2"])
-@pytest.mark.parametrize("length", [4, 9])
+@pytest.mark.parametrize("length", [4, 9, 40])
 def test_decoding_past_a_sliding_window_equals_transformers(family: str, length: int) -> None:
     shape = {
         "vocab_size": 50, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
-        "num_key_value_heads": 1, "sliding_window": 6, "initializer_range": 0.5, "pad_token_id": 0, "eos_token_id": 49,
+        "num_key_value_heads": 1, "sliding_window": 6, "initializer_range": 0.5, "pad_token_id": 0, "eos_token_id": None,
     }  # fmt: skip
     if family == "mistral":
         network = MistralForCausalLM(MistralConfig(**shape, head_dim=8)).eval()
@@ -202,11 +219,12 @@ def test_decoding_past_a_sliding_window_equals_transformers(family: str, length:
     else:
         sliding = Qwen2Config(**shape, use_sliding_window=True, layer_types=["sliding_attention"] * 2)
         network = Qwen2ForCausalLM(sliding).eval()
-    prompt = tuple(range(1, length + 1))
-    expected = greedy_by_transformers(network, prompt, 12)
+    prompts = [(*range(1, length + 1), 40 + at) for at in range(8)]  # from 16 tokens on they share their beginning
+    expected = [greedy_by_transformers(network, prompt, 12) for prompt in prompts]
     packing.enable(network)
-    answer = generate(network, [Request(prompt=prompt, seed=1, temperature=0.0)], max_new_tokens=12, stop=NEVER)[0]
-    assert answer.ids == expected
+    wanted = [Request(prompt=prompt, seed=1, temperature=0.0) for prompt in prompts]
+    answers = generate(network, wanted, max_new_tokens=12, stop=NEVER)
+    assert [answer.ids for answer in answers] == expected
 
 
 @pytest.mark.parametrize(
