@@ -34,7 +34,7 @@ def p3o_loss(
 
     (B, 2, T) each, rewards (B, 2) of the whole answers without a KL term, clip in nats of d. `num_pairs` is the number
     over all microbatches; None means B. Metrics are means over pairs: `clip_fraction` where the clip binds,
-    `weight_clip_fraction` where w was clipped, `weight` before that, `reward_margin` |r_1 - r_2|.
+    `weight_clip_fraction` where w was clipped, `weight` w itself, `reward_margin` |r_1 - r_2|.
     """
     whole_B2, old_B2, ref_B2 = (
         masked.sums(part_B2T, mask_B2T) for part_B2T in (logprob_B2T, old_logprob_B2T, ref_logprob_B2T)
@@ -51,7 +51,7 @@ def p3o_loss(
     named = {
         "clip_fraction": (held_B < free_B).to(d_B.dtype),
         "weight_clip_fraction": (log_weight_B.abs() > math.log(MAX_WEIGHT)).to(d_B.dtype),
-        "weight": log_weight_B.exp(),
+        "weight": weight_B,
         "reward_margin": margin_B.abs(),
     }
     return Loss(value, {name: masked.mean(part_B, everything_B, num_pairs).detach() for name, part_B in named.items()})
