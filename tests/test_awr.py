@@ -68,9 +68,7 @@ def test_microbatches_add_up_and_their_order_does_not_matter() -> None:
     batch = random_batch()
     total = batch[-1].sum()
     whole = awr_loss(*batch, lam=0.5, clip=3.0)
-    parts = [
-        awr_loss(*(part[i : i + 1] for part in batch), lam=0.5, clip=3.0, num_tokens=total) for i in (2, 0, 3, 1)
-    ]
+    parts = [awr_loss(*(part[i : i + 1] for part in batch), lam=0.5, clip=3.0, num_tokens=total) for i in (2, 0, 3, 1)]
     assert sum(part.value for part in parts).item() == pytest.approx(whole.value.item(), abs=EXACT)
     for name, metric in whole.metrics.items():
         assert sum(part.metrics[name] for part in parts).item() == pytest.approx(metric.item(), abs=EXACT)

@@ -45,7 +45,7 @@ def p3o_loss(
     weight_B = log_weight_B.clamp(-math.log(MAX_WEIGHT), math.log(MAX_WEIGHT)).exp()
     push_B = 0.5 * weight_B * (margin_B - beta * d_B.detach())
     free_B = push_B * d_B
-    held_B = push_B * (old_d_B + (d_B - old_d_B).clamp(-clip, clip))
+    held_B = push_B * d_B.clamp(old_d_B - clip, old_d_B + clip)
     everything_B = torch.ones_like(d_B, dtype=torch.bool)
     value = -masked.mean(torch.minimum(free_B, held_B), everything_B, num_pairs)
     named = {

@@ -30,7 +30,7 @@ def clipped_value_loss(
     than `clip` towards its return teaches no further. `value_clip_fraction` is the share of such tokens;
     `explained_variance` is this batch's own.
     """
-    held_BT = old_value_BT + (value_BT - old_value_BT).clamp(-clip, clip)
+    held_BT = value_BT.clamp(old_value_BT - clip, old_value_BT + clip)
     free_BT, held_BT = (value_BT - return_BT).square(), (held_BT - return_BT).square()
     value = 0.5 * masked.mean(torch.maximum(free_BT, held_BT), mask_BT, num_tokens)
     share = masked.mean((held_BT > free_BT).to(value_BT.dtype), mask_BT, num_tokens)
