@@ -131,7 +131,7 @@ def test_p3o_ends_at_the_reference_tilted_by_reward_over_beta() -> None:
         ]  # fmt: skip
         return (chance * torch.stack(rows)).sum()
 
-    found = ends_at(logits, loss, steps=600, rate=5.0)
+    found = ends_at(logits, loss, steps=300, rate=8.0)
     assert found.tolist() == pytest.approx(tilted(INITIAL, reward / beta).tolist(), abs=1e-6)
 
 
@@ -148,7 +148,7 @@ def test_dpo_on_all_pairs_of_a_bradley_terry_judge_ends_at_the_reference_tilted_
             total = total + found / (1 + math.exp(worse - better))
         return total
 
-    found = ends_at(logits, loss, steps=300, rate=3.0)
+    found = ends_at(logits, loss, steps=100, rate=5.0)
     assert found.tolist() == pytest.approx(tilted(INITIAL, reward / beta).tolist(), abs=1e-6)
 
 
@@ -214,5 +214,5 @@ def test_the_kl_in_the_reward_stops_ppo_at_the_reference_tilted_by_reward_over_c
         ]  # fmt: skip
         return (chance * torch.stack(rows)).sum()
 
-    found = ends_at(logits, loss, steps=600, rate=4.0)
+    found = ends_at(logits, loss, steps=200, rate=5.0)
     assert found.tolist() == pytest.approx(tilted(INITIAL, PAYS / coef).tolist(), abs=1e-6)

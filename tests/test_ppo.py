@@ -6,7 +6,7 @@ import pytest
 import torch
 from tolerances import EXACT
 
-from starling.losses.ppo import clipped_policy_loss
+from starling.losses.ppo import clipped_policy_loss, clipped_surrogate
 
 RATIO = torch.tensor([[1.5, 0.5, 1.5, 9.0]], dtype=torch.float64)
 OLD = torch.tensor([[-2.0, -0.5, -4.0, -1.0]], dtype=torch.float64)
@@ -36,6 +36,12 @@ def test_loss_and_metrics_by_hand() -> None:
     assert loss.metrics["clip_fraction"].item() == pytest.approx(2 / 3, abs=EXACT)
     assert loss.metrics["ratio"].item() == pytest.approx(3.5 / 3, abs=EXACT)
     assert loss.metrics["approx_kl"].item() == pytest.approx((0.5 - math.log(1.125)) / 3, abs=EXACT)
+
+
+def test_a_good_action_may_rise_by_the_high_clip_and_a_bad_one_fall_by_the_low() -> None:
+    # min(1.5, 1.4) = 1.4;  min(-0.5, -0.9) = -0.9;  min(-1.5, -1.4) = -1.5
+    found = clipped_surrogate(OLD + RATIO.log(), OLD, ADVANTAGE, MASK, clip_low=0.1, clip_high=0.4)
+    assert found.loss_BT[0, :3].tolist() == pytest.approx([-1.4, 0.9, 1.5], abs=EXACT)
 
 
 def test_where_the_clip_binds_there_is_no_gradient_and_elsewhere_it_is_the_ratio_times_the_advantage() -> None:

@@ -36,10 +36,9 @@ def clipped_surrogate(
 
     One side of the clip binds at a time: rho > 1 + clip_high where A > 0, rho < 1 - clip_low where A < 0; there the
     gradient is 0. `approx_kl` is k3 of KL(pi_old || pi) on samples of pi_old, rho - 1 - log rho. What is masked has
-    ratio 1 and loss 0, whatever it held.
+    ratio 1 and no gradient, whatever it held.
     """
     log_ratio_BT = (logprob_BT - old_logprob_BT).masked_fill(~mask_BT, 0.0)
-    advantage_BT = advantage_BT.masked_fill(~mask_BT, 0.0)
     ratio_BT = log_ratio_BT.exp()
     free_BT = ratio_BT * advantage_BT
     held_BT = ratio_BT.clamp(1 - clip_low, 1 + clip_high) * advantage_BT
