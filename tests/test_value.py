@@ -101,11 +101,13 @@ def random_values() -> tuple[torch.Tensor, ...]:
 
 def test_clipped_value_loss_equals_plain_python() -> None:
     value, old, target, mask = batch = random_values()
-    terms = []
+    terms, bound = [], []
     for v, o, r in zip(value[mask].tolist(), old[mask].tolist(), target[mask].tolist(), strict=True):
         held = min(max(v, o - 0.3), o + 0.3)
         terms.append(max((v - r) ** 2, (held - r) ** 2) / 2)
+        bound.append((held - r) ** 2 > (v - r) ** 2)
     found = clipped_value_loss(*batch, clip=0.3)
+    assert found.metrics["value_clip_fraction"].item() == pytest.approx(sum(bound) / len(bound), abs=EXACT)
     assert found.value.item() == pytest.approx(sum(terms) / len(terms), abs=EXACT)
 
 
