@@ -122,3 +122,51 @@ def test_leave_one_out_subtracts_the_mean_of_the_others(rewards: list[float]) ->
 def test_prompts_do_not_share_a_baseline() -> None:
     found = advantage.group(torch.tensor([[1.0, 3.0], [100.0, 104.0]]))
     assert found.tolist() == [[-1.0, 1.0], [-2.0, 2.0]]
+
+
+def test_normalised_group_by_hand() -> None:
+    # mean 2, squares 1 + 0 + 1 over 2: one standard deviation is 1; the equal rewards say nothing
+    reward = torch.tensor([[1.0, 2.0, 3.0], [0.1, 0.1, 0.1]])
+    assert advantage.normalised_group(reward).flatten().tolist() == pytest.approx([-1, 0, 1, 0, 0, 0], abs=1e-6)
+
+
+def test_normalised_group_has_mean_zero_and_spread_one_and_knows_no_shift_or_scale() -> None:
+    reward = torch.randn(5, 4, dtype=torch.float64)
+    found = advantage.normalised_group(reward)
+    assert found.mean(1).tolist() == pytest.approx([0.0] * 5, abs=EXACT)
+    assert found.std(1).tolist() == pytest.approx([1.0] * 5, abs=EXACT)
+    assert torch.allclose(advantage.normalised_group(3 * reward - 7), found, atol=1e-11, rtol=0)
+    assert torch.equal(found.argsort(1), reward.argsort(1))
+
+
+def test_normalised_group_needs_two_answers() -> None:
+    with pytest.raises(ValueError, match="two answers"):
+        advantage.normalised_group(torch.zeros(2, 1))
+
+
+def test_whitening_by_hand_counts_real_tokens_only() -> None:
+    # 1, 5 and 3: mean 3, variance (4 + 4 + 0) / 3
+    value = torch.tensor([[1.0, 5.0, 99.0], [3.0, math.nan, math.inf]], dtype=torch.float64)
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    spread = math.sqrt(8 / 3)
+    expected = [-2 / spread, 2 / spread, 0, 0, 0, 0]
+    assert advantage.whiten(value, mask).flatten().tolist() == pytest.approx(expected, abs=EXACT)
+
+
+def test_whitening_knows_no_shift_or_scale_and_whitens_once() -> None:
+    value, mask = torch.randn(4, 6, dtype=torch.float64), torch.rand(4, 6) < 0.7
+    found = advantage.whiten(value, mask)
+    assert torch.allclose(advantage.whiten(5 * value + 3, mask), found, atol=1e-11, rtol=0)
+    assert torch.allclose(advantage.whiten(found, mask), found, atol=EXACT, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("constant", [0.0, 0.1, -1e6, 1e-12])
+def test_of_equal_advantages_nothing_is_left(constant: float, dtype: torch.dtype) -> None:
+    value = torch.full((7, 11), constant, dtype=dtype)
+    assert advantage.whiten(value, torch.rand(7, 11) < 0.7).abs().max().item() == 0
+    assert advantage.normalised_group(value).abs().max().item() == 0
+
+
+def test_whitening_nothing_is_nothing() -> None:
+    assert advantage.whiten(torch.ones(2, 3), torch.zeros(2, 3).bool()).tolist() == [[0.0] * 3] * 2

@@ -109,7 +109,7 @@ def test_the_folders_of_the_readmes_tree_name_what_is_in_them() -> None:
     for path, about in tree_entries(drawn.group(1)).items():
         if path in ("starling/stages/", "starling/losses/"):
             modules = {file.stem for file in (ROOT / path).glob("*.py")} - {"__init__"}
-            assert set(re.findall(r"[a-z_]+", about.partition(":")[0])) == modules, path
+            assert set(re.findall(r"[a-z0-9_]+", about.partition(":")[0])) == modules, path
 
 
 @pytest.mark.parametrize(

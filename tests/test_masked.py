@@ -46,3 +46,12 @@ def test_mean_ignores_whatever_stands_where_nothing_counts(filler: float) -> Non
 def test_mean_of_microbatches_adds_up_to_the_mean_of_the_batch() -> None:
     parts = sum(masked.mean(VALUE[row : row + 1], MASK[row : row + 1], 3) for row in range(2))
     assert parts.item() == pytest.approx(7 / 3, abs=EXACT)
+
+
+def test_sums_are_each_answers_own() -> None:
+    # 1 + 2 and 4
+    assert masked.sums(VALUE, MASK).tolist() == [3.0, 4.0]
+
+
+def test_sums_ignore_what_is_masked() -> None:
+    assert masked.sums(VALUE.masked_fill(~MASK, math.nan)[None], MASK[None]).tolist() == [[3.0, 4.0]]

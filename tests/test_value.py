@@ -4,7 +4,7 @@ import pytest
 import torch
 from tolerances import EXACT
 
-from starling.losses.value import value_loss
+from starling.losses.value import clipped_value_loss, value_loss
 
 MASK = torch.tensor([[True, True, False]])
 
@@ -79,3 +79,57 @@ def test_a_microbatch_without_counted_tokens_adds_nothing() -> None:
 @pytest.mark.parametrize("target", [(2, 2, -9), (0.1, 0.1, -9)], ids=["whole", "rounded"])
 def test_of_constant_returns_nothing_is_explained(target) -> None:
     assert value_loss(tensor(1, 2, 9), tensor(*target), MASK).metrics["explained_variance"].item() == 0
+
+
+def test_clipped_value_loss_by_hand() -> None:
+    # return 2 from 0 with clip 1/2: 1 -> held at 0.5, (1.5)^2 > 1^2;  0.4 -> free, 1.6^2;  -1 -> held at -0.5, but
+    # (-1 - 2)^2 = 9 is more;  half the mean of 2.25, 2.56 and 9
+    mask = torch.tensor([[True, True, True, False]])
+    value = tensor(1, 0.4, -1, 7).requires_grad_()
+    loss = clipped_value_loss(value, tensor(0, 0, 0, 0), tensor(2, 2, 2, 2), mask, clip=0.5)
+    assert loss.value.item() == pytest.approx((2.25 + 2.56 + 9) / 6, abs=EXACT)
+    assert loss.metrics["value_clip_fraction"].item() == pytest.approx(1 / 3, abs=EXACT)
+    loss.value.backward()
+    # nothing where the clip binds, (V - R) / 3 elsewhere
+    assert value.grad[0].tolist() == pytest.approx([0, -1.6 / 3, -1, 0], abs=EXACT)
+
+
+def random_values() -> tuple[torch.Tensor, ...]:
+    value, old, target = torch.randn(3, 4, 6, dtype=torch.float64)
+    return value, old, target, torch.rand(4, 6) < 0.7
+
+
+def test_clipped_value_loss_equals_plain_python() -> None:
+    value, old, target, mask = batch = random_values()
+    terms, bound = [], []
+    for v, o, r in zip(value[mask].tolist(), old[mask].tolist(), target[mask].tolist(), strict=True):
+        held = min(max(v, o - 0.3), o + 0.3)
+        terms.append(max((v - r) ** 2, (held - r) ** 2) / 2)
+        bound.append((held - r) ** 2 > (v - r) ** 2)
+    found = clipped_value_loss(*batch, clip=0.3)
+    assert found.metrics["value_clip_fraction"].item() == pytest.approx(sum(bound) / len(bound), abs=EXACT)
+    assert found.value.item() == pytest.approx(sum(terms) / len(terms), abs=EXACT)
+
+
+def test_with_a_wide_clip_it_is_the_plain_loss() -> None:
+    value, old, target, mask = random_values()
+    found, expected = clipped_value_loss(value, old, target, mask, clip=100.0), value_loss(value, target, mask)
+    assert found.value.item() == pytest.approx(expected.value.item(), abs=EXACT)
+    assert found.metrics["explained_variance"] == expected.metrics["explained_variance"]
+    assert found.metrics["value_clip_fraction"].item() == 0
+
+
+def test_the_clip_never_makes_the_loss_smaller() -> None:
+    value, old, target, mask = random_values()
+    clipped = clipped_value_loss(value, old, target, mask, clip=0.1).value
+    assert clipped.item() > value_loss(value, target, mask).value.item()
+
+
+def test_microbatches_of_the_clipped_loss_add_up() -> None:
+    batch = random_values()
+    total = batch[-1].sum()
+    whole = clipped_value_loss(*batch, clip=0.3)
+    parts = [clipped_value_loss(*(part[i : i + 1] for part in batch), clip=0.3, num_tokens=total) for i in range(4)]
+    assert sum(part.value for part in parts).item() == pytest.approx(whole.value.item(), abs=EXACT)
+    share = sum(part.metrics["value_clip_fraction"] for part in parts)
+    assert share.item() == pytest.approx(whole.metrics["value_clip_fraction"].item(), abs=EXACT)

@@ -35,3 +35,26 @@ def leave_one_out(reward_BG: Tensor) -> Tensor:
     if num_answers < 2:
         raise ValueError("leave-one-out needs at least two answers to a prompt")
     return group(reward_BG) * num_answers / (num_answers - 1)
+
+
+def normalised_group(reward_BG: Tensor) -> Tensor:
+    """Reward less its prompt's mean, in standard deviations of the prompt's G answers (Shao et al. 2024,
+    arXiv:2402.03300, section 4.1.2), with G - 1 below the sum of squares. Equal rewards give 0."""
+    if reward_BG.shape[1] < 2:
+        raise ValueError("a group's spread needs at least two answers to a prompt")
+    return _in_spreads(group(reward_BG), reward_BG.std(1, keepdim=True), reward_BG.abs().amax(1, keepdim=True))
+
+
+def whiten(advantage_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Mean 0 and variance 1 over the tokens that count, the others 0. Where all are equal, all are 0."""
+    counted_N = advantage_BT[mask_BT]
+    if not len(counted_N):
+        return torch.zeros_like(advantage_BT)
+    centred_BT = (advantage_BT - counted_N.mean()).masked_fill(~mask_BT, 0.0)
+    return _in_spreads(centred_BT, counted_N.std(correction=0), counted_N.abs().max())
+
+
+def _in_spreads(centred: Tensor, spread: Tensor, size: Tensor) -> Tensor:
+    """centred / spread, or 0 where values of that size are equal but for rounding, which a division would blow up."""
+    equal = spread <= 16 * torch.finfo(spread.dtype).eps * size
+    return torch.where(equal, 0.0, centred / spread.masked_fill(equal, 1.0))

@@ -20,3 +20,8 @@ def mean(value_BT: Tensor, mask_BT: Tensor, num_tokens: Tensor | float | None = 
     """
     total = mask_BT.sum() if num_tokens is None else torch.as_tensor(num_tokens, device=value_BT.device)
     return value_BT.masked_fill(~mask_BT, 0.0).sum() / total.clamp(min=1)
+
+
+def sums(value_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Sum over each answer's counted tokens: (..., T) -> (...,). Of log-probabilities it is the whole answer's."""
+    return value_BT.masked_fill(~mask_BT, 0.0).sum(-1)

@@ -23,7 +23,7 @@ def all_pairs(
     """Every answer against every one below it: 2 / (K (K - 1)) sum_{i<j} without ties (Ouyang et al. 2022,
     arXiv:2203.02155, eq. 1). With ties the mean is over the pairs that are decided."""
     place_BK, mask_BK = places(reward_BK, rank_BK, mask_BK)
-    return _mean_over(_decided(place_BK, mask_BK), reward_BK, mask_BK, margin)
+    return _mean_over(decided(place_BK, mask_BK), reward_BK, mask_BK, margin)
 
 
 def adjacent_pairs(
@@ -34,7 +34,7 @@ def adjacent_pairs(
     Tied answers each meet all of the next place. Those of unknown place come after the last that is known.
     """
     place_BK, mask_BK = places(reward_BK, rank_BK, mask_BK)
-    decided_BKK = _decided(place_BK, mask_BK)
+    decided_BKK = decided(place_BK, mask_BK)
     next_BK = place_BK[:, None, :].expand_as(decided_BKK).masked_fill(~decided_BKK, torch.inf).amin(-1)
     return _mean_over(decided_BKK & (place_BK[:, None, :] == next_BK[:, :, None]), reward_BK, mask_BK, margin)
 
@@ -46,7 +46,7 @@ def best_against_rest(
     place_BK, mask_BK = places(reward_BK, rank_BK, mask_BK)
     best_B = place_BK.masked_fill(~mask_BK, torch.inf).amin(-1)
     best_BK = place_BK == best_B[:, None]
-    return _mean_over(_decided(place_BK, mask_BK) & best_BK[:, :, None], reward_BK, mask_BK, margin)
+    return _mean_over(decided(place_BK, mask_BK) & best_BK[:, :, None], reward_BK, mask_BK, margin)
 
 
 def sampled_pair(
@@ -62,15 +62,15 @@ def sampled_pair(
     `draw_B` in [0, 1) says which; drawn uniformly, each is as likely, and the expected value is that of `all_pairs`.
     """
     place_BK, mask_BK = places(reward_BK, rank_BK, mask_BK)
-    decided_BKK = _decided(place_BK, mask_BK)
+    decided_BKK = decided(place_BK, mask_BK)
     number_BP = decided_BKK.flatten(1).cumsum(1)  # the how-manyth decided pair each is
     chosen_B = (draw_B.double() * number_BP[:, -1]).long() + 1
     chosen_BKK = decided_BKK & (number_BP == chosen_B[:, None]).view_as(decided_BKK)
     return _mean_over(chosen_BKK, reward_BK, mask_BK, margin)
 
 
-def _decided(place_BK: Tensor, mask_BK: Tensor) -> Tensor:
-    """(b, i, j): are both there, and is i ranked above j?"""
+def decided(place_BK: Tensor, mask_BK: Tensor) -> Tensor:
+    """(b, i, j): are both there, and is i ranked above j? `place_BK` and `mask_BK` as `ranking.places` gives them."""
     return (mask_BK[:, :, None] & mask_BK[:, None, :]) & (place_BK[:, :, None] < place_BK[:, None, :])
 
 
