@@ -65,7 +65,7 @@ def export(source: Path, out: Path, dtype: Dtype, licence: str) -> dict[str, Any
             raise
     size = out.stat().st_size
     progress.console.print(
-        f"export: {facts['tensors']} tensors in {dtype}, {size / 1e6:,.0f} MB, context {facts['context_length']:,} "
+        f"export: {facts['tensors']} tensors in {dtype}, {size / 1e6:,.1f} MB, context {facts['context_length']:,} "
         f"tokens -> {out}",
         markup=False,
     )
@@ -184,8 +184,8 @@ def _parts(
     wrong = sorted(key for key in {*sizes, *shapes} if sizes.get(key) != shapes.get(key))
     if wrong:
         raise ModelError(
-            f"{name}: {len(wrong)} weights are missing, of another size, or none of a "
-            f"{(config.architectures or [])[0]}, first {wrong[0]}"
+            f"{name}: {len(wrong)} weights are missing, of another size, or not of this "
+            f"kind of network, first {wrong[0]}"
         )
     names = gguf.get_tensor_name_map(_TENSORS[architecture], config.num_hidden_layers)
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
