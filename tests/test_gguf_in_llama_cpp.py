@@ -32,15 +32,21 @@ def asked(url: str, path: str, **body: Any) -> Any:
 
 
 def continued(url: str, ids: list[int], tokens: int) -> tuple[list[int], list[dict[int, float]]]:
-    """llama.cpp's greedy tokens after `ids`, and the ten highest logprobs before each."""
-    reply = asked(
-        url, "/completion", prompt=ids, n_predict=tokens, temperature=0.0, n_probs=10, cache_prompt=False,
-        samplers=["top_k"], top_k=1, ignore_eos=True, return_tokens=True,
-    )  # fmt: skip
-    steps = reply["completion_probabilities"]
-    return [step["id"] for step in steps], [
-        {top["id"]: top["logprob"] for top in step["top_logprobs"]} for step in steps
-    ]
+    """llama.cpp's greedy tokens after `ids`, and the ten highest logprobs before each.
+
+    Asked for one by one; where a token ends within a character the server gives no logprobs.
+    """
+    chosen: list[int] = []
+    tops: list[dict[int, float]] = []
+    for _ in range(tokens):
+        reply = asked(
+            url, "/completion", prompt=ids + chosen, n_predict=1, temperature=0.0, n_probs=10, samplers=["top_k"],
+            top_k=1, ignore_eos=False, return_tokens=True,
+        )  # fmt: skip
+        (step,) = reply["completion_probabilities"] or ({"top_logprobs": []},)
+        chosen += reply["tokens"] or [step["id"]]
+        tops.append({top["id"]: top["logprob"] for top in step["top_logprobs"]})
+    return chosen, tops
 
 
 @torch.inference_mode()
@@ -52,6 +58,7 @@ def compare(network: Any, url: str, ids: list[int], tokens: int, close: float) -
     """Hold llama.cpp's tokens and logprobs against the network's own after the same ids; the largest difference."""
     chosen, tops = continued(url, ids, tokens)
     assert len(chosen) == tokens
+    assert sum(len(top) == 10 for top in tops) >= tokens / 2
     found = logprobs(network, ids + chosen)[len(ids) - 1 : -1]
     largest = max(
         abs(float(row[index]) - logprob) for row, top in zip(found, tops, strict=True) for index, logprob in top.items()
