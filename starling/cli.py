@@ -273,19 +273,27 @@ def audit(
 
 @command("export")
 def export(
-    source: Annotated[Path, typer.Argument(metavar="RUN|FILE", help="A run, a ranking table, or a folder of shards.")],
-    to: Annotated[
-        str, typer.Option(metavar="FORMAT", help="nectar, trl, unpaired, ultrafeedback, nemo-rl, verl or llamafactory.")
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="RUN|FILE|MODEL", help="A run, a ranking table, shards; for --gguf a MODEL."),
     ],
     out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder to write; an earlier export of that format is replaced.")
+        Path, typer.Option(metavar="DIR", help="What to write, with --gguf a FILE; an earlier export is replaced.")
     ],
+    to: Annotated[
+        str, typer.Option(metavar="FORMAT", help="nectar, trl, unpaired, ultrafeedback, nemo-rl, verl or llamafactory.")
+    ] = "",
+    gguf: Annotated[bool, typer.Option("--gguf", help="Instead of rankings: the tuned policy, for llama.cpp.")] = False,
+    dtype: Annotated[
+        Literal["f16", "bf16", "f32"] | None,
+        typer.Option(show_default="f16", help="Of the weights, with --gguf; f32 is exact, and twice as large."),
+    ] = None,
     pairs: Annotated[
         str,
         typer.Option(metavar="CHOICE", show_default="all", help="For formats of pairs: all, adjacent or best_worst."),
     ] = "",
     licence: Annotated[
-        str, typer.Option("--license", metavar="ID", help="What the data card gives as licence.")
+        str, typer.Option("--license", metavar="ID", help="What the data card or the file gives as licence.")
     ] = "other",
     push: Annotated[
         str,
@@ -297,7 +305,17 @@ def export(
     ] = "",
     public: Annotated[bool, typer.Option("--public", help="With --push: open to everybody.")] = False,
 ) -> dict[str, Any]:
-    """Write rankings in another tool's form, with a data card."""
+    """Write rankings in another tool's form, with a data card, or the policy as one file for llama.cpp."""
+    if gguf:
+        if to or pairs or push or public:
+            raise UsageError("export: --gguf writes a model; --to, --pairs, --push and --public are for rankings")
+        from starling import gguf_file
+
+        return gguf_file.export(source, out, dtype or "f16", licence)
+    if not to or dtype:
+        raise UsageError(
+            "export: --dtype goes with --gguf" if to else "export: give --to FORMAT, or --gguf for the policy"
+        )
     from starling import export as exports
 
     return exports.export_and_push(source, to, out, pairs=pairs, licence=licence, push=push, public=public)

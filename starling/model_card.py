@@ -66,7 +66,7 @@ def write(
 def header(base: str) -> str:
     """The YAML that the Hub reads; whoever publishes the model chooses its licence."""
     return ModelCardData(
-        base_model=_hub_name(base),
+        base_model=hub_name(base),
         library_name="transformers",
         pipeline_tag="text-classification",
         tags=["reward-model", "rlaif", "preference", "starling"],
@@ -161,7 +161,7 @@ def _beyond(models: Counter[str]) -> int:
     return sum(count for _, count in models.most_common()[_MOST_MODELS:])
 
 
-def _hub_name(base: str) -> str | None:
+def hub_name(base: str) -> str | None:
     """What the Hub calls MODEL; None for a folder of this machine."""
     if base in _HUB_NAMES:
         return _HUB_NAMES[base]
@@ -170,4 +170,4 @@ def _hub_name(base: str) -> str | None:
 
 def _shown(base: str) -> str:
     """MODEL as a reader elsewhere understands it: of a folder its own name only."""
-    return _hub_name(base) or f"{Path(base).resolve().name} (a folder)"
+    return hub_name(base) or f"{Path(base).resolve().name} (a folder)"

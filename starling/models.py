@@ -17,6 +17,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedTokenizerBase,
 )
 from transformers.modeling_utils import PreTrainedModel
@@ -69,9 +70,14 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def load_config(name: str) -> PretrainedConfig:
+    """What MODEL's `config.json` says of its network."""
+    return _load(AutoConfig, name)
+
+
 def window(name: str) -> int:
     """The longest conversation in tokens, prompt and answer, that MODEL has positions for."""
-    return packing.window(_load(AutoConfig, name))
+    return packing.window(load_config(name))
 
 
 def identity(name: str) -> dict[str, str]:

@@ -28,7 +28,10 @@ CATCH_ALL = {
     "tables": "a check in a user's file is tried once; whatever it raises, its parameters are what is wrong",
 }
 # Who may take more parameters, and why.
-WIDE = {"sample_groups": "whom to ask, what, and how to sample are all the caller's; each is named at the call"}
+WIDE = {
+    "sample_groups": "whom to ask, what, and how to sample are all the caller's; each is named at the call",
+    "export": "a command's parameters are its options, and rankings and policies leave by the same one",
+}
 
 
 @cache

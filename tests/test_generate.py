@@ -207,7 +207,8 @@ def test_greedy_and_sampled_requests_go_together(model, plain) -> None:
 def test_decoding_past_a_sliding_window_equals_transformers(family: str, length: int) -> None:
     shape = {
         "vocab_size": 50, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
-        "num_key_value_heads": 1, "sliding_window": 6, "initializer_range": 0.5, "pad_token_id": 0, "eos_token_id": None,
+        "num_key_value_heads": 1, "sliding_window": 6, "initializer_range": 0.5, "pad_token_id": 0,
+        "eos_token_id": None,
     }  # fmt: skip
     if family == "mistral":
         network = MistralForCausalLM(MistralConfig(**shape, head_dim=8)).eval()

@@ -1,14 +1,12 @@
 """A real llama.cpp server with the built-in model as generator and judge, and the messy replies of a small model."""
 
-import os
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from llama_server import serving
 from small_road import recipe
 
 from starling import builtin, config, data_files
@@ -22,19 +20,6 @@ from starling.store import Run
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
 SLOTS = 4
-SERVER = f"""
-import sys, time, xllamacpp
-params = xllamacpp.CommonParams()
-params.model.path = sys.argv[1]
-params.n_parallel = {SLOTS}
-params.n_ctx = {SLOTS * 4096}
-params.port = 0
-params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1  # threads that share a core wait for each other
-params.verbosity = -1
-server = xllamacpp.Server(params)
-print("at", server.listening_address, flush=True)
-sys.stdin.read()
-"""
 ENDPOINT = """
 [[endpoints]]
 name = "llama"
@@ -50,32 +35,13 @@ price_out = 1.5
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where a llama.cpp server with the built-in model listens."""
-    pytest.importorskip("xllamacpp", reason="needs the extra `llama`: pip install xllamacpp")
     folder = tmp_path_factory.mktemp("gguf")
     try:
         model = builtin.gguf(folder)
     except StarlingError as error:
         pytest.skip(f"the model cannot be fetched: {error}")
-    with (folder / "noise.txt").open("w") as noise:
-        process = subprocess.Popen(
-            [sys.executable, "-c", SERVER, str(model)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=noise,
-            text=True,
-            preexec_fn=lambda: os.nice(5),
-        )
-    assert process.stdout is not None
-    try:
-        for line in process.stdout:
-            if line.startswith("at "):
-                yield line.removeprefix("at ").strip()
-                break
-        else:
-            pytest.fail((folder / "noise.txt").read_text()[-2000:])
-    finally:
-        process.kill()
-        process.communicate()
+    with serving(model, folder / "noise.txt", slots=SLOTS) as address:
+        yield address
 
 
 def start(folder: Path, tiny_model: Path, url: str, **changes) -> Run:
