@@ -13,6 +13,9 @@ SERVER = """
 import sys, xllamacpp
 params = xllamacpp.CommonParams()
 params.model.path = sys.argv[1]
+if sys.argv[4] == "exact":
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
 params.n_parallel = int(sys.argv[2])
 params.n_ctx = int(sys.argv[2]) * int(sys.argv[3])
 params.port = 0
@@ -25,12 +28,17 @@ sys.stdin.read()
 
 
 @contextmanager
-def serving(model: Path, noise: Path, *, slots: int = 1, context: int = 4096) -> Iterator[str]:
-    """Where the server listens; what it says goes to the file `noise`."""
+def serving(
+    model: Path, noise: Path, *, slots: int = 1, context: int = 4096, cache: str = "GGML_TYPE_F16"
+) -> Iterator[str]:
+    """Where the server listens; what it says goes to the file `noise`.
+
+    By default llama.cpp rounds keys, values and scores to float16, which moves logprobs by up to 0.01; `exact` does not.
+    """
     pytest.importorskip("xllamacpp", reason="needs the extra `llama`: pip install xllamacpp")
     with noise.open("w") as file:
         process = subprocess.Popen(
-            [sys.executable, "-c", SERVER, str(model), str(slots), str(context)],
+            [sys.executable, "-c", SERVER, str(model), str(slots), str(context), "exact" if exact else ""],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=file,
