@@ -28,12 +28,10 @@ sys.stdin.read()
 
 
 @contextmanager
-def serving(
-    model: Path, noise: Path, *, slots: int = 1, context: int = 4096, cache: str = "GGML_TYPE_F16"
-) -> Iterator[str]:
+def serving(model: Path, noise: Path, *, slots: int = 1, context: int = 4096, exact: bool = False) -> Iterator[str]:
     """Where the server listens; what it says goes to the file `noise`.
 
-    By default llama.cpp rounds keys, values and scores to float16, which moves logprobs by up to 0.01; `exact` does not.
+    By default llama.cpp rounds keys, values and scores to float16, which moves logprobs by some 0.01; not if `exact`.
     """
     pytest.importorskip("xllamacpp", reason="needs the extra `llama`: pip install xllamacpp")
     with noise.open("w") as file:
