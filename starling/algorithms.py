@@ -1,4 +1,4 @@
-"""The algorithms of `tune`: what each needs, which settings it reads, and the loss it makes of a batch.
+"""The algorithms of `tune`: what each needs, and the loss it makes of a batch.
 
 One entry of `ALGORITHMS` is one algorithm; the loop knows none of them by name.
 """
@@ -26,7 +26,7 @@ from starling.losses.reinforce_pp import reinforce_pp_loss
 from starling.losses.rloo import rloo_loss
 from starling.policy import pad
 from starling.rollout import Group
-from starling.tune_settings import TuneTable
+from starling.tune_settings import READS, TuneTable, form
 
 
 class Totals(NamedTuple):
@@ -44,8 +44,9 @@ Advantage = Callable[[Experience, Tensor, Tensor, TuneTable], tuple[Tensor, Tens
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Algorithm:
-    """`old_logprobs`: whether the trainer recomputes the logprobs of the policy that sampled, before a step's first
-    update; else the anchor is the reference. `reads` are the settings that not every algorithm reads."""
+    """`reads` are the settings that it reads of those that not every algorithm does. `old_logprobs`: whether what
+    trains computes the logprobs of the policy that sampled before a step's first update; else the reference is the
+    anchor."""
 
     loss: Callable[[Tensor, Batch, TuneTable, Totals], Loss]
     advantage: Advantage
@@ -187,67 +188,26 @@ def _decided_pairs(logprob_BT: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     return logprob_P2, ref_P2
 
 
-# the table
-
-_ONLINE = {
-    "steps", "rollouts_per_prompt", "max_new_tokens", "epochs_per_step", "rewards", "reward_clip",
-    "missing_eos_penalty", "kl_limit", "logprob_gap_limit", "token_budget",
-}  # fmt: skip
-_RANKED = {"ranked_prompts", "ranked_epochs"}
-_TOKENS = {"gamma", "reward_baseline", "reward_shift", "whiten_advantages"}
-_CRITIC = _TOKENS | {
-    "gae_lambda", "value_learning_rate", "critic_epochs", "critic_learning_rate", "critic_weight_decay",
-}  # fmt: skip
-_KL = {"kl_coef", "kl_control", "kl_target", "kl_horizon"}
-
 ALGORITHMS: Mapping[str, Algorithm] = {
-    "apa": Algorithm(loss=_apa, advantage=_by_critic, reads=_ONLINE | _RANKED | _CRITIC | {"lam", "anchor"}),
-    "awr": Algorithm(loss=_awr, advantage=_by_critic, reads=_ONLINE | _RANKED | _CRITIC | {"lam", "weight_clip"}),
-    "ppo": Algorithm(
-        loss=_ppo, advantage=_by_critic, reads=_ONLINE | _CRITIC | _KL | {"clip", "value_clip"}, old_logprobs=True
-    ),
-    "p3o": Algorithm(loss=_p3o, advantage=_as_it_is, reads=_ONLINE | {"clip", "beta"}, old_logprobs=True),
-    "grpo": Algorithm(
-        loss=_grpo, advantage=_within_group, reads=_ONLINE | _KL | {"clip", "clip_high", "normaliser"},
-        old_logprobs=True,
-    ),
-    "rloo": Algorithm(loss=_rloo, advantage=_leave_one_out, reads=_ONLINE | _KL | {"clip"}, old_logprobs=True),
+    "apa": Algorithm(loss=_apa, advantage=_by_critic, reads=READS["apa"]),
+    "apa_sampling": Algorithm(loss=_apa, advantage=_by_critic, reads=READS["apa_sampling"], old_logprobs=True),
+    "awr": Algorithm(loss=_awr, advantage=_by_critic, reads=READS["awr"]),
+    "ppo": Algorithm(loss=_ppo, advantage=_by_critic, reads=READS["ppo"], old_logprobs=True),
+    "p3o": Algorithm(loss=_p3o, advantage=_as_it_is, reads=READS["p3o"], old_logprobs=True),
+    "grpo": Algorithm(loss=_grpo, advantage=_within_group, reads=READS["grpo"], old_logprobs=True),
+    "rloo": Algorithm(loss=_rloo, advantage=_leave_one_out, reads=READS["rloo"], old_logprobs=True),
     "reinforce_pp": Algorithm(
-        loss=_reinforce_pp, advantage=_still_to_come, reads=_ONLINE | _TOKENS | _KL | {"clip"}, old_logprobs=True
+        loss=_reinforce_pp, advantage=_still_to_come, reads=READS["reinforce_pp"], old_logprobs=True
     ),
-    "dpo": Algorithm(loss=_dpo, advantage=_as_it_is, reads=_RANKED | {"beta"}),
-    "ipo": Algorithm(loss=_ipo, advantage=_as_it_is, reads=_RANKED | {"beta"}),
-    "listwise_dpo": Algorithm(loss=_listwise_dpo, advantage=_as_it_is, reads=_RANKED | {"beta"}),
-}  # fmt: skip
-_APA_AT_SAMPLING = Algorithm(
-    loss=_apa,
-    advantage=_by_critic,
-    reads=_ONLINE | _CRITIC | _KL | {"lam", "anchor", "value_clip", "value_gate"},
-    old_logprobs=True,
-)
-_EVERY = (*ALGORITHMS.values(), _APA_AT_SAMPLING)
-# What the loop takes for a setting that the algorithm does not read.
-_OFF = {
-    "steps": 0, "ranked_prompts": 0, "epochs_per_step": 1, "reward_baseline": "none", "reward_shift": 0.0,
-    "whiten_advantages": False, "kl_coef": 0.0, "value_clip": 0.0, "value_gate": 0.0,
-}  # fmt: skip
+    "dpo": Algorithm(loss=_dpo, advantage=_as_it_is, reads=READS["dpo"]),
+    "ipo": Algorithm(loss=_ipo, advantage=_as_it_is, reads=READS["ipo"]),
+    "listwise_dpo": Algorithm(loss=_listwise_dpo, advantage=_as_it_is, reads=READS["listwise_dpo"]),
+}
 
 
 def chosen(cfg: TuneTable) -> Algorithm:
-    """The algorithm that the settings name; APA has two forms."""
-    return _APA_AT_SAMPLING if (cfg.algorithm, cfg.anchor) == ("apa", "sampling") else ALGORITHMS[cfg.algorithm]
-
-
-def as_read(cfg: TuneTable) -> TuneTable:
-    """The settings with what the algorithm does not read turned off."""
-    reads = chosen(cfg).reads
-    return cfg.model_copy(update={key: value for key, value in _OFF.items() if key not in reads})
-
-
-def unread(cfg: TuneTable) -> list[str]:
-    """The settings that have another value than by default, though the algorithm does not read them."""
-    own = frozenset[str]().union(*(algorithm.reads for algorithm in _EVERY)) - chosen(cfg).reads
-    return [key for key in TuneTable.model_fields if key in own and getattr(cfg, key) != _default(key)]
+    """The algorithm that the settings name."""
+    return ALGORITHMS[form(cfg)]
 
 
 def totals_of(groups: Sequence[Group]) -> Totals:
@@ -258,7 +218,3 @@ def totals_of(groups: Sequence[Group]) -> Totals:
         prompts=len(groups),
         pairs=sum(group.num_pairs for group in groups),
     )
-
-
-def _default(key: str) -> object:
-    return TuneTable.model_fields[key].default

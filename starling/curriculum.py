@@ -41,8 +41,8 @@ class Curriculum:
         learnt = [group for part in self.parts[: self.num_ranked_parts] for group in part]
         if not online and not any(group.num_pairs for group in learnt):
             raise DataError(
-                f"tune: in none of {len(learnt)} rankings is an answer above another, so there is nothing to learn; rank "
-                f"with a judge that decides, or raise tune.ranked_prompts ({self._cfg.ranked_prompts})"
+                f"tune: in none of {len(learnt)} rankings is an answer above another, so there is nothing to learn; "
+                f"rank with a judge that decides, or raise tune.ranked_prompts ({self._cfg.ranked_prompts})"
             )
 
     def ranked_order(self, step: int) -> list[int]:

@@ -20,6 +20,9 @@ from starling.policy import Policy
 from starling.records import Prompt, Ranking
 from starling.rewards import Rewards
 from starling.rollout import Group, ranked_groups, sample_groups
+from starling.tune_settings import as_read
+
+FLAT_STEPS = 3  # in a row in which all answers are rewarded alike: one may be chance, after these tuning ends
 
 
 class Loop:
@@ -36,7 +39,7 @@ class Loop:
         recorder: Recorder,
     ) -> None:
         self.algorithm = algorithms.chosen(config.tune)
-        self.cfg = algorithms.as_read(config.tune)
+        self.cfg = as_read(config.tune)
         self.seed = config.run.seed
         self.policy = policy
         self.rewards = rewards
@@ -48,6 +51,7 @@ class Loop:
         self.step = 0
         self.tokens = 0
         self.stopped_by = ""
+        self.flat_steps = 0
         self.scale = Scale(0.0, 1.0)
         target = self.cfg.kl_target if self.cfg.kl_control == "adaptive" else None
         self.kl_control = KLControl(self.cfg.kl_coef, target, self.cfg.kl_horizon)
@@ -90,8 +94,8 @@ class Loop:
         flat = torch.tensor([reward for part in raw for row in part for reward in row])
         if flat.std() < 1e-6:
             raise StarlingError(
-                f"tune: all {len(flat)} ranked answers looked at get the same reward; refit the reward model, or choose "
-                "other tune.rewards"
+                f"tune: all {len(flat)} ranked answers looked at get the same reward; refit the reward model, or "
+                "choose other tune.rewards"
             )
         self.scale = Scale(float(flat.mean()), float(flat.std()))
         for index, rewards in enumerate(raw):
@@ -125,6 +129,7 @@ class Loop:
         metrics = step_metrics.of_answers(parts, self.scale) | means
         if online:
             metrics |= step_metrics.of_rollouts(parts)
+            self._note_rewards(parts)
         metrics |= self._update(parts)
         if online and self.algorithm.kl_in_reward:
             metrics |= self._control_kl(metrics["objective/kl"], parts)
@@ -139,6 +144,17 @@ class Loop:
         kind = f"KL {metrics['objective/kl']:.1f}" if online else "ranked answers"
         count = 0 if online else sum(count_tokens(part.groups) for part in parts)  # fresh ones: as they came
         advance(count, note=f"step {self.step}/{self.curriculum.num_steps}{rewarded} {kind}")
+
+    def _note_rewards(self, parts: Sequence[Part]) -> None:
+        """End tuning where there is nothing left to learn from the rewards."""
+        different = {reward for part in parts for row in part.raw for reward in row}
+        self.flat_steps = self.flat_steps + 1 if len(different) == 1 else 0
+        if self.flat_steps == FLAT_STEPS:
+            self.stopped_by = "constant_reward"
+            progress.console.print(
+                f"tune: step {self.step + 1}: all answers of {FLAT_STEPS} steps in a row got the same reward, "
+                f"{different.pop():g}; tuning ends here"
+            )
 
     def _update(self, parts: Sequence[Part]) -> dict[str, float]:
         """`epochs_per_step` times one optimiser step for each part, at a rate that falls linearly to 0 over the whole
@@ -198,6 +214,7 @@ class Loop:
             "step": self.step,
             "tokens": self.tokens,
             "stopped_by": self.stopped_by,
+            "flat_steps": self.flat_steps,
             "scale": list(self.scale),
             "kl_coef": self.kl_control.coef,
             "top": self.policy.top.state_dict(),
@@ -208,6 +225,7 @@ class Loop:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step, self.tokens, self.stopped_by = state["step"], state["tokens"], state["stopped_by"]
+        self.flat_steps = state["flat_steps"]
         self.scale = Scale(*state["scale"])
         self.kl_control = self.kl_control._replace(coef=state["kl_coef"])
         self.policy.top.load_state_dict(state["top"])

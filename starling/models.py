@@ -200,8 +200,8 @@ class ValueHead(nn.Module):
 
 
 def trunk_of(decoder: Any, layers: int) -> PreTrainedModel:
-    """The decoder without its last `layers` blocks (0 = all, what is left are the embeddings) and its final norm; shares
-    the weights."""
+    """The decoder without its last `layers` blocks and its final norm; shares the weights. Without
+    all blocks (0) what is left are the embeddings."""
     return _slice(decoder, slice(0, _num_frozen(decoder, layers)), norm=nn.Identity())
 
 

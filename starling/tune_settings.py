@@ -1,15 +1,44 @@
-"""The settings of `tune`: a frozen table; the text under a field is its help.
+"""The settings of `tune`, a frozen table, and which of them each algorithm reads.
 
-Which of them an algorithm reads is said in `algorithms.py`.
+The text under a field is its help.
 """
 
+from collections.abc import Mapping, Set
 from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from starling.settings import Table
 
-OFFLINE = ("dpo", "ipo", "listwise_dpo")  # algorithms that learn from ranked answers by their ranks: no rollouts
+_ONLINE = {
+    "steps", "rollouts_per_prompt", "max_new_tokens", "epochs_per_step", "rewards", "reward_clip",
+    "missing_eos_penalty", "kl_limit", "logprob_gap_limit", "token_budget",
+}  # fmt: skip
+_RANKED = {"ranked_prompts", "ranked_epochs"}
+_TOKENS = {"gamma", "reward_baseline", "reward_shift", "whiten_advantages"}
+_CRITIC = _TOKENS | {
+    "gae_lambda", "value_learning_rate", "critic_epochs", "critic_learning_rate", "critic_weight_decay",
+}  # fmt: skip
+_KL = {"kl_coef", "kl_control", "kl_target", "kl_horizon"}
+# Of the settings that not every algorithm reads, those that it does; APA at the sampling policy has a name of its own.
+READS: Mapping[str, Set[str]] = {
+    "apa": _ONLINE | _RANKED | _CRITIC | {"anchor", "lam"},
+    "apa_sampling": _ONLINE | _CRITIC | _KL | {"anchor", "lam", "value_clip", "value_gate"},
+    "awr": _ONLINE | _RANKED | _CRITIC | {"lam", "weight_clip"},
+    "ppo": _ONLINE | _CRITIC | _KL | {"clip", "value_clip"},
+    "p3o": _ONLINE | {"clip", "beta"},
+    "grpo": _ONLINE | _KL | {"clip", "clip_high", "normaliser"},
+    "rloo": _ONLINE | _KL | {"clip"},
+    "reinforce_pp": _ONLINE | _TOKENS | _KL | {"clip"},
+    "dpo": _RANKED | {"beta"},
+    "ipo": _RANKED | {"beta"},
+    "listwise_dpo": _RANKED | {"beta"},
+}
+# What stands for a setting that the algorithm does not read.
+_OFF = {
+    "steps": 0, "ranked_prompts": 0, "epochs_per_step": 1, "reward_baseline": "none", "reward_shift": 0.0,
+    "whiten_advantages": False, "kl_coef": 0.0, "value_clip": 0.0, "value_gate": 0.0,
+}  # fmt: skip
 
 
 class Reward(Table):
@@ -137,19 +166,42 @@ class TuneTable(Table):
     @field_validator("rollouts_per_prompt")
     @classmethod
     def _answers_suffice(cls, rollouts: int, info: ValidationInfo) -> int:
-        algorithm, rewards = info.data.get("algorithm"), info.data.get("rewards", ())
+        algorithm, rewards = info.data.get("algorithm", ""), info.data.get("rewards", ())
         if algorithm == "p3o" and rollouts % 2:
             raise ValueError("p3o learns from pairs of answers, so it needs an even number")
         if rollouts < 2 and algorithm in ("grpo", "rloo"):
             raise ValueError(f"{algorithm} compares the answers to a prompt, so it needs 2 or more")
-        if rollouts < 2 and algorithm not in OFFLINE and any(reward.name == "judge" for reward in rewards):
+        if rollouts < 2 and is_online(algorithm) and any(reward.name == "judge" for reward in rewards):
             raise ValueError("the judge compares the answers to a prompt, so as a reward it needs 2 or more")
         return rollouts
 
     @field_validator("reward_baseline")
     @classmethod
     def _needs_others(cls, baseline: str, info: ValidationInfo) -> str:
-        alone = info.data.get("rollouts_per_prompt") == 1 and info.data.get("algorithm") not in OFFLINE
-        if baseline == "leave_one_out" and alone:
+        reads = READS.get(info.data.get("algorithm", ""), set())
+        if baseline == "leave_one_out" and "reward_baseline" in reads and info.data.get("rollouts_per_prompt") == 1:
             raise ValueError("needs rollouts_per_prompt of 2 or more")
         return baseline
+
+
+def form(cfg: TuneTable) -> str:
+    """The algorithm's name in `READS`."""
+    return "apa_sampling" if (cfg.algorithm, cfg.anchor) == ("apa", "sampling") else cfg.algorithm
+
+
+def is_online(algorithm: str) -> bool:
+    """Whether it learns from rollouts and their rewards; the others learn from ranked answers by their ranks."""
+    return "steps" in READS.get(algorithm, ())
+
+
+def as_read(cfg: TuneTable) -> TuneTable:
+    """The settings with what the algorithm does not read turned off."""
+    reads = READS[form(cfg)]
+    return cfg.model_copy(update={key: value for key, value in _OFF.items() if key not in reads})
+
+
+def unread(cfg: TuneTable) -> list[str]:
+    """The settings that have another value than by default, though the algorithm does not read them."""
+    own = set[str]().union(*READS.values()) - READS[form(cfg)]
+    fields = TuneTable.model_fields
+    return [key for key in fields if key in own and getattr(cfg, key) != fields[key].default]

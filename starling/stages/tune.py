@@ -5,9 +5,8 @@ from typing import Any
 
 import torch
 
-from starling import algorithms, models, progress, rewards, selection, tables
+from starling import models, progress, rewards, selection, tables
 from starling.checkpoint import Checkpoint
-from starling.config import TuneTable
 from starling.judges.make import make_judge
 from starling.ledger import Ledger
 from starling.loop import Loop
@@ -15,6 +14,7 @@ from starling.metrics import Recorder
 from starling.models import Model
 from starling.policy import Policy
 from starling.store import Run, replace_folder
+from starling.tune_settings import TuneTable, is_online, unread
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def run(run: Run) -> dict[str, Any]:
         judge = make_judge(config.rank, config, ledger)
         watch = selection.Watch(config, tables.prompts_of(run, "validation"), judge)
         rankings = tables.rankings_of(run, prompts)
-        wanted = cfg.rewards if algorithms.chosen(cfg).online else ()
+        wanted = cfg.rewards if is_online(cfg.algorithm) else ()
         reward = rewards.make(wanted, lambda: _reward_model(run), judge, cfg.microbatch_tokens)
         loop = Loop(config, policy, reward, prompts, rankings, watch, recorder)
         loop.train(Checkpoint(run.folder("tune") / "checkpoint.pt", cfg.checkpoint_seconds))
@@ -48,7 +48,7 @@ def _reward_model(run: Run) -> Model:
 
 def _tell_unread(cfg: TuneTable) -> None:
     """Say which settings were chosen in vain."""
-    if names := algorithms.unread(cfg):
+    if names := unread(cfg):
         listed = ", ".join(f"tune.{name}" for name in names)
         which = f" with anchor = {cfg.anchor!r}" if cfg.algorithm == "apa" else ""
         progress.console.print(f"{listed} {'is' if len(names) == 1 else 'are'} not read by {cfg.algorithm}{which}")

@@ -1,0 +1,90 @@
+"""tune: the stage, by the command that people use."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from small_road import recipe
+from transformers import AutoModelForCausalLM
+
+from starling import cli, metrics
+
+SETTINGS = {
+    "apa at the sampling policy": ('tune.anchor="sampling"', 'tune.kl_control="adaptive"'),
+    "awr": ('tune.algorithm="awr"',),
+    "ppo": ('tune.algorithm="ppo"', "tune.epochs_per_step=2"),
+    "p3o": ('tune.algorithm="p3o"', 'tune.rewards="judge"'),
+    "grpo": ('tune.algorithm="grpo"', "tune.layers=0"),
+    "rloo": ('tune.algorithm="rloo"', 'tune.rewards=["rubric", {name = "rewarding:letters", weight = 0.5}]'),
+    "reinforce_pp": ('tune.algorithm="reinforce_pp"',),
+    "dpo": ('tune.algorithm="dpo"',),
+    "ipo": ('tune.algorithm="ipo"',),
+    "listwise_dpo": ('tune.algorithm="listwise_dpo"',),
+}
+
+
+@pytest.fixture(scope="module")
+def fitted(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A recipe, and a run of it up to `fit`."""
+    folder = tmp_path_factory.mktemp("fitted")
+    small = recipe(folder, tiny_model)
+    assert cli.main(["run", str(small), "--run", str(folder / "run"), "--until", "fit"]) == 0
+    return small, folder / "run"
+
+
+def tune(fitted: tuple[Path, Path], root: Path, *changes: str) -> int:
+    small, before = fitted
+    sets = [word for change in changes for word in ("--set", change)]
+    return cli.main(["run", str(small), "--run", str(root), "--from", str(before), "--until", "tune", *sets])
+
+
+@pytest.mark.parametrize("changes", SETTINGS.values(), ids=SETTINGS)
+def test_every_algorithm_tunes_a_policy_that_loads(
+    changes: tuple[str, ...], fitted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    root = tmp_path / "run"
+    assert tune(fitted, root, *changes) == 0
+    facts = json.loads((root / "manifest.json").read_text())["stages"]["tune"]["facts"]
+    lines = [line for line in metrics.read(root / "metrics.jsonl") if line["stage"] == "tune"]
+    assert [line["step"] for line in lines] == list(range(facts["steps"] + 1))
+    assert facts["steps"] >= 2
+    assert all("tune/loss/policy" in line for line in lines[1:])
+    assert all("tune/validation/win_rate" in line for line in lines)
+    policy = AutoModelForCausalLM.from_pretrained(root / "tune/policy")
+    assert all(torch.isfinite(weight).all() for weight in policy.parameters())
+
+
+def test_a_setting_in_vain_is_told(
+    fitted: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tune(fitted, tmp_path / "run", "tune.clip=0.3", "tune.steps=1") == 0
+    assert "tune.clip is not read by apa with anchor = 'initial'\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "line"),
+    [
+        (('tune.algorithm="pp0"',), 2, "did you mean 'ppo'?"),
+        (('tune.rewards="rewarding:always_one"',), 1, "ranked answers looked at get the same reward"),
+        (
+            ('tune.rewards="rewarding:sometimes_nan"',),
+            1,
+            "tune: reward 'rewarding:sometimes_nan' gave nan for an answer",
+        ),
+        (('tune.rewards="nowhere:at_all"',), 2, "tune: reward 'nowhere:at_all' cannot be imported: No module named"),
+        (("tune.layers=5",), 1, "tune.layers = 5: the model has 4 blocks"),
+    ],
+)
+def test_bad_input_is_one_line(
+    changes: tuple[str, ...],
+    code: int,
+    line: str,
+    fitted: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert tune(fitted, tmp_path / "run", *changes) == code
+    told = capsys.readouterr().err
+    assert line in told
+    assert told.count("\n") == 1
