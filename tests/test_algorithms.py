@@ -97,7 +97,7 @@ def test_p3o_pairs_the_answers_as_they_were_drawn() -> None:
     loss = ALGORITHMS["p3o"].loss(logprob_BT, batch(found, reward_BT, at_BT), TuneTable(), Totals(6, 4, 1, 0))
     loss.value.backward()
     assert logprob_BT.grad is not None
-    # at the reference the gradient by an answer's logprob is -(r1 - r2) / 2 for the first, + for the second; 2 pairs
+    # at the reference the gradient by a logprob is -(r1 - r2) / 2 for the first answer, + for the second; 2 pairs
     expected = [[-0.75, -0.75], [0.75, 0], [1.5, 1.5], [-1.5, 0]]
     assert logprob_BT.grad.tolist() == expected
     assert float(loss.metrics["reward_margin"]) == 4.5  # (3 + 6) / 2
@@ -111,7 +111,7 @@ def test_dpo_takes_all_pairs_that_are_decided() -> None:
     logprob_BT = torch.tensor([[-1.0, 0], [-2, 0], [-3, 0], [-5, 0], [-1, -3]])
     cfg = TuneTable(algorithm="dpo", beta=0.5)
     one = batch(found, torch.zeros_like(logprob_BT), found.ref_logprob_BT)
-    # log ratios: 0, -1, -2; -4, -2 (the reference says -1 a token). Pairs, the better first: (0, -2), (-1, -2), (-2, -4)
+    # log ratios 0, -1, -2 and -4, -2 (the reference says -1 a token); pairs, the better first: (0, -2), (-1, -2), (-2, -4)
     gaps = torch.tensor([2.0, 1.0, 2.0])
     expected = -torch.nn.functional.logsigmoid(0.5 * gaps).mean()
     assert float(ALGORITHMS["dpo"].loss(logprob_BT, one, cfg, totals).value) == pytest.approx(
