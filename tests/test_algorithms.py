@@ -111,7 +111,7 @@ def test_dpo_takes_all_pairs_that_are_decided() -> None:
     logprob_BT = torch.tensor([[-1.0, 0], [-2, 0], [-3, 0], [-5, 0], [-1, -3]])
     cfg = TuneTable(algorithm="dpo", beta=0.5)
     one = batch(found, torch.zeros_like(logprob_BT), found.ref_logprob_BT)
-    # log ratios 0, -1, -2 and -4, -2 (the reference says -1 a token); pairs, the better first: (0, -2), (-1, -2), (-2, -4)
+    # log ratios 0, -1, -2 and -4, -2 (the reference says -1 a token); better first: (0, -2), (-1, -2), (-2, -4)
     gaps = torch.tensor([2.0, 1.0, 2.0])
     expected = -torch.nn.functional.logsigmoid(0.5 * gaps).mean()
     assert float(ALGORITHMS["dpo"].loss(logprob_BT, one, cfg, totals).value) == pytest.approx(
