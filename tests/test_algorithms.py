@@ -1,5 +1,6 @@
 """The table of algorithms: advantages, pairs, and losses that agree where they must."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -87,6 +88,18 @@ def test_at_its_anchor_apa_has_twice_the_policy_gradient_over_lambda() -> None:
         grads[name] = logprob_BT.grad
     assert torch.allclose(grads["apa"], grads["ppo"] * 2 / 0.25, atol=CLOSE)
     assert torch.equal(grads["ppo"], grads["reinforce_pp"])
+
+
+def test_grpo_clips_above_where_it_is_told_to() -> None:
+    found = experience([group(LENGTHS)])
+    ones_BT = found.mask_BT.float()
+    one, totals = batch(found, ones_BT, found.ref_logprob_BT), Totals(6, 4, 1, 0)
+    logprob_BT = found.ref_logprob_BT + math.log(1.25)
+    values = [
+        float(ALGORITHMS["grpo"].loss(logprob_BT, one, TuneTable(clip=0.2, clip_high=high), totals).value)
+        for high in (0.0, 0.28, 0.1)
+    ]
+    assert values == pytest.approx([-1.2, -1.25, -1.1], abs=CLOSE)  # -min(1.25, 1 + clip) with every advantage 1
 
 
 def test_p3o_pairs_the_answers_as_they_were_drawn() -> None:

@@ -45,6 +45,9 @@ def test_every_prompt_is_asked_once_before_any_is_asked_again() -> None:
     first, second = (sorted(name for step in asked[start : start + 3] for name in step) for start in (0, 3))
     assert first == second == sorted(prompt.id for prompt in prompts)
     assert asked[:3] != asked[3:]
+    later = Curriculum(TuneTable(prompts_per_step=4, ranked_prompts=9), 3, prompts, [group([1, 2])] * 9)
+    assert later.ranked_steps > 0
+    assert [prompt.id for prompt in later.prompts(later.ranked_steps)] == asked[0]  # the ranked steps use none up
 
 
 def test_tokens_to_come_by_hand() -> None:

@@ -52,6 +52,9 @@ def test_a_loop_that_was_killed_goes_on_bit_for_bit(changes: dict, tiny_model: P
     assert whole.facts()["steps"] == whole.curriculum.num_steps > 2
     assert states_equal(again.state_dict(), whole.state_dict())
     assert metrics.read(tmp_path / "cut.jsonl") == metrics.read(tmp_path / "whole.jsonl")
+    for line in metrics.read(tmp_path / "whole.jsonl"):
+        if coef := line.get("tune/objective/kl_coef"):
+            assert line["tune/objective/non_score_reward"] == pytest.approx(-coef * line["tune/objective/kl"], rel=1e-4)
     assert (whole.kl_control.coef != whole.cfg.kl_coef) == (changes.get("kl_control") == "adaptive")
     sampling = zip(again.policy.network.parameters(), whole.policy.network.parameters(), strict=True)
     assert all(torch.equal(*pair) for pair in sampling)
