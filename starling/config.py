@@ -24,6 +24,7 @@ from starling.settings import (
     Source,
     Table,
 )
+from starling.tune_settings import TuneTable
 
 __all__ = [
     "Config", "EndpointTable", "EvaluateTable", "FitTable", "Generator", "JudgeTable", "PromptsTable", "RankTable",
@@ -86,83 +87,6 @@ class FitTable(Table):
     """Packed training tokens at which training ends early; 0 = no limit."""
     checkpoint_seconds: float = Field(60, gt=0)
     """Time between checkpoints: the most that an interruption costs."""
-
-
-class TuneTable(Table):
-    algorithm: Literal["apa"] = "apa"
-    """Policy loss."""
-    ranked_prompts: int = Field(140, ge=0)
-    """Prompts whose ranked answers are learnt from first, as if they were rollouts (offline APA); 0 = none."""
-    ranked_epochs: int = Field(2, ge=1)
-    """Passes over those answers."""
-    steps: int = Field(8, ge=0)
-    """Rounds of fresh rollouts and updates after that."""
-    prompts_per_step: int = Field(16, ge=1)
-    """Prompts answered in one step."""
-    rollouts_per_prompt: int = Field(4, ge=1)
-    """Answers to each of them (G)."""
-    updates_per_step: int = Field(4, ge=1)
-    """Optimiser steps in one step, each on its own part of the step's prompts."""
-    max_new_tokens: int = Field(80, ge=1)
-    """Token cap of one rollout."""
-    temperature: float = Field(1.0, gt=0)
-    """Sampling temperature of the rollouts."""
-    layers: int = Field(6, ge=1)
-    """Last blocks that are trained; the frozen ones below run once for policy, reference and critic."""
-    lam: float = Field(0.5, gt=0)
-    """APA's lambda: large = stay close to the initial policy."""
-    learning_rate: float = Field(3e-4, gt=0)
-    """AdamW's rate for the policy at the start; falls linearly to 0."""
-    value_learning_rate: float = Field(1e-4, gt=0)
-    """AdamW's rate for the critic at the start; falls linearly to 0."""
-    warm_up_prompts: int = Field(140, ge=2)
-    """Ranked prompts whose answers fix the reward's scale and teach the critic before the policy moves; what the
-    frozen layers make of them stays in memory."""
-    critic_epochs: int = Field(4, ge=0)
-    """Passes of the critic alone over those answers, before the policy moves; 0 = none."""
-    critic_learning_rate: float = Field(1e-3, gt=0)
-    """AdamW's rate for the critic in those passes."""
-    critic_weight_decay: float = Field(0.1, ge=0)
-    """AdamW's weight decay for the critic in those passes."""
-    reward_baseline: Literal["none", "leave_one_out"] = Field("leave_one_out", validate_default=True)
-    """What is taken off each reward: the mean of the prompt's other answers, since a K-wise reward means nothing
-    across prompts; or nothing."""
-    whiten_advantages: bool = True
-    """Whether advantages get mean 0 and variance 1 over a step's tokens."""
-    gamma: float = Field(1.0, ge=0, le=1)
-    """Discount per token."""
-    gae_lambda: float = Field(0.95, ge=0, le=1)
-    """GAE's lambda."""
-    reward_shift: float = Field(0.0)
-    """Added to every scaled reward; slightly positive holds length down, since reward sits on the last token."""
-    missing_eos_penalty: float = Field(0.0, ge=0)
-    """Subtracted from the scaled reward of an answer that the token cap cut."""
-    reward_clip: float = Field(5.0, gt=0)
-    """Scaled rewards beyond +-this are clipped."""
-    kl_limit: float = Field(25.0, gt=0)
-    """Mean sequence KL to the initial policy, in nats, at which tuning stops."""
-    microbatch_tokens: int = Field(2048, ge=64)
-    """Packed tokens in one forward pass."""
-    grad_clip: float = Field(1.0, gt=0)
-    """Largest gradient norm."""
-    weight_share: float = Field(0.75, gt=0, le=1)
-    """Share of the trained weights in the policy that is looked at and saved, the rest is the initial policy's: less
-    drift for the same gain (WiSE-FT, arXiv:2109.01903); 1 = the trained weights as they are."""
-    validate_every: int = Field(9, ge=1)
-    """Steps between two looks of the judge at the validation prompts."""
-    validation_draws: int = Field(2, ge=1)
-    """Answers to each validation prompt in one look."""
-    token_budget: int = Field(50_000, ge=0)
-    """Rollout tokens at which tuning ends early; 0 = no limit."""
-    checkpoint_seconds: float = Field(60, gt=0)
-    """Time between checkpoints: the most that an interruption costs."""
-
-    @field_validator("reward_baseline")
-    @classmethod
-    def _needs_others(cls, baseline: str, info: ValidationInfo) -> str:
-        if baseline == "leave_one_out" and info.data.get("rollouts_per_prompt") == 1:
-            raise ValueError("needs rollouts_per_prompt of 2 or more")
-        return baseline
 
 
 class EvaluateTable(JudgeTable):

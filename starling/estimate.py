@@ -19,6 +19,7 @@ from starling.judges.llm import calls_of
 from starling.ledger import Spent
 from starling.records import SPLITS
 from starling.store import Run
+from starling.tune_settings import as_read
 
 STAGES = ("sample", "rank", "tune", "evaluate")
 PROMPT_CHARACTERS = 400  # of a prompt that has not been read yet
@@ -122,13 +123,17 @@ def _parts(config: Config, run: Run | None, stage: str, prompt: Range) -> list[P
     judge = endpoints.of_stage(config, stage)
     if not judge:
         return []
-    sample, tune = config.sample, config.tune
+    sample, tune = config.sample, as_read(config.tune)
     if stage == "rank":
         prompts, cap = _answers(config, run), sample.max_new_tokens
     elif stage == "tune":
         steps = tune.steps + tune.ranked_epochs * -(-tune.ranked_prompts // tune.prompts_per_step)
         looks = steps // tune.validate_every + 2
-        prompts, cap = {2: looks * config.prompts.validation * tune.validation_draws}, tune.max_new_tokens
+        prompts, cap = Counter({2: looks * config.prompts.validation * tune.validation_draws}), tune.max_new_tokens
+        if tune.steps and any(reward.name == "judge" for reward in tune.rewards):
+            prompts[tune.rollouts_per_prompt] += tune.steps * tune.prompts_per_step
+            looked_at = max(tune.warm_up_prompts, tune.ranked_prompts)
+            prompts.update({k: min(count, looked_at) for k, count in _answers(config, run).items()})
     else:
         prompts, cap = {2: config.prompts.test * config.evaluate.draws}, config.evaluate.answer_tokens
     asked = config.evaluate if stage == "evaluate" else config.rank

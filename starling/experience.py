@@ -31,10 +31,16 @@ class Experience(NamedTuple):
     mask_BT: Tensor
     ref_logprob_BT: Tensor
     reward_BT: Tensor
+    groups: Sequence[Group]
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many of the B answers each group has, in order."""
+        return [len(group.answers) for group in self.groups]
 
 
 class Part(NamedTuple):
-    """The groups of one update, their raw rewards, and the experience they make."""
+    """The groups of one update, their raw rewards, none where ranks teach, and the experience they make."""
 
     groups: Sequence[Group]
     raw: Sequence[Sequence[float]]
@@ -42,17 +48,23 @@ class Part(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Experience with what the critic makes of it."""
+    """Experience as an algorithm sees it before a step's first update: how much better each token was than expected,
+    what reward was still to come, what the critic expected, and the logprobs that the loss starts from."""
 
     experience: Experience
     advantage_BT: Tensor
     return_BT: Tensor
+    value_BT: Tensor
+    anchor_logprob_BT: Tensor
 
 
 def gather(
     policy: Policy, groups: Sequence[Group], raw: Sequence[Sequence[float]], scale: Scale, cfg: TuneTable
 ) -> Part:
-    """Run the frozen parts of the policy over the groups, packed up to the token limit, and shape their raw rewards."""
+    """Run the frozen parts of the policy over the groups, packed up to the token limit, and shape their raw rewards.
+
+    Without raw rewards all are 0.
+    """
     packs = [(group.prompt_ids, [answer.ids for answer in group.answers]) for group in groups]
     found = []
     for chosen in packing.microbatches([packing.size(pack) for pack in packs], cfg.microbatch_tokens):
@@ -60,8 +72,12 @@ def gather(
         features = policy.features(packed)
         lengths = [len(answer.ids) for index in chosen for answer in groups[index].answers]
         ref_logprob_BT, mask_BT = pad(features.ref_logprob_N, lengths)
-        reward_B = torch.cat([shaped(groups[index], raw[index], scale, cfg) for index in chosen])
-        found.append(Experience(packed, features, lengths, mask_BT, ref_logprob_BT, on_last_token(reward_B, mask_BT)))
+        reward_B = torch.zeros(len(lengths))
+        if raw:
+            reward_B = torch.cat([shaped(groups[index], raw[index], scale, cfg) for index in chosen])
+        reward_BT = on_last_token(reward_B, mask_BT)
+        own = [groups[index] for index in chosen]
+        found.append(Experience(packed, features, lengths, mask_BT, ref_logprob_BT, reward_BT, own))
     return Part(groups, raw, found)
 
 
@@ -80,13 +96,6 @@ def on_last_token(reward_B: Tensor, mask_BT: Tensor) -> Tensor:
     last_B1 = mask_BT.sum(1, keepdim=True) - 1
     reward_BT = torch.zeros(mask_BT.shape, device=mask_BT.device)
     return reward_BT.scatter(1, last_B1, reward_B.to(mask_BT.device)[:, None])
-
-
-@torch.no_grad()
-def judged_by_critic(policy: Policy, experience: Experience, cfg: TuneTable) -> Batch:
-    """Advantages and returns under the critic as it is now."""
-    value_BT, mask_BT = pad(policy.values(experience.features), experience.lengths)
-    return Batch(experience, *gae(experience.reward_BT, value_BT, mask_BT, gamma=cfg.gamma, lam=cfg.gae_lambda))
 
 
 def whitened(parts: Sequence[Sequence[Batch]]) -> list[list[Batch]]:

@@ -10,6 +10,7 @@ from starling.judges import rubric
 from starling.ledger import read_calls
 from starling.records import Candidate, Ranking
 from starling.store import Run
+from starling.tune_settings import READS, as_read, form, is_online
 
 
 def run_of(table: Path) -> Run | None:
@@ -140,13 +141,16 @@ def _used_by_tune(run: Run, ranking: Ranking, split: str) -> list[str]:
         return ["tune: not done yet"]
     if split == "validation":
         return ["tune: the judge compares policy and base on this prompt; its ranked answers are not used"]
-    cfg = run.config.tune
+    cfg = as_read(run.config.tune)
     part = -(-cfg.prompts_per_step // cfg.updates_per_step)  # ranked prompts are taken in whole parts
     trained = tables.rankings_of(run, tables.prompts_of(run, "train"))
     usable = [one.prompt_id for one in trained if sum(bool(answer.answer) for answer in one.answers) > 1]
     if ranking.prompt_id not in usable:
         return ["tune: its answers are not used, fewer than two say something"]
     place = usable.index(ranking.prompt_id)
-    uses = {"teach the critic": cfg.warm_up_prompts, "serve as rollouts": cfg.ranked_prompts}
+    uses = {"are learnt from by their ranks": cfg.ranked_prompts}
+    if is_online(cfg.algorithm):
+        warm_up = "teach the critic" if "critic_epochs" in READS[form(cfg)] else "fix the reward's scale"
+        uses = {warm_up: cfg.warm_up_prompts, "serve as rollouts": cfg.ranked_prompts}
     said = [use for use, count in uses.items() if place < -(-count // part) * part]
     return [f"tune: its ranked answers {' and '.join(said)}" if said else "tune: its ranked answers are not used"]

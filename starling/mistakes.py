@@ -22,7 +22,14 @@ def explain(error: ValidationError, path: Path, text: str, config: type[BaseMode
         return f"config: {place} has no key {key!r}{hint}{line(path, text, where)}{more}"
     if first["type"] == "missing":
         return f"config: {place} lacks {key!r} ({path}){more}"
-    return f"config: {place} {key} = {first['input']!r}: {first['msg']}{line(path, text, where)}{more}"
+    near = difflib.get_close_matches(str(first["input"]), _choices(first), 1, 0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"config: {place} {key} = {first['input']!r}: {first['msg']}{hint}{line(path, text, where)}{more}"
+
+
+def _choices(error: Any) -> list[str]:
+    """The values that a key may have, where it is one of a few."""
+    return re.findall(r"'([^']*)'", error["ctx"]["expected"]) if error["type"] == "literal_error" else []
 
 
 def _known_keys(where: list[str], config: type[BaseModel]) -> list[str]:

@@ -200,13 +200,15 @@ class ValueHead(nn.Module):
 
 
 def trunk_of(decoder: Any, layers: int) -> PreTrainedModel:
-    """The decoder without its last `layers` blocks and its final norm; shares the weights."""
-    return _slice(decoder, slice(0, _num_layers(decoder, layers) - layers), norm=nn.Identity())
+    """The decoder without its last `layers` blocks and its final norm; shares the weights. Without
+    all blocks (0) what is left are the embeddings."""
+    return _slice(decoder, slice(0, _num_frozen(decoder, layers)), norm=nn.Identity())
 
 
 def top_of(decoder: Any, layers: int) -> PreTrainedModel:
-    """A copy of the decoder's last `layers` blocks and final norm in float32, fed with the trunk's hidden states."""
-    top: Any = _slice(decoder, slice(_num_layers(decoder, layers) - layers, None), norm=decoder.norm)
+    """A copy of the decoder's last `layers` blocks (0 = all) and final norm in float32, fed with the trunk's hidden
+    states."""
+    top: Any = _slice(decoder, slice(_num_frozen(decoder, layers), None), norm=decoder.norm)
     top.embed_tokens = None
     return copy.deepcopy(top).float()
 
@@ -257,14 +259,14 @@ def _slice(decoder: Any, layers: slice, norm: nn.Module) -> PreTrainedModel:
     return part
 
 
-def _num_layers(decoder: Any, layers: int) -> int:
+def _num_frozen(decoder: Any, layers: int) -> int:
+    """How many blocks stay below the last `layers`; 0 means all of them."""
     if decoder.config.model_type.startswith("gemma"):
         raise ModelError(f"{decoder.config.model_type} scales its input embeddings, so its trunk cannot be shared")
-    if layers >= len(decoder.layers):
-        raise ModelError(
-            f"tune.layers = {layers}: the model has {len(decoder.layers)} blocks; at least one stays frozen"
-        )
-    return len(decoder.layers)
+    blocks = len(decoder.layers)
+    if layers > blocks:
+        raise ModelError(f"tune.layers = {layers}: the model has {blocks} blocks; 0 is all of them")
+    return blocks - (layers or blocks)
 
 
 def _pad_token(tokenizer: PreTrainedTokenizerBase, name: str) -> str:

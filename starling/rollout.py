@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TypedDict
 
 import torch
@@ -18,16 +19,25 @@ from starling.records import Prompt, Ranking
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """One prompt and the G answers that the policy gave: ids for training, text for judging."""
+    """One prompt and the G answers that the policy gave: ids for training, text for judging.
+
+    `ranks` are those of ranked answers, best 1; the policy's own have none.
+    """
 
     prompt: Prompt
     prompt_ids: tuple[int, ...]
     answers: tuple[Sampled, ...]
     texts: tuple[str, ...]
+    ranks: tuple[float, ...] = ()
 
     @property
     def num_tokens(self) -> int:
         return sum(len(answer.ids) for answer in self.answers)
+
+    @property
+    def num_pairs(self) -> int:
+        """Pairs of answers of which one is ranked above the other."""
+        return sum(one != other for one, other in combinations(self.ranks, 2))
 
 
 def sample_groups(
@@ -71,9 +81,9 @@ def ranked_groups(model: Model, prompts: Sequence[Prompt], rankings: Sequence[Ra
     stop = stop_ids(model.network)
     groups = []
     for ranking in rankings:
-        given = [answer for answer in ranking.answers if answer.answer]
+        given = [(answer, rank) for answer, rank in zip(ranking.answers, ranking.ranks, strict=True) if answer.answer]
         answers = []
-        for answer in given:
+        for answer, _rank in given:
             ids = chat.turn_ids(model.tokenizer, ranking.messages, answer.answer, stop, finished=answer.finished)
             answers.append(Sampled(ids=list(ids), finished=answer.finished))
         if len(given) > 1:
@@ -82,7 +92,8 @@ def ranked_groups(model: Model, prompts: Sequence[Prompt], rankings: Sequence[Ra
                     prompt=prompt_of[ranking.prompt_id],
                     prompt_ids=chat.prompt_ids(model.tokenizer, ranking.messages),
                     answers=tuple(answers),
-                    texts=tuple(answer.answer for answer in given),
+                    texts=tuple(answer.answer for answer, _rank in given),
+                    ranks=tuple(rank for _answer, rank in given),
                 )
             )
     return groups

@@ -1,6 +1,6 @@
 """The settings of whoever makes and ranks answers: a frozen table for each stage up to `rank`, and for endpoints.
 
-`config.py` has those of the stages that train and judge, and puts all together.
+`tune_settings.py` has those of `tune`, `config.py` those of `fit` and `evaluate`, and puts all together.
 """
 
 from typing import Any, ClassVar, Literal

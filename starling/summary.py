@@ -12,6 +12,7 @@ from starling.before_after import SIDES, judge_named
 from starling.config import Config, JudgeTable
 from starling.judges.llm import calls_of
 from starling.store import Run
+from starling.tune_settings import TuneTable, as_read, is_online
 
 _COLOURS = {"better": "green", "worse": "red"}
 
@@ -24,18 +25,14 @@ def print_plan(config: Config) -> None:
 
 def plan(config: Config) -> list[str]:
     """The lines of the plan, one for each stage of the road."""
-    prompts, sample, rank, fit, tune = config.prompts, config.sample, config.rank, config.fit, config.tune
+    prompts, sample, rank, fit = config.prompts, config.sample, config.rank, config.fit
     k = sample.answers or len(sample.generators)
     answers = f"{k} answers" if sample.generators else "their sources' answers"
     weakened = sum(generator.weakened for generator in sample.generators)
-    updates = _count(tune.updates_per_step, "update")
     calls = (sample.train_prompts + sample.validation_prompts) * len(sample.generators)
     sampled = calls * sample.max_new_tokens
     steps = fit.epochs * -(-sample.train_prompts // fit.prompts_per_step)
     epochs = f" x {fit.epochs} epochs" if fit.epochs > 1 else ""
-    rollouts = tune.prompts_per_step * tune.rollouts_per_prompt
-    rolled_out = tune.steps * rollouts * tune.max_new_tokens
-    ranked = f"{_count(tune.ranked_epochs, 'pass', 'passes')} over up to {tune.ranked_prompts} ranked prompts, then "
     probe = f"; {config.run.model} itself also judges {rank.probe_prompts}, as a probe" if rank.probe_prompts else ""
     return [
         f"model: {config.run.model}, which policy and reward model both start from",
@@ -45,11 +42,9 @@ def plan(config: Config) -> list[str]:
         f"rank: by {_judge(rank, k)}{probe}",
         f"fit: {sample.train_prompts} rankings{epochs}, {fit.prompts_per_step} a step, {_count(steps, 'step')}, "
         f"{_at_most(fit.token_budget)}",
-        f"tune: {ranked if tune.ranked_prompts else ''}"
-        f"{_count(tune.steps, 'step')} of {tune.prompts_per_step} prompts x {tune.rollouts_per_prompt} = "
-        f"{rollouts} answers, {updates} each, {_at_most(tune.token_budget, rolled_out)}",
+        f"tune: {_tuning(as_read(config.tune))}",
         f"  kept: the step whose answers to {prompts.validation} validation prompts the judge likes best, "
-        f"looked at every {_count(tune.validate_every, 'step')}",
+        f"looked at every {_count(config.tune.validate_every, 'step')}",
         f"evaluate: {prompts.test} test prompts x 2 models x {_count(config.evaluate.draws, 'answer')}; "
         f"judge: {_judge(config.evaluate, 2)}; "
         f"with validation {_at_most(config.evaluate.token_budget)}",
@@ -122,6 +117,22 @@ def _table(title: str, *columns: str) -> Table:
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
+
+
+def _tuning(cfg: TuneTable) -> str:
+    """How the policy learns: from ranked answers, from its own, or from those and then these."""
+    parts = []
+    if cfg.ranked_prompts:
+        parts.append(f"{_count(cfg.ranked_epochs, 'pass', 'passes')} over up to {cfg.ranked_prompts} ranked prompts")
+    if is_online(cfg.algorithm):
+        answers = cfg.prompts_per_step * cfg.rollouts_per_prompt
+        updates = cfg.updates_per_step * cfg.epochs_per_step
+        parts.append(
+            f"{_count(cfg.steps, 'step')} of {cfg.prompts_per_step} prompts x {cfg.rollouts_per_prompt} = {answers} "
+            f"answers, {_count(updates, 'update')} each, "
+            f"{_at_most(cfg.token_budget, cfg.steps * answers * cfg.max_new_tokens)}"
+        )
+    return f"{cfg.algorithm}, {', then '.join(parts)}"
 
 
 def _judge(cfg: JudgeTable, answers: int) -> str:

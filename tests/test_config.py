@@ -119,7 +119,7 @@ def test_an_unknown_key_fails_and_names_the_nearest(tmp_path: Path, text: str, m
         ("# lamb\n\n[tune]\nlam = 1\n  lamb = 1\n", 5),
         ("[run]\nseed = 1\n[tuning]\nlam = 1\n", 3),
         ("run.sed = 1\n", 1),
-        ("[fit]\nepochs = 1\n[tune]\nlayers = 0\n", 4),
+        ("[fit]\nepochs = 1\n[tune]\nlayers = -1\n", 4),
     ],
     ids=["same key elsewhere", "second generator", "indented", "table", "dotted", "bad value"],
 )

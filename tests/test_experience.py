@@ -7,12 +7,14 @@ import torch
 from tolerances import CLOSE
 
 from starling import models
+from starling.algorithms import ALGORITHMS
 from starling.config import TuneTable
-from starling.experience import Part, Scale, gather, judged_by_critic, on_last_token, shaped, teach_critic, whitened
+from starling.experience import Batch, Experience, Part, Scale, gather, on_last_token, shaped, teach_critic, whitened
 from starling.generate import Sampled
 from starling.policy import Policy
 from starling.records import Message, Prompt
 from starling.rollout import Group
+from starling.update import appraised
 
 WHOLE, CUT = Sampled(ids=[7], finished=True), Sampled(ids=[7], finished=False)
 PLAIN = Scale(mean=0.0, spread=1.0)
@@ -21,6 +23,10 @@ PLAIN = Scale(mean=0.0, spread=1.0)
 def group(*answers: Sampled) -> Group:
     asked = Prompt(id="p", messages=[Message(role="user", content="?")])
     return Group(prompt=asked, prompt_ids=(5, 6), answers=answers, texts=("",) * len(answers))
+
+
+def judged_by_critic(policy: Policy, experience: Experience, cfg: TuneTable) -> Batch:
+    return appraised(policy, experience, ALGORITHMS["apa"], cfg, 0.0)
 
 
 def answers(*lengths: int) -> Group:

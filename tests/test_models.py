@@ -290,9 +290,21 @@ def test_a_share_of_the_tuned_weights_is_written_by_hand(decoder) -> None:
 
 
 @pytest.mark.parametrize("part", [models.trunk_of, models.top_of], ids=["trunk", "top"])
-def test_at_least_one_block_stays_frozen(decoder, part) -> None:
-    with pytest.raises(ModelError, match=r"tune\.layers = 4: the model has 4 blocks"):
-        part(decoder, 4)
+def test_more_blocks_than_there_are_cannot_be_trained(decoder, part) -> None:
+    with pytest.raises(ModelError, match=r"^tune\.layers = 5: the model has 4 blocks; 0 is all of them$"):
+        part(decoder, 5)
+
+
+@pytest.mark.parametrize("layers", [0, 4])
+def test_of_a_decoder_that_is_trained_whole_the_embeddings_are_the_trunk(decoder, layers: int) -> None:
+    packed = pack(GROUPS)
+    trunk, top = models.trunk_of(decoder, layers), models.top_of(decoder, layers)
+    with torch.no_grad():
+        middle = packing.hidden_states(trunk, packed)
+        assert torch.equal(middle, decoder.embed_tokens(packed.ids_1T)[0])
+        whole = packing.hidden_states(decoder, packed)
+        assert torch.allclose(packing.hidden_states(top, packed, middle[None]), whole, atol=CLOSE)
+    assert (len(trunk.layers), len(top.layers)) == (0, 4)
 
 
 def test_a_model_that_scales_its_embeddings_is_not_split() -> None:

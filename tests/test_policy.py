@@ -7,7 +7,6 @@ import torch
 from tolerances import CLOSE
 
 from starling import models, packing
-from starling.errors import ModelError
 from starling.generate import Request, generate
 from starling.packing import pack
 from starling.policy import Policy, answer_tokens, pad, predicting_positions
@@ -133,6 +132,14 @@ def test_a_critics_gradient_stays_in_the_critic(policy: Policy) -> None:
     assert policy.critic.down.weight.grad.abs().max() > CLOSE
 
 
-def test_at_least_one_block_stays_frozen(tiny_model: Path) -> None:
-    with pytest.raises(ModelError, match=r"tune\.layers = 4: the model has 4 blocks"):
-        Policy(models.load_policy(str(tiny_model)), 4)
+def test_all_blocks_can_be_trained(tiny_model: Path) -> None:
+    policy = Policy(models.load_policy(str(tiny_model), torch.float32), 0)
+    packed = pack(GROUPS)
+    features = policy.features(packed)
+    assert torch.equal(policy.logprobs(packed, features), features.ref_logprob_N)
+    frozen = {name: weight.clone() for name, weight in policy.network.named_parameters()}
+    move(policy)
+    policy.sync()
+    same = {name for name, weight in policy.network.named_parameters() if torch.equal(weight, frozen[name])}
+    assert same == {"model.embed_tokens.weight", "lm_head.weight"}
+    assert all(torch.equal(*pair) for pair in zip(policy.features(packed), features, strict=True))

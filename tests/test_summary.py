@@ -30,8 +30,8 @@ def test_the_plan_has_derived_numbers() -> None:
     assert "sample: 120 + 24 prompts x 3 answers (1 generator weakened), <= 34,560 tokens" in lines
     assert "fit: 120 rankings, 4 a step, 30 steps, <= 70,000 tokens" in lines
     assert (
-        "tune: 2 passes over up to 140 ranked prompts, then 16 steps of 16 prompts x 4 = 64 answers, 1 update each, "
-        "<= 50,000 tokens"
+        "tune: apa, 2 passes over up to 140 ranked prompts, then 16 steps of 16 prompts x 4 = 64 answers, "
+        "1 update each, <= 50,000 tokens"
     ) in lines
     assert any(line.endswith("with validation <= 25,000 tokens") for line in lines)
 
@@ -47,7 +47,7 @@ def test_the_bound_that_binds_is_named() -> None:
         )
     )
     assert any("<= 30,000 tokens" in line for line in lines)
-    assert any(line.startswith("tune: 1 step of 16 prompts") and "<= 5,120 tokens" in line for line in lines)
+    assert any(line.startswith("tune: apa, 1 step of 16 prompts") and "<= 5,120 tokens" in line for line in lines)
     assert "fit: 120 rankings x 2 epochs, 4 a step, 60 steps, no token limit" in lines
     assert any(line.endswith("with validation no token limit") for line in lines)
 

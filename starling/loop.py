@@ -1,0 +1,270 @@
+"""The loop of `tune`: rollout, score, advantage, update; every algorithm runs in it."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from starling import algorithms, progress, selection, step_metrics, update
+from starling.checkpoint import Checkpoint
+from starling.config import Config
+from starling.curriculum import Curriculum, chunks, count_tokens
+from starling.device import generator
+from starling.errors import StarlingError
+from starling.experience import Part, Scale, gather, teach_critic, whitened
+from starling.losses.kl_control import KLControl
+from starling.metrics import Recorder
+from starling.models import Model
+from starling.policy import Policy
+from starling.records import Prompt, Ranking
+from starling.rewards import Rewards
+from starling.rollout import Group, ranked_groups, sample_groups
+from starling.tune_settings import as_read
+
+FLAT_STEPS = 3  # in a row in which all answers are rewarded alike: one may be chance, after these tuning ends
+
+
+class Loop:
+    """Rollout, score, advantage, update; all that changes from step to step is in `state_dict`."""
+
+    def __init__(
+        self,
+        config: Config,
+        policy: Policy,
+        rewards: Rewards,
+        prompts: Sequence[Prompt],
+        rankings: Sequence[Ranking],
+        watch: selection.Watch,
+        recorder: Recorder,
+    ) -> None:
+        self.algorithm = algorithms.chosen(config.tune)
+        self.cfg = as_read(config.tune)
+        self.seed = config.run.seed
+        self.policy = policy
+        self.rewards = rewards
+        ranked = ranked_groups(Model(policy.network, policy.tokenizer), prompts, rankings)
+        self.curriculum = Curriculum(self.cfg, self.seed, prompts, ranked)
+        self.curriculum.require(online=self.algorithm.online, rankings=len(rankings))
+        self.watch = watch
+        self.recorder = recorder
+        self.step = 0
+        self.tokens = 0
+        self.stopped_by = ""
+        self.flat_steps = 0
+        self.scale = Scale(0.0, 1.0)
+        target = self.cfg.kl_target if self.cfg.kl_control == "adaptive" else None
+        self.kl_control = KLControl(self.cfg.kl_coef, target, self.cfg.kl_horizon)
+        self._kept: dict[int, Part] = {}
+        self._gap_told = False
+        self.optimiser = torch.optim.AdamW(
+            [
+                {"params": list(policy.top.parameters()), "lr": self.cfg.learning_rate},
+                {"params": list(policy.critic.parameters()), "lr": self.cfg.value_learning_rate},
+            ],
+            betas=(0.9, 0.95),
+            weight_decay=0.0,
+            fused=True,
+        )
+
+    def train(self, checkpoint: Checkpoint) -> None:
+        """Go on from the checkpoint, or from the start, to the last step or the first limit."""
+        state = checkpoint.load()
+        if state is not None:
+            self.load_state_dict(state)
+        self.recorder.rewind(-1 if state is None else self.step)  # step 0 is a line too
+        before = self.curriculum.warm_up_tokens if self.algorithm.online else 0
+        with progress.track("tune", before + self.curriculum.expected_tokens, "tokens") as advance:
+            if state is None:
+                if self.algorithm.online:
+                    self.warm_up(advance)
+                self.recorder.log(0, self.watch.look(self.policy, 0))
+            else:
+                advance(before + self.curriculum.ranked_tokens_before(self.step) + self.tokens)
+            while self.step < self.curriculum.num_steps and not self.stopped_by:
+                self.take_step(advance)
+                if checkpoint.due:
+                    checkpoint.save(self.state_dict())
+            if self.watch.last_step < self.step and (found := self.watch.look(self.policy, self.step)):
+                self.recorder.log(self.step, found)
+
+    def warm_up(self, advance: progress.Advance) -> None:
+        """Fix the reward's scale and teach the critic, on ranked answers, before the policy moves."""
+        raw = [self.rewards(part)[0] for part in self.curriculum.parts[: self.curriculum.num_warm_up_parts]]
+        flat = torch.tensor([reward for part in raw for row in part for reward in row])
+        if flat.std() < 1e-6:
+            raise StarlingError(
+                f"tune: all {len(flat)} ranked answers looked at get the same reward; refit the reward model, or "
+                "choose other tune.rewards"
+            )
+        self.scale = Scale(float(flat.mean()), float(flat.std()))
+        for index, rewards in enumerate(raw):
+            if self.algorithm.critic:
+                self._kept[index] = gather(self.policy, self.curriculum.parts[index], rewards, self.scale, self.cfg)
+            advance(count_tokens(self.curriculum.parts[index]), note="warm-up on ranked answers")
+        teach_critic(self.policy, list(self._kept.values()), self.cfg, generator(self.seed, "critic"))
+        if not self.curriculum.num_ranked_parts:
+            self._kept.clear()
+
+    def take_step(self, advance: progress.Advance) -> None:
+        """One round: a step's groups, ranked or fresh, then `updates_per_step` updates, each on its own part."""
+        online = self.step >= self.curriculum.ranked_steps
+        means: dict[str, float] = {}
+        if online:
+            fresh = self._sample(advance)
+            spent = sum(count_tokens(groups) for groups in fresh)
+            if self.cfg.token_budget and self.tokens + spent > self.cfg.token_budget:
+                self.stopped_by = "token_budget"
+                return
+            self.tokens += spent
+            scored = [self.rewards(groups) for groups in fresh]
+            parts = [
+                gather(self.policy, groups, raw, self.scale, self.cfg)
+                for groups, (raw, _means) in zip(fresh, scored, strict=True)
+            ]
+            for _raw, found in scored:
+                means |= {name: means.get(name, 0.0) + value / len(scored) for name, value in found.items()}
+        else:
+            parts = [self._ranked_part(index) for index in self.curriculum.ranked_order(self.step)]
+        metrics = step_metrics.of_answers(parts, self.scale) | means
+        if online:
+            metrics |= step_metrics.of_rollouts(parts)
+            self._note_rewards(parts)
+        metrics |= self._update(parts)
+        if online and self.algorithm.kl_in_reward:
+            metrics |= self._control_kl(metrics["objective/kl"], parts)
+        self.step += 1
+        self.policy.sync()
+        if metrics.get("objective/kl", 0.0) > self.cfg.kl_limit:
+            self.stopped_by = "kl_limit"
+        if self.step % self.cfg.validate_every == 0:
+            metrics |= self.watch.look(self.policy, self.step)
+        self.recorder.log(self.step, metrics | {"online": float(online), "tokens": float(self.tokens)})
+        rewarded = f" reward {metrics['reward']:+.2f}" if "reward" in metrics else ""
+        kind = f"KL {metrics['objective/kl']:.1f}" if online else "ranked answers"
+        count = 0 if online else sum(count_tokens(part.groups) for part in parts)  # fresh ones: as they came
+        advance(count, note=f"step {self.step}/{self.curriculum.num_steps}{rewarded} {kind}")
+
+    def _note_rewards(self, parts: Sequence[Part]) -> None:
+        """End tuning where there is nothing left to learn from the rewards."""
+        different = {reward for part in parts for row in part.raw for reward in row}
+        self.flat_steps = self.flat_steps + 1 if len(different) == 1 else 0
+        if self.flat_steps == FLAT_STEPS:
+            self.stopped_by = "constant_reward"
+            progress.console.print(
+                f"tune: step {self.step + 1}: all answers of {FLAT_STEPS} steps in a row got the same reward, "
+                f"{different.pop():g}; tuning ends here"
+            )
+
+    def _update(self, parts: Sequence[Part]) -> dict[str, float]:
+        """`epochs_per_step` times one optimiser step for each part, at a rate that falls linearly to 0 over the whole
+        of tuning; advantages and old logprobs are those before the first."""
+        cfg, coef = self.cfg, self.kl_control.coef
+        batches = [
+            [update.appraised(self.policy, found, self.algorithm, cfg, coef) for found in part.experiences]
+            for part in parts
+        ]
+        if cfg.whiten_advantages:
+            batches = whitened(batches)
+        left = 1 - self.step / self.curriculum.num_steps
+        for group, rate in zip(self.optimiser.param_groups, (cfg.learning_rate, cfg.value_learning_rate), strict=True):
+            group["lr"] = rate * left
+        metrics: dict[str, float] = {"learning_rate": cfg.learning_rate * left}
+        gaps = []
+        updates = batches * cfg.epochs_per_step
+        for part in updates:
+            self.optimiser.zero_grad(set_to_none=True)
+            found = update.gradient(self.policy, part, self.algorithm, cfg)
+            gaps.append(found.pop(update.GAP, None))
+            if cfg.value_gate:
+                found["policy/gated"] = float(found["loss/value"] > cfg.value_gate)
+                if found["policy/gated"]:
+                    self.policy.top.zero_grad(set_to_none=True)
+            found["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(self.policy.top.parameters(), cfg.grad_clip))
+            if not math.isfinite(found["loss/policy"] + found["grad_norm"]):
+                raise StarlingError(
+                    f"tune: step {self.step + 1}: loss or gradient is not a number; lower tune.learning_rate"
+                )
+            self.optimiser.step()
+            metrics |= {name: metrics.get(name, 0.0) + value / len(updates) for name, value in found.items()}
+        self.optimiser.zero_grad(set_to_none=True)
+        return metrics | self._gap(gaps[0])
+
+    def _gap(self, gap: float | None) -> dict[str, float]:
+        """The gap between sampler and trainer before the step's first update, over that update's tokens; ranked answers
+        have none."""
+        if gap is None:
+            return {}
+        if gap > self.cfg.logprob_gap_limit and not self._gap_told:
+            self._gap_told = True  # once is enough: every step's gap stands in the metrics
+            progress.console.print(
+                f"tune: step {self.step + 1}: a token's logprob as sampled and as trained differ by {gap:.3f} nats in "
+                f"the mean (tune.logprob_gap_limit {self.cfg.logprob_gap_limit:g}): another policy sampled than trains"
+            )
+        return {update.GAP: gap}
+
+    def _control_kl(self, kl: float, parts: Sequence[Part]) -> dict[str, float]:
+        """Note what the KL cost in this step's rewards, and let it steer what it costs in the next."""
+        coef = self.kl_control.coef
+        self.kl_control = self.kl_control.after(kl, sum(len(group.answers) for part in parts for group in part.groups))
+        return {"objective/kl_coef": coef, "objective/non_score_reward": -coef * kl}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "tokens": self.tokens,
+            "stopped_by": self.stopped_by,
+            "flat_steps": self.flat_steps,
+            "scale": list(self.scale),
+            "kl_coef": self.kl_control.coef,
+            "top": self.policy.top.state_dict(),
+            "critic": self.policy.critic.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "watch": self.watch.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step, self.tokens, self.stopped_by = state["step"], state["tokens"], state["stopped_by"]
+        self.flat_steps = state["flat_steps"]
+        self.scale = Scale(*state["scale"])
+        self.kl_control = self.kl_control._replace(coef=state["kl_coef"])
+        self.policy.top.load_state_dict(state["top"])
+        self.policy.critic.load_state_dict(state["critic"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.watch.load_state_dict(state["watch"])
+        self.policy.sync()
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "steps": self.step,
+            "ranked_steps": self.curriculum.ranked_steps,
+            "rollout_tokens": self.tokens,
+            "stopped_by": self.stopped_by or "steps",
+            "reward_scale": self.scale._asdict(),
+        }
+
+    def _ranked_part(self, index: int) -> Part:
+        """What does not change is computed once for the warm-up's parts, which stay in memory."""
+        if index in self._kept:
+            return self._kept[index]
+        groups = self.curriculum.parts[index]
+        raw = self.rewards(groups)[0] if self.algorithm.online else ()
+        part = gather(self.policy, groups, raw, self.scale, self.cfg)
+        if index < self.curriculum.num_warm_up_parts:
+            self._kept[index] = part
+        return part
+
+    def _sample(self, advance: progress.Advance) -> list[Sequence[Group]]:
+        """Fresh answers to this step's prompts, a list for each update."""
+        groups = sample_groups(
+            Model(self.policy.network, self.policy.tokenizer),
+            self.curriculum.prompts(self.step),
+            count=self.cfg.rollouts_per_prompt,
+            max_new_tokens=self.cfg.max_new_tokens,
+            temperature=self.cfg.temperature,
+            top_p=1.0,
+            seed=self.seed,
+            purpose=("tune", self.step),
+            on_tokens=advance,
+        )
+        return list(chunks(groups, -(-len(groups) // self.cfg.updates_per_step)))

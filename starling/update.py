@@ -1,0 +1,81 @@
+"""An update of policy and critic: advantages before it, and its gradient."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+
+from starling.algorithms import Algorithm, totals_of
+from starling.experience import Batch, Experience
+from starling.losses import kl
+from starling.losses.masked import Loss
+from starling.losses.value import clipped_value_loss, value_loss
+from starling.policy import Policy, pad
+from starling.tune_settings import TuneTable
+
+# TRL's name of a metric, where it has one; others stand under the algorithm's own.
+_NAMES = {
+    "clip_fraction": "policy/clipfrac_avg",
+    "approx_kl": "policy/approxkl_avg",
+    "ratio": "val/ratio",
+    "accuracy": "rewards/accuracies",
+    "margin": "rewards/margins",
+}
+GAP = "sampling/logprob_gap"
+
+
+@torch.no_grad()
+def appraised(policy: Policy, experience: Experience, algorithm: Algorithm, cfg: TuneTable, kl_coef: float) -> Batch:
+    """Advantages and returns under policy and critic as they are now, the KL in the reward at `kl_coef`.
+
+    Old logprobs are computed here by what trains, whatever sampled: only so is the ratio 1 before the first update.
+    """
+    mask_BT, anchor_BT = experience.mask_BT, experience.ref_logprob_BT
+    value_BT = torch.zeros_like(experience.reward_BT)
+    if algorithm.critic:
+        value_BT, _ = pad(policy.values(experience.features), experience.lengths)
+    if algorithm.old_logprobs:
+        anchor_BT, _ = pad(policy.logprobs(experience.packed, experience.features), experience.lengths)
+    reward_BT = kl.in_reward(experience.reward_BT, anchor_BT, experience.ref_logprob_BT, mask_BT, kl_coef)
+    advantage_BT, return_BT = algorithm.advantage(experience, reward_BT, value_BT, cfg)
+    return Batch(experience, advantage_BT, return_BT, value_BT, anchor_BT)
+
+
+def gradient(policy: Policy, batches: Sequence[Batch], algorithm: Algorithm, cfg: TuneTable) -> dict[str, float]:
+    """Accumulate the gradient of policy and critic over all batches; metrics are means over tokens or answers.
+
+    Where the groups were sampled, `sampling/logprob_gap` is the mean difference between a token's logprob as it was
+    sampled and as it is now: before the first update, the gap between sampler and trainer.
+    """
+    totals = totals_of([group for batch in batches for group in batch.experience.groups])
+    sums: dict[str, float] = defaultdict(float)
+    for batch in batches:
+        experience, mask_BT = batch.experience, batch.experience.mask_BT
+        logprob_BT, _ = pad(policy.logprobs(experience.packed, experience.features), experience.lengths)
+        loss = algorithm.loss(logprob_BT, batch, cfg, totals)
+        found = {_NAMES.get(name, f"{cfg.algorithm}/{name}"): float(value) for name, value in loss.metrics.items()}
+        found["loss/policy"] = float(loss.value.detach())
+        value = loss.value
+        if algorithm.critic:
+            critic = _critic_loss(policy, batch, cfg, totals.tokens)
+            value = value + critic.value
+            share = float(mask_BT.sum()) / totals.tokens
+            found["loss/value"] = float(critic.value.detach())
+            found["value/explained_variance"] = share * float(critic.metrics["explained_variance"])
+            if cfg.value_clip:
+                found["val/clipfrac_avg"] = float(critic.metrics["value_clip_fraction"])
+        value.backward()
+        if sampled := [logprob for group in experience.groups for one in group.answers for logprob in one.logprobs]:
+            gap_N = logprob_BT.detach()[mask_BT].cpu() - torch.tensor(sampled)
+            found[GAP] = float(gap_N.abs().sum()) / totals.tokens
+        for name, part in found.items():
+            sums[name] += part
+    return dict(sums)
+
+
+def _critic_loss(policy: Policy, batch: Batch, cfg: TuneTable, num_tokens: int) -> Loss:
+    experience, return_BT = batch.experience, batch.return_BT
+    value_BT, mask_BT = pad(policy.values(experience.features), experience.lengths)
+    if not cfg.value_clip:
+        return value_loss(value_BT, return_BT, mask_BT, num_tokens=num_tokens)
+    return clipped_value_loss(value_BT, batch.value_BT, return_BT, mask_BT, clip=cfg.value_clip, num_tokens=num_tokens)

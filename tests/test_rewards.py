@@ -1,0 +1,117 @@
+"""What answers are rewarded by."""
+
+from collections.abc import Sequence
+
+import pytest
+from tolerances import CLOSE
+
+from starling import rewards
+from starling.errors import StarlingError, UsageError
+from starling.generate import Sampled
+from starling.judges import rubric
+from starling.judges.protocol import Judged
+from starling.records import Candidate, Message, Prompt
+from starling.rewards import Rewards, Scorer, by_function, by_judge, by_rubric
+from starling.rollout import Group, score_texts
+from starling.tune_settings import Reward
+
+ASKED = Prompt(
+    id="p", messages=[Message(role="user", content="?")], checks=[{"check": "lowercase"}, {"check": "no_commas"}]
+)
+TEXTS = ("the", "a, dog", "hello there")
+
+
+def group(*texts: str) -> Group:
+    answers = tuple(Sampled(ids=[7], finished=True) for _ in texts)
+    return Group(prompt=ASKED, prompt_ids=(5,), answers=answers, texts=texts)
+
+
+class Scripted:
+    """A judge that gives these ranks, prompt by prompt."""
+
+    name, template_hash = "scripted", ""
+
+    def __init__(self, *ranks: Sequence[float] | None) -> None:
+        self._ranks = ranks
+        self.seen: list[list[str]] = []
+
+    def rank(self, items: Sequence[tuple[Prompt, Sequence[Candidate]]]) -> list[Judged]:
+        self.seen += [[answer.answer for answer in answers] for _prompt, answers in items]
+        return [Judged(ranks=ranks, reason="" if ranks else "no verdict") for ranks in self._ranks]
+
+
+def no_model() -> object:
+    raise AssertionError("the reward model is not asked for")
+
+
+def test_a_function_is_called_by_its_path_for_each_prompt() -> None:
+    (row,) = by_function("rewarding:letters")([(ASKED, TEXTS, (True, True, True))])
+    # all of "the"; " " of "a, dog" is 1 of 6; "he" and " the" and "e" of "hello there" are 7 of 11
+    assert row == pytest.approx([1.0, 1 / 6, 7 / 11], abs=CLOSE)
+
+
+def test_the_judge_rewards_the_share_that_an_answer_beats() -> None:
+    assert rewards.shares_beaten([1, 2, 3]) == [1.0, 0.5, 0.0]
+    assert rewards.shares_beaten([1, 1, 3]) == [0.75, 0.75, 0.0]  # beats one and ties with one: (1 + 1/2) / 2
+    assert rewards.shares_beaten([2, 2]) == [0.5, 0.5]
+    judge = Scripted([2, 1, 3], None)
+    shown = [(ASKED, TEXTS, (True, False, True))] * 2
+    assert by_judge(judge)(shown) == [[0.5, 1.0, 0.0], [0.5, 0.5, 0.5]]  # what cannot be read prefers none
+    assert judge.seen == [list(TEXTS)] * 2
+
+
+def test_a_judge_that_cannot_be_read_at_all_stops_the_stage() -> None:
+    with pytest.raises(StarlingError, match=r"^tune: the judge's ranking could be read for none of 2 prompts, first: "):
+        by_judge(Scripted(None, None))([(ASKED, TEXTS, (True,) * 3)] * 2)
+
+
+def test_the_rubric_rewards_without_held_out_checks() -> None:
+    (row,) = by_rubric([(ASKED, TEXTS, (True, True, False))])
+    assert row == [rubric.assess(ASKED, text, finished=end).score for text, end in zip(TEXTS, (1, 1, 0), strict=True)]
+    without = Prompt(id="p", messages=ASKED.messages, checks=[{"check": "lowercase"}])  # `no_commas` is held out
+    assert by_rubric([(without, TEXTS, (True, True, False))]) == [row]
+
+
+def test_rewards_are_added_up_by_weight_and_each_mean_is_told() -> None:
+    one: Scorer = lambda shown: [[1.0, 2.0] for _ in shown]  # noqa: E731
+    other: Scorer = lambda shown: [[10.0, 0.0] for _ in shown]  # noqa: E731
+    rows, means = Rewards({"one": (2.0, one), "other": (-0.5, other)})([group("a", "b")])
+    assert rows == [[2 * 1 - 0.5 * 10, 2 * 2 - 0.5 * 0]]
+    assert means == {"rewards/one/mean": 1.5, "rewards/other/mean": 5.0}
+    assert Rewards({"one": (1.0, one)})([group("a", "b")]) == ([[1.0, 2.0]], {})
+
+
+def test_the_reward_model_scores_as_it_does_alone(reward_model) -> None:
+    made = rewards.make([Reward(name="model")], lambda: reward_model, Scripted(), 2048)
+    rows, _ = made([group(*TEXTS)])
+    assert rows == score_texts(reward_model, [(ASKED, TEXTS, (True,) * 3)], 2048)
+
+
+def test_the_reward_model_is_loaded_only_where_it_is_asked_for() -> None:
+    names = ("rubric", "judge", "rewarding:letters")
+    made = rewards.make([Reward(name=name) for name in names], no_model, Scripted([1, 2, 3]), 2048)  # type: ignore[arg-type]
+    _, means = made([group(*TEXTS)])
+    assert set(means) == {f"rewards/{name}/mean" for name in names}
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("rewarding:sometimes_nan", "gave nan for an answer to prompt p; rewards must be numbers"),
+        ("rewarding:one_too_few", "gave 2 values for 3 answers to prompt p"),
+    ],
+)
+def test_what_is_no_reward_stops_the_stage(name: str, line: str) -> None:
+    with pytest.raises(StarlingError, match=f"^tune: reward '{name}' {line}$"):
+        Rewards({name: (1.0, by_function(name))})([group(*TEXTS)])
+
+
+@pytest.mark.parametrize("path", ["nowhere:letters", "rewarding:nothing"])
+def test_a_function_that_is_not_there_is_said(path: str) -> None:
+    with pytest.raises(UsageError, match=f"^tune: reward '{path}' cannot be imported: "):
+        by_function(path)
+
+
+def test_a_reward_that_stands_twice_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"rewards has 'rubric' twice"):
+        rewards.make([Reward(name="rubric")] * 2, no_model, Scripted(), 2048)  # type: ignore[arg-type]

@@ -1,0 +1,44 @@
+"""What a step reports of its answers."""
+
+import math
+from pathlib import Path
+
+import pytest
+from loops import fresh, gathered, loop, settings
+from tolerances import CLOSE
+
+from starling import step_metrics
+from starling.experience import Scale
+from starling.loop import Loop
+from starling.metrics import Recorder
+
+
+@pytest.fixture
+def found(tiny_model: Path, tmp_path: Path) -> Loop:
+    return loop(settings(tmp_path, tiny_model), Recorder(tmp_path / "m.jsonl", "tune"))
+
+
+def test_divergence_and_entropy_by_hand(found: Loop) -> None:
+    groups = fresh(found, 2)
+    part = gathered(found, groups, [[0.0, 0.0], [0.0, 0.0]])
+    sampled = [logprob for group in groups for answer in group.answers for logprob in answer.logprobs]
+    reference = [value for one in part.experiences for value in one.ref_logprob_BT[one.mask_BT].tolist()]
+    ratios = [here - there for here, there in zip(sampled, reference, strict=True)]
+    figures = step_metrics.of_rollouts([part])
+    assert figures["objective/kl"] == pytest.approx(sum(ratios) / 4, abs=CLOSE)  # four answers
+    mean = sum(math.exp(-ratio) - 1 + ratio for ratio in ratios) / len(ratios)
+    assert figures["objective/kl_k3"] == pytest.approx(mean, abs=CLOSE)
+    assert figures["objective/entropy"] == pytest.approx(-sum(sampled) / 4, rel=CLOSE)
+
+
+def test_rewards_by_hand(found: Loop) -> None:
+    part = gathered(found, fresh(found, 2), [[1.0, 3.0], [5.0, 7.0]])
+    figures = step_metrics.of_answers([part], Scale(mean=2.0, spread=4.0))
+    assert figures["reward_raw"] == 4.0
+    assert figures["reward"] == 0.5  # (4 - 2) / 4
+    assert figures["reward_spread_within_prompt"] == pytest.approx(math.sqrt(2), abs=CLOSE)  # of 1, 3 and of 5, 7
+
+
+def test_where_ranks_teach_there_is_no_reward(found: Loop) -> None:
+    figures = step_metrics.of_answers([gathered(found, fresh(found, 2), ())], found.scale)
+    assert set(figures) == {"completions/mean_length", "completions/finished"}

@@ -1,0 +1,124 @@
+"""An update: what precedes it, and its gradient."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from loops import fresh, gathered, loop, settings
+from tolerances import CLOSE
+
+from starling.experience import Batch, Part
+from starling.loop import Loop
+from starling.metrics import Recorder
+from starling.rollout import Group
+from starling.update import GAP, appraised, gradient
+
+REWARDS = [[1.0, -1.0], [0.5, -0.5], [2.0, -2.0], [-1.0, 1.0]]
+FORMS = {
+    "apa": {},
+    "apa at the sampling policy": {"anchor": "sampling"},
+    "awr": {"algorithm": "awr"},
+    "ppo": {"algorithm": "ppo"},
+    "p3o": {"algorithm": "p3o"},
+    "grpo": {"algorithm": "grpo", "clip_high": 0.28},
+    "dr_grpo": {"algorithm": "grpo", "normaliser": "dr_grpo"},
+    "dapo": {"algorithm": "grpo", "normaliser": "dapo"},
+    "rloo": {"algorithm": "rloo"},
+    "reinforce_pp": {"algorithm": "reinforce_pp"},
+    "dpo": {"algorithm": "dpo"},
+    "ipo": {"algorithm": "ipo"},
+    "listwise_dpo": {"algorithm": "listwise_dpo"},
+}
+
+
+def made(folder: Path, tiny_model: Path, **changes) -> Loop:
+    cfg = settings(folder, tiny_model, **{f"tune__{key}": value for key, value in changes.items()})
+    return loop(cfg, Recorder(folder / "m.jsonl", "tune"))
+
+
+def material(found: Loop) -> Sequence[Group]:
+    """Four groups of two answers: the policy's own, or ranked ones."""
+    if found.algorithm.online:
+        return fresh(found, 4)
+    return [group for part in found.curriculum.parts[:4] for group in part]
+
+
+def batches_of(found: Loop, part: Part, kl_coef: float = 0.0) -> list[Batch]:
+    return [appraised(found.policy, one, found.algorithm, found.cfg, kl_coef) for one in part.experiences]
+
+
+def move(found: Loop) -> None:
+    """Change every trained weight a little, the same way each time."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in found.policy.top.parameters():
+            weight += 0.02 * torch.randn_like(weight)
+
+
+@pytest.mark.parametrize("changes", FORMS.values(), ids=FORMS)
+def test_the_gradient_does_not_depend_on_the_microbatches(changes: dict, tiny_model: Path, tmp_path: Path) -> None:
+    grads, figures, sizes = [], [], []
+    for tokens in (64, 100_000):
+        found = made(tmp_path, tiny_model, **changes, microbatch_tokens=tokens)
+        batches = batches_of(found, gathered(found, material(found), REWARDS), 0.01)
+        move(found)
+        figures.append(gradient(found.policy, batches, found.algorithm, found.cfg))
+        grads.append({name: weight.grad for name, weight in found.policy.top.named_parameters()})
+        sizes.append(len(batches))
+    assert sizes[0] > sizes[1] == 1
+    scale = max(abs(figures[1]["loss/policy"]), 0.05)
+    assert figures[0]["loss/policy"] == pytest.approx(figures[1]["loss/policy"], abs=0.02 * scale)
+    assert figures[0].keys() == figures[1].keys()
+    for name, grad in grads[0].items():
+        scale = float(grad.abs().max())
+        assert scale > 0
+        assert torch.allclose(grads[1][name], grad, atol=0.03 * scale, rtol=0), name  # bfloat16
+
+
+def test_the_anchor_is_the_reference_or_the_policy_that_sampled(tiny_model: Path, tmp_path: Path) -> None:
+    for anchor in ("initial", "sampling"):
+        found = made(tmp_path, tiny_model, anchor=anchor)
+        part = gathered(found, fresh(found, 2), REWARDS[:2])
+        move(found)
+        (batch,) = batches_of(found, part)
+        reference = torch.equal(batch.anchor_logprob_BT, batch.experience.ref_logprob_BT)
+        assert reference == (anchor == "initial")
+
+
+def test_the_kl_stands_in_the_reward_of_each_token(tiny_model: Path, tmp_path: Path) -> None:
+    found = made(tmp_path, tiny_model, algorithm="reinforce_pp", reward_baseline="none")
+    part = gathered(found, fresh(found, 2), REWARDS[:2])
+    move(found)
+    (batch,) = batches_of(found, part, 0.1)
+    for row, length in enumerate(batch.experience.lengths):
+        kl_T = (batch.anchor_logprob_BT - batch.experience.ref_logprob_BT)[row, :length]
+        assert kl_T.abs().max() > 0.01
+        rewards = [-0.1 * float(kl) for kl in kl_T]
+        rewards[-1] += [reward for pair in REWARDS[:2] for reward in pair][row]
+        to_come = [sum(rewards[at:]) for at in range(length)]
+        assert batch.return_BT[row, :length].tolist() == pytest.approx(to_come, abs=CLOSE)
+
+
+def test_the_gap_between_sampler_and_trainer_by_hand(tiny_model: Path, tmp_path: Path) -> None:
+    found = made(tmp_path, tiny_model)
+    groups = fresh(found, 2)
+    for group in groups:
+        for answer in group.answers:
+            answer.logprobs = [logprob - 0.5 for logprob in answer.logprobs]  # as if another policy had sampled
+    batches = batches_of(found, gathered(found, groups, REWARDS[:2]))
+    figures = gradient(found.policy, batches, found.algorithm, found.cfg)
+    assert figures[GAP] == pytest.approx(0.5, abs=0.03)  # bfloat16
+
+
+def test_ranked_answers_have_no_gap_and_online_ones_have_names_that_trl_gives(tiny_model: Path, tmp_path: Path) -> None:
+    names = {}
+    for algorithm in ("dpo", "ppo"):
+        found = made(tmp_path, tiny_model, algorithm=algorithm)
+        batches = batches_of(found, gathered(found, material(found), REWARDS))
+        names[algorithm] = set(gradient(found.policy, batches, found.algorithm, found.cfg))
+    assert names["dpo"] == {"loss/policy", "rewards/accuracies", "rewards/margins"}
+    assert names["ppo"] == {
+        "loss/policy", "loss/value", "value/explained_variance", "val/clipfrac_avg", "policy/clipfrac_avg",
+        "policy/approxkl_avg", "val/ratio", GAP,
+    }  # fmt: skip
