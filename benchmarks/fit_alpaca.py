@@ -28,9 +28,7 @@ from starling.stages import fit
 K = 7
 HELD_OUT = 100  # instructions that no seed trains on
 MARGIN = 1.0  # answers whose log-odds differ by less from the best of a level are tied with it
-TABLE = FitTable(
-    learning_rate=3e-5, epochs=1, prompts_per_step=8, layers=0, token_budget=0, warmup=0.1, microbatch_tokens=2048
-)
+TABLE = FitTable(learning_rate=3e-5, prompts_per_step=8, max_tokens=512, too_long="drop")
 # What a variant changes, and how many answers it is shown of each instruction.
 VARIANTS: dict[str, tuple[dict[str, Any], int]] = {
     "kwise": ({}, K),
