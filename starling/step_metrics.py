@@ -18,12 +18,17 @@ def of_answers(parts: Sequence[Part], scale: Scale) -> dict[str, float]:
         found = {
             "reward": (mean - scale.mean) / scale.spread,
             "reward_raw": mean,
-            "reward_spread_within_prompt": sum(float(torch.tensor(row).std()) for row in raw) / len(raw),
+            "reward_spread_within_prompt": sum(map(_spread, raw)) / len(raw),
         }
     return found | {
         "completions/mean_length": sum(len(answer.ids) for answer in answers) / len(answers),
         "completions/finished": sum(answer.finished for answer in answers) / len(answers),
     }
+
+
+def _spread(row: Sequence[float]) -> float:
+    """The standard deviation; one answer by itself has none."""
+    return float(torch.tensor(row).std()) if len(row) > 1 else 0.0
 
 
 def of_rollouts(parts: Sequence[Part]) -> dict[str, float]:

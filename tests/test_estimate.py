@@ -159,3 +159,13 @@ def test_answers_that_prompts_bring_are_ranked_and_not_asked_for(tiny_model: Pat
     after = estimate.estimate(config.load(path), root, ["sample", "rank"])["stages"]
     # two come with each prompt, so that the first three generators fill up to five
     assert [part["calls"]["expected"] for part in after] == [0, 15 * 5]
+
+
+def test_a_judge_that_rewards_is_asked_for_it(tiny_model: Path, tmp_path: Path) -> None:
+    calls = []
+    for rewards in ("model", "judge"):
+        path = small(tmp_path, tiny_model, tune__algorithm="rloo", tune__rewards=rewards)
+        (tune,) = estimate.estimate(config.load(path), tmp_path / "no-run", ["tune"])["stages"]
+        calls.append(tune["calls"]["expected"])
+    # 3 steps are looked at 5 times, 3 prompts each; rewards: 3 steps of 4 prompts, and 4 ranked ones for the scale
+    assert calls == [15, 15 + 12 + 4]

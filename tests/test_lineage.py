@@ -185,3 +185,17 @@ def test_a_table_alone_says_that_its_calls_are_elsewhere(
     show.show(copy, 3, "plain-1")
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "not in a ledger here; show the run to see them" in text and "generator not known" in text
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "use"),
+    [
+        ("dpo", "are learnt from by their ranks"),
+        ("ppo", "teach the critic"),
+        ("grpo", "fix the reward's scale"),
+    ],
+)
+def test_what_tune_made_of_a_ranking_depends_on_the_algorithm(tmp_path: Path, algorithm: str, use: str) -> None:
+    run = runs.make(tmp_path / "run")
+    run.config = run.config.model_copy(update={"tune": run.config.tune.model_copy(update={"algorithm": algorithm})})
+    assert explained(run, "train-0")["used"][1] == f"tune: its ranked answers {use}"

@@ -152,6 +152,14 @@ def test_every_epoch_updates_again_on_the_same_rollouts(tiny_model: Path, tmp_pa
     assert lines[1]["tune/tokens"] == lines[3]["tune/tokens"]
 
 
+def test_one_answer_a_prompt_is_enough_for_a_critic(tiny_model: Path, tmp_path: Path) -> None:
+    changes = {"tune__algorithm": "ppo", "tune__rollouts_per_prompt": 1, "tune__reward_baseline": "none"}
+    cfg = settings(tmp_path, tiny_model, **changes, tune__steps=1)
+    loop(cfg, Recorder(tmp_path / "m.jsonl", "tune")).train(Checkpoint(tmp_path / "c.pt", 1e9))
+    lines = metrics.read(tmp_path / "m.jsonl")
+    assert all(math.isfinite(value) for line in lines for name, value in line.items() if name != "stage")
+
+
 def test_a_gap_between_sampler_and_trainer_is_warned_about_once(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
