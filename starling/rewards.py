@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from starling import progress
 from starling.errors import StarlingError, UsageError
 from starling.judges import rubric
 from starling.judges.protocol import Judge
@@ -68,16 +69,23 @@ def by_model(model: Model, microbatch_tokens: int) -> Scorer:
 def by_judge(judge: Judge) -> Scorer:
     """The share of the prompt's other answers that the judge ranks below an answer, ties half: in [0, 1].
 
-    A ranking that cannot be read leaves all its answers at the mean, 0.5, so that none is preferred; where none can be
-    read the stage stops.
+    A ranking that cannot be read leaves all its answers at the mean, 0.5, so that none is preferred, and is told; where
+    none can be read the stage stops.
     """
 
     def score(shown: Sequence[Shown]) -> list[list[float]]:
         judged = judge.rank([(prompt, _candidates(prompt, texts, ends)) for prompt, texts, ends in shown])
-        if shown and all(verdict.ranks is None for verdict in judged):
+        unread = [verdict.reason for verdict in judged if verdict.ranks is None]
+        if shown and len(unread) == len(shown):
             raise StarlingError(
-                f"tune: the judge's ranking could be read for none of {len(shown)} prompts, first: {judged[0].reason}; "
+                f"tune: the judge's ranking could be read for none of {len(shown)} prompts, first: {unread[0]}; "
                 "use another judge, or other tune.rewards"
+            )
+        if unread:
+            progress.console.print(
+                f"tune: the judge's rankings of {len(unread)} of {len(shown)} prompts could not be read, so they teach "
+                f"nothing; first: {unread[0]}",
+                markup=False,
             )
         return [
             [0.5] * len(texts) if verdict.ranks is None else shares_beaten(verdict.ranks)

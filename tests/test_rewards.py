@@ -50,7 +50,7 @@ def test_a_function_is_called_by_its_path_for_each_prompt() -> None:
     assert row == pytest.approx([1.0, 1 / 6, 7 / 11], abs=CLOSE)
 
 
-def test_the_judge_rewards_the_share_that_an_answer_beats() -> None:
+def test_the_judge_rewards_the_share_that_an_answer_beats(capsys: pytest.CaptureFixture[str]) -> None:
     assert rewards.shares_beaten([1, 2, 3]) == [1.0, 0.5, 0.0]
     assert rewards.shares_beaten([1, 1, 3]) == [0.75, 0.75, 0.0]  # beats one and ties with one: (1 + 1/2) / 2
     assert rewards.shares_beaten([2, 2]) == [0.5, 0.5]
@@ -58,6 +58,7 @@ def test_the_judge_rewards_the_share_that_an_answer_beats() -> None:
     shown = [(ASKED, TEXTS, (True, False, True))] * 2
     assert by_judge(judge)(shown) == [[0.5, 1.0, 0.0], [0.5, 0.5, 0.5]]  # what cannot be read prefers none
     assert judge.seen == [list(TEXTS)] * 2
+    assert "rankings of 1 of 2 prompts could not be read" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_judge_that_cannot_be_read_at_all_stops_the_stage() -> None:
