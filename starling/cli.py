@@ -38,7 +38,7 @@ SetOption = Annotated[
 DtypeOption = Annotated[
     Literal["float32", "bfloat16"],
     typer.Option(
-        help="Of the weights; bfloat16 is some three times as fast on a CPU, rewards are off in the third digit."
+        help="Of the weights; bfloat16 took two thirds of the time on a CPU that knows the type; rewards are less exact."
     ),
 ]
 EstimateOption = Annotated[

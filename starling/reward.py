@@ -169,8 +169,8 @@ def conversation(prompt: Any, where: str) -> Sequence[Message]:
 def load_reward_model(path: str, dtype: Precision = "float32") -> RewardModel:
     """The reward model in a folder or under a Hub name, with its uncertainty where it has one.
 
-    It runs on a GPU where there is one. In bfloat16 it is some three times as fast on a CPU that knows the type, and
-    rewards are off in the third digit.
+    It runs on a GPU where there is one. In bfloat16 it took two thirds of the time on a CPU that knows the type
+    (docs/results.md); rewards are less exact.
     """
     model = models.load_reward_model(str(path), getattr(torch, dtype))
     file = models.file_beside(str(path), uncertainty.FILE)
