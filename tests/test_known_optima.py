@@ -15,7 +15,7 @@ from starling.losses.dpo import dpo_loss
 from starling.losses.grpo import grpo_loss
 from starling.losses.p3o import p3o_loss
 from starling.losses.ppo import clipped_policy_loss
-from starling.losses.reinforce_pp import reinforce_pp_advantage, reinforce_pp_loss
+from starling.losses.reinforce_pp import reinforce_pp_loss, reinforce_pp_return
 from starling.losses.rloo import rloo_loss
 
 INITIAL = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
@@ -173,7 +173,7 @@ def update_by(name: str, logprob: Tensor, old: Tensor, reward_BG: Tensor) -> Ten
     if name == "rloo":
         return rloo_loss(new_BT, old_BT, advantage.leave_one_out(reward_BG).flatten(), mask_BT, clip=0.2).value
     if name == "reinforce_pp":
-        advantage_BT = reinforce_pp_advantage(reward_BG.flatten()[:, None], mask_BT, gamma=1.0)
+        advantage_BT = advantage.whiten(reinforce_pp_return(reward_BG.flatten()[:, None], mask_BT, gamma=1.0), mask_BT)
         return reinforce_pp_loss(new_BT, old_BT, advantage_BT, mask_BT, clip=0.2).value
     if name == "awr":
         return awr_loss(new_BT, centred_BT, mask_BT, lam=0.5, clip=20.0).value

@@ -1,0 +1,110 @@
+"""A decoder split into a trunk that stays and a top that is trained."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tolerances import CLOSE
+from transformers import GemmaConfig, GemmaModel
+
+from starling import models, packing
+from starling.errors import ModelError
+from starling.packing import pack
+
+GROUPS = [([5, 6, 7, 8], [[20, 21], [30, 31, 32]]), ([40, 41], [[50, 51, 52]])]
+
+
+@pytest.fixture
+def decoder(tiny_model: Path):
+    return models.load_policy(str(tiny_model), torch.float32).network.get_decoder()
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_trunk_and_top_make_the_whole_decoder(decoder, layers: int) -> None:
+    packed = pack(GROUPS)
+    trunk, top = models.trunk_of(decoder, layers), models.top_of(decoder, layers)
+    with torch.no_grad():
+        whole = packing.hidden_states(decoder, packed)
+        middle = packing.hidden_states(trunk, packed)
+        assert torch.allclose(packing.hidden_states(top, packed, middle[None]), whole, atol=CLOSE)
+        assert not torch.allclose(middle, whole, atol=0.1)
+    assert (len(trunk.layers), len(top.layers), len(decoder.layers)) == (4 - layers, layers, 4)
+    assert decoder.config.num_hidden_layers == 4
+
+
+def test_trunk_shares_the_weights_and_top_is_a_copy(decoder) -> None:
+    trunk, top = models.trunk_of(decoder, 1), models.top_of(decoder, 1)
+    assert trunk.layers[0].mlp.up_proj.weight is decoder.layers[0].mlp.up_proj.weight
+    before = decoder.layers[3].mlp.up_proj.weight.clone()
+    with torch.no_grad():
+        for parameter in models.trainable(top).values():
+            parameter.add_(1)
+    assert torch.equal(decoder.layers[3].mlp.up_proj.weight, before)
+
+
+def test_top_is_float32_and_has_blocks_and_norm_only(tiny_model: Path) -> None:
+    top = models.top_of(models.load_policy(str(tiny_model), torch.bfloat16).network.get_decoder(), 2)
+    parameters = models.trainable(top)
+    assert {name.split(".")[0] for name in parameters} == {"layers", "norm"}
+    assert {name.split(".")[1] for name in parameters if name.startswith("layers")} == {"0", "1"}
+    assert {parameter.dtype for parameter in parameters.values()} == {torch.float32}
+
+
+def test_a_top_is_written_back_and_read_again(decoder) -> None:
+    initial, top = models.top_of(decoder, 2), models.top_of(decoder, 2)
+    lower = [parameter.clone() for layer in decoder.layers[:2] for parameter in layer.parameters()]
+    with torch.no_grad():
+        for parameter in models.trainable(top).values():
+            parameter.add_(torch.randn_like(parameter))
+    models.copy_top_into(decoder, top, initial, 1.0)
+    again = models.trainable(models.top_of(decoder, 2))
+    for name, parameter in models.trainable(top).items():
+        assert torch.equal(again[name], parameter)
+    untouched = [parameter for layer in decoder.layers[:2] for parameter in layer.parameters()]
+    assert all(torch.equal(old, new) for old, new in zip(lower, untouched, strict=True))
+
+
+def test_a_top_is_written_back_in_the_decoders_dtype(tiny_model: Path) -> None:
+    decoder = models.load_policy(str(tiny_model), torch.bfloat16).network.get_decoder()
+    initial, top = models.top_of(decoder, 1), models.top_of(decoder, 1)
+    with torch.no_grad():
+        top.norm.weight.fill_(1 / 3)
+    models.copy_top_into(decoder, top, initial, 1.0)
+    assert decoder.norm.weight.dtype == torch.bfloat16
+    assert torch.equal(decoder.norm.weight, torch.full((32,), 1 / 3).bfloat16())
+
+
+def test_a_share_of_the_tuned_weights_is_written_by_hand(decoder) -> None:
+    initial, top = models.top_of(decoder, 1), models.top_of(decoder, 1)
+    with torch.no_grad():
+        initial.norm.weight.fill_(1.0)
+        top.norm.weight.fill_(5.0)
+    models.copy_top_into(decoder, top, initial, 0.75)
+    assert decoder.norm.weight.tolist() == [4.0] * 32  # a quarter of 1 and three quarters of 5
+
+
+@pytest.mark.parametrize("part", [models.trunk_of, models.top_of], ids=["trunk", "top"])
+def test_more_blocks_than_there_are_cannot_be_trained(decoder, part) -> None:
+    with pytest.raises(ModelError, match=r"^tune\.layers = 5: the model has 4 blocks; 0 is all of them$"):
+        part(decoder, 5)
+
+
+@pytest.mark.parametrize("layers", [0, 4])
+def test_of_a_decoder_that_is_trained_whole_the_embeddings_are_the_trunk(decoder, layers: int) -> None:
+    packed = pack(GROUPS)
+    trunk, top = models.trunk_of(decoder, layers), models.top_of(decoder, layers)
+    with torch.no_grad():
+        middle = packing.hidden_states(trunk, packed)
+        assert torch.equal(middle, decoder.embed_tokens(packed.ids_1T)[0])
+        whole = packing.hidden_states(decoder, packed)
+        assert torch.allclose(packing.hidden_states(top, packed, middle[None]), whole, atol=CLOSE)
+    assert (len(trunk.layers), len(top.layers)) == (0, 4)
+
+
+def test_a_model_that_scales_its_embeddings_is_not_split() -> None:
+    config = GemmaConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, pad_token_id=0,
+    )  # fmt: skip
+    with pytest.raises(ModelError, match="scales its input embeddings"):
+        models.trunk_of(GemmaModel(config), 1)
