@@ -21,6 +21,7 @@ from starling.packing import pack
 from starling.records import Message
 
 MESSAGES = [Message(role="user", content="what is the rain?")]
+GROUPS = [([5, 6, 7, 8], [[20, 21], [30, 31, 32]]), ([40, 41], [[50, 51, 52]])]
 ANSWERS = ["in spain", "the rain stays mainly in the plain", "wet", "no"]
 
 
