@@ -1,0 +1,31 @@
+"""Arguments and options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from starling import config
+
+ConfigArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="CONFIG",
+        show_default=f"what the run was made with, else {config.DEFAULT_RECIPE}",
+        help="A TOML file, or the name of a recipe that comes with Starling.",
+    ),
+]
+RunOption = Annotated[
+    Path | None, typer.Option("--run", metavar="DIR", show_default="runs/<name of CONFIG>", help="Run folder.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Change one setting; may be given again."),
+]
+DtypeOption = Annotated[
+    Literal["float32", "bfloat16"],
+    typer.Option(help="Of the weights; bfloat16 is faster on a CPU that knows the type, its rewards less exact."),
+]
+EstimateOption = Annotated[
+    bool, typer.Option("--estimate", help="Print what is to be done, its calls, tokens, cost and time, and stop.")
+]

@@ -1,0 +1,168 @@
+"""The commands of the road: `run`, each stage alone, `report`."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from starling import config, drive, progress
+from starling.command import command
+from starling.commands.options import ConfigArgument, EstimateOption, RunOption, SetOption
+from starling.errors import UsageError
+from starling.store import ROAD, Run, alone, stages_that_agree
+
+
+@command("run")
+def run_road(
+    recipe: ConfigArgument = "",
+    run: RunOption = None,
+    until: Annotated[str, typer.Option(metavar="STAGE", help=f"Last stage: {', '.join(ROAD)}.")] = ROAD[-1],
+    overrides: SetOption = None,
+    borrow: Annotated[
+        Path | None, typer.Option("--from", metavar="RUN", help="Take finished stages with the same settings over.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")] = False,
+    estimate: EstimateOption = False,
+) -> dict[str, Any]:
+    """The whole road, from prompts to the report; goes on where an earlier call stopped."""
+    if until not in ROAD:
+        raise UsageError(f"run: there is no stage {until!r}; stages: {', '.join(ROAD)}")
+    from starling import summary
+
+    root, settings = drive.settings(recipe, run, overrides)
+    if dry_run:
+        progress.console.print(config.dump(settings), end="", markup=False)
+        return settings.model_dump(mode="json")
+    if estimate:
+        summary.print_plan(settings)
+        return {"plan": summary.plan(settings)} | _estimate(settings, root, ROAD[: ROAD.index(until) + 1])
+    other = None if borrow is None else Run.read(borrow)
+    with alone(root):
+        opened = Run.open(root, settings)
+        if other is not None:
+            agreeing = stages_that_agree(settings, other.config)
+            opened.borrow(other, agreeing)
+            progress.console.print(drive.taken_over(agreeing, opened, other), markup=False)
+        stages = list(ROAD[: ROAD.index(until) + 1])
+        if not all(map(opened.is_done, stages)):
+            summary.print_plan(settings)
+        drive.drive(opened, stages)
+    summary.print_summary(opened)
+    return {stage: opened.facts(stage) for stage in ROAD if opened.is_done(stage)}
+
+
+def _stage_command(stage: str) -> Callable[..., dict[str, Any]]:
+    def one_stage(recipe: ConfigArgument = "", run: RunOption = None, overrides: SetOption = None) -> dict[str, Any]:
+        root, settings = drive.settings(recipe, run, overrides)
+        before = ROAD[: ROAD.index(stage)]
+        if before:
+            Run.read(root)  # a run that is not there is not begun in the middle
+        with alone(root):
+            opened = Run.open(root, settings)
+            for needed in before:
+                opened.facts(needed)
+            drive.drive(opened, [stage])
+        return {stage: opened.facts(stage)}
+
+    return one_stage
+
+
+def _register(stage: str, about: str) -> None:
+    command(stage, f"{about} One stage of the road; needs the stages before it.")(_stage_command(stage))
+
+
+def _estimate(settings: config.Config, root: Path, stages: Sequence[str]) -> dict[str, Any]:
+    """Print and return what the stages would ask of endpoints."""
+    from starling import estimate
+
+    found = estimate.estimate(settings, root, [stage for stage in estimate.STAGES if stage in stages])
+    for line in estimate.lines(found):
+        progress.console.print(escape(line), style="dim" if line.startswith(" ") else None)
+    return found
+
+
+def _register_with_estimate(stage: str, about: str) -> None:
+    """As `_register`, for the stages whose calls may cost money."""
+
+    def one_stage(
+        recipe: ConfigArgument = "",
+        run: RunOption = None,
+        overrides: SetOption = None,
+        estimate: EstimateOption = False,
+    ) -> dict[str, Any]:
+        if estimate:
+            root, settings = drive.settings(recipe, run, overrides)
+            return _estimate(settings, root, [stage])
+        return _stage_command(stage)(recipe, run, overrides)
+
+    command(stage, f"{about} One stage of the road; needs the stages before it.")(one_stage)
+
+
+_register("prompts", "Read the prompt files and draw evenly over families.")
+
+
+_register_with_estimate("sample", "Let every generator answer every prompt.")
+_register_with_estimate("rank", "Let the judge rank the answers.")
+
+
+@command("fit")
+def fit(
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="CONFIG", help="As for `run`; with --rankings its [fit] table, and more FILEs."),
+    ] = None,
+    run: RunOption = None,
+    rankings: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE...", help="FILEs of your own: Nectar form or prompt/chosen/rejected."),
+    ] = None,
+    model: Annotated[str, typer.Option(help="MODEL to start from, with --rankings.")] = "smollm2",
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for the reward model, with --rankings.")
+    ] = None,
+    held_out: Annotated[
+        float, typer.Option(metavar="SHARE", help="Share of the prompts kept for testing, 0 to 1, with --rankings.")
+    ] = 0.1,
+    overrides: SetOption = None,
+) -> dict[str, Any]:
+    """Fit the K-wise reward model: a stage of the road, or on rankings of your own."""
+    configs = [name for name in files or [] if rankings is None or name.endswith(".toml")]
+    if len(configs) > 1:
+        raise UsageError(f"fit: one CONFIG, not {len(configs)}; your own files go after --rankings")
+    recipe = configs[0] if configs else ""
+    if rankings is None:
+        if out is not None:
+            raise UsageError("fit: --out goes with --rankings; a stage of the road writes into its --run folder")
+        return _stage_command("fit")(recipe, run, overrides)
+    if out is None or run is not None:
+        raise UsageError("fit: --rankings needs --out DIR for the reward model, and no --run")
+    from starling import own_files
+
+    settings = config.load(
+        config.find_recipe(recipe or config.DEFAULT_RECIPE), overrides, leave_out="" if recipe else "fit"
+    )
+    more = [Path(name) for name in files or [] if name not in configs]
+    facts = own_files.fit(settings, [*rankings, *more], model, out, held_out)
+    progress.console.print(f"fit: reward model in {out}, what it gets right in {out / 'fit.json'}", markup=False)
+    return facts
+
+
+_register("tune", "Tune the policy against the reward model.")
+_register("evaluate", "Compare base and tuned policy on the test prompts.")
+
+
+@command("report")
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders.")],
+) -> dict[str, Any]:
+    """Write the HTML report of finished runs anew."""
+    from starling.stages import report as stage
+
+    facts = {}
+    for folder in runs:
+        opened = Run.read(folder)
+        facts[str(folder)] = stage.run(opened)
+        progress.console.print(f"report: {opened.report_path}", markup=False)
+    return facts
