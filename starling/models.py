@@ -23,7 +23,7 @@ from transformers import (
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from starling import builtin, chat, packing
+from starling import builtin, chat, lean, packing
 from starling.errors import ModelError, explained
 from starling.packing import Packed
 
@@ -103,10 +103,16 @@ def identity(name: str) -> dict[str, str]:
     }
 
 
+def _prepare(network: PreTrainedModel) -> None:
+    """Let packed sequences through, and the backward pass keep less."""
+    packing.enable(network)
+    lean.enable(network)
+
+
 def load_policy(name: str, dtype: torch.dtype = torch.bfloat16) -> Model:
     """A causal LM for sampling and tuning, its attention routed through packing."""
     network = _load(AutoModelForCausalLM, name, dtype=dtype)
-    packing.enable(network)
+    _prepare(network)
     return Model(network.eval(), load_tokenizer(name))
 
 
@@ -132,7 +138,7 @@ def new_reward_model(name: str, dtype: torch.dtype = torch.float32) -> Model:
     network.config.problem_type = "regression"
     network.config.id2label, network.config.label2id = {0: "reward"}, {"reward": 0}
     nn.init.zeros_(network.score.weight)
-    packing.enable(network)
+    _prepare(network)
     return Model(network, tokenizer)
 
 
@@ -149,7 +155,7 @@ def load_reward_model(name: str, dtype: torch.dtype = torch.float32) -> Model:
         raise ModelError(
             f"{name}: the pad token must exist and never end an answer; set pad_token_id in its config.json"
         )
-    packing.enable(network)
+    _prepare(network)
     return Model(network.eval(), tokenizer)
 
 
