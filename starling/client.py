@@ -293,7 +293,7 @@ async def _post_all(
                     if attempt == POST_ATTEMPTS:
                         said = f"no reply within {seconds:g} s" if isinstance(error, TimeoutError) else str(error)
                         raise CallError(f"{url}: asked {attempt} times: {said}; is the server running?") from error
-                    await asyncio.sleep(attempt)
+                    await asyncio.sleep(attempt / 2)
             raise AssertionError("the last attempt returns or raises")
 
         tasks = [asyncio.create_task(post(number, body)) for number, body in enumerate(bodies)]

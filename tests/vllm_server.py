@@ -74,7 +74,9 @@ class VllmServer:
         self.requests.append(asked)
         self.keys.add(request.headers.get("Authorization"))
         if "model" in asked and asked["model"] not in self._adapters:
-            return web.json_response({"error": {"message": f"The model `{asked['model']}` does not exist."}}, status=404)
+            return web.json_response(
+                {"error": {"message": f"The model `{asked['model']}` does not exist."}}, status=404
+            )
         assert (asked["ignore_eos"], asked["top_k"], asked["min_p"], asked["repetition_penalty"]) == (True, 0, 0.0, 1.0)
         wanted = Request(
             prompt=tuple(asked["prompt"]), seed=asked["seed"], temperature=asked["temperature"], top_p=asked["top_p"]
