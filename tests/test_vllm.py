@@ -12,7 +12,7 @@ from urllib.error import URLError
 
 import pytest
 import torch
-from loops import fresh, loop, settings
+from loops import loop, settings
 from vllm_server import VllmServer
 
 from starling import chat, metrics, models
@@ -231,7 +231,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             command, stdout=noise, stderr=noise, env=os.environ | switches, start_new_session=True
         )
     try:
-        for _ in range(300):
+        for _ in range(900):
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
                 break
@@ -257,7 +257,7 @@ def gap(policy: Policy, requests: list[Request], answers: list[Sampled]) -> tupl
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("rank", [8, 0], ids=["adapters", "all weights"])
 def test_vllm_samples_under_the_trained_policy(rank: int, real: str, tmp_path: Path) -> None:
     lora = Lora(rank=rank, alpha=32, seed=1) if rank else None
