@@ -1,8 +1,8 @@
 """Rollouts from a vLLM server: token ids in, token ids and logprobs out, with the weights of the step.
 
 The server serves the initial policy and sees the files that are written here. With LoRA it is given each step's
-adapters (`--enable-lora`, VLLM_ALLOW_RUNTIME_LORA_UPDATING=1), else it reads all weights again (VLLM_SERVER_DEV_MODE=1).
-At a temperature other than 1 its logprobs are those of what it samples from with `--logprobs-mode processed_logprobs`.
+adapters (`--enable-lora`, VLLM_ALLOW_RUNTIME_LORA_UPDATING=1), else it reads all weights anew (VLLM_SERVER_DEV_MODE=1).
+At a temperature other than 1 its logprobs are those of what it samples from by `--logprobs-mode processed_logprobs`.
 """
 
 import hashlib
