@@ -91,11 +91,10 @@ def export(
     public: Annotated[bool, typer.Option("--public", help="With --push: open to everybody.")] = False,
 ) -> dict[str, Any]:
     """Write rankings in another tool's form, with a data card; the policy for llama.cpp; or adapters, merged."""
-    if gguf or merge:
-        if to or pairs or push or public or (gguf and merge):
-            raise UsageError(
-                "export: --gguf and --merge write a model each; --to, --pairs, --push and --public are for rankings"
-            )
+    if (gguf and merge) or ((gguf or merge) and (to or pairs or push or public)):
+        raise UsageError(
+            "export: --gguf and --merge write a model each; --to, --pairs, --push and --public are for rankings"
+        )
     if merge:
         from starling import merging
 
