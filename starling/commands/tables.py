@@ -91,10 +91,13 @@ def export(
     public: Annotated[bool, typer.Option("--public", help="With --push: open to everybody.")] = False,
 ) -> dict[str, Any]:
     """Write rankings in another tool's form, with a data card; the policy for llama.cpp; or adapters, merged."""
-    if (gguf and merge) or ((gguf or merge) and (to or pairs or push or public)):
-        raise UsageError(
-            "export: --gguf and --merge write a model each; --to, --pairs, --push and --public are for rankings"
-        )
+    if gguf and merge:
+        raise UsageError("export: --gguf or --merge, not both; merge first, then export what that wrote")
+    if (gguf or merge) and (to or pairs or push or public):
+        kind = "--gguf" if gguf else "--merge"
+        raise UsageError(f"export: {kind} writes a model; --to, --pairs, --push and --public are for rankings")
+    if merge and (dtype or licence != "other"):
+        raise UsageError("export: --dtype and --license go with --gguf; merged weights keep the base's")
     if merge:
         from starling import merging
 
