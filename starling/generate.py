@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -31,6 +32,19 @@ class Request:
     seed: int
     temperature: float = 1.0
     top_p: float = 1.0
+
+
+class Sampler(Protocol):
+    """Token ids in, token ids and logprobs out, wherever the policy runs; `generate` without its model."""
+
+    def __call__(
+        self,
+        requests: Sequence[Request],
+        *,
+        max_new_tokens: int,
+        stop: frozenset[int],
+        on_tokens: Callable[[int], None],
+    ) -> list["Sampled"]: ...
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from typing import TypedDict
 
@@ -12,7 +13,7 @@ from transformers.modeling_utils import PreTrainedModel
 from starling import chat, device, models, packing
 from starling.device import seed_for
 from starling.errors import StarlingError
-from starling.generate import Request, Sampled, generate, stop_ids
+from starling.generate import Request, Sampled, Sampler, generate, stop_ids
 from starling.models import Model
 from starling.records import Prompt, Ranking
 
@@ -51,8 +52,12 @@ def sample_groups(
     seed: int,
     purpose: tuple[object, ...],
     on_tokens: Callable[[int], None] = lambda count: None,
+    sampler: Sampler | None = None,
 ) -> list[Group]:
-    """`count` answers to each prompt; the seed of each follows from `purpose`, the prompt and the draw."""
+    """`count` answers to each prompt; the seed of each follows from `purpose`, the prompt and the draw.
+
+    `sampler` answers in place of the model itself.
+    """
     ids = [chat.prompt_ids(model.tokenizer, prompt.messages) for prompt in prompts]
     requests = [
         Request(
@@ -64,9 +69,8 @@ def sample_groups(
         for prompt, prompt_ids in zip(prompts, ids, strict=True)
         for draw in range(count)
     ]
-    sampled = generate(
-        model.network, requests, max_new_tokens=max_new_tokens, stop=stop_ids(model.network), on_tokens=on_tokens
-    )
+    sampler = sampler or partial(generate, model.network)
+    sampled = sampler(requests, max_new_tokens=max_new_tokens, stop=stop_ids(model.network), on_tokens=on_tokens)
     groups = []
     for number, (prompt, prompt_ids) in enumerate(zip(prompts, ids, strict=True)):
         answers = tuple(sampled[number * count : (number + 1) * count])

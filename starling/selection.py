@@ -56,7 +56,7 @@ class Watch:
         win_rate = self._win_rate(answers)
         if not self._looks or win_rate > max(look["win_rate"] for look in self._looks):
             self.best_step = step
-            self.best_weights = {name: value.detach().clone() for name, value in policy.top.state_dict().items()}
+            self.best_weights = {name: value.clone() for name, value in policy.weights().items()}
         assessed = [
             assess(prompt, answer.answer, finished=answer.finished)
             for prompt, answer in zip(self._asked, answers, strict=True)

@@ -12,7 +12,7 @@ from starling.settings import Table
 
 _ONLINE = {
     "steps", "rollouts_per_prompt", "max_new_tokens", "epochs_per_step", "rewards", "reward_clip",
-    "missing_eos_penalty", "kl_limit", "logprob_gap_limit", "token_budget",
+    "missing_eos_penalty", "kl_limit", "logprob_gap_limit", "token_budget", "sampler", "overlap",
 }  # fmt: skip
 _RANKED = {"ranked_prompts", "ranked_epochs"}
 _TOKENS = {"gamma", "reward_baseline", "reward_shift", "whiten_advantages"}
@@ -81,6 +81,16 @@ class TuneTable(Table):
     layers: int = Field(6, ge=0)
     """Last blocks that are trained, with the final norm; what is frozen below runs once for policy, reference and
     critic; 0 = all blocks."""
+    lora_rank: int = Field(0, ge=0)
+    """Rank of LoRA adapters, which are trained in place of the blocks' weights; 0 = off."""
+    lora_alpha: int = Field(32, ge=1)
+    """LoRA's alpha: what the adapters add counts alpha / rank."""
+    sampler: str = Field("", pattern=r"^(vllm@https?://[^\s/]+/?)?$")
+    """Who samples the rollouts: this process (""), or "vllm@http://HOST:PORT", a vLLM server that serves `run.model`
+    and sees this run's folder: with `lora_rank` it is given the adapters of each step, else all weights."""
+    overlap: bool = False
+    """Whether a step's rollouts are sampled while the step before is learnt from, by the weights of before it; old
+    logprobs are then the sampler's own."""
     lam: float = Field(0.5, gt=0)
     """Lambda of apa and awr: large = stay close to the initial policy."""
     weight_clip: float = Field(20.0, ge=1)

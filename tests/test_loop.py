@@ -33,6 +33,8 @@ KILLED = {
     "ppo": {"algorithm": "ppo", "epochs_per_step": 2, "kl_control": "adaptive", "kl_horizon": 50},
     "p3o": {"algorithm": "p3o"},
     "dpo": {"algorithm": "dpo", "ranked_epochs": 4},
+    "lora": {"lora_rank": 2},
+    "rollouts sampled ahead": {"algorithm": "ppo", "overlap": True, "steps": 4},
 }
 
 

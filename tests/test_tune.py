@@ -21,6 +21,7 @@ SETTINGS = {
     "dpo": ('tune.algorithm="dpo"',),
     "ipo": ('tune.algorithm="ipo"',),
     "listwise_dpo": ('tune.algorithm="listwise_dpo"',),
+    "lora, a step ahead": ("tune.lora_rank=2", "tune.overlap=true"),
 }
 
 
@@ -53,6 +54,7 @@ def test_every_algorithm_tunes_a_policy_that_loads(
     assert all("tune/validation/win_rate" in line for line in lines)
     policy = AutoModelForCausalLM.from_pretrained(root / "tune/policy")
     assert all(torch.isfinite(weight).all() for weight in policy.parameters())
+    assert (root / "tune/adapter/adapter_config.json").exists() == ("tune.lora_rank=2" in changes)
 
 
 def test_a_setting_in_vain_is_told(
