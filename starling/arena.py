@@ -46,6 +46,7 @@ class Arena:
         self.contestants = contestants
         self._votes = kept
         self._rng = rng or random.SystemRandom()
+        self._rated: tuple[int, dict[str, Any]] = (-1, {})
 
     def begin(self) -> Battle:
         """A battle of two models that nobody can guess."""
@@ -89,8 +90,13 @@ class Arena:
 
     def ratings(self) -> dict[str, Any]:
         """The ratings by all votes of the file so far; where there are none, `reason` says why."""
-        found, _ = verdicts.read(self._votes.path)
+        count = self._votes.count()
+        if self._rated[0] != count:
+            self._rated = count, self._rate() | {"votes": count}
+        return self._rated[1]
+
+    def _rate(self) -> dict[str, Any]:
         try:
-            return ratings.rate(found, resamples=LIVE_RESAMPLES) | {"votes": len(found)}
+            return ratings.rate(verdicts.read(self._votes.path)[0], resamples=LIVE_RESAMPLES)
         except DataError as error:
-            return {"votes": len(found), "ratings": [], "reason": str(error).removeprefix("ratings: ")}
+            return {"ratings": [], "reason": str(error).removeprefix("ratings: ")}

@@ -72,7 +72,7 @@ def look() -> dict[str, Any]:
 
 
 def build(arena: Arena) -> gr.Blocks:
-    """The page; what happens stands in `start`, `say` and `vote`."""
+    """The page; what happens stands in `start`, `say` and `casting`."""
     with gr.Blocks(title="Starling arena", analytics_enabled=False) as page:
         battle = gr.State(None)
         gr.HTML('<header class="arena"><h1>Starling arena</h1></header>')
@@ -86,8 +86,7 @@ def build(arena: Arena) -> gr.Blocks:
             }
         with gr.Row(elem_id="ask"):
             message = gr.Textbox(
-                show_label=False, elem_id="message", scale=8, max_length=LONGEST, autofocus=True, max_lines=8,
-                html_attributes=gr.InputHTMLAttributes(aria_label="Your message"),
+                label="Your message", show_label=False, container=False, elem_id="message", scale=8, max_length=LONGEST, autofocus=True, max_lines=8,
             )  # fmt: skip
             send = gr.Button("Send", variant="primary", elem_id="send", min_width=90, scale=1)
             fresh = gr.Button("New pair", elem_id="fresh", min_width=110, scale=1)
@@ -103,7 +102,7 @@ def build(arena: Arena) -> gr.Blocks:
         asked.then(None, None, None, js=blur)
         fresh.click(partial(start, arena), None, shown, **common).then(None, None, None, js=focus)
         for winner, button in buttons.items():
-            cast = button.click(partial(vote, arena, winner), battle, shown, **common)
+            cast = button.click(casting(arena, winner), battle, shown, **common)
             cast.then(partial(rated, arena), None, table, **common).then(None, None, None, js=blur)
     return page
 
@@ -128,11 +127,15 @@ def say(arena: Arena, battle: Battle | None, text: str) -> Iterator[list[Any]]:
                                                        "send it again, or take a new pair.")  # fmt: skip
 
 
-def vote(arena: Arena, winner: Winner, battle: Battle | None, request: gr.Request) -> list[Any]:
-    """Keep the vote, then show the names."""
-    if battle is None or battle.winner or not battle.turns:
-        return show(arena, battle or arena.begin())
-    return show(arena, arena.vote(battle, winner, voter_of(request)))
+def casting(arena: Arena, winner: Winner) -> Callable[[Battle | None, gr.Request], list[Any]]:
+    """What a vote for `winner` does: keep it, then show the names."""
+
+    def cast(battle: Battle | None, request: gr.Request) -> list[Any]:  # Gradio gives what is annotated so
+        if battle is None or battle.winner or not battle.turns:
+            return show(arena, battle or arena.begin())
+        return show(arena, arena.vote(battle, winner, voter_of(request)))
+
+    return cast
 
 
 def rated(arena: Arena) -> str:

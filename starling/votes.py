@@ -90,6 +90,11 @@ class Votes:
             except sqlite3.Error as error:
                 raise DataError(f"{self.path}: the vote cannot be kept: {error}") from error
 
+    def count(self) -> int:
+        """How many votes the file holds, those of other processes too."""
+        with self._lock:
+            return int(self._db.execute("SELECT count(*) FROM votes").fetchone()[0])
+
     def close(self) -> None:
         self._db.close()
 

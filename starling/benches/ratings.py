@@ -31,7 +31,8 @@ from starling.errors import DataError
 POINTS = 400 / np.log(10)  # rating points per unit of theta
 MEAN = 1000.0
 RESAMPLES = 1000
-_FLAT = 1e-8  # largest slope of the mean log-likelihood at its maximum
+_CLOSE = 1e-10  # relative error of the coefficients
+_FLAT = 1e-7  # largest slope of the mean log-likelihood at its maximum
 _APART = 1e-7  # what the linear program may be off by
 
 Floats = NDArray[np.float64]
@@ -120,21 +121,15 @@ def strengths(design_ND: sparse.csr_array, score_N: Floats, weight_N: Floats, st
     """The coefficients that maximise the weighted likelihood of a logistic regression whose outcomes may be shares."""
     weight_N = weight_N / weight_N.sum()
 
-    def nll(beta_D: Floats) -> float:
-        eta_N = design_ND @ beta_D
-        return float(weight_N @ (np.logaddexp(0, eta_N) - score_N * eta_N))
-
     def slope(beta_D: Floats) -> Floats:
         return np.asarray(design_ND.T @ (weight_N * (expit(design_ND @ beta_D) - score_N)))
 
     def curvature(beta_D: Floats) -> Floats:
         p_N = expit(design_ND @ beta_D)
-        return (design_ND.T @ (design_ND * (weight_N * p_N * (1 - p_N))[:, None])).toarray()
+        return np.asarray((design_ND.T @ (design_ND * (weight_N * p_N * (1 - p_N))[:, None])).toarray())
 
-    found = optimize.minimize(
-        nll, start_D, method="trust-exact", jac=slope, hess=curvature, options={"gtol": _FLAT, "maxiter": 500}
-    )
-    assert np.abs(slope(found.x)).max() < 1e3 * _FLAT, f"a likelihood that has a maximum was not climbed: {found}"
+    found = optimize.root(slope, start_D, jac=curvature, tol=_CLOSE)
+    assert np.abs(slope(found.x)).max() < _FLAT, f"a likelihood that has a maximum was not climbed: {found.message}"
     return np.asarray(found.x)
 
 
@@ -198,6 +193,8 @@ def _why_not_by_length(group: Group) -> str:
     if len({verdict.log_length for verdict in group.verdicts}) == 1:
         return "all answers are equally long"
     design_ND = _design(group, length=True)
+    if np.linalg.matrix_rank((design_ND.T @ design_ND).toarray()) < design_ND.shape[1]:
+        return "each model's answers always differ by the same length, so length cannot be told from the model"
     score_N = np.array([verdict.score_a for verdict in group.verdicts])
     upright = sparse.vstack([design_ND[score_N > 0], -design_ND[score_N < 1]])  # a tie stands in both
     found = optimize.linprog(-upright.sum(0), A_ub=-upright, b_ub=np.zeros(upright.shape[0]), bounds=(-1, 1))

@@ -112,18 +112,20 @@ def _name(value: Any) -> str:
 
 def _prompt(row: Mapping[str, Any], where: str) -> str:
     """What tells the row's prompt from others: its text where it is there, else the row."""
-    conversation = row.get("conversation_a")
-    text = row.get("prompt") or (conversation[0].get("content") if isinstance(conversation, list) else None)
+    said = row.get("conversation_a")
+    text = row.get("prompt") or (said[0]["content"] if isinstance(said, list) and said else None)
     return str(text or row.get("question_id") or where)
 
 
 def _length(conversation: Any, response: Any) -> int | None:
     """Characters of all that one side said; None where it is not there."""
-    if isinstance(conversation, str):
-        conversation = json.loads(conversation)
-    if conversation:
-        return sum(len(message["content"]) for message in conversation if message["role"] == "assistant")
-    return len(response) if isinstance(response, str) else None
+    if conversation is None:
+        return len(response) if isinstance(response, str) else None
+    try:
+        said = json.loads(conversation) if isinstance(conversation, str) else conversation
+        return sum(len(message["content"]) for message in said if message["role"] == "assistant")
+    except (ValueError, TypeError, KeyError):
+        raise DataError("the conversation is no list of messages") from None
 
 
 def _log_length(one: int | None, other: int | None) -> float | None:
