@@ -13,6 +13,7 @@ from typing import Any
 from starling import arena_html, progress
 from starling.arena import LONGEST, TURNS, Arena, Battle
 from starling.errors import StarlingError, UsageError
+from starling.records import Message
 from starling.votes import Winner
 
 TOKEN = "STARLING_API_KEY"
@@ -86,7 +87,8 @@ def build(arena: Arena) -> gr.Blocks:
             }
         with gr.Row(elem_id="ask"):
             message = gr.Textbox(
-                label="Your message", show_label=False, container=False, elem_id="message", scale=8, max_length=LONGEST, autofocus=True, max_lines=8,
+                label="Your message", show_label=False, container=False, autofocus=True, elem_id="message", scale=8,
+                max_lines=8, max_length=LONGEST,
             )  # fmt: skip
             send = gr.Button("Send", variant="primary", elem_id="send", min_width=90, scale=1)
             fresh = gr.Button("New pair", elem_id="fresh", min_width=110, scale=1)
@@ -155,7 +157,7 @@ def show(arena: Arena, battle: Battle, *, waiting: str = "", unsent: str = "", p
     asking = battle.turns < TURNS and not battle.winner and not waiting
     panels = []
     for side, said, name in zip("AB", battle.conversations, names, strict=True):
-        more = [{"role": "user", "content": waiting}] if waiting else []
+        more = [Message(role="user", content=waiting)] if waiting else []
         won = battle.winner == f"model_{side.lower()}"
         panels.append(arena_html.panel(side, [*said, *more], name=name, won=won, waiting=bool(waiting)))
     hint = "Ask something" if not battle.turns else "Ask once more, or vote"

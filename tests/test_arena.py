@@ -51,7 +51,7 @@ def test_a_battle_has_two_turns_and_one_vote_after_an_answer(kept: Votes) -> Non
         opened.vote(battle, "tie", "me")
     for _ in range(2):
         battle = opened.say(battle, "hello")
-    with pytest.raises(UsageError, match="two turns|2 turns"):
+    with pytest.raises(UsageError, match="2 turns"):
         opened.say(battle, "a third")
     won = opened.vote(battle, "model_b", "me")
     for late in (lambda: opened.vote(won, "tie", "me"), lambda: opened.say(won, "more")):

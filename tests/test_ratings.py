@@ -146,7 +146,7 @@ def test_what_has_no_finite_rating_says_so(verdicts: list[Verdict], said: str) -
     ],
 )
 def test_where_length_cannot_be_controlled_for_the_reason_is_told(lengths: list[float | None], said: str) -> None:
-    plain = wins("a", "b", 3) + [Verdict("a", "b", 0.0, "p9")]
+    plain = [*wins("a", "b", 3), Verdict("a", "b", 0.0, "p9")]
     found = rate([v._replace(log_length=z) for v, z in zip(plain, lengths, strict=True)], resamples=0)
     assert said in found["length_note"]
     assert found["ratings"][0]["at_equal_length"] is None

@@ -110,7 +110,7 @@ def rateable(verdicts: Sequence[Verdict]) -> Group:
     inside = [group_M[at[v.model_a]] if group_M[at[v.model_a]] == group_M[at[v.model_b]] else -1 for v in verdicts]
     chosen = max(range(count), key=lambda group: ((group_M == group).sum(), inside.count(group)))
     member_M = group_M == chosen
-    others = {models[i]: _reason(beats_MM, i, member_M) for i in np.flatnonzero(~member_M)}
+    others = {models[i]: _reason(beats_MM, int(i), member_M) for i in np.flatnonzero(~member_M)}
     if member_M.sum() < 2:
         raise DataError(_nothing_to_rate(models, beats_MM))
     kept = [verdict for verdict, own in zip(verdicts, inside, strict=True) if own == chosen]
@@ -138,14 +138,13 @@ def _fits(group: Group, weight_RN: Floats, *, length: bool) -> Floats:
     verdicts = group.verdicts
     design_ND = _design(group, length=length)
     score_N = np.array([verdict.score_a for verdict in verdicts])
+    score_RN = np.broadcast_to(score_N, weight_RN.shape)
     if not length:  # verdicts on the same pair are one row
-        pairs, row_N = np.unique([(v.model_a, v.model_b) for v in verdicts], axis=0, return_inverse=True)
-        first_P = np.unique(row_N, return_index=True)[1]
-        total_RP = np.stack([np.bincount(row_N, weight_N, len(pairs)) for weight_N in weight_RN])
-        won_RP = np.stack([np.bincount(row_N, weight_N * score_N, len(pairs)) for weight_N in weight_RN])
+        pairs, pair_N = np.unique([(v.model_a, v.model_b) for v in verdicts], axis=0, return_inverse=True)
+        first_P = np.unique(pair_N, return_index=True)[1]
+        total_RP = np.stack([np.bincount(pair_N, weight_N, len(pairs)) for weight_N in weight_RN])
+        won_RP = np.stack([np.bincount(pair_N, weight_N * score_N, len(pairs)) for weight_N in weight_RN])
         design_ND, weight_RN, score_RN = design_ND[first_P], total_RP, won_RP / total_RP
-    else:
-        score_RN = np.broadcast_to(score_N, weight_RN.shape)
     start_D = strengths(design_ND, score_RN[0], weight_RN[0], np.zeros(design_ND.shape[1]))
     beta_RD = np.stack([start_D, *(
         strengths(design_ND, score_N, weight_N, start_D)
@@ -230,8 +229,7 @@ def _reason(beats_MM: NDArray[np.bool_], model: int, member_M: NDArray[np.bool_]
 
 
 def _nothing_to_rate(models: Sequence[str], beats_MM: NDArray[np.bool_]) -> str:
-    unbeaten = [model for model, lost in zip(models, beats_MM.any(0), strict=True) if not lost]
-    who = unbeaten[0] if unbeaten else models[0]  # where nobody beats in a circle, somebody is unbeaten
+    who = models[int(np.argmin(beats_MM.sum(0)))]  # without a circle of wins somebody is unbeaten
     return (
         f"ratings: among {len(models)} models no two have won and lost against each other, even through others "
         f"({who} has never lost), so no rating is finite; more verdicts are needed"
