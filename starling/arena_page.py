@@ -10,6 +10,8 @@ from functools import partial
 from importlib import resources
 from typing import Any
 
+import gradio as gr
+
 from starling import arena_html, progress
 from starling.arena import LONGEST, TURNS, Arena, Battle
 from starling.errors import StarlingError, UsageError
@@ -20,14 +22,6 @@ TOKEN = "STARLING_API_KEY"
 KEYS: dict[Winner, str] = {"model_a": "a", "tie": "t", "tie (bothbad)": "n", "model_b": "b"}
 SECONDS_BETWEEN_RATINGS = 15.0  # for the votes of others
 _AT_ONCE = 8  # people who wait for answers
-
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when the library is imported
-try:
-    import gradio as gr
-except ImportError as error:
-    raise UsageError(
-        f"arena: the page needs {error.name}; install it with `pip install 'starling-rlaif[arena]'`"
-    ) from None
 
 
 def serve(arena: Arena, host: str, port: int) -> None:

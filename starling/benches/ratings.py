@@ -142,7 +142,7 @@ def _fits(group: Group, weight_RN: Floats, *, length: bool) -> Floats:
     if not length:  # verdicts on the same pair are one row
         pairs, pair_N = np.unique([(v.model_a, v.model_b) for v in verdicts], axis=0, return_inverse=True)
         first_P = np.unique(pair_N, return_index=True)[1]
-        total_RP = np.stack([np.bincount(pair_N, weight_N, len(pairs)) for weight_N in weight_RN])
+        total_RP = np.stack([np.bincount(pair_N, weight_N, len(pairs)) for weight_N in weight_RN]).astype(float)
         won_RP = np.stack([np.bincount(pair_N, weight_N * score_N, len(pairs)) for weight_N in weight_RN])
         design_ND, weight_RN, score_RN = design_ND[first_P], total_RP, won_RP / total_RP
     start_D = strengths(design_ND, score_RN[0], weight_RN[0], np.zeros(design_ND.shape[1]))

@@ -1,6 +1,7 @@
 """The commands, in the order in which `starling --help` lists them."""
 
 from starling.command import app
+
 from starling.commands import road, reward_models, tables, arena  # isort: skip
 
 __all__ = ["app", "arena", "reward_models", "road", "tables"]

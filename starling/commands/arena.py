@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from starling.command import app, command
+from starling.errors import UsageError
 
 arena = typer.Typer(no_args_is_help=True, help="People vote blind between models; ratings from any verdicts.")
 app.add_typer(arena, name="arena")
@@ -27,7 +28,12 @@ def serve(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
 ) -> dict[str, Any]:
     """A local web page where people vote blind between two of the models."""
-    from starling import arena_page
+    try:
+        from starling import arena_page
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"arena: the page needs {error.name}, which is not installed; `pip install 'starling-rlaif[arena]'`"
+        ) from None
     from starling.arena import Arena
     from starling.contestants import load
     from starling.votes import Votes
