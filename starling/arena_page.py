@@ -95,7 +95,7 @@ def build(arena: Arena) -> gr.Blocks:
         gr.Timer(SECONDS_BETWEEN_RATINGS).tick(partial(rated, arena), None, table, **common)
         asked = gr.on([send.click, message.submit], partial(say, arena), [battle, message], shown,
                       concurrency_limit=_AT_ONCE, **common)  # fmt: skip
-        asked.then(None, None, None, js=blur)
+        asked.then(None, None, None, js="() => starlingRead()")
         fresh.click(partial(start, arena), None, shown, **common).then(None, None, None, js=focus)
         for winner, button in buttons.items():
             cast = button.click(casting(arena, winner), battle, shown, **common)

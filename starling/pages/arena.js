@@ -2,6 +2,13 @@
 const starlingMessage = () => document.querySelector("#message textarea, #message input");
 const starlingFocus = () => starlingMessage()?.focus();
 const starlingBlur = () => document.activeElement?.blur();
+const starlingRead = () => {
+  starlingBlur();
+  for (const panel of document.querySelectorAll(".panel")) {
+    const asked = [...panel.querySelectorAll(".said.user")].at(-1);
+    if (asked) panel.scrollTop = asked.offsetTop - panel.offsetTop - 8;
+  }
+};
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
