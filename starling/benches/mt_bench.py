@@ -52,13 +52,12 @@ def run(asked: Asked) -> dict[str, Any]:
         asked.out or Path("runs") / f"bench-{NAME}-{fastchat.file_name(Path(source).name if asked.answers else source)}"
     )
     if asked.estimate:
-        return cost.estimate(_parts(asked, found.questions, source), out / "calls.sqlite")
+        return cost.estimate(_parts(asked, found.questions, source), chats.ledger_of(out))
     ours = _side(source, found.questions, out)
     theirs = _side(asked.against, found.questions, out) if asked.against else None
     if theirs and theirs.name == ours.name:
         raise UsageError(f"bench: both sides are called {ours.name}; give one of the answer files another model_id")
-    with Ledger(out / "calls.sqlite", VERDICTS) as ledger:
-        progress.note_interrupted(ledger.interrupted)
+    with chats.filed(out, VERDICTS) as ledger:
         judge, rows = _judged(asked.judge, found.questions, ours, theirs, ledger)
     if theirs:
         path = out / "model_judgment" / f"{fastchat.file_name(judge['name'])}_pair.jsonl"
@@ -94,6 +93,8 @@ def _refuse_unclear(asked: Asked) -> None:
         raise UsageError(
             f"bench: {NAME} needs one of --model MODEL (answers are sampled), --answers FILE and --judgments FILE"
         )
+    elif asked.answers and not asked.answers.is_file():
+        raise UsageError(f"bench: --answers {asked.answers}: there is no such file")
     elif not asked.judge:
         raise UsageError(f"bench: {NAME} needs --judge MODEL, as in --judge openai:NAME@URL")
     if asked.out is not None and asked.out.is_file():
@@ -143,11 +144,10 @@ def _side(source: str, questions: Sequence[Question], out: Path) -> Side:
         matched = answering.match(questions, given)
         answers = Answers(by_question=matched.by_question, left_out=[*left_out, *matched.left_out])
         return Side(name=name, identity={"name": name, "answers": source}, answers=answers)
-    with Ledger(out / "calls.sqlite", ANSWERS) as ledger:
-        progress.note_interrupted(ledger.interrupted)
-        with progress.track(ANSWERS, sum(len(one.turns) for one in questions), "answers") as advance:
-            speaker = chats.open_speaker(source, ledger, lambda call, reply: advance(1))
-            answers = answering.ask(questions, speaker.chat, max_tokens=MAX_TOKENS)
+    turns = sum(len(one.turns) for one in questions)
+    with chats.filed(out, ANSWERS) as ledger, progress.track(ANSWERS, turns, "answers") as advance:
+        speaker = chats.open_speaker(source, ledger, lambda call, reply: advance(1))
+        answers = answering.ask(questions, speaker.chat, max_tokens=MAX_TOKENS)
     name = speaker.identity["name"]
     rows = fastchat.answer_rows(name, answers, time.time())
     fastchat.put(out / "model_answer" / f"{fastchat.file_name(name)}.jsonl", rows, "model_id", name)
