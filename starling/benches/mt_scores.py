@@ -78,7 +78,7 @@ def _sorted(
             continue
         question, turn = str(row.get("question_id")), row.get("turn", 1)
         case = f"{name}, question {question}, turn {turn}"
-        if question not in known or not isinstance(turn, int) or not 1 <= turn <= len(known[question].turns):
+        if question not in known or turn not in range(1, len(known[question].turns) + 1) or turn is True:
             left_out.append(LeftOut(case, "judges no question of this set", where))
             continue
         if (name, question, turn) in latest:
