@@ -9,12 +9,10 @@ import pytest
 from servers import Server, replies_with
 from small_road import write_lines
 
-from starling import bench, cli, data_files
-from starling.benches import mt_bench
+from starling import bench, cli, data_files, models, reward
 from starling.benches.asked import Asked
-from starling.errors import CallError
+from starling.errors import UsageError
 
-SHARED = Path(__file__).parents[2] / "shared" / "data" / "mt_bench"
 QUESTIONS = [
     {"question_id": 1, "category": "writing", "turns": ["Write.", "Again."]},
     {"question_id": 2, "category": "math", "turns": ["2+2?", "3+3?"], "reference": ["4", "6"]},
@@ -152,6 +150,26 @@ def test_judgments_that_we_wrote_give_the_same_figures_without_a_call(tmp_path: 
     assert flipped["rival against ours"]["value"] == pytest.approx(2 / 6)
 
 
+def test_a_reward_model_judges_pairs_by_the_higher_reward(reward_model: Any, tmp_path: Path) -> None:
+    models.save(reward_model, tmp_path / "rm")
+    ours = answers(tmp_path, answer_row(1, "the rain", "the town"), answer_row(2, "x", "y"), answer_row(3, " ", "a"))
+    theirs = answers(
+        tmp_path, *(answer_row(n, "x", "y", model="rival") for n in (1, 2, 3)), name="rival.jsonl"
+    )  # fmt: skip
+    options = {"data": questions(tmp_path), "judge": str(tmp_path / "rm"), "out": tmp_path / "out"}
+    result = run(answers=ours, against=str(theirs), **options)
+    scorer = reward.load_reward_model(str(tmp_path / "rm"))
+    talk = [{"role": "user", "content": "Write."}]
+    one, other = scorer.score([talk], [["the rain", "x"]])[0]
+    written = data_files.read_rows(next((tmp_path / "out" / "model_judgment").iterdir()))
+    expected = "model_1" if one > other else "model_2"
+    assert (written[0]["g1_winner"], written[0]["g2_winner"]) == (expected, expected)
+    assert {row["g1_winner"] for row in written if row["question_id"] == 2} == {"tie"}
+    assert result["left_out"]["reasons"] == {"unreadable verdict": 1}  # the blank answer
+    with pytest.raises(UsageError, match="gives no marks; compare: add --against"):
+        run(answers=ours, **options)
+
+
 def test_missing_doubled_and_unknown_questions_are_told_and_the_rest_is_judged(tmp_path: Path) -> None:
     given = answers(
         tmp_path, answer_row(1, "first", "second"), answer_row(2, "a", "b"), answer_row(2, "a", "c"),
@@ -186,29 +204,6 @@ def test_an_estimate_counts_the_calls_and_makes_none(tmp_path: Path, capsys: pyt
         assert server.requests == []
     assert [(part["purpose"], part["calls"]) for part in found] == [("answers", 6), ("answers", 6), ("verdicts", 12)]
     assert "verdicts: j@127.0.0.1" in capsys.readouterr().out
-
-
-def test_our_own_questions_are_two_turns_in_eight_categories_with_references_where_one_can_check() -> None:
-    found, name = mt_bench._questions("builtin")
-    assert name == "builtin" and found.left_out == []
-    kinds = [question.category for question in found.questions]
-    assert len(kinds) >= 16 and len(set(kinds)) == 8 and {len(question.turns) for question in found.questions} == {2}
-    for question in found.questions:
-        assert bool(question.references) == (question.category in ("math", "coding", "reasoning")), question.id
-
-
-def test_where_the_official_questions_cannot_be_fetched_the_way_out_is_told() -> None:
-    with pytest.raises(CallError, match="--data builtin for our own questions"):
-        mt_bench._questions("")
-
-
-@pytest.mark.skipif(not SHARED.exists(), reason="the official questions are not in ../shared/data/mt_bench")
-def test_the_official_questions_are_read_with_gpt_4s_references() -> None:
-    found, _ = mt_bench._questions(str(SHARED))
-    assert (len(found.questions), len(found.left_out)) == (80, 0)
-    assert sum(bool(question.references) for question in found.questions) == 30
-    by_heat = {heat: sum(question.temperature == heat for question in found.questions) for heat in (0.0, 0.1, 0.7)}
-    assert by_heat == {0.0: 40, 0.1: 20, 0.7: 20}
 
 
 @pytest.mark.parametrize(

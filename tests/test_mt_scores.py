@@ -61,7 +61,7 @@ def test_what_is_no_mark_is_left_out_and_a_later_judgment_of_a_turn_replaces_an_
     assert values(found)["m"] == (6, 1)
     reasons = [left.reason for left in found.left_out]
     assert {reason: reasons.count(reason) for reason in reasons} == {
-        "judged again later": 2, "judges no question of this set": 2, "unreadable verdict": 4, "no judgment": 1,
+        "judged again later": 1, "judges no question of this set": 3, "unreadable verdict": 4, "no judgment": 1,
     }  # fmt: skip
 
 

@@ -1,32 +1,38 @@
 """MT-Bench (Zheng et al. 2023, arXiv:2306.05685): two turns, answers marked by a judge or compared in pairs."""
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from importlib.resources import files
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
-
-from starling import progress
+from starling import models, progress
 from starling.benches import answers as answering
-from starling.benches import chats, cost, fastchat, mt_judging, mt_scores, radar, results, verdicts
+from starling.benches import (
+    chats,
+    cost,
+    fastchat,
+    mt_judging,
+    mt_questions,
+    mt_scores,
+    radar,
+    results,
+    scoring,
+    verdicts,
+)
 from starling.benches.answers import Answers, Question
 from starling.benches.asked import Asked
 from starling.benches.cost import Part
 from starling.benches.fastchat import QuestionSet
+from starling.benches.mt_judging import Task
 from starling.benches.verdicts import Heard
-from starling.errors import CallError, UsageError
-from starling.judges.parse import Scored, Unparsed
+from starling.errors import UsageError
+from starling.judges.parse import Ranked, Scored, Unparsed
 from starling.ledger import Ledger
 
 NAME = "mt_bench"
 ABOUT = "two turns, by a judge's marks from 1 to 10, or in pairs"
 OPTIONS = frozenset(("model", "answers", "judge", "against", "judgments", "data", "out", "estimate"))
-OFFICIAL, BUILTIN = "official", "builtin"
-SPACE, FOLDER = "lmsys/mt-bench", "data/mt_bench"  # where FastChat's authors keep the files
 MAX_TOKENS = 1024  # of an answer, as in FastChat
 ANSWERS, VERDICTS = "answers", "verdicts"  # what the ledger's calls are for
 
@@ -43,7 +49,7 @@ class Side:
 def run(asked: Asked) -> dict[str, Any]:
     """Test a model, its answers, or score judgments that are there; print the table, write all into `out`."""
     _refuse_unclear(asked)
-    found, name = _questions(asked.data)
+    found, name = mt_questions.find(asked.data)
     data = {"name": name, "cases": len(found.questions), "sha256": found.sha256}
     if asked.judgments:
         return _of_judgments(asked, asked.judgments, found, data)
@@ -97,44 +103,12 @@ def _refuse_unclear(asked: Asked) -> None:
         raise UsageError(f"bench: --answers {asked.answers}: there is no such file")
     elif not asked.judge:
         raise UsageError(f"bench: {NAME} needs --judge MODEL, as in --judge openai:NAME@URL")
+    elif asked.judge == "rubric":
+        raise UsageError(f"bench: the rubric needs checks that the questions of {NAME} have not; give --judge MODEL")
+    elif not asked.against and scoring.is_reward_model(asked.judge):
+        raise UsageError(f"bench: {asked.judge} is a reward model, which gives no marks; compare: add --against MODEL")
     if asked.out is not None and asked.out.is_file():
         raise UsageError(f"bench: --out {asked.out} is a file; {NAME} writes a folder")
-
-
-def _questions(data: str) -> tuple[QuestionSet, str]:
-    """The questions that `--data` means, and what they are called."""
-    if data == BUILTIN:
-        return fastchat.read_questions(Path(str(files("starling") / "data" / "mt_questions.jsonl"))), BUILTIN
-    if data in ("", OFFICIAL):
-        return fastchat.read_questions(*_official()), f"{SPACE}/{FOLDER}"
-    path = Path(data).expanduser()
-    file = path / fastchat.QUESTIONS if path.is_dir() else path
-    folder = file.parent / fastchat.REFERENCES
-    references = sorted(folder.glob("*.jsonl")) if folder.is_dir() else []
-    usual = [one for one in references if one.name == fastchat.USUAL_REFERENCE]
-    if len(references) > 1 and not usual:
-        raise UsageError(f"bench: {folder} holds {len(references)} files and no {fastchat.USUAL_REFERENCE}; keep one")
-    return fastchat.read_questions(file, next(iter(usual or references), None)), data
-
-
-def _official() -> tuple[Path, Path | None]:
-    """The official questions and their reference answers, fetched on first use."""
-
-    def fetched(name: str) -> Path:
-        return Path(hf_hub_download(SPACE, f"{FOLDER}/{name}", repo_type="space"))
-
-    try:
-        questions = fetched(fastchat.QUESTIONS)
-        try:
-            return questions, fetched(f"{fastchat.REFERENCES}/{fastchat.USUAL_REFERENCE}")
-        except EntryNotFoundError:
-            return questions, None  # the rows have references of their own
-    except (OSError, HfHubHTTPError, ValueError) as error:
-        said = " ".join(str(error).split())[:160]
-        raise CallError(
-            f"bench: the official questions of {NAME} cannot be fetched ({said}); give --data FILE, FastChat's "
-            f"{fastchat.QUESTIONS} or its folder, or --data {BUILTIN} for our own questions"
-        ) from error
 
 
 def _side(source: str, questions: Sequence[Question], out: Path) -> Side:
@@ -158,14 +132,18 @@ def _judged(
     judge: str, questions: Sequence[Question], ours: Side, theirs: Side | None, ledger: Ledger
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Who judged, and its judgments as FastChat writes them."""
-    template = mt_judging.PAIR if theirs else mt_judging.MARK
     tasks = mt_judging.tasks(questions, ours.answers.by_question, theirs.answers.by_question if theirs else None)
-    asked = [showing for task in tasks for showing in task.showings]
-    with progress.track(VERDICTS, len(asked), "verdicts") as advance:
-        speaker = chats.open_speaker(judge, ledger, lambda call, reply: advance(1))
+    if theirs and scoring.is_reward_model(judge):
+        identity, template = models.identity(judge), "rewards"
+        heard = iter(_compared(judge, questions, tasks, (ours, theirs)))
+    else:
+        template = mt_judging.PAIR if theirs else mt_judging.MARK
         read = mt_judging.read_winner if theirs else mt_judging.read_mark
-        heard = iter(verdicts.ask(speaker.chat, asked, read))
-    identity = verdicts.identity_of(speaker, template)
+        asked = [showing for task in tasks for showing in task.showings]
+        with progress.track(VERDICTS, len(asked), "verdicts") as advance:
+            speaker = chats.open_speaker(judge, ledger, lambda call, reply: advance(1))
+            heard = iter(verdicts.ask(speaker.chat, asked, read))
+        identity = verdicts.identity_of(speaker, template)
     common = {"judge": [identity["name"], f"{template}-{identity['template_hash']}"], "tstamp": time.time()}
     rows = []
     for task in tasks:
@@ -176,6 +154,23 @@ def _judged(
         else:
             rows.append(about | {"model": ours.name} | _mark_row(*own))
     return identity, rows
+
+
+def _compared(
+    judge: str, questions: Sequence[Question], tasks: Sequence[Task], sides: tuple[Side, Side]
+) -> Iterator[Heard]:
+    """A reward model's verdict on each pair, once for each order: the second is the first turned round."""
+    asked = {question.id: question for question in questions}
+    pairs = []
+    for task in tasks:
+        turns = asked[task.question].turns[: task.turn]
+        said = [side.answers.by_question[task.question] for side in sides]
+        shown = [(answering.conversation(turns, one[: task.turn - 1]), one[task.turn - 1]) for one in said]
+        pairs.append((shown[0], shown[1]))
+    for heard in scoring.compare(judge, pairs):
+        yield heard
+        order = heard.verdict.order[::-1] if isinstance(heard.verdict, Ranked) else None
+        yield replace(heard, verdict=Ranked(order)) if order else heard
 
 
 def _mark_row(heard: Heard) -> dict[str, Any]:
@@ -239,7 +234,7 @@ def _end(result: dict[str, Any], notes: Sequence[str], out: Path | None, *, is_p
 
 def _notes(questions: Sequence[Question], data: dict[str, Any], sides: Sequence[Side]) -> list[str]:
     notes = []
-    if data["name"] == BUILTIN:
+    if data["name"] == mt_questions.BUILTIN:
         notes.append("our own questions: these figures stand beside no published MT-Bench figure")
     lacking = [one for one in questions if one.category in fastchat.WITH_REFERENCE and not one.references]
     if lacking:
@@ -267,6 +262,8 @@ def _parts(asked: Asked, questions: Sequence[Question], source: str) -> list[Par
     shown = [showing for task in tasks for showing in task.showings]
     texts = [verdicts.call_of(showing, 0, 0).messages[0]["content"] for showing in shown]
     answers_shown = sum(name.startswith("answer") for showing in shown for name, _ in showing.texts)
+    if asked.against and scoring.is_reward_model(asked.judge):
+        return parts  # it is asked nothing
     return [
         *parts,
         Part(
