@@ -17,6 +17,7 @@ from starling.packing import window
 from starling.records import Call, Failure, Reply
 
 SEED = 0
+TIMEOUT_SECONDS = 900.0  # of a call: a small server needs minutes for the longest replies
 AT_ONCE = 32  # calls that a model in this process answers together, and files together
 
 OnReply = Callable[[Call, Reply | Failure], None]
@@ -32,7 +33,9 @@ class Speaker:
 
 def endpoint_of(name: str) -> Endpoint | None:
     """The endpoint that MODEL names; None for a model in this process."""
-    return endpoints.parse_endpoint(name) if name.startswith("openai:") else None
+    if not name.startswith("openai:"):
+        return None
+    return replace(endpoints.parse_endpoint(name), timeout_seconds=TIMEOUT_SECONDS)
 
 
 def stage_of(name: str) -> str:
