@@ -1,157 +1,31 @@
-"""`starling bench`: a reward model, or scores that are there already, on one benchmark."""
+"""`starling bench`: the benchmarks by name."""
 
-import hashlib
-import json
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
-from starling import models, progress, reward, sources
-from starling.benches import items, reward_bench, reward_bench_2, starling_rm, table
-from starling.benches.items import Bench, Item
-from starling.config import Source
-from starling.errors import DataError, UsageError
-from starling.store import versions, write_atomically
+from starling.benches import asked as options
+from starling.benches import reward_bench, reward_bench_2, reward_models, starling_rm
+from starling.benches.asked import Asked, Benchmark
+from starling.benches.items import Bench
+from starling.errors import UsageError
 
-BENCHES: Mapping[str, Bench] = {
-    "starling_rm": starling_rm.BENCH,
-    "reward_bench": reward_bench.BENCH,
-    "reward_bench_2": reward_bench_2.BENCH,
+
+def _of_reward_models(name: str, bench: Bench) -> Benchmark:
+    return Benchmark(bench.about, reward_models.OPTIONS, partial(reward_models.run, name, bench))
+
+
+BENCHMARKS: Mapping[str, Benchmark] = {
+    "starling_rm": _of_reward_models("starling_rm", starling_rm.BENCH),
+    "reward_bench": _of_reward_models("reward_bench", reward_bench.BENCH),
+    "reward_bench_2": _of_reward_models("reward_bench_2", reward_bench_2.BENCH),
 }
-STORED = "stored"
 
 
-class LeftOut(NamedTuple):
-    """An item without scores: why in a few words to count by, and in full."""
-
-    item: str
-    reason: str
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scored:
-    """Items with their rewards, whose scores they are, and which items have none and why."""
-
-    items: Sequence[Item]
-    rewards: Sequence[Sequence[float]]
-    model: Mapping[str, Any]
-    left_out: Sequence[LeftOut] = ()
-
-
-def run(
-    name: str, *, model: str, scores: str, data: str, out: Path | None, dtype: reward.Precision = "float32"
-) -> dict[str, Any]:
-    """Score a benchmark's rows, print its table and return it; with `out` also write it with every item's scores.
-
-    The scores are those of `model`, or those that stand in the rows (`scores` = "stored"), or those of an earlier
-    `out`: exactly one of them is given.
-    """
-    if name not in BENCHES:
-        raise UsageError(f"bench: there is no benchmark {name!r}; benchmarks: {', '.join(BENCHES)}")
-    if bool(model) == bool(scores):
-        raise UsageError("bench: give either --model MODEL or --scores FILE (or --scores stored: those in the rows)")
-    if out is not None and out.is_dir():
-        raise UsageError(f"bench: --out {out} is a folder; give a .json file")
-    bench, path = BENCHES[name], data or BENCHES[name].data
-    if not path:
-        raise UsageError(f"bench: {name} needs --data, the file or folder with its rows")
-    found, digest = _read(bench, path)
-    scored = _by_model(found, model, dtype) if model else _without_model(found, scores, path)
-    if not scored.items:
-        why = ", ".join(f"{count:,} x {reason}" for reason, count in _reasons(scored).items())
-        raise DataError(f"bench: none of the {len(found):,} rows of {path} can be counted: {why}")
-    result = {
-        "bench": name,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "model": scored.model,
-        "data": {"name": path, "rows": len(found), "sha256": digest},
-        "rows": bench.rows(scored.items, scored.rewards),
-        "left_out": {
-            "count": len(scored.left_out),
-            "reasons": _reasons(scored),
-            "items": [left._asdict() for left in scored.left_out],
-        },
-        "versions": versions(),
-    }
-    table.print_result(result, bench.about)
-    if out is not None:
-        _write(out, result, scored)
-    return result
-
-
-def _write(out: Path, result: Mapping[str, Any], scored: Scored) -> None:
-    kept = zip(scored.items, scored.rewards, strict=True)
-    listed = [{"id": item.id, "key": item.key, "scores": list(rewards)} for item, rewards in kept]
-    write_atomically(out, json.dumps({**result, "items": listed}, indent=1, allow_nan=False) + "\n")
-    progress.console.print(f"bench: figures and the scores of {len(listed):,} rows in {out}", markup=False)
-
-
-def _read(bench: Bench, path: str) -> tuple[list[Item], str]:
-    """The items of the data and a hash of its rows, the same in whatever form of file they stand."""
-    digest = hashlib.sha256()
-    found = []
-    for where, row in _rows(path, bench.part):
-        digest.update(json.dumps(row, sort_keys=True, default=str).encode())
-        found.append(bench.read(row, where))
-    if not found:
-        raise DataError(f"bench: {path} holds no rows")
-    return found, digest.hexdigest()
-
-
-def _rows(path: str, part: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    folder = Path(path).expanduser()
-    files = sources.files(folder) if folder.is_dir() else []
-    for file in map(str, files) if files else [path]:
-        for number, row in enumerate(sources.rows(Source(path=file, part=part)), 1):
-            yield f"{file}:{number}", row
-
-
-def _by_model(found: Sequence[Item], name: str, dtype: reward.Precision) -> Scored:
-    judge = reward.load_reward_model(name, dtype)
-    kept: list[Item] = []
-    left_out: list[LeftOut] = []
-    for item in found:
-        why = judge.refusal(item.question)
-        if why:
-            blank = not all(answer.strip() for answer in item.question.answers)
-            left_out.append(LeftOut(item.id, "a blank answer" if blank else "too long for the model", why))
-        else:
-            kept.append(item)
-    with progress.track("bench", sum(len(item.question.answers) for item in kept), "answers") as advance:
-        rewards = judge.score_questions([item.question for item in kept], advance)
-    return Scored(items=kept, rewards=rewards, model=models.identity(name) | {"dtype": dtype}, left_out=left_out)
-
-
-def _without_model(found: Sequence[Item], scores: str, path: str) -> Scored:
-    return _stored(found, path) if scores == STORED else _from_file(found, Path(scores))
-
-
-def _stored(found: Sequence[Item], path: str) -> Scored:
-    kept = [item for item in found if item.stored is not None]
-    left_out = [LeftOut(item.id, "no stored scores") for item in found if item.stored is None]
-    rewards = [item.stored for item in kept if item.stored is not None]
-    return Scored(items=kept, rewards=rewards, model={"name": f"scores stored in {path}"}, left_out=left_out)
-
-
-def _from_file(found: Sequence[Item], path: Path) -> Scored:
-    """The scores of an earlier `--out`, matched by conversation and answers."""
-    try:
-        earlier = json.loads(path.read_text())
-        known = {entry["key"]: entry["scores"] for entry in earlier["items"]}
-        model = {**earlier["model"], "name": str(earlier["model"]["name"])}
-    except FileNotFoundError:
-        raise UsageError(f"bench: --scores {path}: there is no such file") from None
-    except (OSError, ValueError, KeyError, TypeError):
-        raise DataError(f"{path}: not what `starling bench --out` writes, so there are no scores to take") from None
-    kept = [item for item in found if item.key in known]
-    rewards = [items.checked_scores(known[item.key], len(item.question.answers), f"{path}: {item.id}") for item in kept]
-    left_out = [LeftOut(item.id, f"no scores in {path}") for item in found if item.key not in known]
-    return Scored(items=kept, rewards=rewards, model=model | {"scores": str(path)}, left_out=left_out)
-
-
-def _reasons(scored: Scored) -> dict[str, int]:
-    return dict(Counter(left.reason for left in scored.left_out).most_common())
+def run(name: str, asked: Asked) -> dict[str, Any]:
+    """Run one benchmark, print its table and return its result."""
+    if name not in BENCHMARKS:
+        raise UsageError(f"bench: there is no benchmark {name!r}; benchmarks: {', '.join(BENCHMARKS)}")
+    benchmark = BENCHMARKS[name]
+    options.refuse_others(name, asked, benchmark.takes)
+    return benchmark.run(asked)

@@ -30,6 +30,7 @@ CATCH_ALL = {
 # Who may take more parameters, and why.
 WIDE = {
     "sample_groups": "whom to ask, what, and how to sample are all the caller's; each is named at the call",
+    "bench": "a command's parameters are its options, and each benchmark takes its own",
     "export": "a command's parameters are its options, and rankings and policies leave by the same one",
 }
 

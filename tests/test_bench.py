@@ -12,6 +12,7 @@ import pytest
 from small_road import write_lines
 
 from starling import bench, cli, models, reward
+from starling.benches.asked import Asked
 
 SUBSETS = ("alpacaeval-easy", "mt-bench-hard", "donotanswer", "math-prm")
 
@@ -29,7 +30,7 @@ def with_scores(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def run(name: str, **options: Any) -> dict[str, Any]:
-    return bench.run(name, **{"model": "", "scores": "", "data": "", "out": None} | options)
+    return bench.run(name, Asked(**options))
 
 
 @pytest.fixture

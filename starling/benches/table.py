@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from starling import figures, progress, texts
+from starling.benches import left_out
 from starling.benches.cases import LENGTHS, LIKE
 
 
@@ -19,12 +20,7 @@ def print_result(result: Mapping[str, Any], about: str) -> None:
     _print(texts.terminal(f"data:  {data['name']}, {data['rows']:,} rows, sha256 {data['sha256'][:12]}"))
     _print(_scores(result["rows"]))
     _print(_by_length(result["rows"]))
-    left_out = result["left_out"]
-    if left_out["count"]:
-        _print(Text(f"Left out: {left_out['count']:,} of {data['rows']:,} rows", style="yellow"))
-    for reason, count in left_out["reasons"].items():
-        first = next(left["item"] for left in left_out["items"] if left["reason"] == reason)
-        _print(texts.terminal(f"  {count:,} x {reason}, first {first}", style="dim"))
+    left_out.show(result["left_out"], data["rows"], "rows")
 
 
 def _scores(rows: Sequence[Mapping[str, Any]]) -> Table:

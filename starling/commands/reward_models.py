@@ -1,4 +1,4 @@
-"""The commands that use a reward model: `score`, `bench`."""
+"""The commands that use a reward model: `score`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,27 +31,3 @@ def score(
     count = own_files.score(model, source, out, scaled=scaled, dtype=dtype)
     progress.console.print(f"score: {count} rows -> {out}", markup=False)
     return {"rows": count, "out": str(out)}
-
-
-@command("bench")
-def bench(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="starling_rm, reward_bench or reward_bench_2.")],
-    model: Annotated[str, typer.Option(show_default="none", help="Reward MODEL to test.")] = "",
-    scores: Annotated[
-        str,
-        typer.Option(
-            metavar="FILE", show_default="none", help="Instead of --model: an earlier --out, or `stored` in the rows."
-        ),
-    ] = "",
-    data: Annotated[
-        str, typer.Option(metavar="FILE", show_default="the Hub's", help="FILE, folder or data set with its rows.")
-    ] = "",
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE.json", help="Also write the figures and each row's scores.")
-    ] = None,
-    dtype: DtypeOption = "float32",
-) -> dict[str, Any]:
-    """Test a reward model on a benchmark, with intervals, beside length alone."""
-    from starling import bench as benchmarks
-
-    return benchmarks.run(name, model=model, scores=scores, data=data, out=out, dtype=dtype)

@@ -1,0 +1,103 @@
+"""What a benchmark of chat models found: who answered, who judged, figures with intervals, and what was left out.
+
+A row of its table is a dict: `name`, the figure (`value`, `low`, `high`, `n`), `level` (0 = the whole, 1 = a part),
+`unit` ("points" or "share").
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from starling import figures, progress, texts
+from starling.benches import left_out
+from starling.benches.left_out import LeftOut
+from starling.records import Score
+from starling.store import versions, write_atomically
+
+RESULT = "result.json"
+FORMATS = {"points": figures.number_interval, "share": figures.share_interval}
+
+
+def row(score: Score, *, unit: str, level: int = 0) -> dict[str, Any]:
+    """A row of the table."""
+    return {**asdict(score), "unit": unit, "level": level}
+
+
+def result(
+    name: str,
+    *,
+    model: Mapping[str, Any],
+    judge: Mapping[str, Any],
+    data: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    without: Sequence[LeftOut],
+    more: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The whole result; `judge` has its name and the hash of its templates, `data` its name, cases and hash."""
+    return {
+        "bench": name,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": dict(model),
+        "judge": dict(judge),
+        "data": dict(data),
+        "rows": [dict(one) for one in rows],
+        "left_out": left_out.told(without),
+        **more,
+        "versions": versions(),
+    }
+
+
+def show(found: Mapping[str, Any], about: str, *, unit: str, notes: Sequence[str] = ()) -> None:
+    """Print who was tested on what by whom, the table, notes, and what was left out of how many `unit`s."""
+    data = found["data"]
+    _print(Text(f"{found['bench']}: {about}", style="bold"))
+    for role in ("model", "judge"):
+        if found[role]:
+            _print(texts.terminal(f"{role}: {_named(found[role])}"))
+    _print(texts.terminal(f"data:  {data['name']}, {data['cases']:,} {unit}, sha256 {data['sha256'][:12]}"))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in ("", "figure (95 % interval), n"):
+        table.add_column(column, overflow="fold")
+    for one in found["rows"]:
+        style = "" if one["level"] == 0 else "dim"
+        table.add_row(texts.terminal("  " * one["level"] + one["name"]), FORMATS[one["unit"]](one), style=style)
+    _print(table)
+    for note in notes:
+        _print(texts.terminal(note))
+    left_out.show(found["left_out"], data["cases"], unit)
+
+
+def write(out: Path, found: Mapping[str, Any]) -> None:
+    """Write the result beside what it was made of."""
+    text = json.dumps(_without_nan(found), indent=1, allow_nan=False, ensure_ascii=False, default=str)
+    write_atomically(out / RESULT, text + "\n")
+    progress.console.print(f"bench: {out / RESULT}", markup=False)
+
+
+def _named(who: Mapping[str, Any]) -> str:
+    parts = [str(who["name"])] + [str(who[key]) for key in ("endpoint", "commit") if who.get(key)]
+    hashes = [f"{label} {who[key][:12]}" for key, label in _HASHES.items() if who.get(key)]
+    return ", ".join([" ".join(parts), *hashes])
+
+
+_HASHES = {"weights_sha256": "weights", "template_hash": "template"}
+
+
+def _without_nan(value: Any) -> Any:
+    """The value with null in the place of numbers that JSON does not know."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and value != value else value
+
+
+def _print(content: Text | Table) -> None:
+    progress.console.print(content, soft_wrap=False)
