@@ -1,181 +1,264 @@
-"""AlpacaEval: what a judge's annotations say of a model, in the form that the `alpaca_eval` tool reads and writes.
+"""AlpacaEval (Li et al. 2023; length control: Dubois et al. 2024, arXiv 2404.04475): a model's outputs to single
+instructions against a rival's, by a judge's preferences; or annotations that are there, scored without a call."""
 
-An annotation has `instruction`, `output_1` and `generator_1` (the rival), `output_2` and `generator_2` (the model) and
-`preference`: 1 where the rival is better, 2 where the model is, between them as probable as it is, 1.5 (or 0) a draw,
-null where the judge could not be read. `len_1` and `len_2`, in characters, may stand for the outputs.
-
-    win rate = 100 * mean(preference - 1); its standard error is that of a mean
-
-Version 1 (rival text-davinci-003) counts 1, 2 and draws; version 2 (rival gpt-4-1106-preview) probabilities, and its
-headline is the length-controlled win rate of `length_control.py`.
-"""
-
+import hashlib
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
+from starling import progress
+from starling.benches import alpaca_annotations, alpaca_judging, chats, cost, results, verdicts
+from starling.benches import answers as answering
+from starling.benches.alpaca_annotations import Annotated
+from starling.benches.alpaca_judging import Pair
+from starling.benches.answers import Answers, Given, Question
+from starling.benches.asked import Asked
+from starling.benches.cost import Part
+from starling.benches.left_out import LeftOut
+from starling.errors import DataError, UsageError
+from starling.ledger import Ledger
+from starling.records import Score
+from starling.store import write_atomically
 
-from starling import sources, stats
-from starling.benches import length_control
-from starling.config import Source
-from starling.errors import DataError
-
-DRAWS = (0.0, 1.5)
-RESAMPLES = 2000
-
-
-class LeftOut(NamedTuple):
-    """An annotation or answer that is not scored: of which model, which instruction, why."""
-
-    model: str
-    instruction: str
-    reason: str
-
-
-class Annotation(NamedTuple):
-    """One verdict: lengths in characters and the probability that the model is better."""
-
-    own_length: int
-    rival_length: int
-    preference: float
+NAME = "alpaca_eval"
+ABOUT = "how often a judge prefers the model to its rival, also at equal length"
+OPTIONS = frozenset(
+    ("model", "answers", "judge", "against", "annotations", "data", "version", "one_order", "out", "estimate")
+)
+MAX_TOKENS = 2048  # of an output
+ANSWERS, VERDICTS = "answers", "verdicts"  # what the ledger's calls are for
+OUTPUTS, ANNOTATIONS = "model_outputs.json", "annotations.json"
 
 
-@dataclass(slots=True, kw_only=True)
-class Annotated:
-    """A model's verdicts by instruction, and what of its file could not be used."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """A model with its outputs, by instruction."""
 
-    model: str
-    rival: str = ""
-    judge: str = ""
-    found: dict[str, Annotation] = field(default_factory=dict)
-    left_out: list[LeftOut] = field(default_factory=list)
+    name: str
+    identity: dict[str, Any]
+    answers: Answers
 
 
-def read_annotations(paths: Sequence[Path]) -> list[Annotated]:
-    """The models of annotation files, or of folders of them, in the order they are met."""
-    models: dict[str, Annotated] = {}
-    for path in paths:
-        for file in sources.files(path) if path.is_dir() else [path]:
-            for where, row in rows(file):
-                name = str(row.get("generator_2") or file.name.split(".json")[0])
-                _add(models.setdefault(name, Annotated(model=name)), row, where)
-    if not models:
-        raise DataError(f"bench: {', '.join(map(str, paths))} holds no annotations")
-    return list(models.values())
+def run(asked: Asked) -> dict[str, Any]:
+    """Test a model or its outputs, or score annotations that are there; print the table, write all into `out`."""
+    _refuse_unclear(asked)
+    source = str(asked.answers or asked.model)
+    if not source:
+        models = alpaca_annotations.read_annotations(asked.annotations)
+        return _finish(asked, asked.out, models, {}, [])
+    questions = _questions(asked)
+    out = asked.out or Path("runs") / f"bench-{NAME}"
+    if asked.estimate:
+        return cost.estimate(_parts(asked, source, questions), out / "calls.sqlite")
+    out.mkdir(parents=True, exist_ok=True)
+    ours, theirs = (_side(one, questions, out) for one in (source, asked.against))
+    if ours.name == theirs.name:
+        raise UsageError(f"bench: both sides are called {ours.name}; give one of the files another `generator`")
+    _put(out / OUTPUTS, _output_rows(ours))
+    judge, rows = _judged(asked, ours, theirs, out)
+    _put(out / ANNOTATIONS, rows)
+    models = alpaca_annotations.read_annotations([out / ANNOTATIONS, *asked.annotations])
+    return _finish(asked, out, models, judge, [*ours.answers.left_out, *theirs.answers.left_out], ours)
 
 
-def rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a table or of a JSON list, each with where it stands."""
-    if path.suffix == ".json":
-        try:
-            listed = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: cannot be read as JSON ({error})") from None
-        if not isinstance(listed, list):
-            raise DataError(f"{path}: a list of rows is expected, as alpaca_eval writes it")
+def _refuse_unclear(asked: Asked) -> None:
+    if asked.model and asked.answers:
+        raise UsageError(f"bench: {NAME} takes --model MODEL (outputs are sampled) or --answers FILE, not both")
+    if asked.model or asked.answers:
+        for option in ("judge", "against"):
+            if not getattr(asked, option):
+                raise UsageError(f"bench: {NAME} needs --judge MODEL and --against FILE, the rival's outputs")
+    elif not asked.annotations:
+        raise UsageError(f"bench: {NAME} needs --model MODEL, --answers FILE, or --annotations FILE to score again")
+    elif given := [key for key in ("judge", "against", "data", "estimate", "one_order") if getattr(asked, key)]:
+        raise UsageError(f"bench: --annotations are scored as they are; leave out --{given[0].replace('_', '-')}")
+    if asked.version == 2 and asked.judge and chats.endpoint_of(asked.judge) is None:
+        raise UsageError(
+            "bench: --version 2 needs a judge's log-probabilities, which a model in this process is not asked for; "
+            "give --judge openai:NAME@URL, or --version 1"
+        )
+    if asked.out is not None and asked.out.is_file():
+        raise UsageError(f"bench: --out {asked.out} is a file; {NAME} writes a folder")
+
+
+def _questions(asked: Asked) -> list[Question]:
+    """The instructions of `--data`, or else those that the rival answered; each once."""
+    path = Path(asked.data or asked.against).expanduser()
+    if not path.is_file():
+        raise UsageError(f"bench: {NAME} needs --data FILE with the instructions; {path} is no file")
+    rows = alpaca_annotations.rows(path)
+    found = dict.fromkeys(_text(row, "instruction", where) for where, row in rows)
+    if not found:
+        raise DataError(f"bench: {path} holds no instructions")
+    return [Question(id=instruction, turns=[instruction]) for instruction in found]
+
+
+def _text(row: Mapping[str, Any], column: str, where: str) -> str:
+    text = row.get(column)
+    if not isinstance(text, str):
+        raise DataError(f"{where}: needs `{column}`, a text; found: {', '.join(sorted(row))}")
+    return text
+
+
+def _side(source: str, questions: Sequence[Question], out: Path) -> Side:
+    """Outputs that stand in a file, or those of a MODEL at temperature 0."""
+    if Path(source).is_file():
+        return _of_file(Path(source), questions)
+    with Ledger(out / "calls.sqlite", ANSWERS) as ledger:
+        progress.note_interrupted(ledger.interrupted)
+        with progress.track(ANSWERS, len(questions), "answers") as advance:
+            speaker = chats.open_speaker(source, ledger, lambda call, reply: advance(1))
+            answers = answering.ask(questions, speaker.chat, max_tokens=MAX_TOKENS)
+    return Side(name=str(speaker.identity["name"]), identity=speaker.identity, answers=answers)
+
+
+def _of_file(path: Path, questions: Sequence[Question]) -> Side:
+    names, given = set(), []
+    for where, row in alpaca_annotations.rows(path):
+        names.add(str(row.get("generator") or path.name.split(".json")[0]))
+        given.append(Given(_text(row, "instruction", where), [_text(row, "output", where)], where))
+    if len(names) != 1:
+        raise DataError(f"{path}: holds outputs of {len(names)} generators, where one is expected")
+    name = names.pop()
+    return Side(name=name, identity={"name": name, "answers": str(path)}, answers=answering.match(questions, given))
+
+
+def _judged(asked: Asked, ours: Side, theirs: Side, out: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Who judged, and its preferences in the form of the `alpaca_eval` tool."""
+    pairs = _pairs(ours.answers, theirs.answers)
+    if not pairs:
+        raise DataError(f"bench: {ours.name} and {theirs.name} answered no instruction that is the same")
+    with Ledger(out / "calls.sqlite", VERDICTS) as ledger:
+        progress.note_interrupted(ledger.interrupted)
+        orders = 1 if asked.one_order else 2
+        with progress.track(VERDICTS, orders * len(pairs), "verdicts") as advance:
+            speaker = chats.open_speaker(asked.judge, ledger, lambda call, reply: advance(1))
+            said = alpaca_judging.judge(speaker.chat, pairs, asked.version, seed=chats.SEED, one_order=asked.one_order)
+    identity = verdicts.identity_of(speaker, alpaca_judging.template_of(asked.version))
+    judge = f"{identity['name']}, v{asked.version}, template {identity['template_hash']}"
+    rows = [
+        {
+            "instruction": pair.instruction, "output_1": pair.rival, "generator_1": theirs.name,
+            "output_2": pair.model, "generator_2": ours.name, "dataset": NAME, "annotator": judge,
+            "preference": one.preference, "raw_completion": list(one.replies),
+        } | ({"reason": one.reason} if one.reason else {})
+        for pair, one in zip(pairs, said, strict=True)
+    ]  # fmt: skip
+    return identity, rows
+
+
+def _pairs(ours: Answers, theirs: Answers) -> list[Pair]:
+    rival = theirs.by_question
+    return [
+        Pair(instruction, rival[instruction][0], output)
+        for instruction, (output,) in ours.by_question.items()
+        if instruction in rival
+    ]
+
+
+def _output_rows(side: Side) -> list[dict[str, str]]:
+    return [
+        {"dataset": NAME, "instruction": instruction, "output": output, "generator": side.name}
+        for instruction, (output,) in side.answers.by_question.items()
+    ]
+
+
+def _put(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    write_atomically(path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+
+
+def _finish(
+    asked: Asked, out: Path | None, models: Sequence[Annotated], judge: dict[str, Any], without: Sequence[LeftOut],
+    ours: Side | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Score, print and write."""
+    figures = alpaca_annotations.score(models)
+    short = [left._replace(item=alpaca_annotations.shortened(left.item)) for left in without]
+    listed = [left for one in models for left in one.left_out]
+    notes = _notes(models, figures, ours)
+    digest = hashlib.sha256()
+    for one in models:
+        digest.update(repr(sorted(one.found.items())).encode())
+    found = results.result(
+        NAME,
+        model=ours.identity if ours else {"name": ", ".join(one.model for one in models)},
+        judge=judge or {"name": ", ".join(sorted({one.judge for one in models})) or "not named in the annotations"},
+        data={
+            "name": asked.data or ", ".join([asked.against, *map(str, asked.annotations)]).strip(", "),
+            "cases": sum(len(one.found) + len(one.left_out) for one in models),
+            "sha256": digest.hexdigest(),
+        },
+        rows=[row for figure in figures for row in _rows(figure)],
+        without=[*short, *listed, *alpaca_annotations.gaps(models)],
+        more={"models": figures, "version": asked.version if judge else None, "notes": notes},
+    )
+    results.show(found, ABOUT, unit="annotations", notes=notes)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        results.write(out, found)
+    return found
+
+
+def _rows(figure: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The table's rows of a model: win rate, and the length-controlled one."""
+
+    def share(name: str, keys: Sequence[str]) -> Score:
+        value, low, high = (figure[key] / 100 for key in keys)
+        return Score(name=name, value=value, low=low, high=high, n=figure["n"])
+
+    controlled = share("at equal length", ("length_controlled_winrate", "lc_low", "lc_high"))
+    raw = share(figure["model"], ("win_rate", "low", "high"))
+    return [results.row(raw, unit="share"), results.row(controlled, unit="share", level=1)]
+
+
+def _notes(models: Sequence[Annotated], figures: Sequence[Mapping[str, Any]], ours: Side | None) -> list[str]:
+    """What a reader must know: what difficulty was told from, whether rivals or judges differ, what may be said."""
+    notes = []
+    if figures[0]["weights"]["difficulty"] is None:
+        notes.append(
+            "length control without instruction difficulty, which one model alone does not tell; give --annotations"
+        )
     else:
-        listed = sources.rows(Source(path=str(path)))
-    for number, row in enumerate(listed, 1):
-        if not isinstance(row, dict):
-            raise DataError(f"{path}:{number}: a row with fields is expected, found {type(row).__name__}")
-        yield f"{path}:{number}", row
+        notes.append(f"length control has instruction difficulty as estimated from these {len(models)} models")
+    for word, names in (("rivals", {one.rival for one in models}), ("judges", {one.judge for one in models})):
+        if len(names) > 1:
+            named = ", ".join(sorted(name or "not named" for name in names))
+            notes.append(f"these annotations have several {word}, so their figures do not compare: {named}")
+    for figure in figures if ours is None else figures[:1]:
+        sides = {(figure[f"{kind}low"] > 50) - (figure[f"{kind}high"] < 50) for kind in ("", "lc_")}
+        said = {1: "preferred to its rival", -1: "its rival is preferred", 0: "not told from its rival"}
+        verdict = said[sides.pop()] if len(sides) == 1 else "another verdict at equal length than without"
+        notes.append(f"{figure['model']}: {verdict} (95 %)")
+    if ours and ours.answers.cut:
+        notes.append(f"{ours.answers.cut} outputs ended at the cap of {MAX_TOKENS} tokens")
+    return notes
 
 
-def _add(models: Annotated, row: Mapping[str, Any], where: str) -> None:
-    instruction = row.get("instruction")
-    if not isinstance(instruction, str):
-        raise DataError(f"{where}: an annotation needs `instruction`; found: {', '.join(sorted(row))}")
-    models.rival = models.rival or str(row.get("generator_1") or "")
-    models.judge = models.judge or str(row.get("annotator") or "")
-    preference = preference_of(row.get("preference"))
-    if instruction in models.found:
-        models.left_out.append(LeftOut(models.model, instruction, "the instruction is there already"))
-    elif isinstance(preference, str):
-        models.left_out.append(LeftOut(models.model, instruction, preference))
-    else:
-        own, rival = (_length(row, side, where) for side in ("2", "1"))
-        models.found[instruction] = Annotation(own, rival, preference)
-
-
-def preference_of(said: Any) -> float | str:
-    """The probability that the model is better, or why there is none."""
-    if said is None or (isinstance(said, float) and math.isnan(said)):
-        return "no preference: the judge could not be read"
-    if isinstance(said, bool) or not isinstance(said, int | float):
-        return "the preference is no number"
-    if said in DRAWS:
-        return 0.5
-    return float(said) - 1 if 1 <= said <= 2 else "the preference is not between 1 and 2"
-
-
-def _length(row: Mapping[str, Any], side: str, where: str) -> int:
-    output, length = row.get(f"output_{side}"), row.get(f"len_{side}")
-    if isinstance(output, str):
-        return len(output)
-    if isinstance(length, int) and not isinstance(length, bool):
-        return length
-    raise DataError(f"{where}: an annotation needs `output_{side}`, or its length in characters as `len_{side}`")
-
-
-def score(models: Sequence[Annotated]) -> list[dict[str, Any]]:
-    """A row of figures for each model, in per cent, with 95 % intervals over instructions.
-
-    Difficulties are estimated from all these models, which must have met the same rival under the same judge.
-    """
-    instructions = list(dict.fromkeys(instruction for one in models for instruction in one.found))
-    place = {instruction: at for at, instruction in enumerate(instructions)}
-    shape = (len(models), len(instructions))
-    preference_MI, length_MI, mask_MI = np.full(shape, 0.5), np.zeros(shape), np.zeros(shape, bool)
-    for at, one in enumerate(models):
-        if not one.found:
-            raise DataError(f"bench: of {one.model} no annotation can be scored; {len(one.left_out)} were left out")
-        where_I = [place[instruction] for instruction in one.found]
-        own_I, rival_I, said_I = (np.array(column, float) for column in zip(*one.found.values(), strict=True))
-        preference_MI[at, where_I] = said_I
-        length_MI[at, where_I] = length_control.length_term(own_I, rival_I)
-        mask_MI[at, where_I] = True
-    difficulty_I = length_control.difficulties(preference_MI, length_MI, mask_MI)
-    figures = []
-    for at, one in enumerate(models):
-        is_known_I = mask_MI[at]
-        known = None if difficulty_I is None else difficulty_I[is_known_I]
-        controlled = length_control.control(preference_MI[at, is_known_I], length_MI[at, is_known_I], known)
-        figures.append(_raw(one) | _controlled(controlled, difficulty_I is not None))
-    return figures
-
-
-def _raw(one: Annotated) -> dict[str, Any]:
-    said = np.array([annotation.preference for annotation in one.found.values()])
-    wins, losses, draws = (int(count.sum()) for count in (said > 0.5, said < 0.5, said == 0.5))
-    interval = stats.cluster_mean(one.model, list(said), list(one.found), resamples=RESAMPLES)
-    return {
-        "model": one.model,
-        "rival": one.rival,
-        "judge": one.judge,
-        "n": len(said),
-        "win_rate": 100 * interval.value,
-        "standard_error": 100 * float(said.std(ddof=1)) / math.sqrt(len(said)) if len(said) > 1 else None,
-        "low": 100 * interval.low,
-        "high": 100 * interval.high,
-        "n_wins": wins,
-        "n_wins_base": losses,
-        "n_draws": draws,
-        "discrete_win_rate": 100 * (wins + draws / 2) / len(said),
-        "avg_length": float(np.mean([annotation.own_length for annotation in one.found.values()])),
-    }
-
-
-def _controlled(found: length_control.Controlled, by_difficulty: bool) -> dict[str, Any]:
-    """The figures of the length-controlled win rate; `difficulty` is null where the term was left out."""
-    weights = found.weights._asdict()
-    return {
-        "length_controlled_winrate": found.win_rate,
-        "lc_standard_error": None if math.isnan(found.standard_error) else found.standard_error,
-        "lc_low": found.low,
-        "lc_high": found.high,
-        "weights": weights if by_difficulty else weights | {"difficulty": None},
-    }
+def _parts(asked: Asked, source: str, questions: Sequence[Question]) -> list[Part]:
+    """The calls that are to be made; a text that is still to be written counts with its cap in the judge's calls."""
+    blank = Answers(by_question={question.id: ("",) for question in questions})
+    parts, sides = [], []
+    for one in (source, asked.against):
+        if Path(one).is_file():
+            sides.append(_of_file(Path(one), questions).answers)
+        else:
+            parts.append(cost.of_answers(ANSWERS, one, questions, MAX_TOKENS))
+            sides.append(blank)
+    orders = [True] if asked.one_order else [True, False]
+    calls = [
+        verdicts.call_of(alpaca_judging.showing_of(pair, asked.version, model_first=first), chats.SEED, 0)
+        for pair in _pairs(*sides)
+        for first in orders
+    ]
+    unwritten = sum(side is blank for side in sides)
+    return [
+        *parts,
+        Part(
+            purpose=VERDICTS, model=asked.judge, calls=len(calls),
+            characters=sum(len(call.messages[0]["content"]) for call in calls),
+            max_tokens=1 if asked.version == 2 else calls[0].max_tokens if calls else 0,
+            read=unwritten * len(calls), read_cap=MAX_TOKENS,
+        ),
+    ]  # fmt: skip
