@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from servers import Server, completion, replies_with, says, shown_answers
+from servers import Server, completion, fails, replies_with, says, shown_answers
 
 from starling import bench
 from starling.benches import alpaca_annotations, alpaca_eval
@@ -120,9 +120,12 @@ def test_a_verdict_that_cannot_be_read_is_listed_and_not_scored(sides: dict[str,
     assert left["item"] == "ours: two" and left["reason"] == "without a preference"
 
 
-def test_an_empty_reply_in_one_order_leaves_the_instruction_out(sides: dict[str, Any]) -> None:
-    with Server(always=says("")) as server, pytest.raises(DataError, match="no annotation can be scored; 3 were left"):
-        judged(server, **sides)
+def test_a_call_that_fails_in_one_order_leaves_the_instruction_out(sides: dict[str, Any]) -> None:
+    with Server(fails(400), always=replies_with(longest)) as server:
+        found = judged(server, **sides)
+    assert list(preferences(sides["out"]).values()).count(None) == 1
+    assert (found["models"][0]["n"], found["left_out"]["reasons"]) == (2, {"without a preference": 1})
+    assert "400" in found["left_out"]["items"][0]["detail"]
 
 
 def test_missing_doubled_and_unknown_instructions_are_listed_and_the_rest_is_scored(tmp_path: Path) -> None:
@@ -231,13 +234,15 @@ def test_two_sides_of_one_name_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published outputs are not here (../shared/data)")
-def test_the_805_published_outputs_of_starling_go_the_same_way(tmp_path: Path) -> None:
+def test_the_published_outputs_of_starling_go_the_same_way(tmp_path: Path) -> None:
+    """All 805 are read; a judge is asked about those that the rival has as well."""
     published = PUBLISHED / "outputs_Starling-LM-7B-alpha.jsonl.gz"
-    rows = [row for _, row in alpaca_annotations.rows(published)]
+    rows = [row for _, row in alpaca_annotations.rows(published)][:150]
     rival = outputs(tmp_path / "rival.json", "rival", {row["instruction"]: row["output"][:900] for row in rows})
     with Server(always=replies_with(longest)) as server:
         found = judged(server, answers=published, against=str(rival), out=tmp_path / "out", one_order=True)
     (row,) = found["models"]
-    assert (row["model"], row["n"], found["left_out"]["count"]) == ("Starling-LM-7B-alpha", 805, 0)
+    assert (row["model"], row["n"]) == ("Starling-LM-7B-alpha", 150)
+    assert found["left_out"]["reasons"] == {"answers no question of this set": 655}
     longer = sum(len(one["output"]) > 900 for one in rows)
-    assert (row["n_wins"], row["n_draws"], row["n_wins_base"]) == (longer, 805 - longer, 0)
+    assert (row["n_wins"], row["n_draws"], row["n_wins_base"]) == (longer, 150 - longer, 0)
