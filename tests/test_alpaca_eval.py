@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 from servers import Server, completion, fails, replies_with, says, shown_answers
 
-from starling import bench
+from starling import bench, models, reward
 from starling.benches import alpaca_annotations, alpaca_eval
 from starling.benches.asked import Asked
 from starling.errors import CallError, DataError, UsageError
@@ -246,3 +246,16 @@ def test_the_published_outputs_of_starling_go_the_same_way(tmp_path: Path) -> No
     assert found["left_out"]["reasons"] == {"answers no question of this set": 655}
     longer = sum(len(one["output"]) > 900 for one in rows)
     assert (row["n_wins"], row["n_draws"], row["n_wins_base"]) == (longer, 150 - longer, 0)
+
+
+def test_a_reward_model_prefers_the_output_with_the_higher_reward(
+    reward_model: Any, sides: dict[str, Any], tmp_path: Path
+) -> None:
+    models.save(reward_model, tmp_path / "rm")
+    found = bench.run("alpaca_eval", Asked(judge=str(tmp_path / "rm"), **sides))
+    rows = json.loads((sides["out"] / alpaca_eval.ANNOTATIONS).read_text())
+    scorer = reward.load_reward_model(str(tmp_path / "rm"))
+    for row in rows:
+        (ours, theirs) = scorer.score([row["instruction"]], [[row["output_2"], row["output_1"]]])[0]
+        assert row["preference"] == (2.0 if ours > theirs else 1.0 if ours < theirs else 1.5)
+    assert found["judge"]["name"] == str(tmp_path / "rm")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from starling import progress
-from starling.benches import alpaca_annotations, alpaca_judging, chats, cost, results, verdicts
+from starling import models, progress
+from starling.benches import alpaca_annotations, alpaca_judging, chats, cost, fastchat, results, scoring, verdicts
 from starling.benches import answers as answering
 from starling.benches.alpaca_annotations import Annotated
 from starling.benches.alpaca_judging import Pair
@@ -18,7 +18,6 @@ from starling.benches.asked import Asked
 from starling.benches.cost import Part
 from starling.benches.left_out import LeftOut
 from starling.errors import DataError, UsageError
-from starling.ledger import Ledger
 from starling.records import Score
 from starling.store import write_atomically
 
@@ -46,21 +45,19 @@ def run(asked: Asked) -> dict[str, Any]:
     _refuse_unclear(asked)
     source = str(asked.answers or asked.model)
     if not source:
-        models = alpaca_annotations.read_annotations(asked.annotations)
-        return _finish(asked, asked.out, models, {}, [])
+        return _finish(asked, asked.out, alpaca_annotations.read_annotations(asked.annotations), {}, [])
     questions = _questions(asked)
-    out = asked.out or Path("runs") / f"bench-{NAME}"
+    out = asked.out or Path("runs") / f"bench-{NAME}-{fastchat.file_name(source)}"
     if asked.estimate:
-        return cost.estimate(_parts(asked, source, questions), out / "calls.sqlite")
-    out.mkdir(parents=True, exist_ok=True)
+        return cost.estimate(_parts(asked, source, questions), chats.ledger_of(out))
     ours, theirs = (_side(one, questions, out) for one in (source, asked.against))
     if ours.name == theirs.name:
         raise UsageError(f"bench: both sides are called {ours.name}; give one of the files another `generator`")
     _put(out / OUTPUTS, _output_rows(ours))
     judge, rows = _judged(asked, ours, theirs, out)
     _put(out / ANNOTATIONS, rows)
-    models = alpaca_annotations.read_annotations([out / ANNOTATIONS, *asked.annotations])
-    return _finish(asked, out, models, judge, [*ours.answers.left_out, *theirs.answers.left_out], ours)
+    annotated = alpaca_annotations.read_annotations([out / ANNOTATIONS, *asked.annotations])
+    return _finish(asked, out, annotated, judge, [*ours.answers.left_out, *theirs.answers.left_out], ours)
 
 
 def _refuse_unclear(asked: Asked) -> None:
@@ -74,6 +71,10 @@ def _refuse_unclear(asked: Asked) -> None:
         raise UsageError(f"bench: {NAME} needs --model MODEL, --answers FILE, or --annotations FILE to score again")
     elif given := [key for key in ("judge", "against", "data", "estimate", "one_order") if getattr(asked, key)]:
         raise UsageError(f"bench: --annotations are scored as they are; leave out --{given[0].replace('_', '-')}")
+    if asked.answers and not asked.answers.is_file():
+        raise UsageError(f"bench: --answers {asked.answers}: there is no such file")
+    if asked.judge == "rubric":
+        raise UsageError(f"bench: the rubric needs checks that the instructions of {NAME} have not; give --judge MODEL")
     if asked.version == 2 and asked.judge and chats.endpoint_of(asked.judge) is None:
         raise UsageError(
             "bench: --version 2 needs a judge's log-probabilities, which a model in this process is not asked for; "
@@ -106,11 +107,9 @@ def _side(source: str, questions: Sequence[Question], out: Path) -> Side:
     """Outputs that stand in a file, or those of a MODEL at temperature 0."""
     if Path(source).is_file():
         return _of_file(Path(source), questions)
-    with Ledger(out / "calls.sqlite", ANSWERS) as ledger:
-        progress.note_interrupted(ledger.interrupted)
-        with progress.track(ANSWERS, len(questions), "answers") as advance:
-            speaker = chats.open_speaker(source, ledger, lambda call, reply: advance(1))
-            answers = answering.ask(questions, speaker.chat, max_tokens=MAX_TOKENS)
+    with chats.filed(out, ANSWERS) as ledger, progress.track(ANSWERS, len(questions), "answers") as advance:
+        speaker = chats.open_speaker(source, ledger, lambda call, reply: advance(1))
+        answers = answering.ask(questions, speaker.chat, max_tokens=MAX_TOKENS)
     return Side(name=str(speaker.identity["name"]), identity=speaker.identity, answers=answers)
 
 
@@ -130,14 +129,17 @@ def _judged(asked: Asked, ours: Side, theirs: Side, out: Path) -> tuple[dict[str
     pairs = _pairs(ours.answers, theirs.answers)
     if not pairs:
         raise DataError(f"bench: {ours.name} and {theirs.name} answered no instruction that is the same")
-    with Ledger(out / "calls.sqlite", VERDICTS) as ledger:
-        progress.note_interrupted(ledger.interrupted)
+    if scoring.is_reward_model(asked.judge):
+        said, template = alpaca_judging.compare(asked.judge, pairs), "rewards"
+        identity = models.identity(asked.judge)
+    else:
         orders = 1 if asked.one_order else 2
-        with progress.track(VERDICTS, orders * len(pairs), "verdicts") as advance:
+        with chats.filed(out, VERDICTS) as ledger, progress.track(VERDICTS, orders * len(pairs), "verdicts") as advance:
             speaker = chats.open_speaker(asked.judge, ledger, lambda call, reply: advance(1))
             said = alpaca_judging.judge(speaker.chat, pairs, asked.version, seed=chats.SEED, one_order=asked.one_order)
-    identity = verdicts.identity_of(speaker, alpaca_judging.template_of(asked.version))
-    judge = f"{identity['name']}, v{asked.version}, template {identity['template_hash']}"
+        identity = verdicts.identity_of(speaker, alpaca_judging.template_of(asked.version))
+        template = f"v{asked.version}, template {identity['template_hash']}"
+    judge = f"{identity['name']}, {template}"
     rows = [
         {
             "instruction": pair.instruction, "output_1": pair.rival, "generator_1": theirs.name,
@@ -170,28 +172,28 @@ def _put(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _finish(
-    asked: Asked, out: Path | None, models: Sequence[Annotated], judge: dict[str, Any], without: Sequence[LeftOut],
+    asked: Asked, out: Path | None, annotated: Sequence[Annotated], judge: dict[str, Any], without: Sequence[LeftOut],
     ours: Side | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Score, print and write."""
-    figures = alpaca_annotations.score(models)
+    figures = alpaca_annotations.score(annotated)
     short = [left._replace(item=alpaca_annotations.shortened(left.item)) for left in without]
-    listed = [left for one in models for left in one.left_out]
-    notes = _notes(models, figures, ours)
+    listed = [left for one in annotated for left in one.left_out]
+    notes = _notes(annotated, figures, ours)
     digest = hashlib.sha256()
-    for one in models:
+    for one in annotated:
         digest.update(repr(sorted(one.found.items())).encode())
     found = results.result(
         NAME,
-        model=ours.identity if ours else {"name": ", ".join(one.model for one in models)},
-        judge=judge or {"name": ", ".join(sorted({one.judge for one in models})) or "not named in the annotations"},
+        model=ours.identity if ours else {"name": ", ".join(one.model for one in annotated)},
+        judge=judge or {"name": ", ".join(sorted({one.judge for one in annotated})) or "not named in the annotations"},
         data={
             "name": asked.data or ", ".join([asked.against, *map(str, asked.annotations)]).strip(", "),
-            "cases": sum(len(one.found) + len(one.left_out) for one in models),
+            "cases": sum(len(one.found) + len(one.left_out) for one in annotated),
             "sha256": digest.hexdigest(),
         },
         rows=[row for figure in figures for row in _rows(figure)],
-        without=[*short, *listed, *alpaca_annotations.gaps(models)],
+        without=[*short, *listed, *alpaca_annotations.gaps(annotated)],
         more={"models": figures, "version": asked.version if judge else None, "notes": notes},
     )
     results.show(found, ABOUT, unit="annotations", notes=notes)
@@ -213,7 +215,7 @@ def _rows(figure: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [results.row(raw, unit="share"), results.row(controlled, unit="share", level=1)]
 
 
-def _notes(models: Sequence[Annotated], figures: Sequence[Mapping[str, Any]], ours: Side | None) -> list[str]:
+def _notes(annotated: Sequence[Annotated], figures: Sequence[Mapping[str, Any]], ours: Side | None) -> list[str]:
     """What a reader must know: what difficulty was told from, whether rivals or judges differ, what may be said."""
     notes = []
     if figures[0]["weights"]["difficulty"] is None:
@@ -221,8 +223,8 @@ def _notes(models: Sequence[Annotated], figures: Sequence[Mapping[str, Any]], ou
             "length control without instruction difficulty, which one model alone does not tell; give --annotations"
         )
     else:
-        notes.append(f"length control has instruction difficulty as estimated from these {len(models)} models")
-    for word, names in (("rivals", {one.rival for one in models}), ("judges", {one.judge for one in models})):
+        notes.append(f"length control has instruction difficulty as estimated from these {len(annotated)} models")
+    for word, names in (("rivals", {one.rival for one in annotated}), ("judges", {one.judge for one in annotated})):
         if len(names) > 1:
             named = ", ".join(sorted(name or "not named" for name in names))
             notes.append(f"these annotations have several {word}, so their figures do not compare: {named}")
@@ -237,7 +239,10 @@ def _notes(models: Sequence[Annotated], figures: Sequence[Mapping[str, Any]], ou
 
 
 def _parts(asked: Asked, source: str, questions: Sequence[Question]) -> list[Part]:
-    """The calls that are to be made; a text that is still to be written counts with its cap in the judge's calls."""
+    """The calls that are to be made, none for a reward model's verdicts.
+
+    A text that is still to be written counts with its cap in the judge's calls.
+    """
     blank = Answers(by_question={question.id: ("",) for question in questions})
     parts, sides = [], []
     for one in (source, asked.against):
@@ -246,6 +251,8 @@ def _parts(asked: Asked, source: str, questions: Sequence[Question]) -> list[Par
         else:
             parts.append(cost.of_answers(ANSWERS, one, questions, MAX_TOKENS))
             sides.append(blank)
+    if scoring.is_reward_model(asked.judge):
+        return parts
     orders = [True] if asked.one_order else [True, False]
     calls = [
         verdicts.call_of(alpaca_judging.showing_of(pair, asked.version, model_first=first), chats.SEED, 0)

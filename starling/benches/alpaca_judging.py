@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from starling.benches import verdicts
+from starling.benches import answers, scoring, verdicts
 from starling.benches.verdicts import Heard, Showing
 from starling.judges.parse import Ranked, Tied, Unparsed, parse_winner
 from starling.judges.protocol import Chat
@@ -79,6 +79,15 @@ def judge(chat: Chat, pairs: Sequence[Pair], version: int, *, seed: int, one_ord
         own = share if isinstance(share, Unparsed) or model_first else 1 - share
         found[at].append((own, reply))
     return [_preferred(both) for both in found]
+
+
+def compare(reward_model: str, pairs: Sequence[Pair]) -> list[Preferred]:
+    """A reward model's preference on each pair: the output with the higher reward, whatever the order."""
+    shown = []
+    for pair in pairs:
+        messages = answers.conversation([pair.instruction], [])
+        shown.append(((messages, pair.model), (messages, pair.rival)))
+    return [_preferred([(_share_of_a(heard), heard.reply)]) for heard in scoring.compare(reward_model, shown)]
 
 
 def _preferred(looks: Sequence[tuple[float | Unparsed, str]]) -> Preferred:

@@ -1,13 +1,15 @@
 """A MODEL that a benchmark talks to, here or behind a URL: every call stands in the benchmark's ledger."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from starling import chat, endpoints, models
+from starling import chat, endpoints, models, progress
 from starling.client import Client
 from starling.endpoints import Endpoint
+from starling.errors import explained
 from starling.ledger import Ledger, call_key, canonical
 from starling.local import LocalChat
 from starling.models import Model
@@ -15,6 +17,7 @@ from starling.packing import window
 from starling.records import Call, Failure, Reply
 
 SEED = 0
+TIMEOUT_SECONDS = 900.0  # of a call: a small server needs minutes for the longest replies
 AT_ONCE = 32  # calls that a model in this process answers together, and files together
 
 OnReply = Callable[[Call, Reply | Failure], None]
@@ -30,7 +33,9 @@ class Speaker:
 
 def endpoint_of(name: str) -> Endpoint | None:
     """The endpoint that MODEL names; None for a model in this process."""
-    return endpoints.parse_endpoint(name) if name.startswith("openai:") else None
+    if not name.startswith("openai:"):
+        return None
+    return replace(endpoints.parse_endpoint(name), timeout_seconds=TIMEOUT_SECONDS)
 
 
 def stage_of(name: str) -> str:
@@ -53,6 +58,21 @@ def open_speaker(name: str, ledger: Ledger, on_reply: OnReply | None = None) -> 
         chat=FiledChat(model, name, ledger, weights=found["weights_sha256"], on_reply=on_reply),
         identity=found | {"name": name, "dtype": "bfloat16"},
     )
+
+
+@contextmanager
+def filed(out: Path, purpose: str) -> Iterator[Ledger]:
+    """The ledger of a benchmark's folder, which is made where need be, on the account of `purpose`."""
+    with explained(f"making {out}"):
+        out.mkdir(parents=True, exist_ok=True)
+    with Ledger(ledger_of(out), purpose) as ledger:
+        progress.note_interrupted(ledger.interrupted)
+        yield ledger
+
+
+def ledger_of(out: Path) -> Path:
+    """Where the calls of a benchmark's folder stand."""
+    return out / "calls.sqlite"
 
 
 class FiledChat:

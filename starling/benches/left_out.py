@@ -27,10 +27,10 @@ def told(found: Sequence[LeftOut]) -> dict[str, Any]:
     return {"count": len(found), "reasons": reasons(found), "items": [one._asdict() for one in found]}
 
 
-def show(about: Mapping[str, Any], total: int, unit: str) -> None:
-    """Print what `told` gives, a line for each reason with its first case."""
+def show(about: Mapping[str, Any], of: str = "") -> None:
+    """Print what `told` gives, a line for each reason with its first case; `of` says of how many."""
     if about["count"]:
-        line = Text(f"Left out: {about['count']:,} of {total:,} {unit}", style="yellow")
+        line = Text(f"Left out: {about['count']:,}{of}", style="yellow")
         progress.console.print(line, soft_wrap=False)
     for reason, count in about["reasons"].items():
         first = next(one for one in about["items"] if one["reason"] == reason)

@@ -55,7 +55,7 @@ def result(
 
 
 def show(found: Mapping[str, Any], about: str, *, unit: str, notes: Sequence[str] = ()) -> None:
-    """Print who was tested on what by whom, the table, notes, and what was left out of how many `unit`s."""
+    """Print who was tested on what by whom, the table, notes, and what was left out; `unit` is what the data holds."""
     data = found["data"]
     _print(Text(f"{found['bench']}: {about}", style="bold"))
     for role in ("model", "judge"):
@@ -71,7 +71,7 @@ def show(found: Mapping[str, Any], about: str, *, unit: str, notes: Sequence[str
     _print(table)
     for note in notes:
         _print(texts.terminal(note))
-    left_out.show(found["left_out"], data["cases"], unit)
+    left_out.show(found["left_out"])
 
 
 def write(out: Path, found: Mapping[str, Any]) -> None:

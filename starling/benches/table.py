@@ -20,7 +20,7 @@ def print_result(result: Mapping[str, Any], about: str) -> None:
     _print(texts.terminal(f"data:  {data['name']}, {data['rows']:,} rows, sha256 {data['sha256'][:12]}"))
     _print(_scores(result["rows"]))
     _print(_by_length(result["rows"]))
-    left_out.show(result["left_out"], data["rows"], "rows")
+    left_out.show(result["left_out"], f" of {data['rows']:,} rows")
 
 
 def _scores(rows: Sequence[Mapping[str, Any]]) -> Table:

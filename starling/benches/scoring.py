@@ -1,0 +1,48 @@
+"""A reward model as the judge of pairs: the answer with the higher reward wins, whatever the order."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from starling import models, progress, reward
+from starling.benches.verdicts import Heard
+from starling.judges.parse import Ranked, Tied, Unparsed, Verdict
+from starling.records import Message
+from starling.reward import Question
+
+Shown = tuple[Sequence[Message], str]  # a conversation that waits for an answer, and the answer
+
+
+def is_reward_model(name: str) -> bool:
+    """Whether MODEL is a folder or Hub name with a head that gives rewards, rather than one that writes."""
+    if name.startswith("openai:") or (Path(name) / "manifest.json").exists():
+        return False
+    kinds = models.load_config(name).architectures or []
+    return any(kind.endswith("ForSequenceClassification") for kind in kinds)
+
+
+def compare(name: str, pairs: Sequence[tuple[Shown, Shown]]) -> list[Heard]:
+    """The verdict on each pair; Unparsed where the model cannot read one of the answers (blank, too long)."""
+    judge = reward.load_reward_model(name)
+    questions = [
+        Question(messages=messages, answers=[answer], finished=[True], where=f"pair {at}")
+        for at, pair in enumerate(pairs, 1)
+        for messages, answer in pair
+    ]
+    refusals = [judge.refusal(question) for question in questions]
+    readable = [question for question, refusal in zip(questions, refusals, strict=True) if not refusal]
+    with progress.track("verdicts", len(readable), "answers") as advance:
+        scored = iter(judge.score_questions(readable, advance))
+    rewards = [None if refusal else next(scored)[0] for refusal in refusals]
+    heard = []
+    for at in range(len(pairs)):
+        one, other = rewards[2 * at : 2 * at + 2]
+        why = next((refusal for refusal in refusals[2 * at : 2 * at + 2] if refusal), "")
+        verdict = Unparsed(why) if one is None or other is None else _verdict(one, other)
+        heard.append(Heard(id=f"pair {at + 1}", verdict=verdict, reply=f"rewards {one} and {other}"))
+    return heard
+
+
+def _verdict(one: float, other: float) -> Verdict:
+    if one == other:
+        return Tied([[0, 1]])
+    return Ranked([0, 1] if one > other else [1, 0])

@@ -1,0 +1,223 @@
+"""MT-Bench from end to end: a scripted model and a scripted judge, files in FastChat's form in and out."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers import Server, replies_with
+from small_road import write_lines
+
+from starling import bench, cli, data_files, models, reward
+from starling.benches.asked import Asked
+from starling.errors import UsageError
+
+QUESTIONS = [
+    {"question_id": 1, "category": "writing", "turns": ["Write.", "Again."]},
+    {"question_id": 2, "category": "math", "turns": ["2+2?", "3+3?"], "reference": ["4", "6"]},
+    {"question_id": 3, "category": "stem", "turns": ["Why?", "And?"]},
+]
+
+
+def answer_row(question: int, *turns: str, model: str = "ours") -> dict[str, Any]:
+    return {"question_id": question, "answer_id": "x", "model_id": model, "choices": [{"index": 0, "turns": [*turns]}]}
+
+
+def answers(folder: Path, *rows: dict[str, Any], name: str = "answers.jsonl") -> Path:
+    return write_lines(folder / name, rows or [answer_row(n, f"first {n}", f"second {n}") for n in (1, 2, 3)])
+
+
+def questions(folder: Path) -> str:
+    return str(write_lines(folder / "question.jsonl", QUESTIONS))
+
+
+def run(**options: Any) -> dict[str, Any]:
+    return bench.run("mt_bench", Asked(**options))
+
+
+def last_answers(prompt: str) -> dict[str, str]:
+    """The last answer that the judge is shown, of each assistant."""
+    tag = re.search(r"turn 1 (\w{8})>>", prompt)
+    assert tag
+    found = re.findall(rf"^<<(answer(?: [AB])?) turn \d {tag[1]}>>\n(.*?)\n<<end of", prompt, re.DOTALL | re.MULTILINE)
+    return dict(found)
+
+
+def marks(prompt: str) -> str:
+    """Turn 1 gets 8, turn 2 gets 5.5; question 3 gets prose."""
+    said = last_answers(prompt)["answer"]
+    return "It is fine." if said.endswith("3") else f"Good.\nRating: [[{8 if said.startswith('first') else 5.5}]]"
+
+
+def rows_of(result: dict[str, Any]) -> dict[str, Any]:
+    return {row["name"]: row for row in result["rows"]}
+
+
+def test_marks_are_averaged_by_turn_and_category_and_what_is_unreadable_is_listed(tmp_path: Path) -> None:
+    with Server(always=replies_with(marks)) as server:
+        result = run(
+            answers=answers(tmp_path), judge=f"openai:j@{server.url}", data=questions(tmp_path), out=tmp_path / "out"
+        )
+        assert len(server.requests) == 8  # 3 questions x 2 turns, question 3 twice over
+    found = rows_of(result)
+    # (8 + 5.5 + 8 + 5.5) / 4 = 6.75
+    assert [(found[name]["value"], found[name]["n"]) for name in ("ours", "turn 1", "turn 2", "math")] == [
+        (6.75, 4), (8, 2), (5.5, 2), (6.75, 2),
+    ]  # fmt: skip
+    assert "stem" not in found
+    assert result["left_out"]["reasons"] == {"unreadable verdict": 2}
+    assert "no mark in double brackets" in result["left_out"]["items"][0]["detail"]
+    assert result["judge"]["name"] == "j" and re.fullmatch(r"[0-9a-f]{16}", result["judge"]["template_hash"])
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["rows"] == result["rows"]
+
+
+def test_a_judge_sees_references_of_mathematics_and_the_whole_conversation_at_the_second_turn(tmp_path: Path) -> None:
+    with Server(always=replies_with(marks)) as server:
+        run(answers=answers(tmp_path), judge=f"openai:j@{server.url}", data=questions(tmp_path), out=tmp_path / "out")
+        asked = server.asked()
+    math = sorted((prompt for prompt in asked if "2+2?" in prompt), key=len)
+    assert [[text in prompt for text in ("first 2", "second 2", "3+3?")] for prompt in math] == [
+        [True, False, False], [True, True, True],
+    ]  # fmt: skip
+    assert all("<<reference turn 1" in prompt for prompt in math) and "<<reference turn 2" in math[1]
+    assert not any("<<reference" in prompt for prompt in asked if "2+2?" not in prompt)
+
+
+def test_a_model_is_asked_both_turns_at_its_categorys_temperature(tmp_path: Path) -> None:
+    with Server() as model, Server(always=replies_with(lambda prompt: "[[7]]")) as judge:
+        options = {
+            "model": f"openai:m@{model.url}", "judge": f"openai:j@{judge.url}", "data": questions(tmp_path),
+            "out": tmp_path / "out",
+        }  # fmt: skip
+        result = run(**options)
+        heat = {payload["messages"][0]["content"]: payload["temperature"] for payload in model.requests}
+        assert heat == {"Write.": 0.7, "2+2?": 0.0, "Why?": 0.1}
+        second = next(p["messages"] for p in model.requests if p["messages"][-1]["content"] == "3+3?")
+        assert [m["content"] for m in second] == ["2+2?", "echo 2+2?", "3+3?"]
+        again = run(**options)  # everything is on file
+        assert (len(model.requests), len(judge.requests)) == (6, 6)
+    assert again["rows"] == result["rows"]
+    written = data_files.read_rows(tmp_path / "out" / "model_answer" / "m.jsonl")
+    assert written[1]["choices"] == [{"index": 0, "turns": ["echo 2+2?", "echo 3+3?"]}]
+    assert written[1]["model_id"] == "m" and written[1]["question_id"] == 2
+    assert run(
+        answers=tmp_path / "out" / "model_answer" / "m.jsonl", **{k: v for k, v in options.items() if k != "model"}
+    )
+
+
+def pairs(prompt: str) -> str:
+    """Prefers the answer that says `good`, in whatever order; else the one shown first."""
+    shown = last_answers(prompt)
+    return "[[B]]" if "good" in shown["answer B"] and "good" not in shown["answer A"] else "[[A]]"
+
+
+def pair_run(tmp_path: Path, server: Server) -> dict[str, Any]:
+    ours = answers(tmp_path, answer_row(1, "good", "good"), answer_row(2, "x", "y"), answer_row(3, "good", "x"))
+    theirs = answers(
+        tmp_path, *(answer_row(n, "plain", "good" if n == 3 else "plain", model="rival") for n in (1, 2, 3)),
+        name="rival.jsonl",
+    )  # fmt: skip
+    return run(
+        answers=ours, against=str(theirs), judge=f"openai:j@{server.url}", data=questions(tmp_path),
+        out=tmp_path / "out",
+    )  # fmt: skip
+
+
+def test_a_pair_is_won_where_both_orders_agree_and_else_tied(tmp_path: Path) -> None:
+    with Server(always=replies_with(pairs)) as server:
+        result = pair_run(tmp_path, server)
+        assert len(server.requests) == 12
+    found = rows_of(result)
+    # question 1: 2 wins; question 2: the first shown wins, so 2 ties; question 3: a win and a loss: (3 + 2/2) / 6
+    assert found["ours against rival"]["value"] == pytest.approx(4 / 6)
+    assert [found[name]["value"] * 6 for name in ("wins", "ties", "losses")] == pytest.approx([3, 2, 1])
+    assert any("do not tell which is better" in note for note in result["notes"])
+    written = data_files.read_rows(tmp_path / "out" / "model_judgment" / "j_pair.jsonl")
+    assert [(row["g1_winner"], row["g2_winner"]) for row in written] == [
+        ("model_1", "model_1"), ("model_1", "model_1"), ("model_1", "model_2"), ("model_1", "model_2"),
+        ("model_1", "model_1"), ("model_2", "model_2"),
+    ]  # fmt: skip
+
+
+def test_judgments_that_we_wrote_give_the_same_figures_without_a_call(tmp_path: Path) -> None:
+    with Server(always=replies_with(pairs)) as server:
+        first = pair_run(tmp_path, server)
+    file = tmp_path / "out" / "model_judgment" / "j_pair.jsonl"
+    again = run(judgments=file, data=questions(tmp_path))
+    assert again["rows"] == first["rows"]
+    flipped = rows_of(run(judgments=file, data=questions(tmp_path), model="rival"))
+    assert flipped["rival against ours"]["value"] == pytest.approx(2 / 6)
+
+
+def test_a_reward_model_judges_pairs_by_the_higher_reward(reward_model: Any, tmp_path: Path) -> None:
+    models.save(reward_model, tmp_path / "rm")
+    ours = answers(tmp_path, answer_row(1, "the rain", "the town"), answer_row(2, "x", "y"), answer_row(3, " ", "a"))
+    theirs = answers(
+        tmp_path, *(answer_row(n, "x", "y", model="rival") for n in (1, 2, 3)), name="rival.jsonl"
+    )  # fmt: skip
+    options = {"data": questions(tmp_path), "judge": str(tmp_path / "rm"), "out": tmp_path / "out"}
+    result = run(answers=ours, against=str(theirs), **options)
+    scorer = reward.load_reward_model(str(tmp_path / "rm"))
+    talk = [{"role": "user", "content": "Write."}]
+    one, other = scorer.score([talk], [["the rain", "x"]])[0]
+    written = data_files.read_rows(next((tmp_path / "out" / "model_judgment").iterdir()))
+    expected = "model_1" if one > other else "model_2"
+    assert (written[0]["g1_winner"], written[0]["g2_winner"]) == (expected, expected)
+    assert {row["g1_winner"] for row in written if row["question_id"] == 2} == {"tie"}
+    assert result["left_out"]["reasons"] == {"unreadable verdict": 1}  # the blank answer
+    with pytest.raises(UsageError, match="gives no marks; compare: add --against"):
+        run(answers=ours, **options)
+
+
+def test_missing_doubled_and_unknown_questions_are_told_and_the_rest_is_judged(tmp_path: Path) -> None:
+    given = answers(
+        tmp_path, answer_row(1, "first", "second"), answer_row(2, "a", "b"), answer_row(2, "a", "c"),
+        answer_row(9, "a", "b"),
+    )  # fmt: skip
+    with Server(always=replies_with(lambda prompt: "[[3]]")) as server:
+        result = run(answers=given, judge=f"openai:j@{server.url}", data=questions(tmp_path), out=tmp_path / "out")
+    assert rows_of(result)["ours"]["n"] == 2
+    assert result["left_out"]["reasons"] == {
+        "answers no question of this set": 1, "answered twice": 1, "without an answer": 1,
+    }  # fmt: skip
+
+
+def test_a_plot_by_category_is_written(tmp_path: Path) -> None:
+    given = [answer_row(n, "first 1", "second 1") for n in (1, 2, 3)]
+    with Server(always=replies_with(marks)) as server:
+        run(
+            answers=answers(tmp_path, *given), judge=f"openai:j@{server.url}", data=questions(tmp_path),
+            out=tmp_path / "out",
+        )  # fmt: skip
+    svg = (tmp_path / "out" / "radar.svg").read_text()
+    assert all(word in svg for word in ("writing", "math", "stem", "ours"))
+    assert (tmp_path / "out" / "radar.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_estimate_counts_the_calls_and_makes_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Server() as server:
+        found = run(
+            model=f"openai:m@{server.url}", judge=f"openai:j@{server.url}", against=f"openai:r@{server.url}",
+            data=questions(tmp_path), out=tmp_path / "out", estimate=True,
+        )["estimate"]  # fmt: skip
+        assert server.requests == []
+    assert [(part["purpose"], part["calls"]) for part in found] == [("answers", 6), ("answers", 6), ("verdicts", 12)]
+    assert "verdicts: j@127.0.0.1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "needs one of --model MODEL"),
+        (["--model", "m"], "needs --judge MODEL"),
+        (["--answers", "gone.jsonl", "--judge", "j"], "--answers gone.jsonl: there is no such file"),
+        (["--judgments", "x.jsonl", "--judge", "j"], "leave out --answers, --judge"),
+        (["--model", "m", "--judge", "j", "--scores", "stored"], "--scores means nothing to mt_bench"),
+    ],
+)
+def test_what_is_missing_or_too_much_is_said_in_a_line(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["bench", "mt_bench", *arguments]) == 2
+    assert told in capsys.readouterr().err
