@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from starling.benches import alpaca_eval, mt_bench, reward_bench, reward_bench_2, reward_models, starling_rm
 from starling.benches import asked as options
-from starling.benches import mt_bench, reward_bench, reward_bench_2, reward_models, starling_rm
 from starling.benches.asked import Asked, Benchmark
 from starling.benches.items import Bench
 from starling.errors import UsageError
@@ -20,6 +20,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "reward_bench": _of_reward_models("reward_bench", reward_bench.BENCH),
     "reward_bench_2": _of_reward_models("reward_bench_2", reward_bench_2.BENCH),
     mt_bench.NAME: Benchmark(mt_bench.ABOUT, mt_bench.OPTIONS, mt_bench.run),
+    alpaca_eval.NAME: Benchmark(alpaca_eval.ABOUT, alpaca_eval.OPTIONS, alpaca_eval.run),
 }
 
 

@@ -198,7 +198,7 @@ class Client:
             )
             try:
                 await self._ledger.settle()
-                outcome = await self._post(session, body)
+                outcome = await self._post(session, body, wants_logprobs=call.top_logprobs > 0)
                 tokens = self._tokens_of(outcome, body, worst)
                 cost = self.endpoint.usd(*tokens) or 0.0
                 if isinstance(outcome, Reply):
@@ -234,7 +234,7 @@ class Client:
             self._is_down = False
             progress.console.print(f"{self.name} answers again", markup=False)
 
-    async def _post(self, session: Session, body: str) -> Reply | Fault:
+    async def _post(self, session: Session, body: str, *, wants_logprobs: bool) -> Reply | Fault:
         now = time.monotonic()
         url = min(self._load, key=lambda known: (self._rests_until[known] > now, self._load[known]))
         self._load[url] += 1
@@ -243,7 +243,8 @@ class Client:
         try:
             # A redirect would turn the request into a GET and might carry the key elsewhere.
             async with session.post(url, data=body.encode(), allow_redirects=False) as response:
-                return self._reader.read(response.status, response.headers, await response.read(), url)
+                payload = await response.read()
+                return self._reader.read(response.status, response.headers, payload, url, wants_logprobs=wants_logprobs)
         except TimeoutError:
             slow = True  # most often since more calls are under way than the endpoint works on at once
             reason = f"no whole reply within {self.endpoint.timeout_seconds:g} s"
@@ -324,6 +325,8 @@ def _body(endpoint: Endpoint, call: Call) -> str:
     if call.schema is not None:
         wanted = {"name": "verdict", "strict": True, "schema": dict(call.schema)}
         fields["response_format"] = {"type": "json_schema", "json_schema": wanted}
+    if call.top_logprobs:
+        fields |= {"logprobs": True, "top_logprobs": call.top_logprobs}
     return canonical(fields)
 
 

@@ -43,7 +43,8 @@ class Prompt:
 class Call:
     """One request to a chat model. `draw` tells repeated identical requests apart (0, 1, 2, ...).
 
-    `schema` is the JSON schema that the reply must follow, None for free text.
+    `schema` is the JSON schema that the reply must follow, None for free text. With `top_logprobs` the reply's text is
+    a JSON object: so many of the likeliest first tokens, each with its log-probability; 0 asks for text.
     """
 
     messages: Sequence[Message]
@@ -52,6 +53,7 @@ class Call:
     top_p: float = 1.0
     draw: int = 0
     schema: Mapping[str, Any] | None = None
+    top_logprobs: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

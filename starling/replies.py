@@ -42,14 +42,16 @@ class Reader:
         self._key = key
         self.models: set[str] = set()
 
-    def read(self, status: int, headers: Mapping[str, str], payload: bytes, url: str) -> Reply | Fault:
+    def read(
+        self, status: int, headers: Mapping[str, str], payload: bytes, url: str, *, wants_logprobs: bool = False
+    ) -> Reply | Fault:
         """What came back from `url`, as a reply or as what is wrong with it."""
         try:
             content = json.loads(payload)
         except (ValueError, RecursionError):
             content = None
         if 200 <= status < 300:
-            return self._read_reply(content, payload)
+            return self._read_reply(content, payload, wants_logprobs)
         said = f"{status}: {self.plain(_complaint(content, payload))}"
         if status == 401:
             cause = "the key in " + self._endpoint.key_env if self._key else "calls without a key; set key_env"
@@ -65,7 +67,7 @@ class Reader:
         down = retry and status in (502, 503, 504)
         return Fault(reason=reason, retry=retry, down=down, throttled=retry and status == 429, wait_seconds=wait)
 
-    def _read_reply(self, content: Any, payload: bytes) -> Reply | Fault:
+    def _read_reply(self, content: Any, payload: bytes, wants_logprobs: bool) -> Reply | Fault:
         try:
             choice = content["choices"][0]
             text = choice["message"].get("content") or ""
@@ -80,6 +82,8 @@ class Reader:
         if isinstance(named := content.get("model"), str):
             self.models.add(named)
         counted: Any = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1]}
+        if wants_logprobs:
+            return _first_logprobs(choice, counted)
         text = text.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be stored
         if self._endpoint.strip_thinking and text.lstrip().startswith("<think>"):
             text = text.partition("</think>")[2].lstrip()
@@ -96,6 +100,19 @@ class Reader:
         line = " ".join(str(text).split())
         line = line.replace(self._key, "***") if self._key else line
         return re.sub(r"\bsk-[\w*-]+", "***", line)[:200]
+
+
+def _first_logprobs(choice: Mapping[str, Any], counted: Any) -> Reply | Fault:
+    """The likeliest first tokens with their log-probabilities, as a reply's text."""
+    try:
+        listed = choice["logprobs"]["content"][0]["top_logprobs"]
+        found = {str(one["token"]): float(one["logprob"]) for one in listed}
+    except (TypeError, KeyError, IndexError, ValueError):
+        found = {}
+    if not found:
+        said = "the endpoint gives no log-probabilities of tokens, though it was asked for them"
+        return Fault(reason=said, fatal=True, **counted)
+    return Reply(text=json.dumps(found), finished=True, **counted)
 
 
 def _retry_after(value: str) -> float:

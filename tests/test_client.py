@@ -1,5 +1,6 @@
 """The client against a real server: order, ledger, counts, pace, and a run that is killed."""
 
+import json
 import os
 import signal
 import socket
@@ -9,11 +10,13 @@ import time
 from collections import Counter
 
 import pytest
+from aiohttp import web
 from clients import attempts, call, calls, endpoint
-from servers import Server, echoes, says
+from servers import Server, completion, echoes, says
 
 from starling.client import Client
 from starling.endpoints import Endpoint
+from starling.errors import CallError
 from starling.ledger import Ledger, call_key, canonical
 from starling.records import Reply
 
@@ -119,6 +122,34 @@ def test_text_that_cannot_be_stored_is_mended(ledger):
     with Server(says("half \ud83d of a face")) as server:
         (reply,) = Client(endpoint(server), ledger).chat([call("say \ud83d")])
     assert reply.text == "half ? of a face"
+
+
+def test_log_probabilities_are_asked_for_and_come_as_the_text(ledger):
+    async def behave(request, payload):
+        body = completion("", finish="length")
+        top = [{"token": "A", "logprob": -0.25}, {"token": " B", "logprob": -1.5}]
+        body["choices"][0]["logprobs"] = {"content": [{"token": "A", "logprob": -0.25, "top_logprobs": top}]}
+        return web.json_response(body)
+
+    with Server(always=behave) as server:
+        client = Client(endpoint(server), ledger)
+        (reply,) = client.chat([call("x", top_logprobs=2)])
+        (again,) = client.chat([call("x", top_logprobs=2)])
+    assert json.loads(reply.text) == {"A": -0.25, " B": -1.5}
+    assert reply == again
+    (payload,) = server.requests
+    assert (payload["logprobs"], payload["top_logprobs"]) == (True, 2)
+
+
+def test_an_endpoint_without_log_probabilities_ends_everything_and_others_are_never_asked_for_them(ledger):
+    with Server(always=says("A")) as server:
+        with pytest.raises(CallError, match="gives no log-probabilities"):
+            Client(endpoint(server), ledger).chat([call("x", top_logprobs=2)])
+        Client(endpoint(server), ledger).chat([call("x")])
+    assert [sorted(payload.keys() & {"logprobs", "top_logprobs"}) for payload in server.requests] == [
+        ["logprobs", "top_logprobs"],
+        [],
+    ]
 
 
 def test_a_dead_url_of_a_pool_is_left_for_the_other(ledger):

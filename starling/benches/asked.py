@@ -1,6 +1,6 @@
 """What the command line asks of a benchmark; each benchmark says which of it means anything to it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,9 @@ class Asked:
     judge: str = ""
     against: str = ""
     judgments: Path | None = None
+    annotations: Sequence[Path] = ()
+    version: int = 1
+    one_order: bool = False
     data: str = ""
     out: Path | None = None
     dtype: Precision = "float32"
@@ -39,5 +42,10 @@ def refuse_others(name: str, asked: Asked, takes: frozenset[str]) -> None:
     given = [field.name for field in fields(Asked) if getattr(asked, field.name) != getattr(plain, field.name)]
     if unknown := [option for option in given if option not in takes]:
         raise UsageError(
-            f"bench: --{unknown[0]} means nothing to {name}; it takes {', '.join(f'--{one}' for one in sorted(takes))}"
+            f"bench: --{_spelled(unknown[0])} means nothing to {name}; it takes "
+            f"{', '.join(f'--{_spelled(one)}' for one in sorted(takes))}"
         )
+
+
+def _spelled(option: str) -> str:
+    return option.replace("_", "-")

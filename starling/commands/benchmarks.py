@@ -11,7 +11,9 @@ from starling.commands.options import DtypeOption
 
 @command("bench")
 def bench(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="starling_rm, reward_bench, reward_bench_2 or mt_bench.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="starling_rm, reward_bench, reward_bench_2, mt_bench or alpaca_eval.")
+    ],
     model: Annotated[
         str, typer.Option(show_default="none", help="MODEL to test; of a RUN its tuned policy, or a reward MODEL.")
     ] = "",
@@ -36,6 +38,21 @@ def bench(
         Path | None,
         typer.Option(metavar="FILE", show_default="none", help="Score judgments that are there; no call is made."),
     ] = None,
+    annotations: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            show_default="none",
+            help="alpaca_eval: score annotations that are there, or such of other models beside; may be given again.",
+        ),
+    ] = None,
+    version: Annotated[
+        int,
+        typer.Option(min=1, max=2, help="alpaca_eval: 1 = a verdict, 2 = the probabilities of both letters."),
+    ] = 1,
+    one_order: Annotated[
+        bool, typer.Option("--one-order", help="alpaca_eval: show a pair in one order, drawn by seed, not in both.")
+    ] = False,
     data: Annotated[
         str, typer.Option(metavar="FILE", show_default="the Hub's", help="FILE, folder or data set with its rows.")
     ] = "",
@@ -59,7 +76,8 @@ def bench(
     return benchmarks.run(
         name,
         Asked(
-            model=model, scores=scores, answers=answers, judge=judge, against=against, judgments=judgments, data=data,
-            out=out, dtype=dtype, estimate=estimate,
+            model=model, scores=scores, answers=answers, judge=judge, against=against, judgments=judgments,
+            annotations=tuple(annotations or ()), version=version, one_order=one_order, data=data, out=out,
+            dtype=dtype, estimate=estimate,
         ),
     )  # fmt: skip

@@ -1,0 +1,271 @@
+"""AlpacaEval (Li et al. 2023; length control: Dubois et al. 2024, arXiv 2404.04475): a model's outputs to single
+instructions against a rival's, by a judge's preferences; or annotations that are there, scored without a call."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from starling import models, progress
+from starling.benches import alpaca_annotations, alpaca_judging, chats, cost, fastchat, results, scoring, verdicts
+from starling.benches import answers as answering
+from starling.benches.alpaca_annotations import Annotated
+from starling.benches.alpaca_judging import Pair
+from starling.benches.answers import Answers, Given, Question
+from starling.benches.asked import Asked
+from starling.benches.cost import Part
+from starling.benches.left_out import LeftOut
+from starling.errors import DataError, UsageError
+from starling.records import Score
+from starling.store import write_atomically
+
+NAME = "alpaca_eval"
+ABOUT = "how often a judge prefers the model to its rival, also at equal length"
+OPTIONS = frozenset(
+    ("model", "answers", "judge", "against", "annotations", "data", "version", "one_order", "out", "estimate")
+)
+MAX_TOKENS = 2048  # of an output
+ANSWERS, VERDICTS = "answers", "verdicts"  # what the ledger's calls are for
+OUTPUTS, ANNOTATIONS = "model_outputs.json", "annotations.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """A model with its outputs, by instruction."""
+
+    name: str
+    identity: dict[str, Any]
+    answers: Answers
+
+
+def run(asked: Asked) -> dict[str, Any]:
+    """Test a model or its outputs, or score annotations that are there; print the table, write all into `out`."""
+    _refuse_unclear(asked)
+    source = str(asked.answers or asked.model)
+    if not source:
+        return _finish(asked, asked.out, alpaca_annotations.read_annotations(asked.annotations), {}, [])
+    questions = _questions(asked)
+    out = asked.out or Path("runs") / f"bench-{NAME}-{fastchat.file_name(source)}"
+    if asked.estimate:
+        return cost.estimate(_parts(asked, source, questions), chats.ledger_of(out))
+    ours, theirs = (_side(one, questions, out) for one in (source, asked.against))
+    if ours.name == theirs.name:
+        raise UsageError(f"bench: both sides are called {ours.name}; give one of the files another `generator`")
+    _put(out / OUTPUTS, _output_rows(ours))
+    judge, rows = _judged(asked, ours, theirs, out)
+    _put(out / ANNOTATIONS, rows)
+    annotated = alpaca_annotations.read_annotations([out / ANNOTATIONS, *asked.annotations])
+    return _finish(asked, out, annotated, judge, [*ours.answers.left_out, *theirs.answers.left_out], ours)
+
+
+def _refuse_unclear(asked: Asked) -> None:
+    if asked.model and asked.answers:
+        raise UsageError(f"bench: {NAME} takes --model MODEL (outputs are sampled) or --answers FILE, not both")
+    if asked.model or asked.answers:
+        for option in ("judge", "against"):
+            if not getattr(asked, option):
+                raise UsageError(f"bench: {NAME} needs --judge MODEL and --against FILE, the rival's outputs")
+    elif not asked.annotations:
+        raise UsageError(f"bench: {NAME} needs --model MODEL, --answers FILE, or --annotations FILE to score again")
+    elif given := [key for key in ("judge", "against", "data", "estimate", "one_order") if getattr(asked, key)]:
+        raise UsageError(f"bench: --annotations are scored as they are; leave out --{given[0].replace('_', '-')}")
+    if asked.answers and not asked.answers.is_file():
+        raise UsageError(f"bench: --answers {asked.answers}: there is no such file")
+    if asked.judge == "rubric":
+        raise UsageError(f"bench: the rubric needs checks that the instructions of {NAME} have not; give --judge MODEL")
+    if asked.version == 2 and asked.judge and chats.endpoint_of(asked.judge) is None:
+        raise UsageError(
+            "bench: --version 2 needs a judge's log-probabilities, which a model in this process is not asked for; "
+            "give --judge openai:NAME@URL, or --version 1"
+        )
+    if asked.out is not None and asked.out.is_file():
+        raise UsageError(f"bench: --out {asked.out} is a file; {NAME} writes a folder")
+
+
+def _questions(asked: Asked) -> list[Question]:
+    """The instructions of `--data`, or else those that the rival answered; each once."""
+    path = Path(asked.data or asked.against).expanduser()
+    if not path.is_file():
+        raise UsageError(f"bench: {NAME} needs --data FILE with the instructions; {path} is no file")
+    rows = alpaca_annotations.rows(path)
+    found = dict.fromkeys(_text(row, "instruction", where) for where, row in rows)
+    if not found:
+        raise DataError(f"bench: {path} holds no instructions")
+    return [Question(id=instruction, turns=[instruction]) for instruction in found]
+
+
+def _text(row: Mapping[str, Any], column: str, where: str) -> str:
+    text = row.get(column)
+    if not isinstance(text, str):
+        raise DataError(f"{where}: needs `{column}`, a text; found: {', '.join(sorted(row))}")
+    return text
+
+
+def _side(source: str, questions: Sequence[Question], out: Path) -> Side:
+    """Outputs that stand in a file, or those of a MODEL at temperature 0."""
+    if Path(source).is_file():
+        return _of_file(Path(source), questions)
+    with chats.filed(out, ANSWERS) as ledger, progress.track(ANSWERS, len(questions), "answers") as advance:
+        speaker = chats.open_speaker(source, ledger, lambda call, reply: advance(1))
+        answers = answering.ask(questions, speaker.chat, max_tokens=MAX_TOKENS)
+    return Side(name=str(speaker.identity["name"]), identity=speaker.identity, answers=answers)
+
+
+def _of_file(path: Path, questions: Sequence[Question]) -> Side:
+    names, given = set(), []
+    for where, row in alpaca_annotations.rows(path):
+        names.add(str(row.get("generator") or path.name.split(".json")[0]))
+        given.append(Given(_text(row, "instruction", where), [_text(row, "output", where)], where))
+    if len(names) != 1:
+        raise DataError(f"{path}: holds outputs of {len(names)} generators, where one is expected")
+    name = names.pop()
+    return Side(name=name, identity={"name": name, "answers": str(path)}, answers=answering.match(questions, given))
+
+
+def _judged(asked: Asked, ours: Side, theirs: Side, out: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Who judged, and its preferences in the form of the `alpaca_eval` tool."""
+    pairs = _pairs(ours.answers, theirs.answers)
+    if not pairs:
+        raise DataError(f"bench: {ours.name} and {theirs.name} answered no instruction that is the same")
+    if scoring.is_reward_model(asked.judge):
+        said, template = alpaca_judging.compare(asked.judge, pairs), "rewards"
+        identity = models.identity(asked.judge)
+    else:
+        orders = 1 if asked.one_order else 2
+        with chats.filed(out, VERDICTS) as ledger, progress.track(VERDICTS, orders * len(pairs), "verdicts") as advance:
+            speaker = chats.open_speaker(asked.judge, ledger, lambda call, reply: advance(1))
+            said = alpaca_judging.judge(speaker.chat, pairs, asked.version, seed=chats.SEED, one_order=asked.one_order)
+        identity = verdicts.identity_of(speaker, alpaca_judging.template_of(asked.version))
+        template = f"v{asked.version}, template {identity['template_hash']}"
+    judge = f"{identity['name']}, {template}"
+    rows = [
+        {
+            "instruction": pair.instruction, "output_1": pair.rival, "generator_1": theirs.name,
+            "output_2": pair.model, "generator_2": ours.name, "dataset": NAME, "annotator": judge,
+            "preference": one.preference, "raw_completion": list(one.replies),
+        } | ({"reason": one.reason} if one.reason else {})
+        for pair, one in zip(pairs, said, strict=True)
+    ]  # fmt: skip
+    return identity, rows
+
+
+def _pairs(ours: Answers, theirs: Answers) -> list[Pair]:
+    rival = theirs.by_question
+    return [
+        Pair(instruction, rival[instruction][0], output)
+        for instruction, (output,) in ours.by_question.items()
+        if instruction in rival
+    ]
+
+
+def _output_rows(side: Side) -> list[dict[str, str]]:
+    return [
+        {"dataset": NAME, "instruction": instruction, "output": output, "generator": side.name}
+        for instruction, (output,) in side.answers.by_question.items()
+    ]
+
+
+def _put(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    write_atomically(path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+
+
+def _finish(
+    asked: Asked, out: Path | None, annotated: Sequence[Annotated], judge: dict[str, Any], without: Sequence[LeftOut],
+    ours: Side | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Score, print and write."""
+    figures = alpaca_annotations.score(annotated)
+    short = [left._replace(item=alpaca_annotations.shortened(left.item)) for left in without]
+    listed = [left for one in annotated for left in one.left_out]
+    notes = _notes(annotated, figures, ours)
+    digest = hashlib.sha256()
+    for one in annotated:
+        digest.update(repr(sorted(one.found.items())).encode())
+    found = results.result(
+        NAME,
+        model=ours.identity if ours else {"name": ", ".join(one.model for one in annotated)},
+        judge=judge or {"name": ", ".join(sorted({one.judge for one in annotated})) or "not named in the annotations"},
+        data={
+            "name": asked.data or ", ".join([asked.against, *map(str, asked.annotations)]).strip(", "),
+            "cases": sum(len(one.found) + len(one.left_out) for one in annotated),
+            "sha256": digest.hexdigest(),
+        },
+        rows=[row for figure in figures for row in _rows(figure)],
+        without=[*short, *listed, *alpaca_annotations.gaps(annotated)],
+        more={"models": figures, "version": asked.version if judge else None, "notes": notes},
+    )
+    results.show(found, ABOUT, unit="annotations", notes=notes)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        results.write(out, found)
+    return found
+
+
+def _rows(figure: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The table's rows of a model: win rate, and the length-controlled one."""
+
+    def share(name: str, keys: Sequence[str]) -> Score:
+        value, low, high = (figure[key] / 100 for key in keys)
+        return Score(name=name, value=value, low=low, high=high, n=figure["n"])
+
+    controlled = share("at equal length", ("length_controlled_winrate", "lc_low", "lc_high"))
+    raw = share(figure["model"], ("win_rate", "low", "high"))
+    return [results.row(raw, unit="share"), results.row(controlled, unit="share", level=1)]
+
+
+def _notes(annotated: Sequence[Annotated], figures: Sequence[Mapping[str, Any]], ours: Side | None) -> list[str]:
+    """What a reader must know: what difficulty was told from, whether rivals or judges differ, what may be said."""
+    notes = []
+    if figures[0]["weights"]["difficulty"] is None:
+        notes.append(
+            "length control without instruction difficulty, which one model alone does not tell; give --annotations"
+        )
+    else:
+        notes.append(f"length control has instruction difficulty as estimated from these {len(annotated)} models")
+    for word, names in (("rivals", {one.rival for one in annotated}), ("judges", {one.judge for one in annotated})):
+        if len(names) > 1:
+            named = ", ".join(sorted(name or "not named" for name in names))
+            notes.append(f"these annotations have several {word}, so their figures do not compare: {named}")
+    for figure in figures if ours is None else figures[:1]:
+        sides = {(figure[f"{kind}low"] > 50) - (figure[f"{kind}high"] < 50) for kind in ("", "lc_")}
+        said = {1: "preferred to its rival", -1: "its rival is preferred", 0: "not told from its rival"}
+        verdict = said[sides.pop()] if len(sides) == 1 else "another verdict at equal length than without"
+        notes.append(f"{figure['model']}: {verdict} (95 %)")
+    if ours and ours.answers.cut:
+        notes.append(f"{ours.answers.cut} outputs ended at the cap of {MAX_TOKENS} tokens")
+    return notes
+
+
+def _parts(asked: Asked, source: str, questions: Sequence[Question]) -> list[Part]:
+    """The calls that are to be made, none for a reward model's verdicts.
+
+    A text that is still to be written counts with its cap in the judge's calls.
+    """
+    blank = Answers(by_question={question.id: ("",) for question in questions})
+    parts, sides = [], []
+    for one in (source, asked.against):
+        if Path(one).is_file():
+            sides.append(_of_file(Path(one), questions).answers)
+        else:
+            parts.append(cost.of_answers(ANSWERS, one, questions, MAX_TOKENS))
+            sides.append(blank)
+    if scoring.is_reward_model(asked.judge):
+        return parts
+    orders = [True] if asked.one_order else [True, False]
+    calls = [
+        verdicts.call_of(alpaca_judging.showing_of(pair, asked.version, model_first=first), chats.SEED, 0)
+        for pair in _pairs(*sides)
+        for first in orders
+    ]
+    unwritten = sum(side is blank for side in sides)
+    return [
+        *parts,
+        Part(
+            purpose=VERDICTS, model=asked.judge, calls=len(calls),
+            characters=sum(len(call.messages[0]["content"]) for call in calls),
+            max_tokens=1 if asked.version == 2 else calls[0].max_tokens if calls else 0,
+            read=unwritten * len(calls), read_cap=MAX_TOKENS,
+        ),
+    ]  # fmt: skip
