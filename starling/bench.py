@@ -5,7 +5,16 @@ from functools import partial
 from typing import Any
 
 from starling.benches import asked as options
-from starling.benches import mt_bench, reward_bench, reward_bench_2, reward_models, starling_rm
+from starling.benches import (
+    ifeval,
+    lm_eval,
+    mt_bench,
+    reward_bench,
+    reward_bench_2,
+    reward_models,
+    safety,
+    starling_rm,
+)
 from starling.benches.asked import Asked, Benchmark
 from starling.benches.items import Bench
 from starling.errors import UsageError
@@ -20,6 +29,9 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "reward_bench": _of_reward_models("reward_bench", reward_bench.BENCH),
     "reward_bench_2": _of_reward_models("reward_bench_2", reward_bench_2.BENCH),
     mt_bench.NAME: Benchmark(mt_bench.ABOUT, mt_bench.OPTIONS, mt_bench.run),
+    "ifeval": ifeval.BENCH,
+    "safety": safety.BENCH,
+    "lm_eval": lm_eval.BENCH,
 }
 
 

@@ -20,6 +20,8 @@ class Asked:
     against: str = ""
     judgments: Path | None = None
     data: str = ""
+    run: Path | None = None
+    tasks: str = ""
     out: Path | None = None
     dtype: Precision = "float32"
     estimate: bool = False
