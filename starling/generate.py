@@ -127,6 +127,7 @@ class Sampling:
         self._keep([row for row, drawn in enumerate(found) if not drawn.ended])
         return found
 
+    @torch.inference_mode()
     def drop(self, keys: Collection[int]) -> None:
         """Leave these answers as they are; what is not under way is passed over. Only after a step."""
         self._keep([row for row, key in enumerate(self._cache.rows) if key not in keys])

@@ -2,6 +2,6 @@
 
 from starling.command import app
 
-from starling.commands import road, reward_models, tables  # isort: skip
+from starling.commands import road, reward_models, tables, trying  # isort: skip
 
-__all__ = ["app", "reward_models", "road", "tables"]
+__all__ = ["app", "reward_models", "road", "tables", "trying"]
