@@ -13,7 +13,7 @@ class Pieces:
     """The text of one answer, piece by piece.
 
     A piece is held back while its last character is not whole, and while it could be the beginning of a stop string.
-    All pieces together are the text before the first stop string.
+    All pieces together are the text before the stop string that is complete first, however the text falls into tokens.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = ()) -> None:
@@ -46,10 +46,10 @@ class Pieces:
         if self.stopped:
             return ""
         held = self._held + text
-        places = [at for stop in self._stop if (at := held.find(stop)) >= 0]
+        places = [(at + len(stop), at) for stop in self._stop if (at := held.find(stop)) >= 0]
         if places:
             self.stopped = True
-            return held[: min(places)]
+            return held[: min(places)[1]]
         kept = 0 if last else max((_begun(held, stop) for stop in self._stop), default=0)
         self._held = held[len(held) - kept :]
         return held[: len(held) - kept]
