@@ -26,11 +26,14 @@ class Written(NamedTuple):
     cut: bool = False
 
 
-def written(endpoint: Endpoint, messages: Sequence[Message], max_tokens: int) -> Generator[Written, None, None]:
-    """The pieces of one answer; an empty one now and then while nothing comes. Closing it breaks the call off."""
+def written(endpoint: Endpoint, messages: Sequence[Message]) -> Generator[Written, None, None]:
+    """The pieces of one answer; an empty one now and then while nothing comes. Closing it breaks the call off.
+
+    No token cap is sent: an endpoint refuses one that its window has no room for, and who reads along can stop it.
+    """
     key = endpoints.key(endpoint)
     with asyncio.Runner() as runner:
-        stream = _stream(endpoint, key, messages, max_tokens)
+        stream = _stream(endpoint, key, messages)
         try:
             coming: asyncio.Task[Written | None] | None = None
             while True:
@@ -51,14 +54,11 @@ def written(endpoint: Endpoint, messages: Sequence[Message], max_tokens: int) ->
             runner.run(stream.aclose())
 
 
-async def _stream(
-    endpoint: Endpoint, key: str, messages: Sequence[Message], max_tokens: int
-) -> AsyncGenerator[Written, None]:
+async def _stream(endpoint: Endpoint, key: str, messages: Sequence[Message]) -> AsyncGenerator[Written, None]:
     url, reader = chat_url(endpoint.urls[0]), Reader(endpoint, key)
     body = {
         "model": endpoint.model,
         "messages": list(messages),
-        endpoint.token_parameter: max_tokens,
         "stream": True,
         "stream_options": {"include_usage": True},
     }

@@ -86,10 +86,10 @@ class EndpointSpeaker:
     def answer(self, messages: Sequence[Message]) -> Generator[str, None, None]:
         """The answer as the endpoint writes it; until it gives its own count, each piece counts as a token."""
         self.tokens, self.remark = 0, ""
-        for text, tokens, cut in endpoint_stream.written(self._endpoint, messages, ANSWER_TOKENS):
+        for text, tokens, cut in endpoint_stream.written(self._endpoint, messages):
             self.tokens = self.tokens + bool(text) if tokens is None else tokens
             if cut:
-                self.remark = f"cut after {ANSWER_TOKENS:,} tokens"
+                self.remark = "cut by the endpoint's token cap"
             yield text
 
 

@@ -114,5 +114,5 @@ def test_an_answer_gets_the_room_that_the_prompt_leaves() -> None:
     ) as refusal:
         room.limit(11)
     assert refusal.value.code == "context_length_exceeded"
-    with pytest.raises(Refused, match="the prompt takes 100$"):
+    with pytest.raises(Refused, match=r"the prompt takes 100$"):
         Room(window=100, prompt_tokens=100).limit(None)

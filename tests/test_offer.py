@@ -1,7 +1,5 @@
 """What a run or a model offers to try."""
 
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,6 @@ import runs
 from starling import models, offer
 from starling.errors import DataError, UsageError
 from starling.offer import Offer
-from starling.store import Run
 
 
 @pytest.fixture
@@ -65,10 +62,3 @@ def test_a_run_whose_model_was_changed_is_refused(tmp_path: Path) -> None:
 def test_a_reward_model_does_not_speak(scorer: Path) -> None:
     with pytest.raises(UsageError, match="does not speak"):
         offer.policy_of(str(scorer))
-
-
-def test_a_copied_run_keeps_its_name_by_folder(tmp_path: Path) -> None:
-    run = runs.make(tmp_path / "mine")
-    shutil.copytree(run.root, tmp_path / "copy")
-    assert offer.find(str(tmp_path / "copy" / "..") + "/copy").policy_name == "copy"
-    assert json.loads((Run.read(tmp_path / "copy").root / "manifest.json").read_text())["format"] == 1
