@@ -161,5 +161,5 @@ def test_ctrl_c_in_an_answer_ends_it_cleanly(tiny_model: Path) -> None:
         talk.stdin.flush()
         assert talk.stdout.read(1)
         talk.send_signal(signal.SIGINT)
-        _, err = talk.communicate(timeout=60)
+        _, err = talk.communicate(timeout=200)
     assert (talk.returncode, err) == (0, b"")
