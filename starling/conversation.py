@@ -35,7 +35,7 @@ class Side:
     def note(self) -> str:
         """Length and speed of the answer, and what else there is to know of it."""
         rate = self.speaker.tokens / self.seconds if self.seconds else 0.0
-        counted = f"{self.speaker.tokens:,} tokens, {rate:,.0f}/s"
+        counted = f"{self.speaker.tokens:,} tokens, {rate:,.1f}/s"
         return self.error or "; ".join(filter(None, (counted, self.speaker.remark)))
 
 
