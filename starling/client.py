@@ -71,7 +71,7 @@ class Client:
         self._allowance = allowance or Allowance()
         self._key = endpoints.key(endpoint)
         self._reader = Reader(endpoint, self._key)
-        self._load = dict.fromkeys(map(_chat_url, endpoint.urls), 0)
+        self._load = dict.fromkeys(map(chat_url, endpoint.urls), 0)
         self._rests_until = dict.fromkeys(self._load, 0.0)
         self._gate = Gate(endpoint.concurrency)
         self._requests = Pace(endpoint.requests_per_minute)
@@ -330,7 +330,8 @@ def _body(endpoint: Endpoint, call: Call) -> str:
     return canonical(fields)
 
 
-def _chat_url(url: str) -> str:
+def chat_url(url: str) -> str:
+    """Where an endpoint's URL takes chat calls."""
     url = url.rstrip("/")
     if url.endswith("/chat/completions"):
         return url
