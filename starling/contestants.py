@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from starling import chat, endpoints, models, packing
+from starling import chat, endpoints, models, offer, packing
 from starling.client import Client
 from starling.errors import CallError, ModelError, UsageError
 from starling.judges.protocol import Chat
@@ -64,7 +64,7 @@ def load(names: Sequence[str], ledger_path: Path, answer_tokens: int) -> tuple[l
     behind = {name: endpoints.parse_endpoint(name) for name in named if name.startswith("openai:")}
     for endpoint in behind.values():
         endpoints.key(endpoint, "arena")
-    folders = {name: policy_folder(name) for name in named if name not in behind}
+    folders = {name: models.resolve(offer.policy_of(name)) for name in named if name not in behind}
     found, ledgers = [], []
     for name in named:
         if name in behind:
@@ -74,17 +74,6 @@ def load(names: Sequence[str], ledger_path: Path, answer_tokens: int) -> tuple[l
         else:
             found.append(_local(name, folders[name], answer_tokens))
     return found, ledgers
-
-
-def policy_folder(name: str) -> str:
-    """MODEL, or where the name is a run's its tuned policy."""
-    root = Path(name)
-    if not (root / "manifest.json").exists():
-        return models.resolve(name)
-    policy = root / "tune" / "policy"
-    if not (policy / "config.json").exists():
-        raise ModelError(f"{name}: the run has no tuned policy; finish it with `starling run --run {name}`")
-    return str(policy)
 
 
 def _local(name: str, folder: str, answer_tokens: int) -> Contestant:

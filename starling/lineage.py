@@ -9,14 +9,14 @@ from starling import data_files, tables, unusable
 from starling.judges import rubric
 from starling.ledger import read_calls
 from starling.records import Candidate, Ranking
-from starling.store import Run
+from starling.store import Run, is_run
 from starling.tune_settings import READS, as_read, form, is_online
 
 
 def run_of(table: Path) -> Run | None:
     """The run that a ranking table belongs to, None for a table that stands alone."""
     folder = table if table.is_dir() else table.parent
-    if folder.name != "rank" or not (folder.parent / "manifest.json").exists():
+    if folder.name != "rank" or not is_run(folder.parent):
         return None
     return Run.read(folder.parent)
 

@@ -11,7 +11,7 @@ from peft import PeftConfig, PeftModel, PeftModelForCausalLM
 from starling import models, progress
 from starling.errors import ModelError, UsageError
 from starling.models import Model
-from starling.store import Run, replace_folder
+from starling.store import Run, is_run, replace_folder
 
 
 def export(source: Path, out: Path) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def export(source: Path, out: Path) -> dict[str, Any]:
 def _adapters(source: Path) -> Path:
     """The folder of adapters that is meant; safetensors only."""
     folder = source
-    if (source / "manifest.json").exists():
+    if is_run(source):
         run = Run.read(source)
         run.facts("tune")
         run.refuse_damage(["tune"])

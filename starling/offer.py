@@ -5,7 +5,7 @@ from pathlib import Path
 
 from starling import models, progress
 from starling.errors import UsageError
-from starling.store import Run
+from starling.store import Run, is_run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,9 +25,11 @@ def find(source: str, reward: str = "") -> Offer:
     """
     policy = source
     name = Path(source).resolve().name if Path(source).is_dir() else source
-    if (Path(source) / "manifest.json").exists():
+    if is_run(source):
         policy, found = _of_run(Run.read(Path(source)))
         reward = reward or found
+        if not policy:
+            progress.console.print(f"{source}: tune is not done, so only its reward model is there", markup=False)
     elif _is_reward_model(source):
         if reward:
             raise UsageError(f"serve: {source} is a reward model itself; --reward goes beside a policy or a run")
@@ -40,13 +42,13 @@ def find(source: str, reward: str = "") -> Offer:
 
 def policy_of(source: str) -> str:
     """The MODEL that a person talks to: the tuned policy of a run, or the MODEL itself."""
-    if not (Path(source) / "manifest.json").exists():
+    if not is_run(source):
         if _is_reward_model(source):
-            raise UsageError(f"chat: {source} is a reward model, which does not speak; give a policy")
+            raise UsageError(f"{source} is a reward model, which does not speak; give a policy")
         return source
     policy, _reward = _of_run(Run.read(Path(source)))
     if not policy:
-        raise UsageError(f"chat: tune is not done in {source}; run `starling run --run {source} --until tune`")
+        raise UsageError(f"tune is not done in {source}; run `starling run --run {source} --until tune`")
     return policy
 
 
@@ -59,8 +61,6 @@ def _of_run(run: Run) -> tuple[str, str]:
             f"run `starling run --run {run.root}`"
         )
     run.refuse_damage(done)
-    if "tune" not in done:
-        progress.console.print(f"{run.root}: tune is not done, so only its reward model is there", markup=False)
     policy = str(run.root / "tune" / "policy") if "tune" in done else ""
     return policy, str(run.root / "fit" / "model") if "fit" in done else ""
 

@@ -7,7 +7,7 @@ import pytest
 import runs
 from servers import Server, says
 
-from starling.contestants import load, policy_folder
+from starling.contestants import load
 from starling.errors import ModelError, UsageError
 from starling.records import Message
 
@@ -48,10 +48,9 @@ def test_at_least_two_different_models_are_needed(tmp_path: Path, names: list[st
 
 
 def test_a_run_without_a_tuned_policy_says_so(tmp_path: Path) -> None:
-    run = runs.make(tmp_path / "run")
-    shutil.rmtree(run.root / "tune", ignore_errors=True)
-    with pytest.raises(ModelError, match="no tuned policy"):
-        policy_folder(str(run.root))
+    run = runs.make(tmp_path / "run", runs.ALL[:4])
+    with pytest.raises(UsageError, match="tune is not done in"):
+        load([str(run.root), "smollm2"], tmp_path / "calls.sqlite", 6)
 
 
 def test_a_wrong_name_is_told_before_anything_is_loaded(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from starling.benches.ratings import Verdict
 from starling.errors import DataError
 from starling.judges.ranks import ranks_with_ties
 from starling.selection import preference
-from starling.store import Run
+from starling.store import Run, is_run
 
 _ARENA = {"model_a": 1.0, "model_b": 0.0, "tie": 0.5, "tie (bothbad)": 0.5}
 _FASTCHAT = {"model_1": 1.0, "model_2": 0.0, "tie": 0.5}
@@ -39,7 +39,7 @@ def read(path: Path) -> tuple[list[Verdict], list[LeftOut]]:
     found: list[Verdict] = []
     left_out: list[LeftOut] = []
     names = ("base", "tuned")
-    if (path / "manifest.json").exists():
+    if is_run(path):
         names = (Run.read(path).config.run.model, str(path))
         path = path / "evaluate" / "cases.jsonl"
     for number, row in enumerate(votes.rows(path) if votes.holds(path) else data_files.stream_rows(path), 1):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from starling import figures, models
+from starling import figures, models, offer
 from starling.benches import harness, results
 from starling.benches.asked import Asked, Benchmark
 from starling.benches.harness import Figure, Results
@@ -162,8 +162,7 @@ def _tested(name: str, tasks: str, out: Path) -> tuple[dict[str, Any], Path]:
         raise UsageError(f"bench: lm_eval needs the weights, which {name} does not give; give a folder or a Hub name")
     if not tasks:
         raise UsageError(f"bench: {name} is no results file; for a MODEL give --tasks as well")
-    policy = given / "tune" / "policy"
-    folder = models.resolve(str(policy) if (given / "manifest.json").exists() else name)
+    folder = models.resolve(offer.policy_of(name))
     identity = models.identity(folder) | {"name": name}
     return identity, harness.run(folder, tasks, out, identity)
 
