@@ -1,7 +1,7 @@
 """Rollouts: the policy answers prompts, the reward model scores the answers."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 from typing import TypedDict
@@ -39,6 +39,13 @@ class Group:
     def num_pairs(self) -> int:
         """Pairs of answers of which one is ranked above the other."""
         return sum(one != other for one, other in combinations(self.ranks, 2))
+
+    @property
+    def best(self) -> "Group":
+        """The same with the answers that share the best rank alone."""
+        places = [place for place, rank in enumerate(self.ranks) if rank == min(self.ranks)]
+        answers, texts, ranks = ([row[at] for at in places] for row in (self.answers, self.texts, self.ranks))
+        return replace(self, answers=tuple(answers), texts=tuple(texts), ranks=tuple(ranks))
 
 
 def sample_groups(

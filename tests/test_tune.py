@@ -21,6 +21,7 @@ SETTINGS = {
     "dpo": ('tune.algorithm="dpo"',),
     "ipo": ('tune.algorithm="ipo"',),
     "listwise_dpo": ('tune.algorithm="listwise_dpo"',),
+    "sft": ('tune.algorithm="sft"',),
     "lora, a step ahead": ("tune.lora_rank=2", "tune.overlap=true"),
 }
 
