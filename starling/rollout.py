@@ -44,8 +44,12 @@ class Group:
     def best(self) -> "Group":
         """The same with the answers that share the best rank alone."""
         places = [place for place, rank in enumerate(self.ranks) if rank == min(self.ranks)]
-        answers, texts, ranks = ([row[at] for at in places] for row in (self.answers, self.texts, self.ranks))
-        return replace(self, answers=tuple(answers), texts=tuple(texts), ranks=tuple(ranks))
+        return replace(
+            self,
+            answers=tuple(self.answers[place] for place in places),
+            texts=tuple(self.texts[place] for place in places),
+            ranks=tuple(self.ranks[place] for place in places),
+        )
 
 
 def sample_groups(

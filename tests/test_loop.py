@@ -121,7 +121,9 @@ def test_sft_learns_the_best_answer_and_never_sees_the_others(tiny_model: Path, 
     nll = [line["tune/loss/policy"] for line in metrics.read(tmp_path / "m.jsonl") if "tune/loss/policy" in line]
     assert nll[-1] < nll[0] / 2
     assert found.tokens == 0
-    assert found.facts()["ranked_tokens"] == 4 * sum(group.num_tokens for part in found.curriculum.parts for group in part)
+    assert found.facts()["ranked_tokens"] == 4 * sum(
+        group.num_tokens for part in found.curriculum.parts for group in part
+    )
 
 
 def test_ranks_the_other_way_round_teach_the_other_way_round(tiny_model: Path, tmp_path: Path) -> None:
