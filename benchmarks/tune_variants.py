@@ -5,6 +5,7 @@ A variant's run is a folder of its own that takes all before `tune` over from th
 
 import itertools
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -71,7 +72,7 @@ def budgeted(settings: Mapping[str, Any], tokens: int, found: Material) -> dict[
     """
     own = dict(settings)
     ranked = own.pop("ranked_share") * tokens
-    passes = max(1, round(ranked / (found.rankings * found.ranking_tokens)))
+    passes = max(1, math.ceil(ranked / (found.rankings * found.ranking_tokens)))
     prompts = min(found.rankings, round(ranked / passes / found.ranking_tokens))
     left = tokens - prompts * passes * found.ranking_tokens
     a_step = own["prompts_per_step"] * own["rollouts_per_prompt"] * found.rollout_tokens
