@@ -65,12 +65,12 @@ def main() -> None:
     rows: dict[str, Row] = {}
     settings = []
     for name, candidates in tune_variants.variants(options.only).items():
-        chosen = tune_variants.choose(bases[0], folders[0], name, candidates, options.tokens)
-        settings.append(f"{name} {chosen['learning_rate']:g}")
+        chosen = tune_variants.choose(bases[0], folders[0], candidates, options.tokens)
+        settings.append(chosen["label"])
         done = [
             (base, run, origin, spread)
             for base, folder, origin, spread in zip(bases, folders, origins, spreads, strict=True)
-            if (run := _tuned(base, folder, name, chosen, options.tokens)) is not None
+            if (run := _tuned(base, folder, chosen, options.tokens)) is not None
         ]
         if done:
             rows[name] = _row(done)
@@ -90,9 +90,9 @@ def _spread(base: Run) -> float:
     return float(base.facts("tune")["reward_scale"]["spread"])
 
 
-def _tuned(base: Run, folder: Path, name: str, settings: Mapping[str, object], tokens: int) -> Run | None:
+def _tuned(base: Run, folder: Path, settings: Mapping[str, object], tokens: int) -> Run | None:
     own = tune_variants.budgeted(settings, tokens, tune_variants.material(base))
-    path = tune_variants.path_of(folder, name, settings)
+    path = tune_variants.path_of(folder, settings)
     if tune_variants.run(base, path, own, "tune") is None:
         return None
     return tune_variants.run(base, path, own, "evaluate")
@@ -136,7 +136,7 @@ def render(rows: Mapping[str, Row], bases: Sequence[Run], tokens: int, settings:
         f"{bases[0].facts('evaluate')['judge']}; {config.prompts.test} test prompts of {families} families, "
         f"{config.evaluate.draws} answers each; runs: {names}. "
         f"Each algorithm learns from about {tokens:,} answer tokens: rollouts of its own, ranked answers once a pass, "
-        "or both. Rates chosen on the first run's validation prompts: "
+        "or both. Chosen on the first run's validation prompts: "
         f"{', '.join(settings) or 'none'}. Win rates are against the base, ties half, pooled over runs, 95 % intervals "
         "by bootstrap over families; best-of-n is the unbiased estimate from 16 answers, against the base's first. KL "
         "is at temperature 1, nats an answer, of best-of-n by formula; reward is the gain over the base's, in spreads.",

@@ -17,7 +17,6 @@ from typing import Any
 
 from starling import metrics, tables
 from starling.store import Run
-from starling.tune_settings import TuneTable
 
 SETTINGS = Path(__file__).with_suffix("").with_name("tune_algorithms.toml")
 LOOKS = (
@@ -48,20 +47,25 @@ def material(run: Run) -> Material:
 
 
 def variants(only: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """The settings of each algorithm; several where a value is still to be chosen."""
+    """The settings of each algorithm, with the label of its run; several where a value is still to be chosen."""
     data = tomllib.loads(SETTINGS.read_text())
     if unknown := sorted(set(only) - {"best_of", *data["variants"]}):
         raise SystemExit(
             f"{SETTINGS.name} has no variant {unknown[0]}; variants: {', '.join(data['variants'])}, best_of"
         )
     chosen = {name: own for name, own in data["variants"].items() if not only or name in only}
-    return {name: _each(data["all"] | own) for name, own in chosen.items()}
+    return {name: _each(name, data["all"] | own) for name, own in chosen.items()}
 
 
-def _each(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Every combination of the values that stand in lists."""
-    several = [value if isinstance(value, list) else [value] for value in settings.values()]
-    return [dict(zip(settings, values, strict=True)) for values in itertools.product(*several)]
+def _each(name: str, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every combination of the values that stand in lists, each with a label that tells them apart."""
+    open_keys = [key for key, value in settings.items() if isinstance(value, list)]
+    found = []
+    for values in itertools.product(*(settings[key] for key in open_keys)):
+        chosen = dict(zip(open_keys, values, strict=True))
+        label = " ".join([name, *(f"{key}={value:g}" for key, value in chosen.items())])
+        found.append({**settings, **chosen, "label": label})
+    return found
 
 
 def budgeted(settings: Mapping[str, Any], tokens: int, found: Material) -> dict[str, Any]:
@@ -70,7 +74,7 @@ def budgeted(settings: Mapping[str, Any], tokens: int, found: Material) -> dict[
     Ranked answers count all tokens of each ranking once a pass, whether an algorithm looks at all of them or at the
     best: that many had to be sampled and ranked.
     """
-    own = dict(settings)
+    own = {key: value for key, value in settings.items() if key != "label"}
     ranked = own.pop("ranked_share") * tokens
     passes = max(1, math.ceil(ranked / (found.rankings * found.ranking_tokens)))
     prompts = min(found.rankings, round(ranked / passes / found.ranking_tokens))
@@ -106,21 +110,19 @@ def run(base: Run, folder: Path, settings: Mapping[str, Any], until: str) -> Run
     return Run.read(folder)
 
 
-def choose(base: Run, folder: Path, name: str, candidates: Sequence[dict[str, Any]], tokens: int) -> dict[str, Any]:
+def choose(base: Run, folder: Path, candidates: Sequence[dict[str, Any]], tokens: int) -> dict[str, Any]:
     """The candidate whose best look at the validation prompts won most; the first of equals, and of one that one."""
     if len(candidates) == 1:
         return candidates[0]
     found = []
     for settings in candidates:
-        tuned = run(base, path_of(folder, name, settings), budgeted(settings, tokens, material(base)), "tune")
+        tuned = run(base, path_of(folder, settings), budgeted(settings, tokens, material(base)), "tune")
         looks = tuned.facts("tune")["looks"] if tuned else []
         found.append(max((look["win_rate"] for look in looks), default=-1.0))
-        print(f"{name}, {settings['learning_rate']:g}: validation win rate {found[-1]:.3f}", file=sys.stderr)
+        print(f"{settings['label']}: validation win rate {found[-1]:.3f}", file=sys.stderr)
     return candidates[found.index(max(found))]
 
 
-def path_of(folder: Path, name: str, settings: Mapping[str, Any]) -> Path:
-    """A variant's run beside the others: its name, and all that it has of its own."""
-    plain = TuneTable.model_fields
-    own = [f"{key}={value:g}" for key, value in settings.items() if isinstance(value, float) and key in plain]
-    return folder / "-".join([name, *own])
+def path_of(folder: Path, settings: Mapping[str, Any]) -> Path:
+    """A variant's run beside the others."""
+    return folder / settings["label"].replace(" ", "-")

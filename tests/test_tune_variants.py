@@ -25,13 +25,16 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def table(settings: dict[str, Any]) -> TuneTable:
-    return TuneTable.model_validate({key: value for key, value in settings.items() if key != "ranked_share"})
+    return TuneTable.model_validate(
+        {key: value for key, value in settings.items() if key not in ("ranked_share", "label")}
+    )
 
 
 def test_every_algorithm_is_compared_with_settings_that_it_takes(tune_variants: Any) -> None:
     found = tune_variants.variants([])
     tables = [table(settings) for candidates in found.values() for settings in candidates]
     assert {form(one) for one in tables} == set(READS)
+    assert [one["label"] for one in found["ppo"]] == ["ppo learning_rate=0.0001", "ppo learning_rate=0.0003"]
     assert len({len(candidates) for candidates in found.values()}) == 1  # as many tries for each
     for candidates in found.values():
         for settings in candidates:
