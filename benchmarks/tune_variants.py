@@ -6,11 +6,13 @@ A variant's run is a folder of its own that takes all before `tune` over from th
 import itertools
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +109,20 @@ def run(base: Run, folder: Path, settings: Mapping[str, Any], until: str) -> Run
     if subprocess.run(command).returncode:
         print(f"{folder}: did not finish; its line above says why", file=sys.stderr)
         return None
+    _share_weights(base.root / "fit" / "model", folder / "fit" / "model")
     return Run.read(folder)
+
+
+def _share_weights(own: Path, copies: Path) -> None:
+    """Let a copy of the reward model's weights be the same file on disk: fifty copies of half a gigabyte are many."""
+    for file in own.glob("*.safetensors"):
+        if file.samefile(copies / file.name):
+            continue
+        link = copies / f"{file.name}.partial"
+        link.unlink(missing_ok=True)
+        with suppress(OSError):  # two file systems: then it stays a copy
+            os.link(file, link)
+            os.replace(link, copies / file.name)
 
 
 def choose(base: Run, folder: Path, candidates: Sequence[dict[str, Any]], tokens: int) -> dict[str, Any]:

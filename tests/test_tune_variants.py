@@ -89,3 +89,16 @@ def test_cases_count_by_their_weight_in_the_pooled_figure(measured: Any) -> None
     ]
     found = measured.pooled("win_rate", cases)
     assert (found.value, found.n) == (0.75, 2)
+
+
+def test_copies_of_the_reward_model_take_no_room_and_hold_the_same(tune_variants: Any, tmp_path: Path) -> None:
+    own, copies = tmp_path / "own", tmp_path / "copies"
+    for folder in (own, copies):
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"weights")
+        (folder / "config.json").write_text("{}")
+    for _ in range(2):
+        tune_variants._share_weights(own, copies)
+        assert (copies / "model.safetensors").samefile(own / "model.safetensors")
+        assert sorted(path.name for path in copies.iterdir()) == ["config.json", "model.safetensors"]
+    assert not (copies / "config.json").samefile(own / "config.json")
