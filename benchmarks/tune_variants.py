@@ -133,7 +133,7 @@ def choose(base: Run, folder: Path, candidates: Sequence[dict[str, Any]], tokens
     for settings in candidates:
         tuned = run(base, path_of(folder, settings), budgeted(settings, tokens, material(base)), "tune")
         looks = tuned.facts("tune")["looks"] if tuned else []
-        found.append(max((look["win_rate"] for look in looks), default=-1.0))
+        found.append(max((look["win_rate"] for look in looks if look["admitted"]), default=-1.0))
         print(f"{settings['label']}: validation win rate {found[-1]:.3f}", file=sys.stderr)
     return candidates[found.index(max(found))]
 
