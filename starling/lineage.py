@@ -125,6 +125,7 @@ def _used(run: Run, ranking: Ranking) -> list[str]:
 def _used_by_fit(run: Run, ranking: Ranking, split: str) -> str:
     if not run.is_done("fit"):
         return "fit: not done yet"
+    taken = run.config.fit.reward_model
     path = run.root / "fit" / unusable.FILE
     rows = data_files.stream_rows(path) if path.exists() else ()
     notes = [row for row in rows if row["prompt_id"] == ranking.prompt_id]
@@ -133,6 +134,8 @@ def _used_by_fit(run: Run, ranking: Ranking, split: str) -> str:
     noted = "".join(f"; {line}" for line in unusable.lines(notes))
     if split == "validation":
         return f"fit: tests the reward model{noted}"
+    if taken:
+        return f"fit: not used, {taken} is the reward model{noted}"
     return f"fit: one of {run.facts('fit')['rankings']:,} rankings that the reward model learns from{noted}"
 
 

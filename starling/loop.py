@@ -50,6 +50,8 @@ class Loop:
         ranked = ranked_groups(Model(policy.network, policy.tokenizer), prompts, rankings)
         self.curriculum = Curriculum(self.cfg, self.seed, prompts, ranked)
         self.curriculum.require(online=self.algorithm.online, rankings=len(rankings))
+        if self.algorithm.best_only:
+            self.curriculum.keep_best()
         self.rollouts = Rollouts(self.cfg, self.seed, policy, self.curriculum.prompts, server)
         self.watch = watch
         self.recorder = recorder
@@ -250,6 +252,7 @@ class Loop:
         return {
             "steps": self.step,
             "ranked_steps": self.curriculum.ranked_steps,
+            "ranked_tokens": self.curriculum.ranked_tokens_before(self.step),
             "rollout_tokens": self.tokens,
             "stopped_by": self.stopped_by or "steps",
             "reward_scale": self.scale._asdict(),

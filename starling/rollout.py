@@ -1,7 +1,7 @@
 """Rollouts: the policy answers prompts, the reward model scores the answers."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 from typing import TypedDict
@@ -39,6 +39,17 @@ class Group:
     def num_pairs(self) -> int:
         """Pairs of answers of which one is ranked above the other."""
         return sum(one != other for one, other in combinations(self.ranks, 2))
+
+    @property
+    def best(self) -> "Group":
+        """The same with the answers that share the best rank alone."""
+        places = [place for place, rank in enumerate(self.ranks) if rank == min(self.ranks)]
+        return replace(
+            self,
+            answers=tuple(self.answers[place] for place in places),
+            texts=tuple(self.texts[place] for place in places),
+            ranks=tuple(self.ranks[place] for place in places),
+        )
 
 
 def sample_groups(

@@ -33,6 +33,7 @@ READS: Mapping[str, Set[str]] = {
     "dpo": _RANKED | {"beta"},
     "ipo": _RANKED | {"beta"},
     "listwise_dpo": _RANKED | {"beta"},
+    "sft": _RANKED,
 }
 # What stands for a setting that the algorithm does not read.
 _OFF = {
@@ -51,9 +52,11 @@ class Reward(Table):
 
 
 class TuneTable(Table):
-    algorithm: Literal["apa", "awr", "ppo", "p3o", "grpo", "rloo", "reinforce_pp", "dpo", "ipo", "listwise_dpo"] = "apa"
+    algorithm: Literal[
+        "apa", "awr", "ppo", "p3o", "grpo", "rloo", "reinforce_pp", "dpo", "ipo", "listwise_dpo", "sft"
+    ] = "apa"
     """How the policy learns; dpo, ipo and listwise_dpo learn from the ranked answers by their ranks, with no rollouts
-    and no reward."""
+    and no reward; sft imitates those ranked first."""
     anchor: Literal["initial", "sampling"] = "initial"
     """What APA's target starts from: the initial policy, and no KL in the reward; or the policy that sampled, with
     `kl_coef` in the reward."""

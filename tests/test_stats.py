@@ -33,6 +33,15 @@ def test_cases_of_one_cluster_do_not_feign_certainty() -> None:
     assert few.high - few.low > 2 * (many.high - many.low)
 
 
+def test_a_value_of_weight_two_is_that_value_twice() -> None:
+    clusters = list("aabcd")
+    weighed = stats.cluster_mean("x", [0.0, 1.0, 0.5, 1.0, 0.0], clusters, weights=[2, 1, 1, 3, 1], resamples=500)
+    twice = stats.cluster_mean("x", [0, 0, 1, 0.5, 1, 1, 1, 0], list("aaabcccd"), resamples=500)
+    assert (weighed.value, weighed.low, weighed.high) == pytest.approx((twice.value, twice.low, twice.high), abs=EXACT)
+    assert weighed.value == 4.5 / 8
+    assert (weighed.n, twice.n) == (5, 8)
+
+
 def test_without_cases_everything_is_nan() -> None:
     found = stats.cluster_mean("x", [], [])
     assert (math.isnan(found.value), math.isnan(found.low), math.isnan(found.high), found.n) == (True, True, True, 0)
