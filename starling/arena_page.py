@@ -40,8 +40,10 @@ def serve(arena: Arena, host: str, port: int) -> None:
     progress.console.print(f"arena: {url} (Ctrl-C ends it; votes are kept)", markup=False)
     try:
         threading.Event().wait()
+    except KeyboardInterrupt:
+        progress.console.print("arena: closed")
     finally:
-        page.close()
+        page.close(verbose=False)
 
 
 def gate(host: str) -> Callable[[str, str], bool] | None:

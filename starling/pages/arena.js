@@ -6,7 +6,7 @@ const starlingRead = () => {
   starlingBlur();
   for (const panel of document.querySelectorAll(".panel")) {
     const asked = [...panel.querySelectorAll(".said.user")].at(-1);
-    if (asked) panel.scrollTop = asked.offsetTop - panel.offsetTop - 8;
+    if (asked) panel.scrollTop = asked.offsetTop - panel.offsetTop - 48;
   }
 };
 
