@@ -98,3 +98,20 @@ def reliability(
         for b in range(bins)
         if (which == b).any()
     ]
+
+
+def clustered_share(name: str, hits: Sequence[bool], clusters: Sequence[str]) -> Score:
+    """A share with its 95 % interval, where cases of one cluster go together.
+
+    Wilson's interval where every cluster holds one case, the cluster bootstrap where some hold more. Where all clusters
+    give the same share, resampling would show no spread at all: Wilson's interval then counts each cluster once.
+    """
+    own = len(set(clusters))
+    if own == len(hits):
+        return share(name, sum(hits), len(hits))
+    found = cluster_mean(name, [float(hit) for hit in hits], clusters)
+    if found.low < found.high:
+        return found
+    whole = share(name, round(found.value * own), own)
+    return Score(name=name, value=found.value, low=min(whole.low, found.value), high=max(whole.high, found.value),
+                 n=len(hits))  # fmt: skip

@@ -112,3 +112,18 @@ def test_resampled_means_are_means_of_drawn_clusters() -> None:
     assert set(mean_RM[:, 1]) == {0.0, 5.0}
     assert all(second == 0.0 for first, second in mean_RM if first == 1.0)
     assert np.mean(mean_RM[:, 0] == 2.0) == pytest.approx(0.5, abs=0.07)
+
+
+def test_a_clustered_share_is_wilsons_where_every_cluster_holds_one_case() -> None:
+    assert stats.clustered_share("x", [True, False, True], ["a", "b", "c"]) == stats.share("x", 2, 3)
+
+
+def test_a_clustered_share_without_spread_counts_each_cluster_once() -> None:
+    found = stats.clustered_share("x", [False] * 10, ["a"] * 5 + ["b"] * 5)
+    assert (found.value, found.low, found.n) == (0.0, 0.0, 10)
+    assert found.high == pytest.approx(stats.share("x", 0, 2).high)  # two clusters, not ten prompts
+
+
+def test_a_clustered_share_goes_by_clusters_where_they_differ() -> None:
+    found = stats.clustered_share("x", [True] * 5 + [False] * 15, [str(at // 5) for at in range(20)])
+    assert found == stats.cluster_mean("x", [1.0] * 5 + [0.0] * 15, [str(at // 5) for at in range(20)])
