@@ -41,7 +41,7 @@ class Change:
 
 
 def compare(name: str, before: Sequence[float], after: Sequence[float], clusters: Sequence[str]) -> Change:
-    """Compare two models case by case; cases of one cluster (prompts of a family, instructions of a prompt) go together.
+    """Compare two models case by case, where cases of one cluster (instructions of a prompt) go together.
 
     The test is the paired permutation test: the two models' values are swapped in whole clusters, in every possible way
     where there are few, else in 9,999 drawn ones. With one case in a cluster and values 0 and 1 it is McNemar's exact

@@ -31,7 +31,9 @@ def test_clusters_are_swapped_as_wholes() -> None:
     clusters = [str(at // 4) for at in range(24)]
     sums = [sum(after[at : at + 4] - before[at : at + 4]) for at in range(0, 24, 4)]
     # all 2^6 ways of swapping, by hand
-    reached = [abs(sum(sign * one for sign, one in zip(signs, sums, strict=True))) for signs in product((1, -1), repeat=6)]
+    reached = [
+        abs(sum(sign * one for sign, one in zip(signs, sums, strict=True))) for signs in product((1, -1), repeat=6)
+    ]
     expected = np.mean([one >= abs(sum(sums)) - 1e-12 for one in reached])
     assert compare("x", before, after, clusters).p == pytest.approx(expected, abs=EXACT)
 

@@ -6,15 +6,14 @@ cannot be verified is left out, and its prompt with it from the shares of prompt
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from starling import paired, tables
-from starling.benches import contamination, ifeval_instructions, prompted, results
+from starling import contamination, paired, tables
+from starling.benches import ifeval_instructions, prompted, results
 from starling.benches.asked import Asked, Benchmark
 from starling.benches.left_out import LeftOut
-from starling.benches.prompted import Side
 from starling.config import Source
 from starling.errors import DataError
 from starling.judges.checks import CHECKS, HELD_OUT
@@ -69,7 +68,11 @@ def run(asked: Asked) -> dict[str, Any]:
         return prompted.estimate(asked, prompts, out, cap)
     both = prompted.sides(asked, prompts, out, cap)
     found = [verify(cases, side.answers) for side in both]
-    more, notes = _compared(cases, found, both)
+    more: dict[str, Any] = {}
+    notes: list[str] = []
+    if len(both) > 1:
+        changed = changes(cases, found[1], found[0])
+        more, notes = prompted.compared(both[1], figures_of(cases, found[1]), changed)
     if asked.run is not None:
         more["contamination"] = contamination.check(prompts, asked.run)
         notes += contamination.lines(more["contamination"])
@@ -80,7 +83,9 @@ def run(asked: Asked) -> dict[str, Any]:
         data={
             "name": asked.data or OWN,
             "cases": len(cases),
-            "sha256": prompted.digest(prompts, {case.prompt.id: [list(i) for i in case.instructions] for case in cases}),
+            "sha256": prompted.digest(
+                prompts, {case.prompt.id: [list(i) for i in case.instructions] for case in cases}
+            ),
         },
         rows=figures_of(cases, found[0]),
         without=[*unread, *both[0].left_out],
@@ -153,7 +158,7 @@ def figures_of(cases: Sequence[Case], found: Found) -> list[dict[str, Any]]:
     return rows
 
 
-def changes(cases: Sequence[Case], before: Found, after: Found) -> list[paired.Change]:
+def changes(cases: Sequence[Case], before: Found, after: Found) -> list[tuple[paired.Change, int, str]]:
     """The paired change in each of the four figures, over the prompts that both sides answered."""
     both = [case for case in cases if case.prompt.id in before and case.prompt.id in after]
     listed = []
@@ -163,11 +168,12 @@ def changes(cases: Sequence[Case], before: Found, after: Found) -> list[paired.C
             [float(all(getattr(one, way) for one in side[case.prompt.id])) for case in whole]
             for side in (before, after)
         ]
-        listed.append(paired.compare(f"prompts, {way}", *sides, [case.cluster for case in whole]))
+        change = paired.compare(f"prompts, {way}", old, new, [case.cluster for case in whole])
+        listed.append((change, 1, "prompts"))
     for way in Followed._fields:
-        sides = [[float(getattr(one, way)) for _, _, one in _instructions(both, side)] for side in (before, after)]
+        old, new = ([float(getattr(one, way)) for _, _, one in _instructions(both, side)] for side in (before, after))
         clusters = [case.cluster for case, _, _ in _instructions(both, after)]
-        listed.append(paired.compare(f"instructions, {way}", *sides, clusters))
+        listed.append((paired.compare(f"instructions, {way}", old, new, clusters), 1, "instructions"))
     return listed
 
 
@@ -175,27 +181,6 @@ def _instructions(cases: Sequence[Case], found: Found) -> Iterator[tuple[Case, I
     for case in cases:
         for instruction, one in zip(case.instructions, found.get(case.prompt.id, ()), strict=False):
             yield case, instruction, one
-
-
-def _compared(cases: Sequence[Case], found: Sequence[Found], both: Sequence[Side]) -> tuple[dict[str, Any], list[str]]:
-    if len(both) == 1:
-        return {}, []
-    listed = changes(cases, found[1], found[0])
-    said = [
-        paired.sentence(change, unit="prompts" if change.name.startswith("prompts") else "instructions")
-        for change in listed
-    ]
-    against = {
-        "model": dict(both[1].model),
-        "rows": figures_of(cases, found[1]),
-        "left_out": [one._asdict() for one in both[1].left_out],
-        "cut": both[1].cut,
-        "changes": [asdict(change) for change in listed],
-        "says": said,
-    }
-    lost = len(both[1].left_out)
-    more = [f"{lost:,} left out of {both[1].model['name']}, first {both[1].left_out[0].item}"] if lost else []
-    return {"against": against}, [f"Against {both[1].model['name']}:", *said, *more]
 
 
 def _listed(cases: Sequence[Case], found: Found) -> list[dict[str, Any]]:

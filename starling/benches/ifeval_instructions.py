@@ -214,36 +214,34 @@ def no_comma(answer: str) -> bool:
     return "," not in answer
 
 
-INSTRUCTIONS: Mapping[str, Rule] = {
-    name: validate_call(rule)
-    for name, rule in {
-        "keywords:existence": keywords_existence,
-        "keywords:frequency": keywords_frequency,
-        "keywords:forbidden_words": keywords_forbidden_words,
-        "keywords:letter_frequency": keywords_letter_frequency,
-        "language:response_language": response_language,
-        "length_constraints:number_sentences": number_sentences,
-        "length_constraints:number_paragraphs": number_paragraphs,
-        "length_constraints:number_words": number_words,
-        "length_constraints:nth_paragraph_first_word": nth_paragraph_first_word,
-        "detectable_content:number_placeholders": number_placeholders,
-        "detectable_content:postscript": postscript,
-        "detectable_format:number_bullet_lists": number_bullet_lists,
-        "detectable_format:constrained_response": constrained_response,
-        "detectable_format:number_highlighted_sections": number_highlighted_sections,
-        "detectable_format:multiple_sections": multiple_sections,
-        "detectable_format:json_format": json_format,
-        "detectable_format:title": title,
-        "combination:two_responses": two_responses,
-        "combination:repeat_prompt": repeat_prompt,
-        "startend:end_checker": end_checker,
-        "startend:quotation": quotation,
-        "change_case:capital_word_frequency": capital_word_frequency,
-        "change_case:english_capital": english_capital,
-        "change_case:english_lowercase": english_lowercase,
-        "punctuation:no_comma": no_comma,
-    }.items()
+_RULES: Mapping[str, Rule] = {
+    "keywords:existence": keywords_existence,
+    "keywords:frequency": keywords_frequency,
+    "keywords:forbidden_words": keywords_forbidden_words,
+    "keywords:letter_frequency": keywords_letter_frequency,
+    "language:response_language": response_language,
+    "length_constraints:number_sentences": number_sentences,
+    "length_constraints:number_paragraphs": number_paragraphs,
+    "length_constraints:number_words": number_words,
+    "length_constraints:nth_paragraph_first_word": nth_paragraph_first_word,
+    "detectable_content:number_placeholders": number_placeholders,
+    "detectable_content:postscript": postscript,
+    "detectable_format:number_bullet_lists": number_bullet_lists,
+    "detectable_format:constrained_response": constrained_response,
+    "detectable_format:number_highlighted_sections": number_highlighted_sections,
+    "detectable_format:multiple_sections": multiple_sections,
+    "detectable_format:json_format": json_format,
+    "detectable_format:title": title,
+    "combination:two_responses": two_responses,
+    "combination:repeat_prompt": repeat_prompt,
+    "startend:end_checker": end_checker,
+    "startend:quotation": quotation,
+    "change_case:capital_word_frequency": capital_word_frequency,
+    "change_case:english_capital": english_capital,
+    "change_case:english_lowercase": english_lowercase,
+    "punctuation:no_comma": no_comma,
 }
+INSTRUCTIONS: Mapping[str, Rule] = {name: validate_call(rule) for name, rule in _RULES.items()}
 
 
 def unusable(name: str, parameters: Mapping[str, Any]) -> str:

@@ -3,11 +3,11 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from starling import data_files, progress, tables
+from starling import data_files, paired, progress, tables
 from starling.benches import answers, chats, cost
 from starling.benches.answers import Given, Question
 from starling.benches.asked import Asked
@@ -67,6 +67,24 @@ def sides(asked: Asked, prompts: Sequence[Prompt], out: Path, max_tokens: int) -
         _of_file(Path(name), prompts) if is_file else _of_model(name, role, prompts, out, max_tokens)
         for role, name, is_file in named
     ]
+
+
+def compared(
+    other: Side, rows: Sequence[Mapping[str, Any]], changes: Sequence[tuple[paired.Change, int, str]]
+) -> tuple[dict[str, Any], list[str]]:
+    """What a result and the terminal say of the other side; changes come with what is good and what their cases are."""
+    said = [paired.sentence(change, good=good, unit=unit) for change, good, unit in changes]
+    about = {
+        "model": dict(other.model),
+        "rows": list(rows),
+        "left_out": [one._asdict() for one in other.left_out],
+        "cut": other.cut,
+        "changes": [asdict(change) for change, _, _ in changes],
+        "says": said,
+    }
+    lost = len(other.left_out)
+    more = [f"{lost:,} left out of {other.model['name']}, first {other.left_out[0].item}"] if lost else []
+    return {"against": about}, [f"Against {other.model['name']}:", *said, *more]
 
 
 def _of_model(name: str, role: str, prompts: Sequence[Prompt], out: Path, max_tokens: int) -> Side:
