@@ -164,10 +164,10 @@ def changes(cases: Sequence[Case], before: Found, after: Found) -> list[tuple[pa
     listed = []
     for way in Followed._fields:
         whole = [case for case in both if case.whole]
-        sides = [
+        old, new = (
             [float(all(getattr(one, way) for one in side[case.prompt.id])) for case in whole]
             for side in (before, after)
-        ]
+        )
         change = paired.compare(f"prompts, {way}", old, new, [case.cluster for case in whole])
         listed.append((change, 1, "prompts"))
     for way in Followed._fields:
