@@ -25,8 +25,8 @@ Text = Annotated[str, Field(min_length=1)]
 _WORD = re.compile(r"\w+")
 _TOKEN = re.compile(r"\w+(?:[.-]\w+)*")
 _END = re.compile(r"[.!?]+[\"'”’)\]*_]*(?=\s|$)")
-_TITLES = {"mr", "mrs", "ms", "dr", "prof", "sr", "jr", "st", "vs", "no", "fig"}
-_ABBREVIATIONS = {"etc", "e.g", "i.e", "approx", "cf", "al"}
+_TITLES = {"mr", "mrs", "ms", "dr", "prof", "sr", "jr", "st", "vs"}
+_ABBREVIATIONS = {"etc", "e.g", "i.e", "approx", "cf", "al", "no", "fig"}
 _ANSWERS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 _STARS = re.compile(r"\s?\*\*\*\s?")
 
@@ -58,7 +58,7 @@ def count_sentences(text: str) -> int:
         initial = len(word) == 1 and word.isalpha() and word != "i" and before[0].isupper()
         if end.group() == "." and after and (word in _TITLES or initial):
             continue
-        if end.group() == "." and word in _ABBREVIATIONS and after[:1].islower():
+        if end.group() == "." and word in _ABBREVIATIONS and (after[:1].islower() or after[:1].isdigit()):
             continue
         pieces.append(text[start : end.end()])
         start = end.end()
