@@ -11,12 +11,12 @@ from starling.store import Run
 
 NGRAM = 13  # words in a row, as language models' training data is cleaned of test sets
 _SHOWN = 3
-_LEARNT_FROM = ("train", "validation")
+LEARNT_FROM = ("train", "validation")
 
 
 def check(questions: Sequence[Prompt], root: Path) -> dict[str, Any]:
     """As `between`, for the training and validation prompts of a run's folder."""
-    return between(questions, tables.prompts_of(Run.read(root), *_LEARNT_FROM))
+    return between(questions, tables.prompts_of(Run.read(root), *LEARNT_FROM))
 
 
 def between(questions: Sequence[Prompt], known: Sequence[Prompt]) -> dict[str, Any]:
