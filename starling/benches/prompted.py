@@ -13,10 +13,8 @@ from starling.benches.answers import Given, Question
 from starling.benches.asked import Asked
 from starling.benches.left_out import LeftOut
 from starling.errors import DataError, UsageError
-from starling.ledger import Ledger
 from starling.records import Call, Failure, Prompt
 
-LEDGER = "calls.sqlite"
 OPTIONS = frozenset(("model", "answers", "against", "data", "run", "out", "estimate"))
 
 
@@ -52,7 +50,7 @@ def estimate(asked: Asked, prompts: Sequence[Prompt], out: Path, max_tokens: int
         for role, name in (("answers", asked.model), ("against", asked.against))
         if name and not Path(name).is_file()
     ]
-    return cost.estimate(parts, out / LEDGER)
+    return cost.estimate(parts, chats.ledger_of(out))
 
 
 def sides(asked: Asked, prompts: Sequence[Prompt], out: Path, max_tokens: int) -> list[Side]:
@@ -89,12 +87,9 @@ def compared(
 
 def _of_model(name: str, role: str, prompts: Sequence[Prompt], out: Path, max_tokens: int) -> Side:
     """Ask greedily through the ledger in `out`, where `<role>.jsonl` is written in the form that `_of_file` reads."""
-    out.mkdir(parents=True, exist_ok=True)
-    with Ledger(out / LEDGER, role) as ledger:
-        progress.note_interrupted(ledger.interrupted)
-        with progress.track(f"bench {role}", len(prompts), "answers") as advance:
-            speaker = chats.open_speaker(name, ledger, on_reply=lambda call, reply: advance(1))
-            outcomes = speaker.chat.chat([Call(messages=one.messages, max_tokens=max_tokens) for one in prompts])
+    with chats.filed(out, role) as ledger, progress.track(role, len(prompts), "answers") as advance:
+        speaker = chats.open_speaker(name, ledger, lambda call, reply: advance(1))
+        outcomes = speaker.chat.chat([Call(messages=one.messages, max_tokens=max_tokens) for one in prompts])
     given = {
         prompt.id: outcome
         for prompt, outcome in zip(prompts, outcomes, strict=True)
