@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from starling.command import command
-from starling.commands.options import DtypeOption
+from starling.commands.options import DtypeOption, LearntFromOption, TasksOption
 
 
 @command("bench")
@@ -60,13 +60,8 @@ def bench(
     data: Annotated[
         str, typer.Option(metavar="FILE", show_default="the Hub's", help="FILE, folder or data set with its rows.")
     ] = "",
-    run: Annotated[
-        Path | None,
-        typer.Option(metavar="RUN", show_default="none", help="Hold its training prompts against the test's."),
-    ] = None,
-    tasks: Annotated[
-        str, typer.Option(metavar="TASK,...", show_default="none", help="lm_eval: the harness's names of its tasks.")
-    ] = "",
+    run: LearntFromOption = None,
+    tasks: TasksOption = "",
     out: Annotated[
         Path | None,
         typer.Option(
