@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tolerances import EXACT
 
-from starling.benches import alpaca_annotations
+from starling.benches import alpaca_annotations, length_control
 from starling.errors import DataError
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "shared" / "data" / "alpaca_eval"
@@ -151,19 +152,31 @@ def test_the_published_annotations_give_the_published_figures() -> None:
 @needs_published
 def test_with_more_models_to_tell_difficulty_from_the_rates_come_closer() -> None:
     models = alpaca_annotations.read_annotations([PUBLISHED / "annotations"])
-    rival_lengths = {instruction: one.rival_length for instruction, one in models[0].found.items()}
-    known = {one.model for one in models}
-    more: dict[str, alpaca_annotations.Annotated] = {}
+    place = {instruction: at for at, instruction in enumerate(models[0].found)}
+    rival_I = np.array([one.rival_length for one in models[0].found.values()], float)
+    said: dict[str, dict[int, tuple[float, float]]] = {
+        model.model: {place[key]: (one.preference, one.own_length) for key, one in model.found.items()}
+        for model in models
+    }
     with gzip.open(PUBLISHED.parent / "alpaca_rankings.jsonl.gz", "rt") as file:
         for row in map(json.loads, file):
             for answer in row["answers"]:
-                if answer["model"] not in known and len(more.keys() | {answer["model"]}) <= 8:
-                    found = more.setdefault(answer["model"], alpaca_annotations.Annotated(model=answer["model"])).found
-                    length = rival_lengths[row["prompt"]]
-                    found[row["prompt"]] = alpaca_annotations.Annotation(len(answer["answer"]), length, answer["score"])
+                known = said.setdefault(answer["model"], {})
+                known.setdefault(place[row["prompt"]], (answer["score"], len(answer["answer"])))
+    assert len(said) == 25
+    preference_MI, length_MI = np.zeros((2, 25, len(place)))
+    mask_MI = np.zeros((25, len(place)), bool)
+    for at, known in enumerate(said.values()):
+        where = list(known)
+        preference_MI[at, where], own_I = np.array(list(known.values())).T
+        length_MI[at, where] = length_control.length_term(own_I, rival_I[where])
+        mask_MI[at, where] = True
+    difficulty_I = length_control.difficulties(preference_MI, length_MI, mask_MI)
     board = leaderboard()
-    rows = {
-        row["model"]: row["length_controlled_winrate"] for row in alpaca_annotations.score([*models, *more.values()])
-    }
-    published = {model: float(board[model]["length_controlled_winrate"]) for model in known if model in board}
-    assert sum(abs(rows[model] - rate) for model, rate in published.items()) / len(published) < 0.7
+    errors = [
+        length_control.control(preference_MI[at], length_MI[at], difficulty_I).win_rate
+        - float(board[model.model]["length_controlled_winrate"])
+        for at, model in enumerate(models)
+        if model.model in board
+    ]
+    assert np.abs(errors).mean() < 0.55
