@@ -96,11 +96,15 @@ def test_without_adapters_the_server_reads_all_weights_again(tiny_model: Path, t
     policy = Policy(models.load_policy(str(tiny_model), torch.float32), 2)
     with VllmServer(tiny_model, lora=False) as fake:
         server = Server(fake.url, tmp_path / "sampler", str(tiny_model))
+        first = asked(server)
         for reloads in (1, 2):
             move(policy)
             server.take(policy)
             assert same(asked(server), here(policy))
             assert fake.reloads == reloads
+        assert not same(asked(server), first)
+        server.leave()
+        assert same(asked(server), first)  # it is given back as it was
 
 
 def test_the_key_comes_from_the_environment(
