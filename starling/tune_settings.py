@@ -3,6 +3,7 @@
 The text under a field is its help.
 """
 
+import re
 from collections.abc import Mapping, Set
 from typing import Any, Literal
 
@@ -88,7 +89,7 @@ class TuneTable(Table):
     """Rank of LoRA adapters, which are trained in place of the blocks' weights; 0 = off."""
     lora_alpha: int = Field(32, ge=1)
     """LoRA's alpha: what the adapters add counts alpha / rank."""
-    sampler: str = Field("", pattern=r"^(vllm@https?://[^\s/]+/?)?$")
+    sampler: str = ""
     """Who samples the rollouts: this process (""), or "vllm@http://HOST:PORT", a vLLM server that serves `run.model`
     and sees this run's folder: with `lora_rank` it is given the adapters of each step, else all weights."""
     overlap: bool = False
@@ -181,6 +182,13 @@ class TuneTable(Table):
         if not isinstance(several, list | tuple):
             return several
         return [{"name": reward} if isinstance(reward, str) else reward for reward in several]
+
+    @field_validator("sampler")
+    @classmethod
+    def _is_a_server(cls, sampler: str) -> str:
+        if sampler and not re.fullmatch(r"vllm@https?://[^\s/]\S*", sampler):
+            raise ValueError('it is "vllm@http://HOST:PORT", or "" for this process')
+        return sampler
 
     @field_validator("rollouts_per_prompt")
     @classmethod

@@ -72,6 +72,8 @@ def test_a_reward_is_a_name_a_list_of_names_or_tables(tmp_path: Path) -> None:
         ),
         (['rewards = "modell"'], r"\[tune\.rewards\.0\] name = 'modell'"),
         (["rewards = []"], "rewards"),
+        (['sampler = "http://gpu:8000"'], r"sampler = 'http://gpu:8000': .*vllm@http://HOST:PORT"),
+        (['sampler = "vllm@gpu:8000"'], r"sampler = 'vllm@gpu:8000': .*vllm@http://HOST:PORT"),
     ],
 )
 def test_what_cannot_be_meant_is_one_line(tmp_path: Path, lines: list[str], message: str) -> None:

@@ -39,6 +39,7 @@ class Server:
         self._folder = folder.absolute()
         self._base = base
         self._adapter = ""
+        self._has_other_weights = False
 
     def take(self, policy: Policy) -> None:
         """Let the server sample from this policy from now on."""
@@ -48,12 +49,16 @@ class Server:
             policy.sync()
             shutil.rmtree(self._folder, ignore_errors=True)
             models.save(Model(policy.network, policy.tokenizer), self._folder)
-            self._ask("/collective_rpc", _RELOAD, method="reload_weights", kwargs={"weights_path": str(self._folder)})
-            self._ask("/reset_prefix_cache", _RELOAD)
+            self._reload(weights_path=str(self._folder))
+            self._has_other_weights = True
 
     def leave(self) -> None:
-        """Unload the adapters and delete what was written for the server."""
+        """Give the server back as it was: without our adapters, or with the weights that it was started with; and
+        delete what was written for it."""
         self._unload()
+        if self._has_other_weights:
+            self._reload()
+            self._has_other_weights = False
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def generate(
@@ -119,6 +124,11 @@ class Server:
         self._ask("/v1/load_lora_adapter", _LORA, lora_name=name, lora_path=str(place), load_inplace=True)
         self._unload()
         self._adapter = name
+
+    def _reload(self, **where: str) -> None:
+        """Let the server read weights anew, by default its own; what it keeps of prompts belongs to the old ones."""
+        self._ask("/collective_rpc", _RELOAD, method="reload_weights", kwargs=where)
+        self._ask("/reset_prefix_cache", _RELOAD)
 
     def _unload(self) -> None:
         if self._adapter:
