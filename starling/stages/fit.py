@@ -22,6 +22,7 @@ from starling import (
     reward_scale,
     schedule,
     tables,
+    trackers,
     uncertainty,
     unusable,
 )
@@ -44,8 +45,9 @@ def run(run: Run) -> dict[str, Any]:
     rankings = tables.rankings_of(run, tables.prompts_of(run, "train"))
     held_out = tables.rankings_of(run, tables.prompts_of(run, "validation"))
     folder = run.folder("fit")
-    recorder = Recorder(run.metrics_path, "fit")
-    return fit(run.config.fit, run.config.run.model, rankings, held_out, folder, recorder, seed=run.config.run.seed)
+    with trackers.opened(run.root, run.config.run.trackers, "fit") as mirrors:
+        recorder = Recorder(run.metrics_path, "fit", mirrors)
+        return fit(run.config.fit, run.config.run.model, rankings, held_out, folder, recorder, seed=run.config.run.seed)
 
 
 def fit(
