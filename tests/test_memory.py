@@ -54,3 +54,11 @@ def test_what_no_memory_of_the_machine_holds_stops(tiny_model: Path, tmp_path: P
 def test_sizes_are_read_by_people() -> None:
     assert memory.gib(3 * 2**29) == "1.5 GiB"
     assert memory.said({"a": 2**30, "b": 2**31}) == "3.0 GiB (b 2.0 GiB, a 1.0 GiB, ...)"
+
+
+def test_with_lora_only_the_adapters_are_trained(tiny_model: Path, tmp_path: Path) -> None:
+    # Two blocks with q, o: 32 -> 32, k, v: 32 -> 16, gate, up: 32 -> 64, down: 64 -> 32, each rank * (in + out):
+    # 2 * 4 * (2 * 64 + 2 * 48 + 3 * 96) = 4096
+    settings = config.load(recipe(tmp_path, tiny_model, tune__layers=2, tune__lora_rank=4))
+    parts = memory.of_tune(settings, models.load_config(str(tiny_model)))
+    assert parts["trained weights, gradient, AdamW"] == 16 * 4096

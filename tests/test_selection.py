@@ -14,7 +14,7 @@ from starling.config import Config
 from starling.judges.protocol import Judged
 from starling.judges.rubric import assess
 from starling.policy import Policy
-from starling.records import Candidate, Prompt
+from starling.records import Prompt
 from starling.selection import Watch, preference
 
 PROMPTS = [
@@ -194,12 +194,9 @@ def refusing(texts: list[list[str]]) -> type[Watch]:
     """A watch whose policy says what is written down, look by look."""
 
     class Written(Watch):
-        def _answers(self, policy, step):
+        def _groups(self, policy):
             said = texts.pop(0)
-            return [
-                Candidate(prompt_id=prompt.id, model="", draw=0, answer=text, finished=True, num_tokens=2)
-                for prompt, text in zip(self._asked, said, strict=True)
-            ]
+            return [replace(group, texts=(text,)) for group, text in zip(super()._groups(policy), said, strict=True)]
 
     return Written
 
