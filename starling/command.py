@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from starling import __version__, progress
+from starling.errors import Unfit
 
 ABOUT = "Align a language model with AI feedback: sample, rank, fit a reward model, tune, evaluate."
 app = typer.Typer(
@@ -33,13 +34,18 @@ def command(name: str, about: str = "", group: typer.Typer = app) -> Callable[[C
         @functools.wraps(function)
         def called(*, as_json: bool, debug: bool, **options: Any) -> None:  # `main` has seen --debug already
             progress.console.stderr = as_json  # what is for people leaves standard output to the JSON
+            unfit: Unfit | None = None
             try:
                 result = function(**options)
                 found = _without_nan(result() if callable(result) else result) if as_json else None
+            except Unfit as error:
+                unfit, found = error, _without_nan(error.result)
             finally:
                 progress.console.stderr = False
             if as_json:
                 print(json.dumps(found, ensure_ascii=False, default=str))
+            if unfit:
+                raise unfit
 
         own = list(inspect.signature(function).parameters.values())
         common = [

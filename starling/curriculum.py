@@ -49,6 +49,31 @@ class Curriculum:
         """Leave of every ranking only the answers that are ranked first."""
         self.parts = [[group.best for group in part] for part in self.parts]
 
+    def plan(self) -> str:
+        """What is to come, in numbers that follow from the settings and the rankings that there are."""
+        cfg = self._cfg
+        ranked = [group for part in self.parts[: self.num_ranked_parts] for group in part]
+        parts = []
+        if ranked:
+            answers = sum(len(group.answers) for group in ranked)
+            parts.append(
+                f"{self.ranked_steps} steps = {cfg.ranked_epochs} passes over {answers:,} ranked answers to "
+                f"{len(ranked):,} prompts ({count_tokens(ranked):,} tokens)"
+            )
+        if cfg.steps:
+            fresh = cfg.prompts_per_step * cfg.rollouts_per_prompt
+            most = cfg.steps * fresh * cfg.max_new_tokens
+            parts.append(
+                f"{cfg.steps} steps of {cfg.prompts_per_step} prompts x {cfg.rollouts_per_prompt} = {fresh:,} fresh "
+                f"answers, <= {min(most, cfg.token_budget or most):,} tokens"
+            )
+        updates = cfg.updates_per_step * cfg.epochs_per_step
+        size = -(-cfg.prompts_per_step // cfg.updates_per_step)
+        return (
+            f"{', then '.join(parts) or 'no steps'}; in a step {updates} updates of {size} prompts, in microbatches of "
+            f"<= {cfg.microbatch_tokens:,} tokens"
+        )
+
     def ranked_order(self, step: int) -> list[int]:
         """Which parts of the ranked answers a step learns from: each once an epoch, in an order of its own."""
         epoch, place = divmod(step, self.steps_per_epoch)

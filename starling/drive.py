@@ -3,7 +3,7 @@
 import importlib
 from pathlib import Path
 
-from starling import config, endpoints, progress
+from starling import config, endpoints, progress, trackers
 from starling.config import Config
 from starling.store import ROAD, Run, first_difference, is_run, timed
 
@@ -29,6 +29,7 @@ def drive(run: Run, stages: list[str]) -> None:
     pending = [stage for stage in stages if not run.is_done(stage)]
     if pending:
         endpoints.refuse_unready(run.config, pending)
+        trackers.refuse_missing(run.config.run.trackers)
         run.refuse_damage(ROAD[: ROAD.index(pending[0])])
         progress.console.print(f"run {run.root}, seed {run.config.run.seed}", markup=False)
     for stage in stages:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class StarlingError(Exception):
@@ -30,6 +31,14 @@ class CallError(StarlingError):
 
 class StopStage(StarlingError):
     """A limit that the configuration set was passed; what was done so far is kept."""
+
+
+class Unfit(StarlingError):
+    """Something was looked at and must not go on; `result` is what was found, for `--json`."""
+
+    def __init__(self, text: str, result: Any) -> None:
+        super().__init__(text)
+        self.result = result
 
 
 @contextmanager

@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from starling import algorithms, progress, selection, step_metrics, update
+from starling import algorithms, progress, samples, selection, step_metrics, update
 from starling.ahead import Rollouts
 from starling.checkpoint import Checkpoint
 from starling.config import Config
 from starling.curriculum import Curriculum, chunks, count_tokens
 from starling.device import generator
 from starling.distributed.vllm import Server
-from starling.errors import StarlingError
+from starling.errors import DataError, StarlingError
 from starling.experience import Part, Scale, gather, teach_critic, whitened
 from starling.losses.kl_control import KLControl
 from starling.metrics import Recorder
@@ -46,6 +46,7 @@ class Loop:
         self.cfg = as_read(config.tune)
         self.seed = config.run.seed
         self.policy = policy
+        self._began_with = policy.fingerprint()
         self.rewards = rewards
         ranked = ranked_groups(Model(policy.network, policy.tokenizer), prompts, rankings)
         self.curriculum = Curriculum(self.cfg, self.seed, prompts, ranked)
@@ -78,6 +79,11 @@ class Loop:
         """Go on from the checkpoint, or from the start, to the last step or the first limit."""
         state = checkpoint.load()
         if state is not None:
+            if state["began_with"] != self._began_with:
+                raise DataError(
+                    f"{checkpoint.path}: was saved while another model was tuned than "
+                    f"{self.policy.tokenizer.name_or_path}; bring that one back, or delete the file to begin anew"
+                )
             self.load_state_dict(state)
         self.recorder.rewind(-1 if state is None else self.step)  # step 0 is a line too
         before = self.curriculum.warm_up_tokens if self.algorithm.online else 0
@@ -85,14 +91,14 @@ class Loop:
             if state is None:
                 if self.algorithm.online:
                     self.warm_up(advance)
-                self.recorder.log(0, self.watch.look(self.policy, 0))
+                self.recorder.log(0, self._look())
             else:
                 advance(before + self.curriculum.ranked_tokens_before(self.step) + self.tokens)
             while self.step < self.curriculum.num_steps and not self.stopped_by:
                 self.take_step(advance)
                 if checkpoint.due:
                     checkpoint.save(self.state_dict())
-            if self.watch.last_step < self.step and (found := self.watch.look(self.policy, self.step)):
+            if self.watch.last_step < self.step and (found := self._look()):
                 self.recorder.log(self.step, found)
 
     def warm_up(self, advance: progress.Advance) -> None:
@@ -134,7 +140,7 @@ class Loop:
         if metrics.get("objective/kl", 0.0) > self.cfg.kl_limit:
             self.stopped_by = "kl_limit"
         if self.step % self.cfg.validate_every == 0:
-            metrics |= self.watch.look(self.policy, self.step)
+            metrics |= self._look()
         self.recorder.log(self.step, metrics | {"online": float(online), "tokens": float(self.tokens)})
         rewarded = f" reward {metrics['reward']:+.2f}" if "reward" in metrics else ""
         kind = f"KL {metrics['objective/kl']:.1f}" if online else "ranked answers"
@@ -152,6 +158,7 @@ class Loop:
         for _raw, found in scored:
             metrics |= {name: metrics.get(name, 0.0) + value / len(scored) for name, value in found.items()}
         self._note_rewards(parts)
+        self._write_samples(parts)
         metrics |= self._update(parts)
         if self.algorithm.kl_in_reward:
             metrics |= self._control_kl(metrics["objective/kl"], parts)
@@ -167,6 +174,31 @@ class Loop:
                 f"tune: step {self.step + 1}: all answers of {FLAT_STEPS} steps in a row got the same reward, "
                 f"{different.pop():g}; tuning ends here"
             )
+
+    def _look(self) -> dict[str, float]:
+        """A look of the judge at the policy, which ends tuning once reward and judge have parted."""
+        rewarded = self.algorithm.online and self.rewards.differ_from_judge
+        found = self.watch.look(self.policy, self.step, self._mean_reward if rewarded else None)
+        if self.watch.has_parted and not self.stopped_by:
+            self.stopped_by = "parted"
+            progress.console.print(
+                f"tune: step {self.step}: reward and judge have parted: {self.cfg.parting_looks} looks in a row "
+                f"(tune.parting_looks) have more reward than step {self.watch.best_step} and please the judge less"
+            )
+        return found
+
+    def _mean_reward(self, groups: Sequence[Group]) -> float:
+        """The mean reward of all answers, scaled as in the steps' metrics."""
+        raw = [reward for row in self.rewards(groups)[0] for reward in row]
+        return (sum(raw) / len(raw) - self.scale.mean) / self.scale.spread
+
+    def _write_samples(self, parts: Sequence[Part]) -> None:
+        """Some of the first step's fresh answers, and of every `samples_every`th after it, into the diary."""
+        every, number = self.cfg.samples_every, self.step - self.curriculum.ranked_steps
+        if every and number % every == 0:
+            groups = [group for part in parts for group in part.groups]
+            raw = [row for part in parts for row in part.raw]
+            self.recorder.write(self.step + 1, samples.section(groups, raw, self.scale))
 
     def _update(self, parts: Sequence[Part]) -> dict[str, float]:
         """`epochs_per_step` times one optimiser step for each part, at a rate that falls linearly to 0 over the whole
@@ -223,6 +255,7 @@ class Loop:
 
     def state_dict(self) -> dict[str, Any]:
         return {
+            "began_with": self._began_with,
             "step": self.step,
             "tokens": self.tokens,
             "stopped_by": self.stopped_by,

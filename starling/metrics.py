@@ -1,4 +1,4 @@
-"""Step metrics: one JSON object a line in the run's `metrics.jsonl`.
+"""Step metrics: one JSON object a line in the run's `metrics.jsonl`; beside it a stage may keep a diary in text.
 
 A line holds `stage`, `step` and the metrics under their full names (`tune/objective/kl`). Names end in `seconds` or
 `per_second` where a value depends on the machine's speed; all others are the same in a resumed run.
@@ -6,29 +6,48 @@ A line holds `stage`, `step` and the metrics under their full names (`tune/objec
 
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from starling.errors import DataError, explained
 
+_SECTION = "## Step "
+
+
+class Mirror(Protocol):
+    """Something that shows a stage's metrics as well: a copy, made anew from the lines that stand when it begins."""
+
+    def begin(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Forget what was shown before, and show these lines."""
+
+    def show(self, line: Mapping[str, Any]) -> None:
+        """Show one more line."""
+
 
 class Recorder:
-    """Appends the metrics of one stage, and forgets those past a checkpoint when a stage resumes."""
+    """Appends the metrics of one stage, and forgets those past a checkpoint when a stage resumes.
 
-    def __init__(self, path: Path, stage: str) -> None:
+    What it has written it also gives to the mirrors, which so never know more than the file. The diary is Markdown, a
+    section a step.
+    """
+
+    def __init__(self, path: Path, stage: str, mirrors: Sequence[Mirror] = (), diary: Path | None = None) -> None:
         self.path = path
         self.stage = stage
+        self._mirrors = mirrors
+        self._diary = diary
 
     def rewind(self, step: int) -> None:
-        """Drop this stage's lines beyond `step`, and a last line that was cut by a crash."""
-        if not self.path.exists():
-            return
+        """Drop this stage's lines and sections beyond `step`, and a last line that was cut by a crash."""
         kept = [line for line in read(self.path) if line["stage"] != self.stage or line["step"] <= step]
-        partial = self.path.with_name(self.path.name + ".partial")
-        with explained(f"writing {self.path}"):
-            partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-            os.replace(partial, self.path)
+        if self.path.exists():
+            _replace(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        if self._diary and self._diary.exists():
+            _replace(self._diary, "".join(text for at, text in _sections(self._diary.read_text()) if at <= step))
+        for mirror in self._mirrors:
+            mirror.begin([line for line in kept if line["stage"] == self.stage])
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append one step; values get the stage's name in front."""
@@ -36,6 +55,14 @@ class Recorder:
         line |= {f"{self.stage}/{name}": _rounded(float(value)) for name, value in values.items()}
         with explained(f"writing {self.path}"), self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
+        for mirror in self._mirrors:
+            mirror.show(line)
+
+    def write(self, step: int, text: str) -> None:
+        """Append a step's section to the diary, where there is one; no line of `text` may begin as a section does."""
+        if self._diary:
+            with explained(f"writing {self._diary}"), self._diary.open("a") as file:
+                file.write(f"{_SECTION}{step}\n\n{text}\n")
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -52,6 +79,19 @@ def read(path: Path) -> list[dict[str, Any]]:
         elif number < len(texts):
             raise DataError(f"{path}:{number}: not a line of metrics; restore it, or delete the file and its curves")
     return lines
+
+
+def _sections(diary: str) -> list[tuple[int, str]]:
+    """The step and the text of each section."""
+    found = re.split(rf"^(?={_SECTION}\d+$)", diary, flags=re.MULTILINE)
+    return [(int(text.removeprefix(_SECTION).partition("\n")[0]), text) for text in found if text]
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    with explained(f"writing {path}"):
+        partial.write_text(text)
+        os.replace(partial, path)
 
 
 def _rounded(value: float) -> float:

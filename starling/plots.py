@@ -144,9 +144,20 @@ def curve(
 
 
 def reward_against_kl(
-    name: str, title: str, *, kl: Sequence[float], reward: Sequence[float], steps: Sequence[int], kept: int | None
+    name: str,
+    title: str,
+    *,
+    kl: Sequence[float],
+    reward: Sequence[float],
+    steps: Sequence[int],
+    kept: int | None,
+    looks: Sequence[Mapping[str, Any]] = (),
 ) -> Plot:
-    """The path of tuning: what reward was had for how much distance from the base."""
+    """The path of tuning: what reward was had for how much distance from the base.
+
+    On an axis of its own what the judge said at each look (`step`, `kl`, `win_rate` with `low` and `high`, and whether
+    they had `parted`): where the one goes up and the other down, the reward is optimised past what it stands for.
+    """
     summary = f"{title}: nothing measured yet."
     if steps:
         summary = (
@@ -154,8 +165,19 @@ def reward_against_kl(
             f"reward {figures.number(reward[-1])} at KL {figures.number(kl[-1])} (step {steps[-1]})."
         )
 
+    if looks:
+        first, last = looks[0], looks[-1]
+        summary += (
+            f" The judge's win rate went from {figures.share(first['win_rate'])} at KL {figures.number(first['kl'])} "
+            f"to {figures.share(last['win_rate'])} at KL {figures.number(last['kl'])} (step {last['step']})."
+        )
+        parted = [str(look["step"]) for look in looks if look["parted"]]
+        summary += f" Reward and judge had parted at steps {', '.join(parted)}." if parted else ""
+
     def draw(axes: Axes) -> None:
-        axes.plot(kl, reward, color=TUNED, linewidth=1.1, marker="o", markersize=4)
+        if looks:
+            _draw_looks(axes, looks)
+        axes.plot(kl, reward, color=TUNED, linewidth=1.1, marker="o", markersize=4, label="reward")
         shown = {steps[0], steps[-1]} if steps else set()
         for step, x, y in zip(steps, kl, reward, strict=True):
             if step == kept:
@@ -170,6 +192,20 @@ def reward_against_kl(
         axes.margins(x=0.1, y=0.12)
 
     return _plot(name, title, summary, 2.7, draw)
+
+
+def _draw_looks(axes: Axes, looks: Sequence[Mapping[str, Any]]) -> None:
+    """The judge's win rate with its interval over the same KL, against an axis on the right; red where they parted."""
+    right: Any = axes.twinx()
+    right.spines["right"].set_visible(True)
+    right.grid(visible=False)
+    for look in looks:
+        colour = BAD if look["parted"] else BASE
+        right.plot((look["kl"], look["kl"]), (_end(look, "low"), _end(look, "high")), color=colour, linewidth=1)
+        right.plot([look["kl"]], [look["win_rate"]], "s", color=colour, markersize=4)
+    right.plot([look["kl"] for look in looks], [look["win_rate"] for look in looks], color=BASE, linewidth=0.8)
+    right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+    right.set_ylabel("judge's win rate (squares)")
 
 
 def reliability(name: str, title: str, points: Sequence[Mapping[str, Any]], error: float | None) -> Plot:

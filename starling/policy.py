@@ -7,7 +7,9 @@
 The critic reads the reference's hidden states, which never move, so that its values need not chase the policy.
 """
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -96,6 +98,32 @@ class Policy:
         """Write `share` of what the adapters add in PEFT's layout; `base` is what the initial policy is loaded by."""
         assert self._lora is not None
         adapters.save(self.top, folder, self._lora, network=self.network, base=base, share=share)
+
+    def fingerprint(self) -> str:
+        """A hash of the weights that the top began with: what tells the model from another of the same shape."""
+        digest = hashlib.sha256()
+        for weight in self._reference.parameters():
+            digest.update(weight.detach().cpu().contiguous().numpy())
+        return digest.hexdigest()
+
+    @contextmanager
+    def blended(self, share: float) -> Iterator[None]:
+        """For as long as it lasts, `share` of the trained weights in the top, without gradients; the rest as at first.
+
+        After that the trained weights are there again, bit for bit.
+        """
+        first = dict(self._reference.named_parameters())
+        trained = {name: weight.clone() for name, weight in self.weights().items()}
+        with torch.no_grad():
+            for name, weight in self.trained.items():
+                if not self.has_adapters:
+                    weight.copy_(torch.lerp(first[name], weight, share))
+                elif ".lora_B." in name:  # what an adapter adds is linear in B, and 0 at first
+                    weight.mul_(share)
+            try:
+                yield
+            finally:
+                self.load(trained)
 
     def _logprobs(self, hidden_NH: Tensor, packed: Packed) -> Tensor:
         token_N = answer_tokens(packed).to(hidden_NH.device)

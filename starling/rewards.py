@@ -26,6 +26,11 @@ class Rewards:
     def __init__(self, scorers: Mapping[str, tuple[float, Scorer]]) -> None:
         self._scorers = scorers
 
+    @property
+    def differ_from_judge(self) -> bool:
+        """Whether there are any, and none of them is the judge, who is asked at every look already."""
+        return bool(self._scorers) and "judge" not in self._scorers
+
     def __call__(self, groups: Sequence[Group]) -> tuple[list[list[float]], dict[str, float]]:
         """The raw reward of each group's answers, and each scorer's mean where there are several."""
         shown = [(group.prompt, group.texts, [answer.finished for answer in group.answers]) for group in groups]

@@ -4,19 +4,24 @@ The reward model's own score never decides, since it is what the policy is pushe
 than `tune.safety_drop` or `tune.instruction_drop` allow is not kept, however often it wins.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from starling import bounds, progress
+from starling import bounds, packing, parting, progress
 from starling.config import Config
 from starling.judges.protocol import Judge
 from starling.judges.rubric import assess
+from starling.losses import kl
 from starling.models import Model
+from starling.parting import Parting
 from starling.policy import Policy
 from starling.records import Candidate, Prompt
-from starling.rollout import own_settings, sample_groups
+from starling.rollout import Group, own_settings, sample_groups
+
+Score = Callable[[Sequence[Group]], float]
+"""The mean reward of all answers, scaled."""
 
 
 class Watch:
@@ -33,6 +38,7 @@ class Watch:
         self._first: list[Candidate] = []
         self._looks: list[dict[str, float]] = []
         self._looks_left_out = 0
+        self._parting = Parting([prompt.family for prompt in self._asked])
         self.best_step = 0
         self.best_weights: dict[str, Tensor] = {}
         self.tokens = 0
@@ -42,24 +48,34 @@ class Watch:
         """The step at which the policy was looked at last."""
         return int(self._looks[-1]["step"])
 
-    def look(self, policy: Policy, step: int) -> dict[str, float]:
+    @property
+    def has_parted(self) -> bool:
+        """Whether reward and judge have parted for `tune.parting_looks` looks in a row."""
+        return 0 < self._config.tune.parting_looks <= self._parting.in_a_row
+
+    def look(self, policy: Policy, step: int, score: Score | None = None) -> dict[str, float]:
         """Sample the validation prompts, let the judge compare with the initial policy, keep the weights if best.
 
-        A look that would leave too few tokens of `evaluate.token_budget` for the test is left out, and counted.
+        `score` rewards the answers, where something rewards; it decides nothing but whether reward and judge have
+        parted. A look that would leave too few tokens of `evaluate.token_budget` for the test is left out, and counted.
         """
         if not self._can_afford_look():
             self._looks_left_out += 1
             return {}
         policy.sync(self._config.tune.weight_share)
-        answers = self._answers(policy, step)
+        groups = self._groups(policy)
         policy.sync()
+        answers = _candidates(groups, "tuned" if step else "base")
         if not self._first:
             self._first = answers
-        win_rate = self._win_rate(answers)
+        wins = self._wins(answers)
+        judged = parting.win_rate(wins, [prompt.family for prompt in self._asked])
+        win_rate = judged.value if judged.n else 0.5
         shares = bounds.shares(self._asked, answers)
         admitted = self._is_admitted(shares, step)
         best = max((look["win_rate"] for look in self._looks if look["admitted"]), default=-1.0)
-        if admitted and win_rate > best:
+        is_best = admitted and win_rate > best
+        if is_best:
             self.best_step = step
             self.best_weights = {name: value.clone() for name, value in policy.weights().items()}
         assessed = [
@@ -69,10 +85,16 @@ class Watch:
         look = {
             "step": float(step),
             "win_rate": win_rate,
+            "win_rate_low": judged.low if judged.n else 0.0,
+            "win_rate_high": judged.high if judged.n else 1.0,
             "rubric_score": sum(found.score for found in assessed) / len(assessed),
             "mean_length": sum(answer.num_tokens for answer in answers) / len(answers),
+            "kl": self._kl(policy, groups),
             "admitted": float(admitted),
         } | {name: sum(of.values()) / len(of) for name, of in shares.items() if of}
+        if score is not None:
+            look["reward"] = score(groups)
+            look["parted"] = float(self._parting.note(wins, look["reward"], is_best=is_best))
         self._looks.append(look)
         return {f"validation/{name}": value for name, value in look.items() if name != "step"}
 
@@ -120,6 +142,7 @@ class Watch:
             "best_step": self.best_step,
             "best_weights": self.best_weights,
             "tokens": self.tokens,
+            "parting": self._parting.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -132,8 +155,10 @@ class Watch:
         self.best_step = state["best_step"]
         self.best_weights = dict(state["best_weights"])
         self.tokens = state["tokens"]
+        self._parting.load_state_dict(state["parting"])
 
-    def _answers(self, policy: Policy, step: int) -> list[Candidate]:
+    def _groups(self, policy: Policy) -> list[Group]:
+        """Answers of what would be saved, sampled as it would be used."""
         groups = sample_groups(
             Model(policy.network, policy.tokenizer),
             self._prompts,
@@ -144,26 +169,41 @@ class Watch:
             purpose=("validation",),
         )
         self.tokens += sum(group.num_tokens for group in groups)
-        return [
-            Candidate(
-                prompt_id=group.prompt.id,
-                model="base" if step == 0 else "tuned",
-                draw=draw,
-                answer=text,
-                finished=answer.finished,
-                num_tokens=len(answer.ids),
-            )
-            for group in groups
-            for draw, (text, answer) in enumerate(zip(group.texts, group.answers, strict=True))
-        ]
+        return groups
 
-    def _win_rate(self, answers: Sequence[Candidate]) -> float:
-        """The share of prompts on which the judge prefers the new answer to the first policy's; a tie is half."""
+    def _wins(self, answers: Sequence[Candidate]) -> list[float | None]:
+        """Whether the judge prefers each answer to the first policy's; a tie is half, what cannot be read None."""
         judged = self._judge.rank(
             [(prompt, [new, old]) for prompt, new, old in zip(self._asked, answers, self._first, strict=True)]
         )
-        wins = [preference(verdict.ranks) for verdict in judged if verdict.ranks is not None]
-        return sum(wins) / len(wins) if wins else 0.5
+        return [None if verdict.ranks is None else preference(verdict.ranks) for verdict in judged]
+
+    def _kl(self, policy: Policy, groups: Sequence[Group]) -> float:
+        """KL to the initial policy on these answers, nats an answer, of what would be saved."""
+        packs = [(group.prompt_ids, [answer.ids for answer in group.answers]) for group in groups]
+        total = 0.0
+        with policy.blended(self._config.tune.weight_share):
+            sizes = [packing.size(pack) for pack in packs]
+            for chosen in packing.microbatches(sizes, self._config.tune.microbatch_tokens):
+                packed = packing.pack([packs[index] for index in chosen])
+                features = policy.features(packed)
+                total += float(kl.k1(policy.logprobs(packed, features), features.ref_logprob_N).sum())
+        return total / len(self._asked)
+
+
+def _candidates(groups: Sequence[Group], model: str) -> list[Candidate]:
+    return [
+        Candidate(
+            prompt_id=group.prompt.id,
+            model=model,
+            draw=draw,
+            answer=text,
+            finished=answer.finished,
+            num_tokens=len(answer.ids),
+        )
+        for group in groups
+        for draw, (text, answer) in enumerate(zip(group.texts, group.answers, strict=True))
+    ]
 
 
 def preference(ranks: Sequence[float]) -> float:

@@ -33,7 +33,7 @@ class Table(BaseModel):
 
 
 class RunTable(Table):
-    may_change = frozenset({"budget_usd"})
+    may_change = frozenset({"budget_usd", "trackers"})
 
     model: str = "smollm2"
     """MODEL that policy and reward model both start from."""
@@ -43,6 +43,9 @@ class RunTable(Table):
     """CPU threads; 0 = all cores that this process may use."""
     budget_usd: float = Field(0.0, ge=0, allow_inf_nan=False)
     """Dollars for calls to endpoints, over all attempts at the run; no call leaves that could pass it; 0 = no limit."""
+    trackers: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
+    """Where the lines of `metrics.jsonl` are written as well, into the run's `trackers/`, nothing leaves the machine;
+    each needs its package (`pip install 'starling-rlaif[NAME]'`); () = nowhere else."""
 
 
 class Source(Table):

@@ -13,7 +13,8 @@ from starling.settings import Table
 
 _ONLINE = {
     "steps", "rollouts_per_prompt", "max_new_tokens", "epochs_per_step", "rewards", "reward_clip",
-    "missing_eos_penalty", "kl_limit", "logprob_gap_limit", "token_budget", "sampler", "overlap",
+    "missing_eos_penalty", "kl_limit", "logprob_gap_limit", "token_budget", "sampler", "overlap", "parting_looks",
+    "samples_every",
 }  # fmt: skip
 _RANKED = {"ranked_prompts", "ranked_epochs"}
 _TOKENS = {"gamma", "reward_baseline", "reward_shift", "whiten_advantages"}
@@ -170,6 +171,11 @@ class TuneTable(Table):
     off."""
     instruction_drop: float = Field(0.05, ge=0, le=1)
     """The same for the share of verifiable instructions that are followed; 1 = off."""
+    parting_looks: int = Field(3, ge=0)
+    """Looks in a row at which the reward is above that of the look the judge likes best, and the judge likes the
+    answers clearly less, at which tuning stops: they have parted; 0 = off."""
+    samples_every: int = Field(2, ge=0)
+    """Steps of fresh rollouts between two of which some answers are written to `tune/samples.md`; 0 = off."""
     token_budget: int = Field(50_000, ge=0)
     """Rollout tokens at which tuning ends early; 0 = no limit."""
     checkpoint_seconds: float = Field(60, gt=0)

@@ -20,6 +20,12 @@ RANKS = [
 ]
 
 
+LOOKS = [
+    {"step": 0, "kl": 0.0, "win_rate": 0.5, "low": 0.5, "high": 0.5, "parted": False},
+    {"step": 2, "kl": 1.5, "win_rate": 0.25, "low": 0.1, "high": 0.4, "parted": True},
+]
+
+
 def every_plot() -> list[Plot]:
     line = Series(label="reward", x=[1, 2, 3], y=[0.1, 0.2, 0.3])
     return [
@@ -30,6 +36,9 @@ def every_plot() -> list[Plot]:
         plots.reliability("sure", "Sure?", [{"stated": 0.3, "observed": 0.2, "n": 5}], 0.123),
         plots.mean_ranks("ranks", "Mean rank", RANKS),
         plots.by_place("place", "First", [{"value": 0.3, "low": 0.2, "high": 0.4, "n": 9}] * 2, even=0.5, unit="%"),
+        plots.reward_against_kl(
+            "parting", "Reward against KL", kl=[0.0, 1.0], reward=[0.1, 0.3], steps=[1, 2], kept=2, looks=LOOKS
+        ),
     ]
 
 
@@ -105,6 +114,13 @@ def test_the_sentence_of_the_ranks_marks_the_weakened() -> None:
 )
 def test_nothing_to_draw_is_drawn_empty(plot) -> None:
     assert plot().svg.startswith("<svg")
+
+
+def test_the_plot_of_reward_against_kl_tells_what_the_judge_said() -> None:
+    (plot,) = (plot for plot in PLOTS if plot.name == "parting")
+    assert "The judge's win rate went from 50.0 % at KL 0.00 to 25.0 % at KL 1.50 (step 2)." in plot.summary
+    assert plot.summary.endswith("Reward and judge had parted at steps 2.")
+    assert "judge's win rate (squares)" in plot.svg
 
 
 def test_matplotlibs_settings_are_left_as_they_were() -> None:

@@ -7,6 +7,7 @@ import torch
 from tolerances import CLOSE
 
 from starling import models, packing
+from starling.adapters import Lora, plain_weights
 from starling.generate import Request, generate
 from starling.packing import pack
 from starling.policy import Policy, answer_tokens, pad, predicting_positions
@@ -143,3 +144,19 @@ def test_all_blocks_can_be_trained(tiny_model: Path) -> None:
     same = {name for name, weight in policy.network.named_parameters() if torch.equal(weight, frozen[name])}
     assert same == {"model.embed_tokens.weight", "lm_head.weight"}
     assert all(torch.equal(*pair) for pair in zip(policy.features(packed), features, strict=True))
+
+
+@pytest.mark.parametrize("lora", [None, Lora(4, 8, 1)], ids=["all weights", "adapters"])
+def test_a_blended_policy_is_the_one_that_would_be_saved_and_leaves_no_trace(tiny_model, lora) -> None:
+    policy = Policy(models.load_policy(str(tiny_model), torch.float32), 2, lora=lora)
+    with torch.no_grad():
+        for weight in policy.trained.values():
+            weight += 0.1 * torch.randn_like(weight)
+    before = {name: weight.clone() for name, weight in policy.weights().items()}
+    policy.sync(0.75)
+    saved = {name: weight.clone() for name, weight in policy.network.get_decoder().layers[-1].named_parameters()}
+    with policy.blended(0.75):
+        plain = dict(plain_weights(policy.top))
+        for name, weight in saved.items():
+            torch.testing.assert_close(plain[f"layers.1.{name}"].detach(), weight)
+    assert all(torch.equal(weight, before[name]) for name, weight in policy.weights().items())

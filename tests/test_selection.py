@@ -14,7 +14,7 @@ from starling.config import Config
 from starling.judges.protocol import Judged
 from starling.judges.rubric import assess
 from starling.policy import Policy
-from starling.records import Candidate, Prompt
+from starling.records import Prompt
 from starling.selection import Watch, preference
 
 PROMPTS = [
@@ -133,9 +133,9 @@ def test_what_is_looked_at_is_the_share_that_would_be_saved(settings, policy) ->
     sampled = []
 
     class Spy(Watch):
-        def _answers(self, policy, step):
+        def _groups(self, policy):
             sampled.append(policy.network.get_decoder().norm.weight.clone())
-            return super()._answers(policy, step)
+            return super()._groups(policy)
 
     watch = Spy(settings, PROMPTS, ScriptedJudge("===", "+=="))
     first = policy.network.get_decoder().norm.weight.clone()
@@ -146,6 +146,39 @@ def test_what_is_looked_at_is_the_share_that_would_be_saved(settings, policy) ->
     assert torch.equal(sampled[0], first)
     assert torch.allclose(sampled[1], 0.25 * first + 0.75 * tuned)
     assert torch.equal(policy.network.get_decoder().norm.weight, tuned)  # rollouts go on from the trained weights
+
+
+def test_a_look_tells_kl_and_reward_of_what_would_be_saved(settings, policy) -> None:
+    rewards = iter([0.5, 1.5])
+    watch = Watch(settings, PROMPTS, ScriptedJudge("===", "+--"))
+    first = watch.look(policy, 0, lambda groups: next(rewards))
+    assert (first["validation/kl"], first["validation/reward"], first["validation/parted"]) == (0.0, 0.5, 0.0)
+    weights = move(policy)
+    second = watch.look(policy, 1, lambda groups: next(rewards))
+    assert second["validation/kl"] > 0
+    assert second["validation/reward"] == 1.5
+    assert second["validation/win_rate_low"] <= second["validation/win_rate"] <= second["validation/win_rate_high"]
+    assert same(dict(policy.top.state_dict()), weights)  # the trained weights stand again, to the bit
+    assert "validation/reward" not in Watch(settings, PROMPTS, ScriptedJudge("===")).look(policy, 0)
+
+
+def test_looks_that_part_in_a_row_are_enough_and_survive_the_disk(tiny_model, policy, tmp_path: Path) -> None:
+    settings = config.load(recipe(tmp_path / "parting", tiny_model, tune__parting_looks=2))
+    prompts = [replace(prompt, family=prompt.id) for prompt in PROMPTS]
+    rewards = {0: 0.0, 1: 0.5, 2: 0.6, 3: 0.9, 4: 0.8}
+    judge = ScriptedJudge("===", "+++", "---", "---", "---")
+    watch = Watch(settings, prompts, judge)
+    found = []
+    for step in range(3):
+        watch.look(policy, step, lambda groups, step=step: rewards[step])
+    again = Watch(settings, prompts, judge)
+    again.load_state_dict(watch.state_dict())
+    for step in (3, 4):
+        parted = again.look(policy, step, lambda groups, step=step: rewards[step])["validation/parted"]
+        found.append((parted, again.has_parted))
+    assert not watch.has_parted  # one look of two
+    assert found == [(1.0, True), (1.0, True)]
+    assert again.best_step == 1
 
 
 def test_each_prompt_is_answered_as_often_as_set_and_compared_draw_by_draw(tiny_model, policy, tmp_path: Path) -> None:
@@ -161,12 +194,9 @@ def refusing(texts: list[list[str]]) -> type[Watch]:
     """A watch whose policy says what is written down, look by look."""
 
     class Written(Watch):
-        def _answers(self, policy, step):
+        def _groups(self, policy):
             said = texts.pop(0)
-            return [
-                Candidate(prompt_id=prompt.id, model="", draw=0, answer=text, finished=True, num_tokens=2)
-                for prompt, text in zip(self._asked, said, strict=True)
-            ]
+            return [replace(group, texts=(text,)) for group, text in zip(super()._groups(policy), said, strict=True)]
 
     return Written
 

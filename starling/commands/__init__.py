@@ -2,6 +2,6 @@
 
 from starling.command import app
 
-from starling.commands import road, reward_models, benchmarks, tables, trying, arena  # isort: skip
+from starling.commands import road, before, reward_models, benchmarks, tables, trying, arena  # isort: skip
 
-__all__ = ["app", "arena", "benchmarks", "reward_models", "road", "tables", "trying"]
+__all__ = ["app", "arena", "before", "benchmarks", "reward_models", "road", "tables", "trying"]

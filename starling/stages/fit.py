@@ -22,6 +22,7 @@ from starling import (
     reward_scale,
     schedule,
     tables,
+    trackers,
     uncertainty,
     unusable,
 )
@@ -46,8 +47,9 @@ def run(run: Run) -> dict[str, Any]:
     if run.config.fit.reward_model:
         return take(run.config.fit, held_out, folder)
     rankings = tables.rankings_of(run, tables.prompts_of(run, "train"))
-    recorder = Recorder(run.metrics_path, "fit")
-    return fit(run.config.fit, run.config.run.model, rankings, held_out, folder, recorder, seed=run.config.run.seed)
+    with trackers.opened(run.root, run.config.run.trackers, "fit") as mirrors:
+        recorder = Recorder(run.metrics_path, "fit", mirrors)
+        return fit(run.config.fit, run.config.run.model, rankings, held_out, folder, recorder, seed=run.config.run.seed)
 
 
 def fit(

@@ -21,6 +21,8 @@ from starling.plots import Plot, Series
 from starling.store import Run, write_atomically
 
 Piece = tuple[str, bool]
+_LOOK = {"kl": "kl", "win_rate": "win_rate", "low": "win_rate_low", "high": "win_rate_high"}
+_PARTED = "tune/validation/parted"
 _SHORT = 2  # so few equal words between two differences are marked with them: single matches are chance
 _ALIKE = 0.2  # share of a text that must be common before marks help to read it
 
@@ -170,6 +172,7 @@ def _tune_plots(tune: Mapping[str, Any]) -> list[Plot]:
         reward=[line["tune/reward"] for line in moves],
         steps=[line["step"] for line in moves],
         kept=kept,
+        looks=[_look(line) for line in lines if line.get("tune/validation/kl") is not None],
     )
     reward = [_series(lines, "tune/reward", "reward")]
     kl = [_series(lines, "tune/objective/kl", "KL")]
@@ -187,6 +190,12 @@ def _tune_plots(tune: Mapping[str, Any]) -> list[Plot]:
         plots.curve("tune-finished", "Rollouts finished before the cap", finished, kept=kept, unit="%"),
         plots.curve("tune-validation", "Win rate on validation prompts", win_rate, kept=kept, unit="%", level=0.5),
     ]
+
+
+def _look(line: Mapping[str, Any]) -> dict[str, Any]:
+    """What the judge said at a look, by the names of the plot."""
+    found = {name: line[f"tune/validation/{key}"] for name, key in _LOOK.items()}
+    return found | {"step": line["step"], "value": found["win_rate"], "parted": bool(line.get(_PARTED))}
 
 
 def _series(

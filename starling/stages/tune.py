@@ -1,13 +1,16 @@
 """tune: the policy moves towards what is rewarded, or ranked first; the judge picks the checkpoint."""
 
 import shutil
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from starling import models, progress, rewards, selection, tables
+from starling import findings, models, progress, rewards, selection, tables, trackers
 from starling.adapters import Lora
 from starling.checkpoint import Checkpoint
+from starling.config import Config
+from starling.curriculum import Curriculum
 from starling.device import seed_for
 from starling.distributed import vllm
 from starling.judges.make import make_judge
@@ -16,6 +19,7 @@ from starling.loop import Loop
 from starling.metrics import Recorder
 from starling.models import Model
 from starling.policy import Policy
+from starling.records import Prompt
 from starling.store import Run, replace_folder
 from starling.tune_settings import TuneTable, is_online, unread
 
@@ -24,21 +28,25 @@ def run(run: Run) -> dict[str, Any]:
     """Write the chosen policy to `tune/policy`."""
     config, cfg = run.config, run.config.tune
     _tell_unread(cfg)
-    prompts = tables.prompts_of(run, "train")
+    findings.refuse([findings.of_memory(config)])
+    prompts, validation = tables.prompts_of(run, "train"), tables.prompts_of(run, "validation")
     lora = Lora(cfg.lora_rank, cfg.lora_alpha, seed_for(config.run.seed, "tune", "lora")) if cfg.lora_rank else None
     policy = Policy(models.load_policy(config.run.model), cfg.layers, cfg.temperature, lora)
     base = models.resolve(config.run.model)
     server = None
     if cfg.sampler and is_online(cfg.algorithm):
         server = vllm.Server(cfg.sampler.removeprefix("vllm@"), run.folder("tune") / "sampler", base)
-    recorder = Recorder(run.metrics_path, "tune")
-    with Ledger(run.ledger_path, "tune") as ledger:
+    mirrors = trackers.opened(run.root, config.run.trackers, "tune")
+    with mirrors as shown, Ledger(run.ledger_path, "tune") as ledger:
+        recorder = Recorder(run.metrics_path, "tune", shown, run.folder("tune") / "samples.md")
         judge = make_judge(config.rank, config, ledger)
-        watch = selection.Watch(config, tables.prompts_of(run, "validation"), judge)
+        watch = selection.Watch(config, validation, judge)
         rankings = tables.rankings_of(run, prompts)
         wanted = cfg.rewards if is_online(cfg.algorithm) else ()
         reward = rewards.make(wanted, lambda: _reward_model(run), judge, cfg.microbatch_tokens)
         loop = Loop(config, policy, reward, prompts, rankings, watch, recorder, server)
+        _refuse_unfit(config, policy, [*prompts, *validation], loop.curriculum)
+        progress.console.print(f"tune: {loop.curriculum.plan()}", markup=False)
         loop.train(Checkpoint(run.folder("tune") / "checkpoint.pt", cfg.checkpoint_seconds))
     policy.load(watch.best_weights)
     policy.sync(cfg.weight_share)
@@ -53,6 +61,14 @@ def run(run: Run) -> dict[str, Any]:
         server.leave()
     Checkpoint(run.folder("tune") / "checkpoint.pt", 0).remove()
     return loop.facts() | watch.facts()
+
+
+def _refuse_unfit(config: Config, policy: Policy, prompts: Sequence[Prompt], curriculum: Curriculum) -> None:
+    """What of `starling doctor` costs next to nothing, on the first part of the ranked answers."""
+    findings.refuse([findings.of_window(policy, prompts, config)])
+    ranked = curriculum.parts[0][:2]
+    shown = [(group.prompt, text) for group in ranked for text in group.texts]
+    findings.refuse([findings.of_template(policy, shown), findings.of_kl(policy, ranked)])
 
 
 def _reward_model(run: Run) -> Model:

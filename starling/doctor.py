@@ -1,0 +1,136 @@
+"""`starling doctor`: looks at all that tuning stands on before it begins, and changes nothing."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from starling import device, findings, models, progress, rewards, rollout, tables
+from starling.config import Config
+from starling.errors import StarlingError, Unfit
+from starling.findings import Finding
+from starling.judges.rubric import RubricJudge
+from starling.models import Model
+from starling.policy import Policy
+from starling.records import Prompt, Ranking
+from starling.rollout import Group
+from starling.store import Run
+from starling.texts import terminal
+from starling.tune_settings import is_online
+
+PROMPTS = 8  # that are answered, and whose ranked answers are looked at
+PLAIN = ("Yes.", 'The first line.\n\n- a second one, with "quotes"', "1 + 1 = 2")  # answers where none is ranked yet
+_COLOURS = {"ok": "green", "warn": "yellow", "stop": "red"}
+
+
+def examine(config: Config, run: Run | None) -> list[Finding]:
+    """Every check that can be made of these settings with what the run has done so far."""
+    cfg = config.tune
+    device.setup(config.run.threads, config.run.seed)
+    found = [findings.of_memory(config)]
+    policy = Policy(models.load_policy(config.run.model), cfg.layers, cfg.temperature)
+    prompts, rankings = _read(run)
+    found.append(findings.of_window(policy, prompts, config))
+    if found[-1].state == "stop":
+        return found
+    prompts = prompts[:PROMPTS]
+    model = Model(policy.network, policy.tokenizer)
+    ranked = rollout.ranked_groups(model, prompts, rankings)
+    found.append(findings.of_template(policy, answers_of(ranked) or [(p, text) for p in prompts for text in PLAIN]))
+    if found[-1].state == "stop":
+        return found
+    sampled = _sample(model, prompts, config)
+    found.append(findings.of_kl(policy, sampled[:2]))
+    if is_online(cfg.algorithm):
+        found += [findings.of_endings(sampled, cfg), findings.of_gap(policy, sampled, cfg)]
+        found += _rewarded(config, run, ranked, sampled)
+    return found
+
+
+def answers_of(groups: Sequence[Group]) -> list[tuple[Prompt, str]]:
+    """Every answer with its prompt."""
+    return [(group.prompt, text) for group in groups for text in group.texts]
+
+
+def report(found: Sequence[Finding]) -> dict[str, Any]:
+    """Print the findings and return them; raise them where one says stop."""
+    table = Table("check", "", "what was seen, and what to fix", box=SIMPLE_HEAD, pad_edge=False)
+    for finding in found:
+        text = finding.text if finding.state == "ok" else f"{finding.text}; {finding.fix}"
+        colour = _COLOURS[finding.state]
+        table.add_row(finding.name, terminal(finding.state, colour), terminal(text))
+    progress.console.print(table)
+    stops = [finding.name for finding in found if finding.state == "stop"]
+    result = {"fit_to_tune": not stops, "findings": [finding.row() for finding in found]}
+    if stops:
+        raise Unfit(f"doctor: {len(stops)} of {len(found)} checks say stop: {', '.join(stops)}", result)
+    return result
+
+
+def _read(run: Run | None) -> tuple[list[Prompt], list[Ranking]]:
+    """The run's train prompts and their rankings as far as there are any, those with a ranking first."""
+    if run is None or not run.is_done("prompts"):
+        progress.console.print("doctor: the run has no prompts yet, so the built-in ones stand in")
+        return [prompt for prompt in tables.builtin_prompts() if prompt.split == "train"], []
+    prompts = tables.prompts_of(run, "train")
+    if not prompts:
+        raise StarlingError("doctor: there are no prompts of the train split to answer; raise prompts.train")
+    rankings = tables.rankings_of(run, prompts) if run.is_done("rank") else []
+    has_ranking = {ranking.prompt_id for ranking in rankings}
+    prompts.sort(key=lambda prompt: prompt.id not in has_ranking)
+    chosen = {prompt.id for prompt in prompts[:PROMPTS]}
+    return prompts, [ranking for ranking in rankings if ranking.prompt_id in chosen]
+
+
+def _sample(model: Model, prompts: Sequence[Prompt], config: Config) -> list[Group]:
+    """Answers as `tune` would sample them, at least two to a prompt."""
+    cfg = config.tune
+    total = len(prompts) * max(2, cfg.rollouts_per_prompt) * cfg.max_new_tokens
+    with progress.track("doctor", total, "tokens") as advance:
+        return rollout.sample_groups(
+            model,
+            prompts,
+            count=max(2, cfg.rollouts_per_prompt),
+            max_new_tokens=cfg.max_new_tokens,
+            temperature=cfg.temperature,
+            top_p=1.0,
+            seed=config.run.seed,
+            purpose=("doctor",),
+            on_tokens=advance,
+        )
+
+
+def _rewarded(config: Config, run: Run | None, ranked: Sequence[Group], fresh: Sequence[Group]) -> list[Finding]:
+    """What rewards say of ranked and sampled answers, and how good the reward model is, where there are any yet."""
+    wanted = {reward.name: reward for reward in config.tune.rewards}
+    asked = wanted.pop("judge", None)
+    found = []
+    if "model" in wanted:
+        if run is None or not run.is_done("fit"):
+            text, fix = "there is none yet, so rewards were not looked at", "ask again after `starling fit`"
+            return [Finding(name="reward model", state="warn", text=text, fix=fix)]
+        found.append(findings.of_held_out(run.facts("fit").get("held_out")))
+    if asked is not None:
+        text, fix = "the judge as reward is not asked here", "its rankings of the run show how it ranks"
+        found.append(Finding(name="judge", state="warn" if not wanted else "ok", text=text, fix=fix))
+    if not wanted:
+        return found
+
+    def load() -> Model:
+        assert run is not None, "a reward model is asked for only where there is one"
+        return models.load_reward_model(str(run.folder("fit") / "model"), torch.bfloat16)
+
+    judge = RubricJudge(tie_margin=config.rank.tie_margin)  # stands in: the judge itself is not asked
+    score = rewards.make(tuple(wanted.values()), load, judge, config.tune.microbatch_tokens)
+    try:
+        return [*found, findings.of_rewards(score(ranked)[0], score(fresh)[0])]
+    except StarlingError as error:
+        return [*found, Finding(name="reward spread", state="stop", text=str(error), fix="choose other tune.rewards")]
+
+
+def opened(root: Path) -> Run | None:
+    """The run in a folder; None where none was begun."""
+    return Run.read(root) if (root / "manifest.json").exists() else None

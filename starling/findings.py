@@ -1,0 +1,210 @@
+"""What can be told before tuning: a line each, ok, warn or stop, with what to fix."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from starling import chat, memory, models, packing, progress, stats
+from starling.config import Config
+from starling.errors import ModelError, StarlingError
+from starling.generate import stop_ids
+from starling.losses import kl
+from starling.policy import Policy
+from starling.records import Prompt
+from starling.rollout import Group
+from starling.tune_settings import TuneTable
+
+State = Literal["ok", "warn", "stop"]
+FEW_END = 0.5  # share of finished answers below which most of what is learnt would be the token cap
+SAME_KL = 1e-3  # nats an answer: two float32 copies of the same weights differ by nothing at all
+FLAT = 1e-6  # standard deviation of rewards that say nothing, as the warm-up of `tune` has it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One check: its name, how it came out, what was seen, and what to fix; `figures` are the same as numbers."""
+
+    name: str
+    state: State
+    text: str
+    fix: str = ""
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+    def row(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def refuse(findings: Sequence[Finding]) -> None:
+    """Stop where a finding says so, with all of them in one line; print what it warns of."""
+    for finding in findings:
+        if finding.state == "warn":
+            progress.console.print(f"tune: {finding.text}; {finding.fix}", markup=False)
+    if stops := [f"{finding.text}; {finding.fix}" for finding in findings if finding.state == "stop"]:
+        raise StarlingError(f"tune: {'. '.join(stops)}")
+
+
+def of_memory(config: Config) -> Finding:
+    """The estimate against what is free; only what no memory of this machine could hold says stop."""
+    parts = memory.of_tune(config, models.load_config(config.run.model))
+    there = memory.available()
+    need, text = sum(parts.values()), f"tune takes about {memory.said(parts)}"
+    figures: dict[str, Any] = {"bytes": need, "parts": parts}
+    if there is None:
+        return Finding(name="memory", state="ok", text=f"{text}; what is free is not known here", figures=figures)
+    free, total = there
+    figures |= {"free": free, "total": total}
+    return Finding(
+        name="memory",
+        state="stop" if need > total else "warn" if need > free else "ok",
+        text=f"{text}, {memory.gib(free)} of {memory.gib(total)} are free",
+        fix=f"lower tune.microbatch_tokens ({config.tune.microbatch_tokens:,}) or tune.layers "
+        f"({config.tune.layers or 'all'}), or end other programs",
+        figures=figures,
+    )
+
+
+def of_window(policy: Policy, prompts: Sequence[Prompt], config: Config) -> Finding:
+    """Whether every prompt and its answer have positions in the model."""
+    window = packing.window(policy.network.config)
+    wanted = max(config.tune.max_new_tokens, config.evaluate.answer_tokens)
+    lengths = [len(chat.prompt_ids(policy.tokenizer, prompt.messages)) for prompt in prompts]
+    too_long = [prompt.id for prompt, length in zip(prompts, lengths, strict=True) if length + wanted > window]
+    longest = max(lengths, default=0) + wanted
+    text = (
+        f"the longest of {len(prompts)} prompts and {wanted} tokens of answer take {longest} of the model's {window:,}"
+    )
+    if too_long:
+        text += f": {len(too_long)} prompts do not fit, first {too_long[0]}"
+    return Finding(
+        name="window",
+        state="stop" if too_long else "ok",
+        text=text,
+        fix="lower tune.max_new_tokens and evaluate.answer_tokens, or prompts.max_tokens with prompts.too_long",
+        figures={"window": window, "longest": longest, "too_long": len(too_long)},
+    )
+
+
+def of_template(policy: Policy, shown: Sequence[tuple[Prompt, str]]) -> Finding:
+    """Whether answers go through the chat template and come back: after the prompt, the same text, ended by a stop."""
+    stop = stop_ids(policy.network)
+    name, found = "template", []
+    if not stop:
+        fix = "name it as eos_token_id in the model's generation_config.json"
+        return Finding(name=name, state="stop", text="the model names no token that ends an answer", fix=fix)
+    try:
+        for prompt, answer in shown:
+            ids = chat.turn_ids(policy.tokenizer, prompt.messages, answer, stop, finished=True)
+            same = chat.answer_text(policy.tokenizer, ids) == answer.strip()
+            found.append((same, bool(ids) and ids[-1] in stop))
+    except ModelError as error:
+        return Finding(name=name, state="stop", text=str(error), fix="save another chat template with the model")
+    same, ended = (sum(column) for column in zip(*found, strict=True)) if found else (0, 0)
+    state: State = "stop" if ended < len(found) else "warn" if same < len(found) else "ok"
+    return Finding(
+        name=name,
+        state=state,
+        text=f"of {len(found)} answers {same} come back as the same text, {ended} end on a token that stops the model",
+        fix="let eos_token_id in generation_config.json name the token with which the template ends a turn"
+        if state == "stop"
+        else "what the tokenizer changes is learnt and scored in its changed form",
+        figures={"answers": len(found), "same": same, "ended": ended},
+    )
+
+
+def of_kl(policy: Policy, groups: Sequence[Group]) -> Finding:
+    """KL of policy to reference before the first update: both branch from one trunk with the same weights, so 0."""
+    packed = packing.pack([(group.prompt_ids, [answer.ids for answer in group.answers]) for group in groups])
+    with torch.no_grad():
+        features = policy.features(packed)
+        logprob_N = policy.logprobs(packed, features)
+    answers = sum(len(group.answers) for group in groups)
+    value = float(kl.k1(logprob_N, features.ref_logprob_N).abs().sum()) / answers
+    return Finding(
+        name="KL at step 0",
+        state="ok" if value <= SAME_KL else "stop",  # NaN stops as well
+        text=f"policy and reference differ by {value:.2g} nats an answer, over {answers} answers",
+        fix="they must begin alike: is there dropout, or a weight that is not a number, in the model?",
+        figures={"kl": value, "answers": answers},
+    )
+
+
+def of_endings(groups: Sequence[Group], cfg: TuneTable) -> Finding:
+    """How many sampled answers end before the token cap."""
+    ends = [answer.finished for group in groups for answer in group.answers]
+    share = stats.share("finished", sum(ends), len(ends))
+    return Finding(
+        name="EOS rate",
+        state="stop" if not sum(ends) else "warn" if share.value < FEW_END else "ok",
+        text=f"{sum(ends)} of {len(ends)} sampled answers end within {cfg.max_new_tokens} tokens "
+        f"({share.low:.0%} to {share.high:.0%})",
+        fix="raise tune.max_new_tokens, or set tune.missing_eos_penalty so that ending is learnt",
+        figures=asdict(share),
+    )
+
+
+def of_gap(policy: Policy, groups: Sequence[Group], cfg: TuneTable) -> Finding:
+    """Mean difference of a token's logprob as it was sampled and as it is trained."""
+    gaps: list[float] = []
+    packs = [(group.prompt_ids, [answer.ids for answer in group.answers]) for group in groups]
+    for chosen in packing.microbatches([packing.size(pack) for pack in packs], cfg.microbatch_tokens):
+        packed = packing.pack([packs[index] for index in chosen])
+        sampled = [value for index in chosen for answer in groups[index].answers for value in answer.logprobs]
+        gaps += (policy.features(packed).ref_logprob_N.cpu() - torch.tensor(sampled)).abs().tolist()
+    gap, worst = sum(gaps) / max(len(gaps), 1), max(gaps, default=0.0)
+    limit = cfg.logprob_gap_limit
+    return Finding(
+        name="sampler and trainer",
+        state="ok" if gap <= limit else "warn" if gap <= 10 * limit else "stop",
+        text=f"a token's logprob differs by {gap:.3g} nats in the mean, {worst:.3g} at most, over {len(gaps)} tokens "
+        f"(tune.logprob_gap_limit {limit:g})",
+        fix="another policy samples than trains: check weights, precision and temperature of the sampler",
+        figures={"mean": gap, "max": worst, "tokens": len(gaps), "limit": limit},
+    )
+
+
+def of_rewards(ranked: Sequence[Sequence[float]], fresh: Sequence[Sequence[float]]) -> Finding:
+    """Whether rewards tell answers apart: over the ranked ones, which fix the scale, and within a prompt's rollouts."""
+    values = [value for row in (*ranked, *fresh) for value in row]
+    bad = sum(not math.isfinite(value) for value in values)
+    spread = _spread([value for row in ranked or fresh for value in row]) if not bad else math.nan
+    flat = sum(_spread(row) < FLAT for row in fresh)
+    state: State = "ok"
+    if bad or not values or spread < FLAT:
+        state = "stop"
+    elif 2 * flat > len(fresh):
+        state = "warn"
+    return Finding(
+        name="reward spread",
+        state=state,
+        text=f"{bad} of {len(values)} rewards are not numbers"
+        if bad
+        else f"standard deviation {spread:.3g}, {len(values)} answers; all alike for {flat} of {len(fresh)} prompts",
+        fix="refit the reward model, or choose other tune.rewards: what is the same for all answers teaches nothing",
+        figures={"spread": spread, "flat_prompts": flat, "prompts": len(fresh), "not_numbers": bad},
+    )
+
+
+def of_held_out(held_out: Mapping[str, Any] | None) -> Finding:
+    """What the reward model got right on rankings it never saw, beside length alone."""
+    name = "reward model"
+    fix = "rank more prompts, fit longer, or read the audit of the judge (`starling audit`)"
+    scores = {score["name"]: score for score in (held_out or {}).get("scores", [])}
+    if not scores or not scores["pair_accuracy"]["n"]:
+        return Finding(name=name, state="warn", text="it was tested on no held-out rankings", fix=fix)
+    found, length = scores["pair_accuracy"], scores["pair_accuracy_length_only"]["value"]
+    state: State = "stop" if found["high"] < 0.5 else "warn" if found["low"] <= max(0.5, length) else "ok"
+    return Finding(
+        name=name,
+        state=state,
+        text=f"{found['value']:.1%} of {found['n']} held-out pairs as the judge has them ({found['low']:.1%} to "
+        f"{found['high']:.1%}); the longer answer {length:.1%}",
+        fix=fix,
+        figures=dict(found) | {"length_only": length},
+    )
+
+
+def _spread(row: Sequence[float]) -> float:
+    return float(torch.tensor(row, dtype=torch.float64).std(correction=0)) if row else 0.0

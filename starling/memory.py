@@ -1,0 +1,102 @@
+"""What `tune` will take of memory, and what the machine has."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PretrainedConfig
+
+from starling import algorithms
+from starling.config import Config
+from starling.models import ValueHead
+
+PROGRAM = 600 * 2**20  # Python with PyTorch and transformers, before any model
+PROMPT_TOKENS = 256  # of a prompt in the cache of keys and values; what prompts there are is not known yet
+SLOTS = 64  # answers under way at once
+
+
+def of_tune(config: Config, network: PretrainedConfig) -> dict[str, int]:
+    """Bytes of each part at the fullest moment: an update, with all that stays in memory beside it.
+
+    n trained blocks of W weights: trained, gradient and AdamW's two moments 16 W, reference 4 W, the best weights so
+    far 4 W, the copies in bfloat16 that an update multiplies with 2 W; all float32 but those. Policy and reward model
+    2 bytes a weight. The rest follows from tokens: activations of the trained blocks and the logits of a microbatch,
+    features of the warm-up, keys and values of the answers under way. With LoRA what is trained are the adapters.
+    """
+    cfg, algorithm = config.tune, algorithms.chosen(config.tune)
+    whole, top, adapters = _weights(network, cfg.layers, cfg.lora_rank)
+    trained = adapters if cfg.lora_rank else top
+    hidden, blocks = network.hidden_size, cfg.layers or network.num_hidden_layers
+    keys = _key_width(network)
+    active = 30 * hidden + 8 * network.intermediate_size + 4 * keys  # bytes a token and block, as autograd keeps them
+    critic = _critic(hidden) if algorithm.critic else 0
+    rewarded = algorithm.online and any(reward.name == "model" for reward in cfg.rewards)
+    answers = config.sample.answers or len(config.sample.generators)
+    warm_up = cfg.warm_up_prompts * answers * config.sample.max_new_tokens if algorithm.critic else 0
+    answer_tokens = max(cfg.max_new_tokens if algorithm.online else 0, config.evaluate.answer_tokens)
+    cached = SLOTS * (PROMPT_TOKENS + answer_tokens)
+    return {
+        "program": PROGRAM,
+        "policy": 2 * whole,
+        "trained weights, gradient, AdamW": 16 * trained,
+        "reference, best weights, copies": 6 * top + 4 * trained,
+        "reward model": 2 * whole if rewarded else 0,
+        "critic": 16 * critic,
+        "activations of a microbatch": cfg.microbatch_tokens * (active * blocks + 4 * network.vocab_size),
+        "features of the warm-up": warm_up * 6 * hidden,
+        "keys and values while sampling": cached * network.num_hidden_layers * keys * 4,
+    }
+
+
+def available() -> tuple[int, int] | None:
+    """Free bytes and all bytes that this process may have, with the limit of its container; None where unknown."""
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():
+        return None
+    lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+    free, total = (int(lines[name].split()[0]) * 1024 for name in ("MemAvailable", "MemTotal"))
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        if Path(limit).exists() and Path(used).exists() and (most := Path(limit).read_text().strip()) != "max":
+            total = min(total, int(most))
+            free = min(free, max(int(most) - int(Path(used).read_text()), 0))
+    return free, total
+
+
+def said(parts: Mapping[str, int]) -> str:
+    """The sum and its largest parts in words."""
+    largest = sorted(parts, key=parts.__getitem__, reverse=True)[:3]
+    return f"{gib(sum(parts.values()))} ({', '.join(f'{name} {gib(parts[name])}' for name in largest)}, ...)"
+
+
+def gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
+
+
+def _weights(network: PretrainedConfig, layers: int, rank: int) -> tuple[int, int, int]:
+    """Weights of the whole model, of its last `layers` blocks (0 = all) with the final norm, and of LoRA adapters of
+    this rank on those blocks."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(network)
+    decoder = model.get_decoder()
+    blocks = decoder.layers[-layers:]  # -0 takes all
+    top = [weight.numel() for part in (*blocks, decoder.norm) for weight in part.parameters()]
+    linear = [part for block in blocks for part in block.modules() if isinstance(part, nn.Linear)]
+    adapters = sum(rank * (part.in_features + part.out_features) for part in linear)
+    return sum(weight.numel() for weight in model.parameters()), sum(top), adapters
+
+
+def _critic(hidden: int) -> int:
+    """Weights of the critic."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return sum(weight.numel() for weight in ValueHead(hidden).parameters())
+
+
+def _key_width(network: PretrainedConfig) -> int:
+    """Numbers in a token's key in one block; its value has as many."""
+    width = getattr(network, "head_dim", None) or network.hidden_size // network.num_attention_heads
+    return int(network.num_key_value_heads * width)

@@ -1,0 +1,70 @@
+"""`starling doctor` on a small run, by the command that people use."""
+
+import json
+from pathlib import Path
+
+import pytest
+from small_road import recipe
+
+from starling import cli
+
+
+@pytest.fixture(scope="module")
+def fitted(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("doctor")
+    small = recipe(folder, tiny_model)
+    assert cli.main(["run", str(small), "--run", str(folder / "run"), "--until", "fit"]) == 0
+    return folder / "run"
+
+
+def asked(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict, str]:
+    capsys.readouterr()
+    code = cli.main(["doctor", *arguments, "--json"])
+    captured = capsys.readouterr()
+    return code, json.loads(captured.out or "{}"), captured.err
+
+
+def test_a_run_is_examined_and_left_as_it_was(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in fitted.rglob("*") if path.is_file()}
+    code, found, told = asked(str(fitted), capsys=capsys)
+    states = {finding["name"]: finding["state"] for finding in found["findings"]}
+    assert list(states) == [
+        "memory", "window", "template", "KL at step 0", "EOS rate", "sampler and trainer", "reward model",
+        "reward spread",
+    ]  # fmt: skip
+    fit = ("memory", "window", "template", "KL at step 0", "sampler and trainer", "reward spread")
+    assert {states[name] for name in fit} == {"ok"}
+    assert code == (0 if found["fit_to_tune"] else 1)
+    assert found["fit_to_tune"] == ("stop" not in states.values())
+    assert ("checks say stop" in told) == (code == 1)
+    assert {path: path.stat().st_mtime_ns for path in fitted.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "text"),
+    [
+        ('tune.rewards="rewarding:always_one"', "reward spread", "standard deviation 0"),
+        ('tune.rewards="rewarding:sometimes_nan"', "reward spread", "gave nan for an answer"),
+        ("tune.max_new_tokens=480", "window", "of the model's 512"),
+    ],
+)
+def test_what_must_stop_exits_with_1_and_says_why(
+    change: str, name: str, text: str, fitted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, found, told = asked(str(fitted), "--set", change, capsys=capsys)
+    (finding,) = (finding for finding in found["findings"] if finding["name"] == name)
+    assert (code, finding["state"], found["fit_to_tune"]) == (1, "stop", False)
+    assert text in finding["text"]
+    assert finding["fix"]
+    assert name in told.splitlines()[-1]
+
+
+def test_before_a_run_has_begun_the_model_alone_is_examined(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = recipe(tmp_path, tiny_model, tune__algorithm="dpo")
+    code, found, told = asked(str(small), "--run", str(tmp_path / "run"), capsys=capsys)
+    assert [finding["name"] for finding in found["findings"]] == ["memory", "window", "template", "KL at step 0"]
+    assert code == 0
+    assert "the run has no prompts yet, so the built-in ones stand in" in told
+    assert not (tmp_path / "run").exists()

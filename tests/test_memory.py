@@ -1,0 +1,64 @@
+"""What tune takes of memory."""
+
+from pathlib import Path
+
+import torch
+from small_road import recipe
+
+from starling import config, findings, memory, models
+from starling.policy import Policy
+
+
+def test_weights_are_counted_as_the_policy_holds_them(tiny_model: Path, tmp_path: Path) -> None:
+    network = models.load_config(str(tiny_model))
+    policy = Policy(models.load_policy(str(tiny_model)), 2)
+    for layers in (2, 0):
+        top = models.top_of(policy.network.get_decoder(), layers)
+        counted = [sum(weight.numel() for weight in part.parameters()) for part in (policy.network, top)]
+        settings = config.load(recipe(tmp_path / str(layers), tiny_model, tune__layers=layers))
+        parts = memory.of_tune(settings, network)
+        assert parts["policy"] == 2 * counted[0]  # bfloat16
+        assert parts["trained weights, gradient, AdamW"] == 16 * counted[1]  # four float32 numbers a weight
+    assert parts["critic"] == 16 * sum(weight.numel() for weight in policy.critic.parameters())
+
+
+def test_what_is_not_needed_takes_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    network = models.load_config(str(tiny_model))
+    parts = memory.of_tune(config.load(recipe(tmp_path, tiny_model, tune__algorithm="dpo")), network)
+    assert (parts["critic"], parts["reward model"], parts["features of the warm-up"]) == (0, 0, 0)
+
+
+def test_more_tokens_and_more_layers_take_more(tiny_model: Path, tmp_path: Path) -> None:
+    network = models.load_config(str(tiny_model))
+
+    def active(name: str, **changes: int) -> int:
+        parts = memory.of_tune(config.load(recipe(tmp_path / name, tiny_model, **changes)), network)
+        return parts["activations of a microbatch"]
+
+    assert active("b", tune__microbatch_tokens=4096) == 2 * active("a", tune__microbatch_tokens=2048)
+    assert active("c", tune__layers=0) > active("d", tune__layers=1)
+
+
+def test_the_estimate_leaves_the_random_state_alone(tiny_model: Path, tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    memory.of_tune(config.load(recipe(tmp_path, tiny_model)), models.load_config(str(tiny_model)))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_no_memory_of_the_machine_holds_stops(tiny_model: Path, tmp_path: Path) -> None:
+    assert findings.of_memory(config.load(recipe(tmp_path / "small", tiny_model))).state == "ok"
+    large = config.load(recipe(tmp_path / "large", tiny_model, tune__microbatch_tokens=10**12))
+    assert findings.of_memory(large).state == "stop"
+
+
+def test_sizes_are_read_by_people() -> None:
+    assert memory.gib(3 * 2**29) == "1.5 GiB"
+    assert memory.said({"a": 2**30, "b": 2**31}) == "3.0 GiB (b 2.0 GiB, a 1.0 GiB, ...)"
+
+
+def test_with_lora_only_the_adapters_are_trained(tiny_model: Path, tmp_path: Path) -> None:
+    # Two blocks with q, o: 32 -> 32, k, v: 32 -> 16, gate, up: 32 -> 64, down: 64 -> 32, each rank * (in + out):
+    # 2 * 4 * (2 * 64 + 2 * 48 + 3 * 96) = 4096
+    settings = config.load(recipe(tmp_path, tiny_model, tune__layers=2, tune__lora_rank=4))
+    parts = memory.of_tune(settings, models.load_config(str(tiny_model)))
+    assert parts["trained weights, gradient, AdamW"] == 16 * 4096
