@@ -101,16 +101,16 @@ def of_template(policy: Policy, shown: Sequence[tuple[Prompt, str]]) -> Finding:
             found.append((same, bool(ids) and ids[-1] in stop))
     except ModelError as error:
         return Finding(name=name, state="stop", text=str(error), fix="save another chat template with the model")
-    same, ended = (sum(column) for column in zip(*found, strict=True)) if found else (0, 0)
-    state: State = "stop" if ended < len(found) else "warn" if same < len(found) else "ok"
+    alike, ended = (sum(column) for column in zip(*found, strict=True)) if found else (0, 0)
+    state: State = "stop" if ended < len(found) else "warn" if alike < len(found) else "ok"
     return Finding(
         name=name,
         state=state,
-        text=f"of {len(found)} answers {same} come back as the same text, {ended} end on a token that stops the model",
+        text=f"of {len(found)} answers {alike} come back as the same text, {ended} end on a token that stops the model",
         fix="let eos_token_id in generation_config.json name the token with which the template ends a turn"
         if state == "stop"
         else "what the tokenizer changes is learnt and scored in its changed form",
-        figures={"answers": len(found), "same": same, "ended": ended},
+        figures={"answers": len(found), "same": alike, "ended": ended},
     )
 
 

@@ -103,7 +103,7 @@ class Policy:
         """A hash of the weights that the top began with: what tells the model from another of the same shape."""
         digest = hashlib.sha256()
         for weight in self._reference.parameters():
-            digest.update(weight.detach().cpu().contiguous().numpy())
+            digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     @contextmanager
