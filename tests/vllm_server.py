@@ -110,7 +110,7 @@ class VllmServer:
     async def _reload(self, request: web.Request) -> web.Response:
         asked = await request.json()
         assert asked["method"] == "reload_weights"
-        self._base = load(asked["kwargs"].get("weights_path", self._folder))
+        self._base = load(asked["kwargs"]["weights_path"])
         self.reloads += 1
         return web.json_response({"results": [None]})
 

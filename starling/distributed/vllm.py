@@ -49,15 +49,15 @@ class Server:
             policy.sync()
             shutil.rmtree(self._folder, ignore_errors=True)
             models.save(Model(policy.network, policy.tokenizer), self._folder)
-            self._reload(weights_path=str(self._folder))
+            self._reload(str(self._folder))
             self._has_other_weights = True
 
     def leave(self) -> None:
-        """Give the server back as it was: without our adapters, or with the weights that it was started with; and
-        delete what was written for it."""
+        """Give the server back as it was: without our adapters, with the initial policy's weights; and delete what was
+        written for it."""
         self._unload()
         if self._has_other_weights:
-            self._reload()
+            self._reload(self._base)
             self._has_other_weights = False
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -125,9 +125,9 @@ class Server:
         self._unload()
         self._adapter = name
 
-    def _reload(self, **where: str) -> None:
-        """Let the server read weights anew, by default its own; what it keeps of prompts belongs to the old ones."""
-        self._ask("/collective_rpc", _RELOAD, method="reload_weights", kwargs=where)
+    def _reload(self, model: str) -> None:
+        """Let the server read this model's weights; what it keeps of prompts belongs to the old ones."""
+        self._ask("/collective_rpc", _RELOAD, method="reload_weights", kwargs={"weights_path": model})
         self._ask("/reset_prefix_cache", _RELOAD)
 
     def _unload(self) -> None:
