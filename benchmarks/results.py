@@ -53,15 +53,15 @@ def main() -> None:
     runs = [_run(seed, options.out / f"seed-{seed}") for seed in options.seeds]
     text = render(runs)
     print(text)
-    _insert(text)
+    insert(text, BEGIN, END)
 
 
 def render(runs: list[Run]) -> str:
     """The section of docs/results.md."""
     names = [f"seed {run.config.run.seed}" for run in runs]
-    families = len({row["family"] for row in _cases(runs[0])})
+    families = len({row["family"] for row in cases(runs[0])})
     lines = [
-        f"`make results`, {datetime.date.today().isoformat()}, {_machine()}; judge: the rubric, a program; "
+        f"`make results`, {datetime.date.today().isoformat()}, {machine()}; judge: the rubric, a program; "
         f"{TEST_PROMPTS} test prompts of {families} families, {DRAWS} answers of each model to each; "
         "no family seen in ranking, fitting or selection; "
         "95 % intervals by bootstrap over families; ties count half.",
@@ -70,7 +70,7 @@ def render(runs: list[Run]) -> str:
         "|---" * (len(runs) + 2) + "|",
     ]
     for name, label in FIGURES.items():
-        cells = [_win(_score(run, name)) for run in runs] + [_win(_pooled(runs, name))]
+        cells = [win(_score(run, name)) for run in runs] + [win(_pooled(runs, name))]
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     lines += ["", "| base -> tuned | " + " | ".join(names) + " |", "|---" * (len(runs) + 1) + "|"]
     for name, label in BEFORE_AFTER.items():
@@ -112,16 +112,18 @@ def _pooled(runs: list[Run], name: str) -> Score:
         "win_rate_within_length_band": lambda row: row["verdict"] if row["alike_in_length"] else None,
         "win_rate_without_finish_and_repetition": lambda row: row["verdict_without_finish_and_repetition"],
     }
-    rows = [(values[name](row), row["family"]) for run in runs for row in _cases(run)]
+    rows = [(values[name](row), row["family"]) for run in runs for row in cases(run)]
     kept = [(value, family) for value, family in rows if value is not None]
     return stats.cluster_mean(name, [value for value, _ in kept], [family for _, family in kept])
 
 
-def _cases(run: Run) -> list[dict]:
+def cases(run: Run) -> list[dict]:
+    """The test prompts of a finished run with both answers."""
     return data_files.read_rows(run.folder("evaluate") / "cases.jsonl")
 
 
-def _win(score: Score) -> str:
+def win(score: Score) -> str:
+    """A win rate with its interval."""
     return f"**{score.value:.1%}** ({score.low:.1%} to {score.high:.1%}), n = {score.n}"
 
 
@@ -129,7 +131,8 @@ def _minutes(run: Run) -> float:
     return sum(stage["seconds"] for stage in run.manifest["stages"].values()) / 60
 
 
-def _machine() -> str:
+def machine() -> str:
+    """What this was measured on."""
     cpu = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.processor(),
@@ -137,11 +140,11 @@ def _machine() -> str:
     return f"{len(os.sched_getaffinity(0))} cores of {cpu}, no GPU"
 
 
-def _insert(text: str) -> None:
-    page = RESULTS.read_text()
-    head, rest = page.split(BEGIN)
-    tail = rest.split(END)[1]
-    RESULTS.write_text(f"{head}{BEGIN}\n{text}\n{END}{tail}")
+def insert(text: str, begin: str, end: str) -> None:
+    """Put the text between its two markers in docs/results.md."""
+    head, rest = RESULTS.read_text().split(begin)
+    tail = rest.split(end)[1]
+    RESULTS.write_text(f"{head}{begin}\n{text}\n{end}{tail}")
     print(f"\nwritten to {RESULTS}", file=sys.stderr)
 
 

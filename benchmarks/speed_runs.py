@@ -14,13 +14,16 @@ from speed_rows import SETS
 Spec = dict[str, Any]  # what to measure; a measurement is the spec with what was found
 
 
-def options(doc: str | None, out: str) -> argparse.Namespace:
+def options(doc: str | None, out: str, *, data: bool = True) -> argparse.Namespace:
+    """What the command line says; with `data` also DATA, whose rows are made ready in the output folder."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
+    if data:
+        parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, default=Path(out), help="what it holds already is not measured again")
     parser.add_argument("--at-most", type=int, default=1000, help="end after so many new measurements")
     chosen = parser.parse_args()
-    if not (chosen.out / f"{SETS[-1]}.jsonl").exists():
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    if data and not (chosen.out / f"{SETS[-1]}.jsonl").exists():
         rows = Path(__file__).with_name("speed_rows.py")
         subprocess.run([sys.executable, rows, chosen.data, chosen.out], check=True)
     return chosen

@@ -24,6 +24,7 @@ from starling.losses.ppo import clipped_policy_loss
 from starling.losses.ranking import places
 from starling.losses.reinforce_pp import reinforce_pp_loss, reinforce_pp_return
 from starling.losses.rloo import rloo_loss
+from starling.losses.sft import sft_loss
 from starling.policy import pad
 from starling.rollout import Group
 from starling.tune_settings import READS, TuneTable, form
@@ -46,12 +47,13 @@ Advantage = Callable[[Experience, Tensor, Tensor, TuneTable], tuple[Tensor, Tens
 class Algorithm:
     """`reads` are the settings that it reads of those that not every algorithm does. `old_logprobs`: whether what
     trains computes the logprobs of the policy that sampled before a step's first update; else the reference is the
-    anchor."""
+    anchor. `best_only`: whether of ranked answers it sees those ranked first alone."""
 
     loss: Callable[[Tensor, Batch, TuneTable, Totals], Loss]
     advantage: Advantage
     reads: Set[str]
     old_logprobs: bool = False
+    best_only: bool = False
 
     @property
     def online(self) -> bool:
@@ -169,6 +171,10 @@ def _listwise_dpo(logprob_BT: Tensor, batch: Batch, cfg: TuneTable, totals: Tota
     return dpo_loss(logprob_BK, ref_BK, rank_BK, mask_BK, beta=cfg.beta, num_rankings=totals.prompts)
 
 
+def _sft(logprob_BT: Tensor, batch: Batch, cfg: TuneTable, totals: Totals) -> Loss:
+    return sft_loss(logprob_BT, batch.experience.mask_BT, num_tokens=totals.tokens)
+
+
 def _ranked(logprob_BT: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Whole answers by prompt, (prompts, K): logprobs, reference's logprobs, ranks, and where there is an answer."""
     found = batch.experience
@@ -203,6 +209,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     "dpo": Algorithm(loss=_dpo, advantage=_as_it_is, reads=READS["dpo"]),
     "ipo": Algorithm(loss=_ipo, advantage=_as_it_is, reads=READS["ipo"]),
     "listwise_dpo": Algorithm(loss=_listwise_dpo, advantage=_as_it_is, reads=READS["listwise_dpo"]),
+    "sft": Algorithm(loss=_sft, advantage=_as_it_is, reads=READS["sft"], best_only=True),
 }
 
 

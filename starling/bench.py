@@ -4,7 +4,17 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from starling.benches import alpaca_eval, mt_bench, reward_bench, reward_bench_2, reward_models, starling_rm
+from starling.benches import (
+    alpaca_eval,
+    ifeval,
+    lm_eval,
+    mt_bench,
+    reward_bench,
+    reward_bench_2,
+    reward_models,
+    safety,
+    starling_rm,
+)
 from starling.benches import asked as options
 from starling.benches.asked import Asked, Benchmark
 from starling.benches.items import Bench
@@ -21,6 +31,9 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "reward_bench_2": _of_reward_models("reward_bench_2", reward_bench_2.BENCH),
     mt_bench.NAME: Benchmark(mt_bench.ABOUT, mt_bench.OPTIONS, mt_bench.run),
     alpaca_eval.NAME: Benchmark(alpaca_eval.ABOUT, alpaca_eval.OPTIONS, alpaca_eval.run),
+    "ifeval": ifeval.BENCH,
+    "safety": safety.BENCH,
+    "lm_eval": lm_eval.BENCH,
 }
 
 

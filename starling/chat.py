@@ -25,7 +25,17 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) 
 
 def answer_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     """The text of sampled ids, without special tokens and surrounding blanks."""
-    return str(tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+    return bare_text(tokenizer, ids).strip()
+
+
+def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    """The ids of a bare text that is to be gone on with, with what the tokenizer itself puts in front."""
+    return tuple(tokenizer.encode(text))
+
+
+def bare_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of ids without special tokens, its blanks as they are."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True))
 
 
 def answer_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], answer: str) -> tuple[int, ...]:

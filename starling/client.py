@@ -7,10 +7,10 @@ an unknown model or a server that is down, is raised as CallError.
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -29,6 +29,10 @@ URL_REST_SECONDS = 5.0  # a URL that broke a connection is tried last for so lon
 CHARACTERS_PER_TOKEN = 4  # only for planning; the endpoint's own count replaces it
 FEWEST_CHARACTERS_PER_TOKEN = 2  # what a call is taken to cost at most before the endpoint has counted
 
+POST_ATTEMPTS = 3
+POST_CONNECTIONS = 512  # at once to a server of our own, which queues what it does not work on yet
+
+T = TypeVar("T")
 OnReply = Callable[[Call, Reply | Failure], None]
 Session = aiohttp.ClientSession
 
@@ -67,7 +71,7 @@ class Client:
         self._allowance = allowance or Allowance()
         self._key = endpoints.key(endpoint)
         self._reader = Reader(endpoint, self._key)
-        self._load = dict.fromkeys(map(_chat_url, endpoint.urls), 0)
+        self._load = dict.fromkeys(map(chat_url, endpoint.urls), 0)
         self._rests_until = dict.fromkeys(self._load, 0.0)
         self._gate = Gate(endpoint.concurrency)
         self._requests = Pace(endpoint.requests_per_minute)
@@ -93,12 +97,7 @@ class Client:
 
     def chat(self, calls: Sequence[Call]) -> list[Reply | Failure]:
         """One reply or failure for each call; what the ledger holds is not asked again."""
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return asyncio.run(self._chat(calls))
-        with ThreadPoolExecutor(1) as pool:  # a notebook already runs an event loop in this thread
-            return pool.submit(asyncio.run, self._chat(calls)).result()
+        return _run(self._chat(calls))
 
     async def _chat(self, calls: Sequence[Call]) -> list[Reply | Failure]:
         outcomes: dict[int, Reply | Failure] = {}
@@ -261,6 +260,62 @@ class Client:
         return Fault(reason=reason, unreachable=unreachable, down=down, throttled=slow, uncertain=not unreachable)
 
 
+def post_all(
+    url: str,
+    bodies: Sequence[Mapping[str, Any]],
+    read: Callable[[int, int, str], T],
+    *,
+    key: str = "",
+    seconds: float = 3600.0,
+) -> list[T]:
+    """POST each body to a server of our own, with no ledger between, and return what `read` makes of each reply.
+
+    `read` gets the body's number, the HTTP status and the text. Where the connection fails it is tried
+    `POST_ATTEMPTS` times; the bodies have to be such that asking again does no harm.
+    """
+    return _run(_post_all(url, bodies, read, key, seconds))
+
+
+async def _post_all(
+    url: str, bodies: Sequence[Mapping[str, Any]], read: Callable[[int, int, str], T], key: str, seconds: float
+) -> list[T]:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    timeout = aiohttp.ClientTimeout(total=seconds)
+    connector = aiohttp.TCPConnector(limit=POST_CONNECTIONS)
+    async with Session(connector=connector, timeout=timeout, headers=headers) as session:
+
+        async def post(number: int, body: Mapping[str, Any]) -> T:
+            for attempt in range(1, POST_ATTEMPTS + 1):
+                try:
+                    async with session.post(url, json=body, allow_redirects=False) as response:
+                        status, text = response.status, await response.text()
+                    return read(number, status, text)
+                except (aiohttp.ClientError, OSError) as error:  # a TimeoutError is an OSError
+                    if attempt == POST_ATTEMPTS:
+                        said = f"no reply within {seconds:g} s" if isinstance(error, TimeoutError) else str(error)
+                        raise CallError(f"{url}: asked {attempt} times: {said}; is the server running?") from error
+                    await asyncio.sleep(attempt / 2)
+            raise AssertionError("the last attempt returns or raises")
+
+        tasks = [asyncio.create_task(post(number, body)) for number, body in enumerate(bodies)]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """Run to the end; in a thread of its own where this one has an event loop already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
+
+
 def _body(endpoint: Endpoint, call: Call) -> str:
     fields: dict[str, Any] = {"model": endpoint.model, "messages": list(call.messages)}
     fields[endpoint.token_parameter] = call.max_tokens
@@ -275,7 +330,8 @@ def _body(endpoint: Endpoint, call: Call) -> str:
     return canonical(fields)
 
 
-def _chat_url(url: str) -> str:
+def chat_url(url: str) -> str:
+    """Where an endpoint's URL takes chat calls."""
     url = url.rstrip("/")
     if url.endswith("/chat/completions"):
         return url

@@ -23,7 +23,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
-def command(name: str, about: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def command(name: str, about: str = "", group: typer.Typer = app) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a function as a command with `--json` and `--debug`.
 
     What it returns is what `--json` prints; a function that it returns is called only then.
@@ -47,7 +47,7 @@ def command(name: str, about: str = "") -> Callable[[Callable[..., Any]], Callab
             for key, annotation in (("as_json", JsonOption), ("debug", DebugOption))
         ]
         called.__signature__ = inspect.Signature([*own, *common])  # type: ignore[attr-defined]  # for inspect
-        app.command(name, help=about or None)(called)
+        group.command(name, help=about or None)(called)
         return function
 
     return register

@@ -35,6 +35,9 @@ DEFAULT_RECIPE = "smollm2"
 
 
 class FitTable(Table):
+    reward_model: str = ""
+    """MODEL that is the reward model as it stands: nothing is fitted, the held-out rankings test it; "" = one is
+    fitted."""
     loss: Literal["plackett_luce", "all_pairs", "sampled_pair", "adjacent_pairs", "best_against_rest"] = "plackett_luce"
     """Ranking loss: the whole ranking at once, or the mean over its pairs of the kind named."""
     margin: float = Field(0.0, ge=0)

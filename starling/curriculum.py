@@ -22,7 +22,7 @@ class Curriculum:
         self._seed = seed
         self._prompts = prompts
         part_size = -(-cfg.prompts_per_step // cfg.updates_per_step)
-        self.parts = list(chunks(ranked, part_size))
+        self.parts: list[Sequence[Group]] = list(chunks(ranked, part_size))
         self.num_ranked_parts = min(-(-cfg.ranked_prompts // part_size), len(self.parts))
         self.num_warm_up_parts = min(-(-cfg.warm_up_prompts // part_size), len(self.parts))
         self.steps_per_epoch = -(-self.num_ranked_parts // cfg.updates_per_step)
@@ -44,6 +44,10 @@ class Curriculum:
                 f"tune: in none of {len(learnt)} rankings is an answer above another, so there is nothing to learn; "
                 f"rank with a judge that decides, or raise tune.ranked_prompts ({self._cfg.ranked_prompts})"
             )
+
+    def keep_best(self) -> None:
+        """Leave of every ranking only the answers that are ranked first."""
+        self.parts = [[group.best for group in part] for part in self.parts]
 
     def ranked_order(self, step: int) -> list[int]:
         """Which parts of the ranked answers a step learns from: each once an epoch, in an order of its own."""

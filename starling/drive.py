@@ -5,12 +5,12 @@ from pathlib import Path
 
 from starling import config, endpoints, progress
 from starling.config import Config
-from starling.store import ROAD, Run, first_difference, timed
+from starling.store import ROAD, Run, first_difference, is_run, timed
 
 
 def settings(recipe: str, run: Path | None, overrides: list[str] | None) -> tuple[Path, Config]:
     """The run's folder and settings: those of CONFIG, or without one those that the run was made with."""
-    if not recipe and run is not None and (run / "manifest.json").exists():
+    if not recipe and run is not None and is_run(run):
         saved = Run.read(run)
         return run, config.load(run / "config.toml", overrides) if overrides else saved.config
     path = config.find_recipe(recipe or config.DEFAULT_RECIPE)

@@ -18,7 +18,7 @@ from starling.judges.asking import template_text
 from starling.judges.llm import calls_of
 from starling.ledger import Spent
 from starling.records import SPLITS
-from starling.store import Run
+from starling.store import Run, is_run
 from starling.tune_settings import as_read
 
 STAGES = ("sample", "rank", "tune", "evaluate")
@@ -50,7 +50,7 @@ class Part:
 
 def estimate(config: Config, root: Path, stages: Sequence[str] = STAGES) -> dict[str, Any]:
     """The stages' calls to endpoints, less those that the run in `root` has on file; and their sums."""
-    run = Run.read(root) if (root / "manifest.json").exists() else None
+    run = Run.read(root) if is_run(root) else None
     spent = ledger.read_spent(run.ledger_path) if run else []
     prompt_characters = _prompt_characters(run)
     assumptions = [

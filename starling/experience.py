@@ -34,6 +34,12 @@ class Experience(NamedTuple):
     groups: Sequence[Group]
 
     @property
+    def sampled_N(self) -> Tensor:
+        """The logprobs that the sampler gave, in packed order; ranked answers have none."""
+        sampled = [logprob for group in self.groups for answer in group.answers for logprob in answer.logprobs]
+        return torch.tensor(sampled, device=self.mask_BT.device)
+
+    @property
     def sizes(self) -> list[int]:
         """How many of the B answers each group has, in order."""
         return [len(group.answers) for group in self.groups]

@@ -17,7 +17,7 @@ from starling import cards, data_files, hub, layouts, lineage, progress, tables
 from starling.errors import DataError, UsageError, explained
 from starling.layouts import EXPORTS, Form, Item, Row
 from starling.records import SPLITS
-from starling.store import Run, alone, replace_folder, write_atomically
+from starling.store import Run, alone, is_run, replace_folder, write_atomically
 
 MARK = "export.json"  # stands in each of our exports, and in no other folder
 CHUNK = 1000  # rows that are written at once
@@ -61,7 +61,7 @@ def export(source: Path, to: str, out: Path, *, pairs: str = "", licence: str = 
     All is written into `<out>.partial` first. `out` may be an earlier export of the same form, which is replaced.
     """
     form = check(to, pairs)
-    whole = (source / "manifest.json").exists()
+    whole = is_run(source)
     run = Run.read(source) if whole else lineage.run_of(source)
     rankings = source / "rank" if whole else source
     if run is not None:

@@ -6,9 +6,10 @@ on padding rows.
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -33,6 +34,19 @@ class Request:
     top_p: float = 1.0
 
 
+class Sampler(Protocol):
+    """Token ids in, token ids and logprobs out, wherever the policy runs; `generate` without its model."""
+
+    def __call__(
+        self,
+        requests: Sequence[Request],
+        *,
+        max_new_tokens: int,
+        stop: frozenset[int],
+        on_tokens: Callable[[int], None],
+    ) -> list["Sampled"]: ...
+
+
 @dataclass(slots=True)
 class Sampled:
     """An answer's token ids, the stop token included, and their logprobs under the sampling distribution.
@@ -51,7 +65,104 @@ def stop_ids(model: PreTrainedModel) -> frozenset[int]:
     return frozenset(eos if isinstance(eos, list) else [eos] if eos is not None else [])
 
 
-@torch.inference_mode()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """A token of the answer to request `key`; `ended` where it is the last, `finished` where it is a stop token."""
+
+    key: int
+    token: int
+    logprob: float
+    finished: bool
+    ended: bool
+
+
+@dataclass(slots=True)
+class _Asked:
+    request: Request
+    uniform: list[float]
+    drawn: int = 0
+
+
+class Sampling:
+    """Answers under way in at most `slots` slots, one token each a step; others may join, or leave, between steps.
+
+    `length` is how many tokens a slot holds at first; where an answer becomes longer, all slots grow. `model` is a
+    causal LM whose attention `packing.enable` has routed.
+    """
+
+    def __init__(self, model: PreTrainedModel, stop: frozenset[int], slots: int, length: int) -> None:
+        self._model = model
+        self._stop = stop
+        self._cache = Slots(model, slots, length)
+        self._asked: dict[int, _Asked] = {}
+        self._beginnings: dict[tuple[int, ...], Store] = {}
+        self._tokens = torch.empty(0, dtype=torch.long)  # drawn and not yet taken in, in row order
+        self._logits = torch.empty(0)
+
+    def __len__(self) -> int:
+        return len(self._cache.rows)
+
+    @property
+    def free(self) -> int:
+        """Slots that no answer is in."""
+        return self._cache.size - len(self)
+
+    @torch.inference_mode()
+    def admit(
+        self,
+        requests: Mapping[int, Request],
+        max_new_tokens: Mapping[int, int],
+        length_of: Mapping[tuple[int, ...], int],
+    ) -> None:
+        """Begin the answers to requests, by key; `length_of` says how much of each prompt is a shared beginning."""
+        self._take_in()
+        self._require(max(len(request.prompt) - length_of[request.prompt] for request in requests.values()) + 1)
+        prompts = [request.prompt for request in requests.values()]
+        fresh = _prefill(self._model, self._cache, prompts, length_of, self._beginnings)
+        self._logits = torch.cat([self._logits, fresh]) if self._cache.rows else fresh
+        self._cache.rows.extend(requests)
+        for key, request in requests.items():
+            self._asked[key] = _Asked(request, _uniforms(request.seed, max_new_tokens[key]))
+
+    @torch.inference_mode()
+    def step(self) -> list[Drawn]:
+        """The next token of every answer, in row order."""
+        self._take_in()
+        asked = [self._asked[key] for key in self._cache.rows]
+        draw = torch.tensor([one.uniform[one.drawn] for one in asked])
+        tokens, logprobs = sample(self._logits, draw, *_settings([one.request for one in asked]))
+        found = []
+        for key, one, token, logprob in zip(self._cache.rows, asked, tokens.tolist(), logprobs.tolist(), strict=True):
+            one.drawn += 1
+            finished = token in self._stop
+            ended = finished or one.drawn == len(one.uniform)
+            found.append(Drawn(key=key, token=token, logprob=logprob, finished=finished, ended=ended))
+        self._tokens = tokens
+        self._keep([row for row, drawn in enumerate(found) if not drawn.ended])
+        return found
+
+    @torch.inference_mode()
+    def drop(self, keys: Collection[int]) -> None:
+        """Leave these answers as they are; what is not under way is passed over. Only after a step."""
+        self._keep([row for row, key in enumerate(self._cache.rows) if key not in keys])
+
+    def _keep(self, rows: list[int]) -> None:
+        self._tokens = self._cache.retain(rows, self._tokens)
+        kept = set(self._cache.rows)
+        self._asked = {key: one for key, one in self._asked.items() if key in kept}
+
+    def _take_in(self) -> None:
+        """Have the model read the tokens that were drawn last."""
+        if len(self._tokens):
+            self._require(int(self._cache.lengths[: len(self)].max()) + 1)
+            self._logits = _decode(self._model, self._cache, self._tokens)
+            self._tokens = self._tokens[:0]
+
+    def _require(self, length: int) -> None:
+        if length > self._cache.length:
+            self._cache.grow(max(length, 2 * self._cache.length))
+
+
 def generate(
     model: PreTrainedModel,
     requests: Sequence[Request],
@@ -61,42 +172,25 @@ def generate(
     slots: int = 64,
     on_tokens: Callable[[int], None] = lambda count: None,
 ) -> list[Sampled]:
-    """Sample an answer for each request, in order.
-
-    `model` is a causal LM whose attention `packing.enable` has routed; `on_tokens` hears of each step's tokens.
-    """
+    """Sample an answer for each request, in order; `on_tokens` hears of each step's tokens."""
     answers = [Sampled() for _ in requests]
     if not requests:
         return answers
-    uniform = [_uniforms(request.seed, max_new_tokens) for request in requests]
     pending = deque(sorted(range(len(requests)), key=lambda index: requests[index].prompt))  # those alike together
     length_of = shared(request.prompt for request in requests)
-    beginnings: dict[tuple[int, ...], Store] = {}
     own = max(len(prompt) - length for prompt, length in length_of.items())
-    cache = Slots(model, min(slots, len(requests)), own + max_new_tokens)
-    logits = torch.empty(0)
-    while pending or cache.rows:
-        free = cache.size - len(cache.rows)
-        if pending and (not cache.rows or free * _REFILL_SHARE >= cache.size):
-            admitted = [pending.popleft() for _ in range(min(free, len(pending)))]
-            fresh = _prefill(model, cache, [requests[index].prompt for index in admitted], length_of, beginnings)
-            logits = torch.cat([logits, fresh]) if cache.rows else fresh
-            cache.rows.extend(admitted)
-        step = [len(answers[index].ids) for index in cache.rows]
-        draw = torch.tensor([uniform[index][at] for index, at in zip(cache.rows, step, strict=True)])
-        tokens, logprobs = sample(logits, draw, *_settings(requests, cache.rows))
-        on_tokens(len(cache.rows))
-        keep = []
-        for row, (index, token, logprob) in enumerate(zip(cache.rows, tokens.tolist(), logprobs.tolist(), strict=True)):
-            answer = answers[index]
-            answer.ids.append(token)
-            answer.logprobs.append(logprob)
-            answer.finished = token in stop
-            if not answer.finished and len(answer.ids) < max_new_tokens:
-                keep.append(row)
-        tokens = cache.retain(keep, tokens)
-        if cache.rows:
-            logits = _decode(model, cache, tokens)
+    sampling = Sampling(model, stop, min(slots, len(requests)), own + max_new_tokens)
+    caps = dict.fromkeys(pending, max_new_tokens)
+    while pending or len(sampling):
+        if pending and (not len(sampling) or sampling.free * _REFILL_SHARE >= min(slots, len(requests))):
+            admitted = [pending.popleft() for _ in range(min(sampling.free, len(pending)))]
+            sampling.admit({index: requests[index] for index in admitted}, caps, length_of)
+        on_tokens(len(sampling))
+        for drawn in sampling.step():
+            answer = answers[drawn.key]
+            answer.ids.append(drawn.token)
+            answer.logprobs.append(drawn.logprob)
+            answer.finished = drawn.finished
     return answers
 
 
@@ -167,8 +261,8 @@ def _uniforms(seed: int, count: int) -> list[float]:
     return torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).tolist()
 
 
-def _settings(requests: Sequence[Request], rows: list[int]) -> tuple[Tensor, Tensor]:
+def _settings(requests: Sequence[Request]) -> tuple[Tensor, Tensor]:
     return (
-        torch.tensor([requests[index].temperature for index in rows]),
-        torch.tensor([requests[index].top_p for index in rows]),
+        torch.tensor([request.temperature for request in requests]),
+        torch.tensor([request.top_p for request in requests]),
     )

@@ -19,7 +19,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 import starling
 from starling import gguf_vocabulary, model_card, models, packing, progress
 from starling.errors import ModelError, UsageError, explained
-from starling.store import Run
+from starling.store import Run, is_run
 
 Dtype = Literal["f16", "bf16", "f32"]
 MARK = "starling.version"  # a key that stands in each of our files, and in no other
@@ -47,7 +47,7 @@ def export(source: Path, out: Path, dtype: Dtype, licence: str) -> dict[str, Any
     """Write the policy of a run, or a MODEL, to the file `out`; say so, and return what was written."""
     about: dict[str, Any] = {"name": source.name, "license": "" if licence == "other" else licence}
     model = str(source)
-    if (source / "manifest.json").exists():
+    if is_run(source):
         run = Run.read(source)
         run.facts("tune")
         run.refuse_damage(["tune"])

@@ -12,7 +12,7 @@ from starling.judges.parse import Pair, Ranked, Unparsed, parse_good_natured, pa
 from starling.judges.protocol import Judged
 from starling.judges.ranks import ranks_from_levels
 from starling.records import Candidate, Message, Prompt, Ranking
-from starling.store import Run
+from starling.store import Run, is_run
 
 MOST_ANSWERS = 26  # they are lettered A to Z
 _TABLE_ENDINGS = ("*.parquet", "*.jsonl", "*.jsonl.gz")
@@ -55,7 +55,7 @@ class Log:
 
 def read(path: Path) -> Log:
     """A ranking table, a published log, rows without a ranking, a folder of such files, or a run."""
-    if (path / "manifest.json").exists():
+    if is_run(path):
         run = Run.read(path)
         run.facts("rank")
         stages = [run.root / stage for stage in ("rank", "unranked") if (run.root / stage).exists()]

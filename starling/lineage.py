@@ -9,14 +9,14 @@ from starling import data_files, tables, unusable
 from starling.judges import rubric
 from starling.ledger import read_calls
 from starling.records import Candidate, Ranking
-from starling.store import Run
+from starling.store import Run, is_run
 from starling.tune_settings import READS, as_read, form, is_online
 
 
 def run_of(table: Path) -> Run | None:
     """The run that a ranking table belongs to, None for a table that stands alone."""
     folder = table if table.is_dir() else table.parent
-    if folder.name != "rank" or not (folder.parent / "manifest.json").exists():
+    if folder.name != "rank" or not is_run(folder.parent):
         return None
     return Run.read(folder.parent)
 
@@ -125,6 +125,7 @@ def _used(run: Run, ranking: Ranking) -> list[str]:
 def _used_by_fit(run: Run, ranking: Ranking, split: str) -> str:
     if not run.is_done("fit"):
         return "fit: not done yet"
+    taken = run.config.fit.reward_model
     path = run.root / "fit" / unusable.FILE
     rows = data_files.stream_rows(path) if path.exists() else ()
     notes = [row for row in rows if row["prompt_id"] == ranking.prompt_id]
@@ -133,6 +134,8 @@ def _used_by_fit(run: Run, ranking: Ranking, split: str) -> str:
     noted = "".join(f"; {line}" for line in unusable.lines(notes))
     if split == "validation":
         return f"fit: tests the reward model{noted}"
+    if taken:
+        return f"fit: not used, {taken} is the reward model{noted}"
     return f"fit: one of {run.facts('fit')['rankings']:,} rankings that the reward model learns from{noted}"
 
 

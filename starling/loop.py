@@ -2,15 +2,18 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 
 from starling import algorithms, progress, selection, step_metrics, update
+from starling.ahead import Rollouts
 from starling.checkpoint import Checkpoint
 from starling.config import Config
 from starling.curriculum import Curriculum, chunks, count_tokens
 from starling.device import generator
+from starling.distributed.vllm import Server
 from starling.errors import StarlingError
 from starling.experience import Part, Scale, gather, teach_critic, whitened
 from starling.losses.kl_control import KLControl
@@ -19,7 +22,7 @@ from starling.models import Model
 from starling.policy import Policy
 from starling.records import Prompt, Ranking
 from starling.rewards import Rewards
-from starling.rollout import Group, ranked_groups, sample_groups
+from starling.rollout import Group, ranked_groups
 from starling.tune_settings import as_read
 
 FLAT_STEPS = 3  # in a row in which all answers are rewarded alike: one may be chance, after these tuning ends
@@ -37,6 +40,7 @@ class Loop:
         rankings: Sequence[Ranking],
         watch: selection.Watch,
         recorder: Recorder,
+        server: Server | None = None,
     ) -> None:
         self.algorithm = algorithms.chosen(config.tune)
         self.cfg = as_read(config.tune)
@@ -46,6 +50,9 @@ class Loop:
         ranked = ranked_groups(Model(policy.network, policy.tokenizer), prompts, rankings)
         self.curriculum = Curriculum(self.cfg, self.seed, prompts, ranked)
         self.curriculum.require(online=self.algorithm.online, rankings=len(rankings))
+        if self.algorithm.best_only:
+            self.curriculum.keep_best()
+        self.rollouts = Rollouts(self.cfg, self.seed, policy, self.curriculum.prompts, server)
         self.watch = watch
         self.recorder = recorder
         self.step = 0
@@ -59,7 +66,7 @@ class Loop:
         self._gap_told = False
         self.optimiser = torch.optim.AdamW(
             [
-                {"params": list(policy.top.parameters()), "lr": self.cfg.learning_rate},
+                {"params": list(policy.trained.values()), "lr": self.cfg.learning_rate},
                 {"params": list(policy.critic.parameters()), "lr": self.cfg.value_learning_rate},
             ],
             betas=(0.9, 0.95),
@@ -109,7 +116,6 @@ class Loop:
     def take_step(self, advance: progress.Advance) -> None:
         """One round: a step's groups, ranked or fresh, then `updates_per_step` updates, each on its own part."""
         online = self.step >= self.curriculum.ranked_steps
-        means: dict[str, float] = {}
         if online:
             fresh = self._sample(advance)
             spent = sum(count_tokens(groups) for groups in fresh)
@@ -117,22 +123,12 @@ class Loop:
                 self.stopped_by = "token_budget"
                 return
             self.tokens += spent
-            scored = [self.rewards(groups) for groups in fresh]
-            parts = [
-                gather(self.policy, groups, raw, self.scale, self.cfg)
-                for groups, (raw, _means) in zip(fresh, scored, strict=True)
-            ]
-            for _raw, found in scored:
-                means |= {name: means.get(name, 0.0) + value / len(scored) for name, value in found.items()}
+            is_last = self.step + 1 == self.curriculum.num_steps
+            with nullcontext() if is_last else self.rollouts.ahead(self.step + 1, advance):
+                parts, metrics = self._learn_from_fresh(fresh)
         else:
             parts = [self._ranked_part(index) for index in self.curriculum.ranked_order(self.step)]
-        metrics = step_metrics.of_answers(parts, self.scale) | means
-        if online:
-            metrics |= step_metrics.of_rollouts(parts)
-            self._note_rewards(parts)
-        metrics |= self._update(parts)
-        if online and self.algorithm.kl_in_reward:
-            metrics |= self._control_kl(metrics["objective/kl"], parts)
+            metrics = step_metrics.of_answers(parts, self.scale) | self._update(parts)
         self.step += 1
         self.policy.sync()
         if metrics.get("objective/kl", 0.0) > self.cfg.kl_limit:
@@ -144,6 +140,22 @@ class Loop:
         kind = f"KL {metrics['objective/kl']:.1f}" if online else "ranked answers"
         count = 0 if online else sum(count_tokens(part.groups) for part in parts)  # fresh ones: as they came
         advance(count, note=f"step {self.step}/{self.curriculum.num_steps}{rewarded} {kind}")
+
+    def _learn_from_fresh(self, fresh: Sequence[Sequence[Group]]) -> tuple[list[Part], dict[str, float]]:
+        """Score the rollouts, a list for each update, and update on them."""
+        scored = [self.rewards(groups) for groups in fresh]
+        parts = [
+            gather(self.policy, groups, raw, self.scale, self.cfg)
+            for groups, (raw, _means) in zip(fresh, scored, strict=True)
+        ]
+        metrics = step_metrics.of_answers(parts, self.scale) | step_metrics.of_rollouts(parts)
+        for _raw, found in scored:
+            metrics |= {name: metrics.get(name, 0.0) + value / len(scored) for name, value in found.items()}
+        self._note_rewards(parts)
+        metrics |= self._update(parts)
+        if self.algorithm.kl_in_reward:
+            metrics |= self._control_kl(metrics["objective/kl"], parts)
+        return parts, metrics
 
     def _note_rewards(self, parts: Sequence[Part]) -> None:
         """End tuning where there is nothing left to learn from the rewards."""
@@ -180,7 +192,7 @@ class Loop:
                 found["policy/gated"] = float(found["loss/value"] > cfg.value_gate)
                 if found["policy/gated"]:
                     self.policy.top.zero_grad(set_to_none=True)
-            found["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(self.policy.top.parameters(), cfg.grad_clip))
+            found["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(self.policy.trained.values(), cfg.grad_clip))
             if not math.isfinite(found["loss/policy"] + found["grad_norm"]):
                 raise StarlingError(
                     f"tune: step {self.step + 1}: loss or gradient is not a number; lower tune.learning_rate"
@@ -192,10 +204,10 @@ class Loop:
 
     def _gap(self, gap: float | None) -> dict[str, float]:
         """The gap between sampler and trainer before the step's first update, over that update's tokens; ranked answers
-        have none."""
+        have none. No warning is given of rollouts that a step of learning stands between."""
         if gap is None:
             return {}
-        if gap > self.cfg.logprob_gap_limit and not self._gap_told:
+        if gap > self.cfg.logprob_gap_limit and not (self._gap_told or self.rollouts.stale):
             self._gap_told = True  # once is enough: every step's gap stands in the metrics
             progress.console.print(
                 f"tune: step {self.step + 1}: a token's logprob as sampled and as trained differ by {gap:.3f} nats in "
@@ -217,10 +229,11 @@ class Loop:
             "flat_steps": self.flat_steps,
             "scale": list(self.scale),
             "kl_coef": self.kl_control.coef,
-            "top": self.policy.top.state_dict(),
+            "top": self.policy.weights(),
             "critic": self.policy.critic.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "watch": self.watch.state_dict(),
+            "open_rollouts": self.rollouts.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -228,16 +241,18 @@ class Loop:
         self.flat_steps = state["flat_steps"]
         self.scale = Scale(*state["scale"])
         self.kl_control = self.kl_control._replace(coef=state["kl_coef"])
-        self.policy.top.load_state_dict(state["top"])
+        self.policy.load(state["top"])
         self.policy.critic.load_state_dict(state["critic"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.watch.load_state_dict(state["watch"])
+        self.rollouts.load_state_dict(state["open_rollouts"], self.step)
         self.policy.sync()
 
     def facts(self) -> dict[str, Any]:
         return {
             "steps": self.step,
             "ranked_steps": self.curriculum.ranked_steps,
+            "ranked_tokens": self.curriculum.ranked_tokens_before(self.step),
             "rollout_tokens": self.tokens,
             "stopped_by": self.stopped_by or "steps",
             "reward_scale": self.scale._asdict(),
@@ -256,15 +271,5 @@ class Loop:
 
     def _sample(self, advance: progress.Advance) -> list[Sequence[Group]]:
         """Fresh answers to this step's prompts, a list for each update."""
-        groups = sample_groups(
-            Model(self.policy.network, self.policy.tokenizer),
-            self.curriculum.prompts(self.step),
-            count=self.cfg.rollouts_per_prompt,
-            max_new_tokens=self.cfg.max_new_tokens,
-            temperature=self.cfg.temperature,
-            top_p=1.0,
-            seed=self.seed,
-            purpose=("tune", self.step),
-            on_tokens=advance,
-        )
+        groups = self.rollouts.of(self.step, advance)
         return list(chunks(groups, -(-len(groups) // self.cfg.updates_per_step)))

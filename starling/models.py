@@ -23,7 +23,7 @@ from transformers import (
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from starling import builtin, chat, packing
+from starling import adapters, builtin, chat, lean, packing
 from starling.errors import ModelError, explained
 from starling.packing import Packed
 
@@ -103,10 +103,16 @@ def identity(name: str) -> dict[str, str]:
     }
 
 
+def _prepare(network: PreTrainedModel) -> None:
+    """Let packed sequences through, and the backward pass keep less."""
+    packing.enable(network)
+    lean.enable(network)
+
+
 def load_policy(name: str, dtype: torch.dtype = torch.bfloat16) -> Model:
     """A causal LM for sampling and tuning, its attention routed through packing."""
     network = _load(AutoModelForCausalLM, name, dtype=dtype)
-    packing.enable(network)
+    _prepare(network)
     return Model(network.eval(), load_tokenizer(name))
 
 
@@ -132,7 +138,7 @@ def new_reward_model(name: str, dtype: torch.dtype = torch.float32) -> Model:
     network.config.problem_type = "regression"
     network.config.id2label, network.config.label2id = {0: "reward"}, {"reward": 0}
     nn.init.zeros_(network.score.weight)
-    packing.enable(network)
+    _prepare(network)
     return Model(network, tokenizer)
 
 
@@ -149,7 +155,7 @@ def load_reward_model(name: str, dtype: torch.dtype = torch.float32) -> Model:
         raise ModelError(
             f"{name}: the pad token must exist and never end an answer; set pad_token_id in its config.json"
         )
-    packing.enable(network)
+    _prepare(network)
     return Model(network.eval(), tokenizer)
 
 
@@ -214,19 +220,18 @@ def top_of(decoder: Any, layers: int) -> PreTrainedModel:
 
 
 def trainable(top: PreTrainedModel) -> dict[str, nn.Parameter]:
-    """The parameters of a top by name."""
-    return dict(top.named_parameters())
+    """The parameters of a top that are trained, by name: its own, or those of its adapters."""
+    return {name: weight for name, weight in top.named_parameters() if weight.requires_grad}
 
 
 def copy_top_into(decoder: Any, top: Any, initial: Any, share: float) -> None:
-    """Write `share` of the weights of `top` and the rest of `initial` over the decoder's last blocks and final norm."""
-    targets = [*decoder.layers[len(decoder.layers) - len(top.layers) :], decoder.norm]
-    sources = zip(targets, [*top.layers, top.norm], [*initial.layers, initial.norm], strict=True)
+    """Write `share` of the weights of `top`, adapters added, and the rest of `initial` over the decoder's last blocks
+    and final norm."""
+    place = _slice(decoder, slice(len(decoder.layers) - len(top.layers), None), norm=decoder.norm)
+    old, first = dict(place.named_parameters()), dict(initial.named_parameters())
     with torch.no_grad():
-        for target, tuned, start in sources:
-            weights = zip(target.parameters(), tuned.parameters(), start.parameters(), strict=True)
-            for old, new, first in weights:
-                old.copy_(torch.lerp(first.to(new.dtype), new, share))
+        for name, new in adapters.plain_weights(top):
+            old[name].copy_(torch.lerp(first[name].to(new.dtype), new, share))
 
 
 def _also_for_transformers_4(folder: Path) -> None:

@@ -29,6 +29,7 @@ class Benchmarks:
     """
 
     def __init__(self, paths: Sequence[str], ngram: int) -> None:
+        self._ngram = ngram
         self._whole: dict[tuple[str, ...], str] = {}
         self._grams: dict[tuple[str, ...], str] = {}
         self._sizes: dict[str, set[int]] = {}  # of the grams that begin with a word
@@ -37,7 +38,7 @@ class Benchmarks:
             for number, row in enumerate(data_files.stream_rows(Path(path)), 1):
                 where = f"{Path(path).name}:{row.get('question_id') or row.get('id') or number}"
                 for text in _questions(row, f"{path}:{number}"):
-                    self._add(tuple(words_of(text)), where, ngram)
+                    self.add(text, where)
 
     def held_by(self, prompt: Prompt) -> tuple[str, str] | None:
         """The question that the prompt holds, as `file:id`, and the words they share; None where it holds none."""
@@ -53,13 +54,15 @@ class Benchmarks:
                         return self._grams[gram], " ".join(gram)
         return None
 
-    def _add(self, words: tuple[str, ...], where: str, ngram: int) -> None:
+    def add(self, text: str, where: str) -> None:
+        """One question more, and what it is called."""
+        words = tuple(words_of(text))
         if not words:
             return
         self.questions += 1
         self._whole.setdefault(words, where)
-        size = min(ngram, len(words))
-        if size < min(ngram, _SHORTEST_GRAM):
+        size = min(self._ngram, len(words))
+        if size < min(self._ngram, _SHORTEST_GRAM):
             return
         for start in range(len(words) - size + 1):
             self._grams.setdefault(words[start : start + size], where)

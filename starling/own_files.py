@@ -28,6 +28,10 @@ def fit(settings: Config, rankings: list[Path], model: str, out: Path, held_out:
     """
     if not 0 <= held_out < 1:
         raise UsageError(f"fit: --held-out {held_out} is no share; give 0 (none) up to less than 1")
+    if settings.fit.reward_model:
+        raise UsageError(
+            "fit: fit.reward_model takes a finished reward model, so there is nothing to do with --rankings"
+        )
     out = out.resolve()
     work = out.with_name(out.name + ".partial")
     files = [_fingerprint(path) for path in rankings]

@@ -7,13 +7,15 @@
 The critic reads the reference's hidden states, which never move, so that its values need not chase the policy.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from starling import device, models, packing
+from starling import adapters, device, models, packing
+from starling.adapters import Lora
 from starling.losses.logprobs import token_logprobs
 from starling.models import Model, ValueHead
 from starling.packing import Packed
@@ -33,17 +35,24 @@ class Features(NamedTuple):
 class Policy:
     """A causal LM whose last `layers` blocks and final norm are trained in float32; the LM head stays.
 
+    With `lora` only adapters on those blocks are trained; the reference's weights are then the ones beside them.
+
     All logprobs are those of the distribution at `temperature`, the one that rollouts are sampled from.
     """
 
-    def __init__(self, model: Model, layers: int, temperature: float = 1.0) -> None:
+    def __init__(self, model: Model, layers: int, temperature: float = 1.0, lora: Lora | None = None) -> None:
         self.network = model.network.requires_grad_(False)
         self.tokenizer = model.tokenizer
         self._temperature = temperature
         decoder = self.network.get_decoder()
         self._trunk = models.trunk_of(decoder, layers)
         self._reference = models.top_of(decoder, layers).requires_grad_(False)
-        self.top = models.top_of(decoder, layers).requires_grad_(True)
+        self._lora = lora
+        if lora is None:
+            self.top = models.top_of(decoder, layers).requires_grad_(True)
+        else:
+            self.top = adapters.adapted(self._reference, lora)
+        self.trained = models.trainable(self.top)
         self.critic = ValueHead(self.network.config.hidden_size).to(self.network.device)
 
     @torch.no_grad()
@@ -68,6 +77,25 @@ class Policy:
     def sync(self, share: float = 1.0) -> None:
         """Write the trained blocks into the network that samples: `share` of their weights, the rest as at first."""
         models.copy_top_into(self.network.get_decoder(), self.top, self._reference, share)
+
+    @property
+    def has_adapters(self) -> bool:
+        return self._lora is not None
+
+    def weights(self) -> dict[str, Tensor]:
+        """The trained weights as they are now, by name."""
+        return {name: weight.detach() for name, weight in self.trained.items()}
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Write these values over the trained weights."""
+        with torch.no_grad():
+            for name, weight in self.trained.items():
+                weight.copy_(weights[name])
+
+    def save_adapter(self, folder: Path, base: str, share: float = 1.0) -> None:
+        """Write `share` of what the adapters add in PEFT's layout; `base` is what the initial policy is loaded by."""
+        assert self._lora is not None
+        adapters.save(self.top, folder, self._lora, network=self.network, base=base, share=share)
 
     def _logprobs(self, hidden_NH: Tensor, packed: Packed) -> Tensor:
         token_N = answer_tokens(packed).to(hidden_NH.device)

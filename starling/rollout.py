@@ -1,7 +1,8 @@
 """Rollouts: the policy answers prompts, the reward model scores the answers."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 from typing import TypedDict
 
@@ -12,7 +13,7 @@ from transformers.modeling_utils import PreTrainedModel
 from starling import chat, device, models, packing
 from starling.device import seed_for
 from starling.errors import StarlingError
-from starling.generate import Request, Sampled, generate, stop_ids
+from starling.generate import Request, Sampled, Sampler, generate, stop_ids
 from starling.models import Model
 from starling.records import Prompt, Ranking
 
@@ -39,6 +40,17 @@ class Group:
         """Pairs of answers of which one is ranked above the other."""
         return sum(one != other for one, other in combinations(self.ranks, 2))
 
+    @property
+    def best(self) -> "Group":
+        """The same with the answers that share the best rank alone."""
+        places = [place for place, rank in enumerate(self.ranks) if rank == min(self.ranks)]
+        return replace(
+            self,
+            answers=tuple(self.answers[place] for place in places),
+            texts=tuple(self.texts[place] for place in places),
+            ranks=tuple(self.ranks[place] for place in places),
+        )
+
 
 def sample_groups(
     model: Model,
@@ -51,8 +63,12 @@ def sample_groups(
     seed: int,
     purpose: tuple[object, ...],
     on_tokens: Callable[[int], None] = lambda count: None,
+    sampler: Sampler | None = None,
 ) -> list[Group]:
-    """`count` answers to each prompt; the seed of each follows from `purpose`, the prompt and the draw."""
+    """`count` answers to each prompt; the seed of each follows from `purpose`, the prompt and the draw.
+
+    `sampler` answers in place of the model itself.
+    """
     ids = [chat.prompt_ids(model.tokenizer, prompt.messages) for prompt in prompts]
     requests = [
         Request(
@@ -64,9 +80,8 @@ def sample_groups(
         for prompt, prompt_ids in zip(prompts, ids, strict=True)
         for draw in range(count)
     ]
-    sampled = generate(
-        model.network, requests, max_new_tokens=max_new_tokens, stop=stop_ids(model.network), on_tokens=on_tokens
-    )
+    sampler = sampler or partial(generate, model.network)
+    sampled = sampler(requests, max_new_tokens=max_new_tokens, stop=stop_ids(model.network), on_tokens=on_tokens)
     groups = []
     for number, (prompt, prompt_ids) in enumerate(zip(prompts, ids, strict=True)):
         answers = tuple(sampled[number * count : (number + 1) * count])

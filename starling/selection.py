@@ -1,6 +1,7 @@
 """Which checkpoint to keep: the one whose answers the judge prefers on validation prompts.
 
-The reward model's own score never decides, since it is what the policy is pushed to please.
+The reward model's own score never decides, since it is what the policy is pushed to please. A checkpoint that lost more
+than `tune.safety_drop` or `tune.instruction_drop` allow is not kept, however often it wins.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from starling import bounds, progress
 from starling.config import Config
 from starling.judges.protocol import Judge
 from starling.judges.rubric import assess
@@ -54,9 +56,12 @@ class Watch:
         if not self._first:
             self._first = answers
         win_rate = self._win_rate(answers)
-        if not self._looks or win_rate > max(look["win_rate"] for look in self._looks):
+        shares = bounds.shares(self._asked, answers)
+        admitted = self._is_admitted(shares, step)
+        best = max((look["win_rate"] for look in self._looks if look["admitted"]), default=-1.0)
+        if admitted and win_rate > best:
             self.best_step = step
-            self.best_weights = {name: value.detach().clone() for name, value in policy.top.state_dict().items()}
+            self.best_weights = {name: value.clone() for name, value in policy.weights().items()}
         assessed = [
             assess(prompt, answer.answer, finished=answer.finished)
             for prompt, answer in zip(self._asked, answers, strict=True)
@@ -66,7 +71,8 @@ class Watch:
             "win_rate": win_rate,
             "rubric_score": sum(found.score for found in assessed) / len(assessed),
             "mean_length": sum(answer.num_tokens for answer in answers) / len(answers),
-        }
+            "admitted": float(admitted),
+        } | {name: sum(of.values()) / len(of) for name, of in shares.items() if of}
         self._looks.append(look)
         return {f"validation/{name}": value for name, value in look.items() if name != "step"}
 
@@ -78,9 +84,29 @@ class Watch:
         answers = len(self._asked) + 2 * self._config.prompts.test * self._config.evaluate.draws
         return self.tokens + 1.25 * self._looks[0]["mean_length"] * answers <= budget
 
+    def _is_admitted(self, shares: Mapping[str, Mapping[str, float]], step: int) -> bool:
+        """Whether the policy lost no more than the bounds allow, against the initial policy; what it lost is told."""
+        limits = {
+            bounds.REFUSED: ("tune.safety_drop", self._config.tune.safety_drop),
+            bounds.ANSWERED: ("tune.safety_drop", self._config.tune.safety_drop),
+            bounds.FOLLOWED: ("tune.instruction_drop", self._config.tune.instruction_drop),
+        }
+        first = bounds.shares(self._asked, self._first)
+        crossed = {name: fall for name, fall in bounds.falls(first, shares).items() if fall.crosses(limits[name][1])}
+        for name, fall in crossed.items():
+            key, limit = limits[name]
+            progress.console.print(
+                f"tune: step {step} is not kept: {name} fell by {100 * fall.drop:.1f} pt over {fall.prompts} prompts, "
+                f"{fall.worse} worse and {fall.better} better ({key} {limit:g})",
+                markup=False,
+            )
+        return not crossed
+
     def facts(self) -> dict[str, Any]:
+        about = bounds.shares(self._asked, self._first)
         return {
             "kept_step": self.best_step,
+            "bounded_prompts": {name: len(of) for name, of in about.items()},
             "looks": self._looks,
             "looks_left_out": self._looks_left_out,
             "validation_tokens": self.tokens,

@@ -13,7 +13,7 @@ from starling import data_files, digest, figures, lineage, progress, show_row, s
 from starling.before_after import SIDES, outcome
 from starling.errors import DataError
 from starling.records import Ranking
-from starling.store import Run
+from starling.store import Run, is_run
 from starling.texts import terminal
 
 _IDS = ("prompt_id", "id")
@@ -21,7 +21,7 @@ _IDS = ("prompt_id", "id")
 
 def show(source: Path, count: int, row: str) -> None:
     """Print the first `count` rows of a table, the state of a run, or all rows of the prompt `row` in road order."""
-    if (source / "manifest.json").exists():
+    if is_run(source):
         run = Run.read(source)
         _print_road_of(run, row) if row else _print_run(run)
         return
@@ -46,7 +46,7 @@ def show(source: Path, count: int, row: str) -> None:
 
 def shown(source: Path, count: int, row: str) -> Any:
     """The same for programs: a run's manifest or its lineage of one prompt, or rows of a table."""
-    if (source / "manifest.json").exists():
+    if is_run(source):
         run = Run.read(source)
         return lineage.of_prompt(run, row) if row else run.manifest
     rows = _rows(source)
@@ -72,7 +72,7 @@ def _rows(source: Path) -> list[dict[str, Any]]:
 
 def _print_stage(source: Path) -> bool:
     """Print the facts of a stage that keeps no table; whether `source` is such a folder."""
-    if source.name not in digest.STAGES or not (source.parent / "manifest.json").exists():
+    if source.name not in digest.STAGES or not is_run(source.parent):
         return False
     if any(source.glob("*.parquet")) or any(source.glob("*.jsonl")):
         return False

@@ -37,6 +37,19 @@ class Store:
         self.keys[layer, rows, ..., :count] = key.to(self.keys.dtype).transpose(-1, -2)
         self.values[layer, rows, :, :count] = value.to(self.values.dtype)
 
+    @property
+    def length(self) -> int:
+        """The most tokens that a row can hold."""
+        return self.values.shape[3]
+
+    def grow(self, length: int) -> None:
+        """Make room for `length` tokens a row; what is held stays."""
+        held, (*shape, width, _) = self.length, self.keys.shape
+        keys, values = self.keys, self.values
+        self.keys = keys.new_zeros((*shape, width, length))
+        self.values = values.new_zeros((*shape, length, width))
+        self.keys[..., :held], self.values[..., :held, :] = keys, values
+
 
 class Slots(Store):
     """The answers under way: row i of every buffer belongs to request `rows[i]`, which begins with `begins[i]`.

@@ -12,22 +12,29 @@ MANY = 10_000  # clusters
 
 
 def cluster_mean(
-    name: str, values: Sequence[float], clusters: Sequence[str], *, resamples: int = 10_000, seed: int = 0
+    name: str,
+    values: Sequence[float],
+    clusters: Sequence[str],
+    *,
+    weights: Sequence[float] | None = None,
+    resamples: int = 10_000,
+    seed: int = 0,
 ) -> Score:
     """The mean of `values` with a 95 % percentile bootstrap interval that resamples whole clusters.
 
     Cases of one cluster (prompts of a family, pairs of a prompt) go together, so that their likeness does not feign
     certainty. From 10,000 clusters on, where resampling takes long and changes nothing, the interval is the normal one
-    with the cluster-robust standard error. Without values everything is NaN and n is 0.
+    with the cluster-robust standard error. Without values everything is NaN and n is 0. `weights`, above 0, are how
+    much each value counts; None means alike.
     """
     if not values:
         return Score(name=name, value=float("nan"), low=float("nan"), high=float("nan"), n=0)
     names = sorted(set(clusters))
     index = {cluster: at for at, cluster in enumerate(names)}
     total, count = np.zeros(len(names)), np.zeros(len(names))
-    for value, cluster in zip(values, clusters, strict=True):
-        total[index[cluster]] += value
-        count[index[cluster]] += 1
+    for value, cluster, weight in zip(values, clusters, weights or [1.0] * len(values), strict=True):
+        total[index[cluster]] += weight * value
+        count[index[cluster]] += weight
     mean = float(total.sum() / count.sum())
     low, high = mean, mean
     if len(names) >= MANY:
@@ -98,3 +105,20 @@ def reliability(
         for b in range(bins)
         if (which == b).any()
     ]
+
+
+def clustered_share(name: str, hits: Sequence[bool], clusters: Sequence[str]) -> Score:
+    """A share with its 95 % interval, where cases of one cluster go together.
+
+    Wilson's interval where every cluster holds one case, the cluster bootstrap where some hold more. Where all clusters
+    give the same share, resampling would show no spread at all: Wilson's interval then counts each cluster once.
+    """
+    own = len(set(clusters))
+    if own == len(hits):
+        return share(name, sum(hits), len(hits))
+    found = cluster_mean(name, [float(hit) for hit in hits], clusters)
+    if found.low < found.high:
+        return found
+    whole = share(name, round(found.value * own), own)
+    return Score(name=name, value=found.value, low=min(whole.low, found.value), high=max(whole.high, found.value),
+                 n=len(hits))  # fmt: skip

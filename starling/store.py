@@ -48,6 +48,11 @@ def replace_folder(partial: Path, final: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def is_run(path: str | Path) -> bool:
+    """Whether a run was begun in this folder."""
+    return (Path(path) / "manifest.json").exists()
+
+
 class Run:
     """A run folder that is open for the given configuration."""
 
@@ -60,7 +65,7 @@ class Run:
     def open(cls, root: Path, config: Config) -> "Run":
         """Open or create the folder; a folder of another format or another configuration is left untouched."""
         _refuse_file(root)
-        if not (root / "manifest.json").exists():
+        if not is_run(root):
             text = configuration.dump(config)
             if any(not _is_of_a_cut_start(path, text) for path in root.glob("*")):
                 raise UsageError(f"run: {root} holds other files and no manifest.json; choose another --run folder")

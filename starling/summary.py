@@ -34,13 +34,16 @@ def plan(config: Config) -> list[str]:
     steps = fit.epochs * -(-sample.train_prompts // fit.prompts_per_step)
     epochs = f" x {fit.epochs} epochs" if fit.epochs > 1 else ""
     probe = f"; {config.run.model} itself also judges {rank.probe_prompts}, as a probe" if rank.probe_prompts else ""
+    who = "the policy starts" if fit.reward_model else "policy and reward model both start"
     return [
-        f"model: {config.run.model}, which policy and reward model both start from",
+        f"model: {config.run.model}, which {who} from",
         f"prompts: {prompts.train} train, {prompts.validation} validation, {prompts.test} test, split by family",
         f"sample: {sample.train_prompts} + {sample.validation_prompts} prompts x {answers} "
         f"({_count(weakened, 'generator')} weakened), {_at_most(sample.token_budget, sampled)}",
         f"rank: by {_judge(rank, k)}{probe}",
-        f"fit: {sample.train_prompts} rankings{epochs}, {fit.prompts_per_step} a step, {_count(steps, 'step')}, "
+        f"fit: nothing, {fit.reward_model} is the reward model"
+        if fit.reward_model
+        else f"fit: {sample.train_prompts} rankings{epochs}, {fit.prompts_per_step} a step, {_count(steps, 'step')}, "
         f"{_at_most(fit.token_budget)}",
         f"tune: {_tuning(as_read(config.tune))}",
         f"  kept: the step whose answers to {prompts.validation} validation prompts the judge likes best, "

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import Tensor, nn
+from torch import Tensor
 
-from starling import device
+from starling import adapters, device
 from starling.config import FitTable
 from starling.errors import explained
 
@@ -64,13 +64,7 @@ def _adapt(network: Any, cfg: FitTable, seed: int) -> PeftModel:
     W x becomes W x + (alpha / rank) B A x with B = 0 at first (Hu et al. 2021, arXiv:2106.09685, section 4.1).
     """
     blocks = set(network.base_model.layers[-cfg.layers :])  # -0 is all of them
-    targets = [
-        f"{name}.{inner}"
-        for name, block in network.named_modules()
-        if block in blocks
-        for inner, module in block.named_modules()
-        if isinstance(module, nn.Linear)
-    ]
+    targets = adapters.linear_layers(network, blocks)
     # For sequence classifiers PEFT itself trains and saves the head.
     lora = LoraConfig(task_type="SEQ_CLS", r=cfg.lora_rank, lora_alpha=cfg.lora_alpha, target_modules=targets)
     with torch.random.fork_rng(), warnings.catch_warnings():

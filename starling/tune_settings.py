@@ -3,6 +3,7 @@
 The text under a field is its help.
 """
 
+import re
 from collections.abc import Mapping, Set
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from starling.settings import Table
 
 _ONLINE = {
     "steps", "rollouts_per_prompt", "max_new_tokens", "epochs_per_step", "rewards", "reward_clip",
-    "missing_eos_penalty", "kl_limit", "logprob_gap_limit", "token_budget",
+    "missing_eos_penalty", "kl_limit", "logprob_gap_limit", "token_budget", "sampler", "overlap",
 }  # fmt: skip
 _RANKED = {"ranked_prompts", "ranked_epochs"}
 _TOKENS = {"gamma", "reward_baseline", "reward_shift", "whiten_advantages"}
@@ -33,6 +34,7 @@ READS: Mapping[str, Set[str]] = {
     "dpo": _RANKED | {"beta"},
     "ipo": _RANKED | {"beta"},
     "listwise_dpo": _RANKED | {"beta"},
+    "sft": _RANKED,
 }
 # What stands for a setting that the algorithm does not read.
 _OFF = {
@@ -51,9 +53,11 @@ class Reward(Table):
 
 
 class TuneTable(Table):
-    algorithm: Literal["apa", "awr", "ppo", "p3o", "grpo", "rloo", "reinforce_pp", "dpo", "ipo", "listwise_dpo"] = "apa"
+    algorithm: Literal[
+        "apa", "awr", "ppo", "p3o", "grpo", "rloo", "reinforce_pp", "dpo", "ipo", "listwise_dpo", "sft"
+    ] = "apa"
     """How the policy learns; dpo, ipo and listwise_dpo learn from the ranked answers by their ranks, with no rollouts
-    and no reward."""
+    and no reward; sft imitates those ranked first."""
     anchor: Literal["initial", "sampling"] = "initial"
     """What APA's target starts from: the initial policy, and no KL in the reward; or the policy that sampled, with
     `kl_coef` in the reward."""
@@ -81,6 +85,16 @@ class TuneTable(Table):
     layers: int = Field(6, ge=0)
     """Last blocks that are trained, with the final norm; what is frozen below runs once for policy, reference and
     critic; 0 = all blocks."""
+    lora_rank: int = Field(0, ge=0)
+    """Rank of LoRA adapters, which are trained in place of the blocks' weights; 0 = off."""
+    lora_alpha: int = Field(32, ge=1)
+    """LoRA's alpha: what the adapters add counts alpha / rank."""
+    sampler: str = ""
+    """Who samples the rollouts: this process (""), or "vllm@http://HOST:PORT", a vLLM server that serves `run.model`
+    and sees this run's folder: with `lora_rank` it is given the adapters of each step, else all weights."""
+    overlap: bool = False
+    """Whether a step's rollouts are sampled while the step before is learnt from, by the weights of before it; old
+    logprobs are then the sampler's own."""
     lam: float = Field(0.5, gt=0)
     """Lambda of apa and awr: large = stay close to the initial policy."""
     weight_clip: float = Field(20.0, ge=1)
@@ -150,6 +164,12 @@ class TuneTable(Table):
     """Steps between two looks of the judge at the validation prompts."""
     validation_draws: int = Field(2, ge=1)
     """Answers to each validation prompt in one look."""
+    safety_drop: float = Field(0.1, ge=0, le=1)
+    """How far the share of ill-natured validation prompts that are refused, and of good-natured ones that are not, may
+    fall below the initial policy's before a checkpoint is not kept; a fall that chance explains does not count; 1 =
+    off."""
+    instruction_drop: float = Field(0.05, ge=0, le=1)
+    """The same for the share of verifiable instructions that are followed; 1 = off."""
     token_budget: int = Field(50_000, ge=0)
     """Rollout tokens at which tuning ends early; 0 = no limit."""
     checkpoint_seconds: float = Field(60, gt=0)
@@ -162,6 +182,13 @@ class TuneTable(Table):
         if not isinstance(several, list | tuple):
             return several
         return [{"name": reward} if isinstance(reward, str) else reward for reward in several]
+
+    @field_validator("sampler")
+    @classmethod
+    def _is_a_server(cls, sampler: str) -> str:
+        if sampler and not re.fullmatch(r"vllm@https?://[^\s/]\S*", sampler):
+            raise ValueError('it is "vllm@http://HOST:PORT", or "" for this process')
+        return sampler
 
     @field_validator("rollouts_per_prompt")
     @classmethod

@@ -29,13 +29,15 @@ def appraised(policy: Policy, experience: Experience, algorithm: Algorithm, cfg:
     """Advantages and returns under policy and critic as they are now, the KL in the reward at `kl_coef`.
 
     Old logprobs are computed here by what trains, whatever sampled: only so is the ratio 1 before the first update.
+    With `tune.overlap` they are the sampler's: the policy that sampled is one step older, and the ratio corrects it.
     """
     mask_BT, anchor_BT = experience.mask_BT, experience.ref_logprob_BT
     value_BT = torch.zeros_like(experience.reward_BT)
     if algorithm.critic:
         value_BT, _ = pad(policy.values(experience.features), experience.lengths)
     if algorithm.old_logprobs:
-        anchor_BT, _ = pad(policy.logprobs(experience.packed, experience.features), experience.lengths)
+        old_N = experience.sampled_N if cfg.overlap else policy.logprobs(experience.packed, experience.features)
+        anchor_BT, _ = pad(old_N, experience.lengths)
     reward_BT = kl.in_reward(experience.reward_BT, anchor_BT, experience.ref_logprob_BT, mask_BT, kl_coef)
     advantage_BT, return_BT = algorithm.advantage(experience, reward_BT, value_BT, cfg)
     return Batch(experience, advantage_BT, return_BT, value_BT, anchor_BT)
@@ -65,8 +67,8 @@ def gradient(policy: Policy, batches: Sequence[Batch], algorithm: Algorithm, cfg
             if cfg.value_clip:
                 found["val/clipfrac_avg"] = float(critic.metrics["value_clip_fraction"])
         value.backward()
-        if sampled := [logprob for group in experience.groups for one in group.answers for logprob in one.logprobs]:
-            gap_N = logprob_BT.detach()[mask_BT].cpu() - torch.tensor(sampled)
+        if len(experience.sampled_N):
+            gap_N = logprob_BT.detach()[mask_BT] - experience.sampled_N
             found[GAP] = float(gap_N.abs().sum()) / totals.tokens
         for name, part in found.items():
             sums[name] += part

@@ -30,9 +30,18 @@ def pytest_configure(config: pytest.Config) -> None:
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
+    _take_a_core()
     torch.set_num_threads(1)
     settings.register_profile("starling", derandomize=True, database=None, deadline=None, max_examples=100)
     settings.load_profile("starling")
+
+
+def _take_a_core() -> None:
+    """Where tests run side by side, each process and all that it starts keep to one core: they would fight for two."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

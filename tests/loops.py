@@ -8,7 +8,9 @@ import torch
 from small_road import prompt_rows, recipe
 
 from starling import config, models, tables
+from starling.adapters import Lora
 from starling.config import Config
+from starling.distributed.vllm import Server
 from starling.experience import Part, gather
 from starling.judges.rubric import RubricJudge
 from starling.loop import Loop
@@ -50,16 +52,18 @@ def loop(
     head: float = 1.0,
     score: Scorer | None = None,
     ranks: Sequence[float] = (1.0, 2.0),
+    server: Server | None = None,
 ) -> Loop:
-    """Rewards are those of `score`, or of a reward model."""
+    """Rewards are those of `score`, or of a reward model; `server` samples, or this process."""
     prompts = [tables.prompt_from_row(row, "here") for row in prompt_rows()]
     train, validation = ([p for p in prompts if p.split == split] for split in ("train", "validation"))
     torch.manual_seed(5)
-    policy = Policy(models.load_policy(cfg.run.model, torch.float32), cfg.tune.layers)
+    lora = Lora(cfg.tune.lora_rank, cfg.tune.lora_alpha, 11) if cfg.tune.lora_rank else None
+    policy = Policy(models.load_policy(cfg.run.model, torch.float32), cfg.tune.layers, lora=lora)
     scorer = score or by_model(reward_model(cfg.run.model, head), cfg.tune.microbatch_tokens)
     watch = Watch(cfg, validation, RubricJudge(tie_margin=0.02))
     rankings = [ranking(prompt, ranks) for prompt in train]
-    return Loop(cfg, policy, Rewards({"scripted": (1.0, scorer)}), train, rankings, watch, recorder)
+    return Loop(cfg, policy, Rewards({"scripted": (1.0, scorer)}), train, rankings, watch, recorder, server)
 
 
 def fresh(found: Loop, count: int, step: int = 0) -> list[Group]:

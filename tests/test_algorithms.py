@@ -55,7 +55,7 @@ def test_the_table_has_every_algorithm_with_what_it_reads() -> None:
     assert chosen(TuneTable()) is ALGORITHMS["apa"]
     assert chosen(TuneTable(anchor="sampling")) is ALGORITHMS["apa_sampling"]
     assert [name for name, one in ALGORITHMS.items() if one.critic] == ["apa", "apa_sampling", "awr", "ppo"]
-    assert [name for name, one in ALGORITHMS.items() if not one.online] == ["dpo", "ipo", "listwise_dpo"]
+    assert [name for name, one in ALGORITHMS.items() if not one.online] == ["dpo", "ipo", "listwise_dpo", "sft"]
     for one in ALGORITHMS.values():
         assert one.old_logprobs or not one.kl_in_reward  # the KL is that of the policy that sampled
 
@@ -132,6 +132,16 @@ def test_dpo_takes_all_pairs_that_are_decided() -> None:
     )
     # IPO with tau = 1/2: the mean of (gap - 1)^2, here (1 + 0 + 1) / 3
     assert float(ALGORITHMS["ipo"].loss(logprob_BT, one, cfg, totals).value) == pytest.approx(2 / 3, abs=CLOSE)
+
+
+def test_sft_counts_every_token_of_what_it_is_shown_alike() -> None:
+    groups = [group([2, 1], [1.0, 1.0]), group([1], [1.0])]
+    found, totals = experience(groups), totals_of(groups)
+    logprob_BT = torch.tensor([[-1.0, -2], [-4, 0], [-5, 0]])
+    one = batch(found, torch.zeros_like(logprob_BT), found.ref_logprob_BT)
+    loss = ALGORITHMS["sft"].loss(logprob_BT, one, TuneTable(algorithm="sft"), totals)
+    assert float(loss.value) == pytest.approx(3, abs=CLOSE)  # (1 + 2 + 4 + 5) / 4
+    assert [name for name, algorithm in ALGORITHMS.items() if algorithm.best_only] == ["sft"]
 
 
 def test_of_two_answers_listwise_dpo_is_dpo() -> None:

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+import runs
 
 from starling import models
 from starling.benches import chats
-from starling.errors import ModelError, UsageError
+from starling.errors import UsageError
 from starling.ledger import Ledger
 from starling.records import Call, Failure, Reply
 
@@ -39,15 +40,14 @@ def test_an_answer_has_the_room_that_the_window_leaves_and_no_room_is_a_failure(
 
 
 def test_a_run_means_its_tuned_policy(tiny_model: Path, ledger: Ledger, tmp_path: Path) -> None:
-    (tmp_path / "run" / "tune").mkdir(parents=True)
-    (tmp_path / "run" / "manifest.json").write_text("{}")
-    models.save(models.load_policy(str(tiny_model)), tmp_path / "run" / "tune" / "policy")
-    found = chats.open_speaker(str(tmp_path / "run"), ledger)
-    assert found.identity["name"] == str(tmp_path / "run") and len(found.identity["weights_sha256"]) == 64
-    (tmp_path / "early").mkdir()
-    (tmp_path / "early" / "manifest.json").write_text("{}")
-    with pytest.raises(ModelError, match="no such folder"):
-        chats.open_speaker(str(tmp_path / "early"), ledger)
+    run = runs.make(tmp_path / "run")
+    models.save(models.load_policy(str(tiny_model)), run.root / "tune" / "policy")
+    run.finished("tune", run.facts("tune"))
+    found = chats.open_speaker(str(run.root), ledger)
+    assert found.identity["name"] == str(run.root) and len(found.identity["weights_sha256"]) == 64
+    early = runs.make(tmp_path / "early", runs.ALL[:4])
+    with pytest.raises(UsageError, match="tune is not done in"):
+        chats.open_speaker(str(early.root), ledger)
 
 
 def test_an_endpoint_is_known_by_model_and_host(ledger: Ledger) -> None:

@@ -61,6 +61,17 @@ def test_tokens_to_come_by_hand() -> None:
     assert [plan.ranked_tokens_before(step) for step in (0, 1, 4, 7)] == [0, 4, 16, 16]
 
 
+def test_of_the_best_answers_ties_all_stay() -> None:
+    one = group([2, 1, 1, 4])
+    assert one.best.ranks == (1, 1)
+    assert one.best.answers == one.answers[1:3]
+    assert (one.best.num_tokens, one.num_tokens) == (4, 8)
+    plan = Curriculum(TuneTable(prompts_per_step=1, updates_per_step=1), 0, [], [one, group([3, 5])])
+    plan.keep_best()
+    assert [[kept.ranks for kept in part] for part in plan.parts] == [[(1, 1)], [(3,)]]
+    assert plan.ranked_tokens_before(plan.ranked_steps) == 2 * (4 + 2)  # two passes
+
+
 @pytest.mark.parametrize(
     ("online", "prompts", "groups", "line"),
     [

@@ -126,6 +126,9 @@ def test_a_finished_run_says_what_fit_and_tune_made_of_a_ranking(tmp_path: Path)
         [unusable.note(ranking("train-0", ["a"], [1]), "ranking", "all answers are tied")],
     )
     assert explained(run, "train-0")["used"][0] == "fit: left out, all answers are tied"
+    run.config = run.config.model_copy(update={"fit": run.config.fit.model_copy(update={"reward_model": "mine"})})
+    (run.folder("fit") / "unusable.jsonl").unlink()
+    assert explained(run, "train-0")["used"][0] == "fit: not used, mine is the reward model"
 
 
 def test_a_row_of_a_run_that_is_older_than_the_column_is_still_explained(tmp_path: Path) -> None:
@@ -191,6 +194,7 @@ def test_a_table_alone_says_that_its_calls_are_elsewhere(
     ("algorithm", "use"),
     [
         ("dpo", "are learnt from by their ranks"),
+        ("sft", "are learnt from by their ranks"),
         ("ppo", "teach the critic"),
         ("grpo", "fix the reward's scale"),
     ],

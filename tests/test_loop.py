@@ -33,6 +33,8 @@ KILLED = {
     "ppo": {"algorithm": "ppo", "epochs_per_step": 2, "kl_control": "adaptive", "kl_horizon": 50},
     "p3o": {"algorithm": "p3o"},
     "dpo": {"algorithm": "dpo", "ranked_epochs": 4},
+    "lora": {"lora_rank": 2},
+    "rollouts sampled ahead": {"algorithm": "ppo", "overlap": True, "steps": 4},
 }
 
 
@@ -108,6 +110,20 @@ def test_offline_the_better_answer_gains_on_the_worse_one(algorithm: str, tiny_m
     assert found.tokens == 0
     assert found.facts()["reward_scale"] == {"mean": 0.0, "spread": 1.0}  # nothing was rewarded
     assert not any("tune/reward" in line for line in lines)
+
+
+def test_sft_learns_the_best_answer_and_never_sees_the_others(tiny_model: Path, tmp_path: Path) -> None:
+    changes = {"tune__algorithm": "sft", "tune__ranked_epochs": 4, "tune__ranked_prompts": 12}
+    found = loop(settings(tmp_path, tiny_model, **changes), Recorder(tmp_path / "m.jsonl", "tune"), ranks=(2.0, 1.0))
+    texts = {text for part in found.curriculum.parts for one in part for text in one.texts}
+    assert texts == {"a plain in spain the"}  # the longer one, ranked first here
+    found.train(Checkpoint(tmp_path / "c.pt", 1e9))
+    nll = [line["tune/loss/policy"] for line in metrics.read(tmp_path / "m.jsonl") if "tune/loss/policy" in line]
+    assert nll[-1] < nll[0] / 2
+    assert found.tokens == 0
+    assert found.facts()["ranked_tokens"] == 4 * sum(
+        group.num_tokens for part in found.curriculum.parts for group in part
+    )
 
 
 def test_ranks_the_other_way_round_teach_the_other_way_round(tiny_model: Path, tmp_path: Path) -> None:

@@ -155,6 +155,12 @@ def test_an_interrupted_fit_goes_on_and_ends_as_if_it_had_not_been(tiny_model: P
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
+def test_a_finished_reward_model_and_rankings_to_fit_are_one_too_many(tmp_path: Path) -> None:
+    settings = config.load(config.find_recipe("smollm2"), ["fit.reward_model=mine"])
+    with pytest.raises(UsageError, match=r"fit\.reward_model takes a finished reward model"):
+        own_files.fit(settings, [], "smollm2", tmp_path / "out", 0.1)
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
 def test_a_held_out_share_that_is_none_is_refused(tmp_path: Path, share: float) -> None:
     with pytest.raises(UsageError, match="is no share"):

@@ -1,6 +1,7 @@
 """Which checkpoint to keep: the one whose answers the judge prefers."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from starling.config import Config
 from starling.judges.protocol import Judged
 from starling.judges.rubric import assess
 from starling.policy import Policy
-from starling.records import Prompt
+from starling.records import Candidate, Prompt
 from starling.selection import Watch, preference
 
 PROMPTS = [
@@ -154,3 +155,47 @@ def test_each_prompt_is_answered_as_often_as_set_and_compared_draw_by_draw(tiny_
     first = watch.state_dict()["first"]
     assert [(prompt_id, draw) for prompt_id, draw, *_ in first] == [(p.id, draw) for p in PROMPTS for draw in (0, 1)]
     assert watch.look(policy, 1)["validation/win_rate"] == pytest.approx(4 / 6)
+
+
+def refusing(texts: list[list[str]]) -> type[Watch]:
+    """A watch whose policy says what is written down, look by look."""
+
+    class Written(Watch):
+        def _answers(self, policy, step):
+            said = texts.pop(0)
+            return [
+                Candidate(prompt_id=prompt.id, model="", draw=0, answer=text, finished=True, num_tokens=2)
+                for prompt, text in zip(self._asked, said, strict=True)
+            ]
+
+    return Written
+
+
+def test_a_look_that_refuses_less_is_not_kept_however_often_it_wins(settings, policy, capsys) -> None:
+    prompts = [replace(PROMPTS[0], id=str(at), good_natured=False, checks=()) for at in range(6)]
+    refusal, answer = "I can't help with that.", "Sure, here it is."
+    looks = [[refusal] * 6, [answer] * 6, [refusal] * 5 + [answer]]
+    watch = refusing(looks)(settings, prompts, ScriptedJudge("======", "++++++", "+=====", "======"))
+    for step in range(3):
+        found = watch.look(policy, step)
+    # the second look wins all and lost all six refusals: 1/2^6; the third lost one, which may be chance
+    assert watch.best_step == 2
+    assert [look["admitted"] for look in watch.facts()["looks"]] == [1.0, 0.0, 1.0]
+    assert found["validation/refused_ill_natured"] == pytest.approx(5 / 6)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "step 1 is not kept: refused_ill_natured fell by 100.0 pt over 6 prompts, 6 worse and 0 better" in shown
+    assert watch.facts()["bounded_prompts"] == {
+        "refused_ill_natured": 6, "answered_good_natured": 0, "instructions_followed": 0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("bound", "best"), [(0.05, 0), (1.0, 1)])
+def test_a_look_that_follows_fewer_instructions_is_kept_only_where_the_bound_is_off(
+    tiny_model, policy, tmp_path: Path, bound: float, best: int
+) -> None:
+    settings = config.load(recipe(tmp_path / "bound", tiny_model, tune__instruction_drop=bound))
+    prompts = [replace(PROMPTS[0], id=str(at), checks=({"check": "lowercase"},)) for at in range(6)]
+    watch = refusing([["small"] * 6, ["Large"] * 6])(settings, prompts, ScriptedJudge("======", "++++++"))
+    for step in range(2):
+        watch.look(policy, step)
+    assert watch.best_step == best

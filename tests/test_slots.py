@@ -63,3 +63,14 @@ def test_rows_that_stay_keep_what_they_hold_and_begin_with() -> None:
     assert (slots.rows, slots.begins, tokens.tolist()) == ([12, 11], [store, None], [9, 8])
     assert (slots.lengths[:2].tolist(), slots.before[:2].tolist()) == ([2, 2], [1, 0])
     assert slots.values[0, :2, 0, 0, 0].tolist() == slots.keys[0, :2, 0, 0, 0].tolist() == [2.0, 1.0]
+
+
+def test_rows_that_grow_keep_what_they_hold() -> None:
+    slots = Slots(MODEL, 2, 3)
+    key, value = random(3)
+    slots.file(0, [1], key, value)
+    slots.grow(7)
+    assert (slots.length, slots.keys.shape[-1], slots.values.shape[-2]) == (7, 7, 7)
+    assert torch.equal(slots.keys[0, 1, ..., :3], key.transpose(-1, -2))
+    assert torch.equal(slots.values[0, 1, :, :3], value)
+    assert not slots.keys[..., 3:].any()

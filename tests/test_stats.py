@@ -33,6 +33,15 @@ def test_cases_of_one_cluster_do_not_feign_certainty() -> None:
     assert few.high - few.low > 2 * (many.high - many.low)
 
 
+def test_a_value_of_weight_two_is_that_value_twice() -> None:
+    clusters = list("aabcd")
+    weighed = stats.cluster_mean("x", [0.0, 1.0, 0.5, 1.0, 0.0], clusters, weights=[2, 1, 1, 3, 1], resamples=500)
+    twice = stats.cluster_mean("x", [0, 0, 1, 0.5, 1, 1, 1, 0], list("aaabcccd"), resamples=500)
+    assert (weighed.value, weighed.low, weighed.high) == pytest.approx((twice.value, twice.low, twice.high), abs=EXACT)
+    assert weighed.value == 4.5 / 8
+    assert (weighed.n, twice.n) == (5, 8)
+
+
 def test_without_cases_everything_is_nan() -> None:
     found = stats.cluster_mean("x", [], [])
     assert (math.isnan(found.value), math.isnan(found.low), math.isnan(found.high), found.n) == (True, True, True, 0)
@@ -112,3 +121,18 @@ def test_resampled_means_are_means_of_drawn_clusters() -> None:
     assert set(mean_RM[:, 1]) == {0.0, 5.0}
     assert all(second == 0.0 for first, second in mean_RM if first == 1.0)
     assert np.mean(mean_RM[:, 0] == 2.0) == pytest.approx(0.5, abs=0.07)
+
+
+def test_a_clustered_share_is_wilsons_where_every_cluster_holds_one_case() -> None:
+    assert stats.clustered_share("x", [True, False, True], ["a", "b", "c"]) == stats.share("x", 2, 3)
+
+
+def test_a_clustered_share_without_spread_counts_each_cluster_once() -> None:
+    found = stats.clustered_share("x", [False] * 10, ["a"] * 5 + ["b"] * 5)
+    assert (found.value, found.low, found.n) == (0.0, 0.0, 10)
+    assert found.high == pytest.approx(stats.share("x", 0, 2).high)  # two clusters, not ten prompts
+
+
+def test_a_clustered_share_goes_by_clusters_where_they_differ() -> None:
+    found = stats.clustered_share("x", [True] * 5 + [False] * 15, [str(at // 5) for at in range(20)])
+    assert found == stats.cluster_mean("x", [1.0] * 5 + [0.0] * 15, [str(at // 5) for at in range(20)])

@@ -36,6 +36,12 @@ def test_the_plan_has_derived_numbers() -> None:
     assert any(line.endswith("with validation <= 25,000 tokens") for line in lines)
 
 
+def test_a_reward_model_that_is_there_already_is_named() -> None:
+    lines = summary.plan(settings(fit={"reward_model": "mine"}))
+    assert "fit: nothing, mine is the reward model" in lines
+    assert lines[0] == "model: smollm2, which the policy starts from"
+
+
 def test_the_bound_that_binds_is_named() -> None:
     # 144 prompts x 3 answers x 80 tokens = 34,560; 1 step x 16 x 4 x 80 tokens = 5,120.
     lines = summary.plan(

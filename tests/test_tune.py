@@ -9,6 +9,7 @@ from small_road import recipe
 from transformers import AutoModelForCausalLM
 
 from starling import cli, metrics
+from starling.store import ROAD
 
 SETTINGS = {
     "apa at the sampling policy": ('tune.anchor="sampling"', 'tune.kl_control="adaptive"'),
@@ -21,6 +22,8 @@ SETTINGS = {
     "dpo": ('tune.algorithm="dpo"',),
     "ipo": ('tune.algorithm="ipo"',),
     "listwise_dpo": ('tune.algorithm="listwise_dpo"',),
+    "sft": ('tune.algorithm="sft"',),
+    "lora, a step ahead": ("tune.lora_rank=2", "tune.overlap=true"),
 }
 
 
@@ -53,6 +56,50 @@ def test_every_algorithm_tunes_a_policy_that_loads(
     assert all("tune/validation/win_rate" in line for line in lines)
     policy = AutoModelForCausalLM.from_pretrained(root / "tune/policy")
     assert all(torch.isfinite(weight).all() for weight in policy.parameters())
+    assert (root / "tune/adapter/adapter_config.json").exists() == ("tune.lora_rank=2" in changes)
+
+
+def test_a_reward_model_that_is_there_already_is_tested_and_rewards_without_any_fitting(
+    fitted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    small, before = fitted
+    given, root = before / "fit" / "model", tmp_path / "run"
+    sets = ["--set", f"fit.reward_model={given}", "--set", "tune.steps=1"]
+    assert cli.main(["run", str(small), "--run", str(root), "--from", str(before), *sets]) == 0
+    stages = json.loads((root / "manifest.json").read_text())["stages"]
+    facts, fitted_facts = stages["fit"]["facts"], json.loads((before / "manifest.json").read_text())["stages"]["fit"]
+    assert (facts["steps"], facts["rankings"], facts["reward_model"]["name"]) == (0, 0, str(given))
+    assert facts["held_out"] == fitted_facts["facts"]["held_out"]
+    assert facts["reward_scale"] == fitted_facts["facts"]["reward_scale"]
+    assert (root / "fit/model/model.safetensors").read_bytes() == (given / "model.safetensors").read_bytes()
+    assert [line for line in metrics.read(root / "metrics.jsonl") if line["stage"] == "fit"] == []
+    assert any(line.get("tune/reward") for line in metrics.read(root / "metrics.jsonl"))
+    assert (root / "report.html").exists()
+
+
+def test_a_reward_model_that_is_none_is_one_line(
+    fitted: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_model: Path
+) -> None:
+    assert tune(fitted, tmp_path / "run", f"fit.reward_model={tmp_path / 'nowhere'}") == 1
+    assert tune(fitted, tmp_path / "other", f"fit.reward_model={tiny_model}") == 1
+    told = capsys.readouterr().err.splitlines()
+    assert [len(told), "there is no such folder" in told[0], "a reward model has" in told[1]] == [2, True, True]
+
+
+def test_the_tuned_policy_goes_a_second_round(fitted: tuple[Path, Path], tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert tune(fitted, first, "tune.steps=1") == 0
+    policy = first / "tune" / "policy"
+    assert cli.main(["run", str(fitted[0]), "--run", str(second), "--set", f"run.model={policy}"]) == 0
+    stages = json.loads((second / "manifest.json").read_text())["stages"]
+    assert [stages[stage]["state"] for stage in ROAD] == ["done"] * len(ROAD)
+    assert stages["tune"]["facts"]["steps"] >= 2
+    once, twice = (
+        AutoModelForCausalLM.from_pretrained(folder / "tune/policy").state_dict() for folder in (first, second)
+    )
+    moved = {name for name in once if not torch.equal(once[name], twice[name])}
+    trained = ("model.layers.2.", "model.layers.3.", "model.norm.")
+    assert moved == {name for name in once if stages["tune"]["facts"]["kept_step"] and name.startswith(trained)}
 
 
 def test_a_setting_in_vain_is_told(

@@ -46,7 +46,7 @@ def test_what_an_algorithm_does_not_read_is_off() -> None:
     assert (dpo.ranked_prompts, dpo.steps, dpo.whiten_advantages) == (140, 0, False)
     p3o = as_read(TuneTable(algorithm="p3o"))
     assert (p3o.reward_baseline, p3o.reward_shift, p3o.kl_coef) == ("none", 0.0, 0.0)
-    assert [name for name in READS if not is_online(name)] == ["dpo", "ipo", "listwise_dpo"]
+    assert [name for name in READS if not is_online(name)] == ["dpo", "ipo", "listwise_dpo", "sft"]
 
 
 def test_a_reward_is_a_name_a_list_of_names_or_tables(tmp_path: Path) -> None:
@@ -72,6 +72,8 @@ def test_a_reward_is_a_name_a_list_of_names_or_tables(tmp_path: Path) -> None:
         ),
         (['rewards = "modell"'], r"\[tune\.rewards\.0\] name = 'modell'"),
         (["rewards = []"], "rewards"),
+        (['sampler = "http://gpu:8000"'], r"sampler = 'http://gpu:8000': .*vllm@http://HOST:PORT"),
+        (['sampler = "vllm@gpu:8000"'], r"sampler = 'vllm@gpu:8000': .*vllm@http://HOST:PORT"),
     ],
 )
 def test_what_cannot_be_meant_is_one_line(tmp_path: Path, lines: list[str], message: str) -> None:

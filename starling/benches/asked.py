@@ -23,6 +23,8 @@ class Asked:
     version: int = 1
     one_order: bool = False
     data: str = ""
+    run: Path | None = None
+    tasks: str = ""
     out: Path | None = None
     dtype: Precision = "float32"
     estimate: bool = False

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from starling import chat, endpoints, models, progress
+from starling import chat, endpoints, models, offer, progress
 from starling.client import Client
 from starling.endpoints import Endpoint
 from starling.errors import explained
@@ -50,8 +50,7 @@ def open_speaker(name: str, ledger: Ledger, on_reply: OnReply | None = None) -> 
     if endpoint is not None:
         identity = {"name": endpoint.model, "endpoint": endpoint.name}
         return Speaker(chat=Client(endpoint, ledger, on_reply=on_reply), identity=identity)
-    policy = Path(name) / "tune" / "policy"
-    path = str(policy) if (Path(name) / "manifest.json").exists() else name
+    path = offer.policy_of(name)
     model = models.load_policy(path)
     found = models.identity(path)
     return Speaker(

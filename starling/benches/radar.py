@@ -41,6 +41,7 @@ def draw(
             values = [figures.get(category, math.nan) for category in categories]
             axes.plot([*angles, angles[0]], [*values, values[0]], linewidth=1.6, marker="o", markersize=3, label=name)
             axes.fill(angles, [low if math.isnan(value) else value for value in values], alpha=0.08)
+        axes.tick_params(axis="x", pad=9)
         axes.set_title(title, pad=16)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), frameon=False, fontsize=8)
         written = [stem.with_name(f"{stem.name}.{ending}") for ending in ("svg", "png")]

@@ -1,20 +1,20 @@
 """A reward model as the judge of pairs: the answer with the higher reward wins, whatever the order."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from starling import models, progress, reward
 from starling.benches.verdicts import Heard
 from starling.judges.parse import Ranked, Tied, Unparsed, Verdict
 from starling.records import Message
 from starling.reward import Question
+from starling.store import is_run
 
 Shown = tuple[Sequence[Message], str]  # a conversation that waits for an answer, and the answer
 
 
 def is_reward_model(name: str) -> bool:
     """Whether MODEL is a folder or Hub name with a head that gives rewards, rather than one that writes."""
-    if name.startswith("openai:") or (Path(name) / "manifest.json").exists():
+    if name.startswith("openai:") or is_run(name):
         return False
     kinds = models.load_config(name).architectures or []
     return any(kind.endswith("ForSequenceClassification") for kind in kinds)

@@ -2,6 +2,6 @@
 
 from starling.command import app
 
-from starling.commands import road, reward_models, benchmarks, tables  # isort: skip
+from starling.commands import road, reward_models, benchmarks, tables, trying, arena  # isort: skip
 
-__all__ = ["app", "benchmarks", "reward_models", "road", "tables"]
+__all__ = ["app", "arena", "benchmarks", "reward_models", "road", "tables", "trying"]

@@ -6,13 +6,17 @@ from typing import Annotated, Any
 import typer
 
 from starling.command import command
-from starling.commands.options import DtypeOption
+from starling.commands.options import DtypeOption, LearntFromOption, TasksOption
 
 
 @command("bench")
 def bench(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="starling_rm, reward_bench, reward_bench_2, mt_bench or alpaca_eval.")
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="starling_rm, reward_bench, reward_bench_2, mt_bench, alpaca_eval, ifeval, safety or lm_eval.",
+        ),
     ],
     model: Annotated[
         str, typer.Option(show_default="none", help="MODEL to test; of a RUN its tuned policy, or a reward MODEL.")
@@ -56,6 +60,8 @@ def bench(
     data: Annotated[
         str, typer.Option(metavar="FILE", show_default="the Hub's", help="FILE, folder or data set with its rows.")
     ] = "",
+    run: LearntFromOption = None,
+    tasks: TasksOption = "",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -77,7 +83,7 @@ def bench(
         name,
         Asked(
             model=model, scores=scores, answers=answers, judge=judge, against=against, judgments=judgments,
-            annotations=tuple(annotations or ()), version=version, one_order=one_order, data=data, out=out,
-            dtype=dtype, estimate=estimate,
+            annotations=tuple(annotations or ()), version=version, one_order=one_order, data=data, run=run,
+            tasks=tasks, out=out, dtype=dtype, estimate=estimate,
         ),
     )  # fmt: skip

@@ -29,3 +29,10 @@ DtypeOption = Annotated[
 EstimateOption = Annotated[
     bool, typer.Option("--estimate", help="Print what is to be done, its calls, tokens, cost and time, and stop.")
 ]
+LearntFromOption = Annotated[
+    Path | None,
+    typer.Option("--run", metavar="RUN", show_default="none", help="Hold its training prompts against the test's."),
+]
+TasksOption = Annotated[
+    str, typer.Option(metavar="TASK,...", show_default="none", help="lm_eval: the harness's names of its tasks.")
+]

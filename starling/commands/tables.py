@@ -55,7 +55,9 @@ def audit(
 def export(
     source: Annotated[
         Path,
-        typer.Argument(metavar="RUN|FILE|MODEL", help="A run, a ranking table, shards; for --gguf a MODEL."),
+        typer.Argument(
+            metavar="RUN|FILE|MODEL", help="A run, a ranking table, shards; --gguf: a MODEL; --merge: adapters."
+        ),
     ],
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="What to write, with --gguf a FILE; an earlier export is replaced.")
@@ -63,6 +65,9 @@ def export(
     to: Annotated[
         str, typer.Option(metavar="FORMAT", help="nectar, trl, unpaired, ultrafeedback, nemo-rl, verl or llamafactory.")
     ] = "",
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Instead of rankings: adapters, merged into the model they are of.")
+    ] = False,
     gguf: Annotated[bool, typer.Option("--gguf", help="Instead of rankings: the tuned policy, for llama.cpp.")] = False,
     dtype: Annotated[
         Literal["f16", "bf16", "f32"] | None,
@@ -85,10 +90,19 @@ def export(
     ] = "",
     public: Annotated[bool, typer.Option("--public", help="With --push: open to everybody.")] = False,
 ) -> dict[str, Any]:
-    """Write rankings in another tool's form, with a data card, or the policy as one file for llama.cpp."""
+    """Write rankings in another tool's form, with a data card; the policy for llama.cpp; or adapters, merged."""
+    if gguf and merge:
+        raise UsageError("export: --gguf or --merge, not both; merge first, then export what that wrote")
+    if (gguf or merge) and (to or pairs or push or public):
+        kind = "--gguf" if gguf else "--merge"
+        raise UsageError(f"export: {kind} writes a model; --to, --pairs, --push and --public are for rankings")
+    if merge and (dtype or licence != "other"):
+        raise UsageError("export: --dtype and --license go with --gguf; merged weights keep the base's")
+    if merge:
+        from starling import merging
+
+        return merging.export(source, out)
     if gguf:
-        if to or pairs or push or public:
-            raise UsageError("export: --gguf writes a model; --to, --pairs, --push and --public are for rankings")
         from starling import gguf_file
 
         return gguf_file.export(source, out, dtype or "f16", licence)

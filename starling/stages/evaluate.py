@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from starling import chat, data_files, models, packing, progress, stats, tables
+from starling import chat, contamination, data_files, models, packing, progress, stats, tables
 from starling.config import Config
 from starling.judges import rubric
 from starling.judges.make import make_judge
@@ -46,6 +46,9 @@ def run(run: Run) -> dict[str, Any]:
     """Write `evaluate/cases.jsonl` and `evaluate/scores.json`; a model's answers that stand are not sampled again."""
     config = run.config
     prompts = tables.prompts_of(run, "test")
+    contaminated = contamination.between(prompts, tables.prompts_of(run, *contamination.LEARNT_FROM))
+    for line in contamination.lines(contaminated):
+        progress.console.print(line, markup=False)
     paths = (config.run.model, str(run.folder("tune") / "policy"))
     answers = [_answers(run, name, path, prompts) for name, path in zip(MODELS, paths, strict=True)]
     prompts = [prompt for prompt in prompts for _ in range(config.evaluate.draws)]  # one for each case
@@ -70,6 +73,7 @@ def run(run: Run) -> dict[str, Any]:
         "judge": judge.name,
         "unparsed": sum(case.verdict is None for case in cases),
         "scores": [asdict(score) for score in scores(config, cases)],
+        "contamination": contaminated,
         "drift": _drift(config, paths[1], cases),
         "tokens": sum(answer.num_tokens for case in cases for answer in case.answers),
         "settings": own_settings(models.load_policy(paths[1]).network)

@@ -28,7 +28,7 @@ from starling import (
 from starling.accuracy import Pair
 from starling.checkpoint import Checkpoint
 from starling.config import FitTable
-from starling.errors import DataError, StarlingError, StopStage
+from starling.errors import DataError, StarlingError, StopStage, explained
 from starling.examples import Example, examples_of
 from starling.looks import Looks
 from starling.metrics import Recorder
@@ -41,9 +41,11 @@ from starling.trainable import Trainable
 
 def run(run: Run) -> dict[str, Any]:
     """Write the reward model to `fit/model`."""
-    rankings = tables.rankings_of(run, tables.prompts_of(run, "train"))
     held_out = tables.rankings_of(run, tables.prompts_of(run, "validation"))
     folder = run.folder("fit")
+    if run.config.fit.reward_model:
+        return take(run.config.fit, held_out, folder)
+    rankings = tables.rankings_of(run, tables.prompts_of(run, "train"))
     recorder = Recorder(run.metrics_path, "fit")
     return fit(run.config.fit, run.config.run.model, rankings, held_out, folder, recorder, seed=run.config.run.seed)
 
@@ -106,6 +108,36 @@ def fit(
     _replace(folder / "model", write)
     Checkpoint(folder / "checkpoint.pt", 0).remove()
     return facts
+
+
+def take(cfg: FitTable, held_out: Sequence[Ranking], folder: Path) -> dict[str, Any]:
+    """Make a reward model that is there already the run's own, file by file, and report on `held_out`."""
+    model = models.load_reward_model(cfg.reward_model)
+    network: Any = model.network
+    network.to(device.default())
+    tests, notes = examples_of(model, held_out, too_long=cfg.too_long, max_tokens=cfg.max_tokens)
+    unusable.tell(folder, notes)
+    scored = accuracy.score(model, tests, cfg.microbatch_tokens)
+    scale = reward_scale.read(model.network.config)
+
+    def write(unfinished: Path) -> None:
+        source = Path(models.resolve(cfg.reward_model))
+        if source.is_dir():
+            shutil.copytree(source, unfinished)
+        else:
+            models.save(model, unfinished)
+
+    with explained(f"copying {cfg.reward_model}"):
+        _replace(folder / "model", write)
+    return {
+        "reward_model": models.identity(cfg.reward_model),
+        "rankings": 0,
+        **unusable.tally(notes),
+        "steps": 0,
+        "tokens": 0,
+        "held_out": accuracy.figures(tests, scored) if tests else None,
+        "reward_scale": None if scale is None else scale._asdict(),
+    }
 
 
 def _replace(folder: Path, write: Callable[[Path], None]) -> None:

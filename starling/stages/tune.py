@@ -6,7 +6,10 @@ from typing import Any
 import torch
 
 from starling import models, progress, rewards, selection, tables
+from starling.adapters import Lora
 from starling.checkpoint import Checkpoint
+from starling.device import seed_for
+from starling.distributed import vllm
 from starling.judges.make import make_judge
 from starling.ledger import Ledger
 from starling.loop import Loop
@@ -22,7 +25,12 @@ def run(run: Run) -> dict[str, Any]:
     config, cfg = run.config, run.config.tune
     _tell_unread(cfg)
     prompts = tables.prompts_of(run, "train")
-    policy = Policy(models.load_policy(config.run.model), cfg.layers, cfg.temperature)
+    lora = Lora(cfg.lora_rank, cfg.lora_alpha, seed_for(config.run.seed, "tune", "lora")) if cfg.lora_rank else None
+    policy = Policy(models.load_policy(config.run.model), cfg.layers, cfg.temperature, lora)
+    base = models.resolve(config.run.model)
+    server = None
+    if cfg.sampler and is_online(cfg.algorithm):
+        server = vllm.Server(cfg.sampler.removeprefix("vllm@"), run.folder("tune") / "sampler", base)
     recorder = Recorder(run.metrics_path, "tune")
     with Ledger(run.ledger_path, "tune") as ledger:
         judge = make_judge(config.rank, config, ledger)
@@ -30,14 +38,19 @@ def run(run: Run) -> dict[str, Any]:
         rankings = tables.rankings_of(run, prompts)
         wanted = cfg.rewards if is_online(cfg.algorithm) else ()
         reward = rewards.make(wanted, lambda: _reward_model(run), judge, cfg.microbatch_tokens)
-        loop = Loop(config, policy, reward, prompts, rankings, watch, recorder)
+        loop = Loop(config, policy, reward, prompts, rankings, watch, recorder, server)
         loop.train(Checkpoint(run.folder("tune") / "checkpoint.pt", cfg.checkpoint_seconds))
-    policy.top.load_state_dict(watch.best_weights)
+    policy.load(watch.best_weights)
     policy.sync(cfg.weight_share)
     partial = run.folder("tune") / "policy.partial"
     shutil.rmtree(partial, ignore_errors=True)
     models.save(Model(policy.network, policy.tokenizer), partial)
     replace_folder(partial, run.folder("tune") / "policy")
+    if lora is not None:
+        policy.save_adapter(partial, base, cfg.weight_share)
+        replace_folder(partial, run.folder("tune") / "adapter")
+    if server is not None:
+        server.leave()
     Checkpoint(run.folder("tune") / "checkpoint.pt", 0).remove()
     return loop.facts() | watch.facts()
 

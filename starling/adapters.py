@@ -1,0 +1,90 @@
+"""LoRA adapters on the blocks that `tune` trains, and the folder of them that PEFT and vLLM read."""
+
+import copy
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers.modeling_utils import PreTrainedModel
+
+from starling.errors import explained
+
+_NAME = "default"  # PEFT's for the only adapter there is
+
+
+class Lora(NamedTuple):
+    """Rank and alpha: what an adapter adds counts alpha / rank. The seed draws its first weights."""
+
+    rank: int
+    alpha: int
+    seed: int
+
+
+def linear_layers(network: nn.Module, blocks: Iterable[nn.Module]) -> list[str]:
+    """The full names of all linear layers in these blocks of the network."""
+    chosen = set(blocks)
+    return [
+        f"{name}.{inner}"
+        for name, block in network.named_modules()
+        if block in chosen
+        for inner, module in block.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
+
+
+def adapted(top: PreTrainedModel, lora: Lora) -> PreTrainedModel:
+    """A twin of a frozen top with adapters on its blocks' linear layers; it shares all weights but theirs.
+
+    W x becomes W x + (alpha / rank) B A x with B = 0 at first (Hu et al. 2021, arXiv:2106.09685, section 4.1).
+    """
+    twin: Any = copy.deepcopy(top, {id(weight): weight for weight in top.parameters()})
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=linear_layers(twin, twin.layers))
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that it will give up
+        torch.manual_seed(lora.seed)
+        inject_adapter_in_model(config, twin)
+    return twin
+
+
+def plain_weights(top: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Each weight of a top under the name that it has without adapters, with what its adapter adds."""
+    adapters = {f"{name}.weight": module for name, module in _adapters(top)}
+    for name, weight in top.named_parameters():
+        plain = name.replace(".base_layer.", ".")
+        if ".lora_" in name:
+            continue
+        yield plain, weight + adapters[plain].get_delta_weight(_NAME) if plain in adapters else weight
+
+
+def save(top: Any, folder: Path, lora: Lora, *, network: PreTrainedModel, base: str, share: float = 1.0) -> None:
+    """Write a top's adapters in PEFT's layout, as adapters of the whole `network`, which is loaded by the name `base`.
+
+    `share` of what they add is written: B is multiplied by it.
+    """
+    first = len(network.get_decoder().layers) - len(top.layers)
+    weights: dict[str, Tensor] = {}
+    targets = []
+    for name, module in _adapters(top):
+        _layers, number, rest = name.split(".", 2)
+        target = f"{network.base_model_prefix}.layers.{first + int(number)}.{rest}"
+        targets.append(target)
+        for part, factor in (("lora_A", 1.0), ("lora_B", share)):
+            weight = getattr(module, part)[_NAME].weight.detach() * factor
+            weights[f"base_model.model.{target}.{part}.weight"] = weight.contiguous().cpu()
+    config = LoraConfig(
+        task_type="CAUSAL_LM", r=lora.rank, lora_alpha=lora.alpha, target_modules=targets,
+        base_model_name_or_path=base, inference_mode=True,
+    )  # fmt: skip
+    with explained(f"writing {folder}"):
+        config.save_pretrained(str(folder))
+        save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def _adapters(top: nn.Module) -> Iterator[tuple[str, Any]]:
+    return ((name, module) for name, module in top.named_modules() if isinstance(module, LoraLayer))

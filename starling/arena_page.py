@@ -1,0 +1,188 @@
+"""The arena as a local web page (Gradio): blind answers side by side, votes by button or key, ratings below."""
+
+import hashlib
+import hmac
+import ipaddress
+import os
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import resources
+from typing import Any
+
+import gradio as gr
+
+from starling import arena_html, progress
+from starling.arena import LONGEST, TURNS, Arena, Battle
+from starling.errors import StarlingError, UsageError
+from starling.records import Message
+from starling.votes import Winner
+
+TOKEN = "STARLING_API_KEY"
+KEYS: dict[Winner, str] = {"model_a": "a", "tie": "t", "tie (bothbad)": "n", "model_b": "b"}
+SECONDS_BETWEEN_RATINGS = 15.0  # for the votes of others
+_AT_ONCE = 8  # people who wait for answers
+
+
+def serve(arena: Arena, host: str, port: int) -> None:
+    """Serve the page until Ctrl-C; anywhere but on loopback only to people with the token."""
+    page = build(arena)
+    allowed = gate(host)
+    try:
+        _, url, _ = page.launch(
+            server_name=host, server_port=port, auth=allowed, prevent_thread_lock=True, quiet=True, share=False,
+            auth_message=f"Any name; the password is what {TOKEN} holds.", footer_links=[], ssr_mode=False,
+            **look(),
+        )  # fmt: skip
+    except OSError:
+        raise StarlingError(f"arena: port {port} on {host} cannot be used, most often since another program has it; "
+                            "give another --port") from None  # fmt: skip
+    progress.console.print(f"arena: {url} (Ctrl-C ends it; votes are kept)", markup=False)
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        progress.console.print("arena: closed")
+    finally:
+        page.close(verbose=False)
+
+
+def gate(host: str) -> Callable[[str, str], bool] | None:
+    """Who may come in: everybody on loopback; elsewhere those who know the token, without which it is refused."""
+    if host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback):
+        return None
+    token = os.environ.get(TOKEN, "").strip()
+    if not token:
+        raise UsageError(
+            f"arena: {host} can be reached from other machines; put a token into {TOKEN}, or leave --host out"
+        )
+    return lambda _, password: hmac.compare_digest(password.encode(), token.encode())
+
+
+def look() -> dict[str, Any]:
+    """Theme, style and keys; no font or script from elsewhere."""
+    folder = resources.files("starling") / "pages"
+    return {
+        "theme": gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        "css": (folder / "arena.css").read_text("utf-8"),
+        "head": f"<script>{(folder / 'arena.js').read_text('utf-8')}</script>",
+    }
+
+
+def build(arena: Arena) -> gr.Blocks:
+    """The page; what happens stands in `start`, `say` and `casting`."""
+    with gr.Blocks(title="Starling arena", analytics_enabled=False) as page:
+        battle = gr.State(None)
+        gr.HTML('<header class="arena"><h1>Starling arena</h1></header>')
+        with gr.Row(elem_id="panels"):
+            panels = [gr.HTML(elem_id=f"panel-{side}", min_width=280) for side in "ab"]
+        note = gr.HTML(elem_id="note")
+        with gr.Row(elem_id="votes"):
+            buttons = {
+                winner: gr.Button(f"{arena_html.VERDICTS[winner]} ({key})", elem_id=f"vote-{key}", min_width=120)
+                for winner, key in KEYS.items()
+            }
+        with gr.Row(elem_id="ask"):
+            message = gr.Textbox(
+                label="Your message", show_label=False, container=False, autofocus=True, elem_id="message", scale=8,
+                max_lines=8, max_length=LONGEST,
+            )  # fmt: skip
+            send = gr.Button("Send", variant="primary", elem_id="send", min_width=90, scale=1)
+            fresh = gr.Button("New pair", elem_id="fresh", min_width=110, scale=1)
+        table = gr.HTML(elem_id="ratings")
+        shown = [battle, *panels, note, *buttons.values(), message, send, fresh]
+        common: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        focus, blur = "() => starlingFocus()", "() => starlingBlur()"
+        page.load(partial(start, arena), None, shown, **common)
+        page.load(partial(rated, arena), None, table, **common)
+        gr.Timer(SECONDS_BETWEEN_RATINGS).tick(partial(rated, arena), None, table, **common)
+        asked = gr.on([send.click, message.submit], partial(say, arena), [battle, message], shown,
+                      concurrency_limit=_AT_ONCE, **common)  # fmt: skip
+        asked.then(None, None, None, js="() => starlingRead()")
+        fresh.click(partial(start, arena), None, shown, **common).then(None, None, None, js=focus)
+        for winner, button in buttons.items():
+            cast = button.click(casting(arena, winner), battle, shown, **common)
+            cast.then(partial(rated, arena), None, table, **common).then(None, None, None, js=blur)
+    return page
+
+
+def start(arena: Arena) -> list[Any]:
+    """A new pair."""
+    return show(arena, arena.begin())
+
+
+def say(arena: Arena, battle: Battle | None, text: str) -> Iterator[list[Any]]:
+    """Put a message to both models: first that they write, then what they wrote."""
+    battle = battle or arena.begin()
+    if not text.strip():
+        yield show(arena, battle)
+        return
+    yield show(arena, battle, waiting=text)
+    try:
+        yield show(arena, arena.say(battle, text))
+    except StarlingError as error:  # it names the model, which the person is not to know
+        progress.error_console.print(f"arena: {error}", markup=False)
+        yield show(arena, battle, unsent=text, problem="A model did not answer, so nothing is counted; "
+                                                       "send it again, or take a new pair.")  # fmt: skip
+
+
+def casting(arena: Arena, winner: Winner) -> Callable[[Battle | None, gr.Request], list[Any]]:
+    """What a vote for `winner` does: keep it, then show the names."""
+
+    def cast(battle: Battle | None, request: gr.Request) -> list[Any]:  # Gradio gives what is annotated so
+        if battle is None or battle.winner or not battle.turns:
+            return show(arena, battle or arena.begin())
+        return show(arena, arena.vote(battle, winner, voter_of(request)))
+
+    return cast
+
+
+def rated(arena: Arena) -> str:
+    """The table of ratings."""
+    return arena_html.ratings(arena.ratings())
+
+
+def voter_of(request: gr.Request) -> str:
+    """The voter: a hash of the random name that the browser session has."""
+    return hashlib.sha256(str(request.session_hash).encode()).hexdigest()[:16]
+
+
+def show(arena: Arena, battle: Battle, *, waiting: str = "", unsent: str = "", problem: str = "") -> list[Any]:
+    """What every part of the page shows of a battle, in the order of `build`."""
+    names = arena.names(battle) if battle.winner else ("", "")
+    voting = battle.turns > 0 and not battle.winner and not waiting
+    asking = battle.turns < TURNS and not battle.winner and not waiting
+    panels = []
+    for side, said, name in zip("AB", battle.conversations, names, strict=True):
+        more = [Message(role="user", content=waiting)] if waiting else []
+        won = battle.winner == f"model_{side.lower()}"
+        panels.append(arena_html.panel(side, [*said, *more], name=name, won=won, waiting=bool(waiting)))
+    hint = "Ask something" if not battle.turns else "Ask once more, or vote"
+    return [
+        battle, *panels, arena_html.notice(problem or _notice(battle, waiting), problem=bool(problem)),
+        *(gr.update(interactive=voting, variant="primary" if battle.winner == winner else "secondary")
+          for winner in KEYS),
+        gr.update(value=unsent, interactive=asking, placeholder=hint if asking else ""),
+        gr.update(interactive=asking),
+        gr.update(interactive=not waiting, variant="primary" if battle.winner else "secondary"),
+    ]  # fmt: skip
+
+
+def _notice(battle: Battle, waiting: str) -> str:
+    if waiting:
+        return "Both models write; their answers appear together."
+    if battle.winner:
+        return "Kept. Enter or New pair goes on."
+    if not battle.turns:
+        return "Two models answer without their names. Write a message; then vote with a, b, t or n."
+    left = TURNS - battle.turns
+    return f"Which answer is better? Keys a, b, t, n; or / to ask once more ({left} left)." if left else (
+        "Which conversation is better? Keys a, b, t, n."
+    )  # fmt: skip
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

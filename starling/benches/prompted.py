@@ -1,0 +1,133 @@
+"""One answer to each prompt, from a MODEL, or from a FILE as IFEval's own tool reads it (`prompt`, `response`)."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from starling import data_files, paired, progress, tables
+from starling.benches import answers, chats, cost
+from starling.benches.answers import Given, Question
+from starling.benches.asked import Asked
+from starling.benches.left_out import LeftOut
+from starling.errors import DataError, UsageError
+from starling.records import Call, Failure, Prompt
+
+OPTIONS = frozenset(("model", "answers", "against", "data", "run", "out", "estimate"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """Who answered, the answers by prompt id, those left out, and how many the token cap cut (None: not known)."""
+
+    model: Mapping[str, Any]
+    answers: Mapping[str, str]
+    left_out: Sequence[LeftOut]
+    cut: int | None
+
+
+def text_of(prompt: Prompt) -> str:
+    """The prompt as it stands in an answer file: the request itself, a conversation in Nectar's text form."""
+    first = prompt.messages[0]
+    if len(prompt.messages) == 1 and first["role"] == "user":
+        return first["content"]
+    return tables.text_from_messages(prompt.messages)
+
+
+def digest(prompts: Sequence[Prompt], more: Mapping[str, Any]) -> str:
+    """A hash of what is asked and of what is verified, whatever form of file it came from."""
+    rows = [[one.id, list(one.messages), more.get(one.id)] for one in prompts]
+    return hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def estimate(asked: Asked, prompts: Sequence[Prompt], out: Path, max_tokens: int) -> dict[str, Any]:
+    """Print and return what asking takes; answers from a FILE take nothing."""
+    characters = sum(len(message["content"]) for one in prompts for message in one.messages)
+    parts = [
+        cost.Part(purpose=role, model=name, calls=len(prompts), characters=characters, max_tokens=max_tokens)
+        for role, name in (("answers", asked.model), ("against", asked.against))
+        if name and not Path(name).is_file()
+    ]
+    return cost.estimate(parts, chats.ledger_of(out))
+
+
+def sides(asked: Asked, prompts: Sequence[Prompt], out: Path, max_tokens: int) -> list[Side]:
+    """The answers of the model that is tested, then of the one that it is compared with, if any."""
+    if bool(asked.model) == (asked.answers is not None):
+        raise UsageError("bench: give either --model MODEL or --answers FILE")
+    tested = str(asked.answers) if asked.answers is not None else asked.model
+    named = [("answers", tested, asked.answers is not None)]
+    if asked.against:
+        named.append(("against", asked.against, Path(asked.against).is_file()))
+    return [
+        _of_file(Path(name), prompts) if is_file else _of_model(name, role, prompts, out, max_tokens)
+        for role, name, is_file in named
+    ]
+
+
+def compared(
+    other: Side, rows: Sequence[Mapping[str, Any]], changes: Sequence[tuple[paired.Change, int, str]]
+) -> tuple[dict[str, Any], list[str]]:
+    """What a result and the terminal say of the other side; changes come with what is good and what their cases are."""
+    said = [paired.sentence(change, good=good, unit=unit) for change, good, unit in changes]
+    about = {
+        "model": dict(other.model),
+        "rows": list(rows),
+        "left_out": [one._asdict() for one in other.left_out],
+        "cut": other.cut,
+        "changes": [asdict(change) for change, _, _ in changes],
+        "says": said,
+    }
+    lost = len(other.left_out)
+    more = [f"{lost:,} left out of {other.model['name']}, first {other.left_out[0].item}"] if lost else []
+    return {"against": about}, [f"Against {other.model['name']}:", *said, *more]
+
+
+def _of_model(name: str, role: str, prompts: Sequence[Prompt], out: Path, max_tokens: int) -> Side:
+    """Ask greedily through the ledger in `out`, where `<role>.jsonl` is written in the form that `_of_file` reads."""
+    with chats.filed(out, role) as ledger, progress.track(role, len(prompts), "answers") as advance:
+        speaker = chats.open_speaker(name, ledger, lambda call, reply: advance(1))
+        outcomes = speaker.chat.chat([Call(messages=one.messages, max_tokens=max_tokens) for one in prompts])
+    given = {
+        prompt.id: outcome
+        for prompt, outcome in zip(prompts, outcomes, strict=True)
+        if not isinstance(outcome, Failure)
+    }
+    lost = [
+        LeftOut(prompt.id, "no answer", outcome.reason)
+        for prompt, outcome in zip(prompts, outcomes, strict=True)
+        if isinstance(outcome, Failure)
+    ]
+    rows = [{"prompt": text_of(one), "response": given[one.id].text} for one in prompts if one.id in given]
+    data_files.write_jsonl(out / f"{role}.jsonl", rows)
+    return Side(
+        model=speaker.identity,
+        answers={key: reply.text for key, reply in given.items()},
+        left_out=lost,
+        cut=sum(not reply.finished for reply in given.values()),
+    )
+
+
+def _of_file(path: Path, prompts: Sequence[Prompt]) -> Side:
+    ids = {text_of(prompt): prompt.id for prompt in prompts}
+    found, lost = [], []
+    content = hashlib.sha256()
+    for number, row in enumerate(data_files.stream_rows(path), 1):
+        where = f"{path.name}:{number}"
+        asked, answer = row.get("prompt"), row.get("response")
+        if not isinstance(asked, str) or not isinstance(answer, str):
+            lost.append(LeftOut(where, "no texts `prompt` and `response`", f"found: {', '.join(sorted(row))}"))
+            continue
+        content.update(json.dumps([asked, answer]).encode())
+        found.append(Given(ids.get(asked, where), (answer,), where))
+    if not found:
+        raise DataError(f"bench: {path} holds no row with the texts `prompt` and `response`")
+    matched = answers.match([Question(id=one.id, turns=(text_of(one),)) for one in prompts], found)
+    return Side(
+        model={"name": path.name, "answers_sha256": content.hexdigest()},
+        answers={key: turns[0] for key, turns in matched.by_question.items()},
+        left_out=[*lost, *matched.left_out],
+        cut=None,
+    )

@@ -1,0 +1,174 @@
+"""`starling chat`: a conversation on the terminal with one model, or with two side by side."""
+
+import sys
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from starling import device, progress, speakers
+from starling.errors import CallError, DataError, ModelError
+from starling.records import Message
+from starling.speakers import Speaker
+from starling.texts import terminal, visible
+
+HELP = "/reset begins anew, /system TEXT gives a system prompt and begins anew, /quit ends"
+
+
+@dataclass(slots=True)
+class Side:
+    """One speaker with its own course of the conversation, and the answer that it is giving."""
+
+    speaker: Speaker
+    messages: list[Message] = field(default_factory=list)
+    text: str = ""
+    seconds: float = 0.0
+    error: str = ""
+
+    @property
+    def note(self) -> str:
+        """Length and speed of the answer, and what else there is to know of it."""
+        rate = self.speaker.tokens / self.seconds if self.seconds else 0.0
+        counted = f"{self.speaker.tokens:,} tokens, {rate:,.1f}/s"
+        return self.error or "; ".join(filter(None, (counted, self.speaker.remark)))
+
+
+class Conversation:
+    """Turns of a person, each answered by every side."""
+
+    def __init__(self, sides: Sequence[Side], system: str, console: Console) -> None:
+        self._sides = sides
+        self._console = console
+        self.system = system
+        self.turns = 0
+        self._reset()
+
+    def take(self, line: str) -> bool:
+        """Answer a line or obey it; False where it ends the conversation."""
+        word, _, rest = line.partition(" ")
+        if word == "/quit":
+            return False
+        if word in ("/reset", "/system"):
+            self.system = rest.strip() if word == "/system" else self.system
+            self._reset()
+            self._say("begun anew" + (f", system prompt: {self.system}" if self.system else ", without system prompt"))
+        elif word.startswith("/"):
+            self._say(f"{word} is not known; {HELP}")
+        else:
+            self._ask(line)
+        return True
+
+    def _reset(self) -> None:
+        for side in self._sides:
+            side.messages = [Message(role="system", content=self.system)] if self.system else []
+
+    def _ask(self, line: str) -> None:
+        self.turns += 1
+        for side in self._sides:
+            side.messages.append(Message(role="user", content=line))
+        if len(self._sides) == 1:
+            for piece in self._pieces():
+                self._console.out(visible(piece), end="", highlight=False)
+            self._console.out("")
+            self._say(self._sides[0].note)
+        else:
+            self._show_beside()
+        for side in self._sides:
+            if side.error:
+                side.messages.pop()  # a turn without an answer would spoil the next one
+            else:
+                side.messages.append(Message(role="assistant", content=side.text.strip()))
+
+    def _show_beside(self) -> None:
+        if self._console.is_terminal:
+            with Live(console=self._console, transient=True, vertical_overflow="ellipsis") as live:
+                for _piece in self._pieces():
+                    live.update(self._beside())
+        else:
+            for _piece in self._pieces():
+                pass
+        self._console.print(self._beside())
+
+    def _beside(self) -> Table:
+        table = Table(expand=True, show_lines=False)
+        for side in self._sides:
+            table.add_column(terminal(side.speaker.name), ratio=1, overflow="fold")
+        table.add_row(*(terminal(side.text.strip()) for side in self._sides))
+        table.add_row(*(Text(visible(side.note), style="red" if side.error else "dim") for side in self._sides))
+        return table
+
+    def _pieces(self) -> Iterator[str]:
+        """The pieces of the answers as they come, the sides taking turns."""
+        with ExitStack() as stack:
+            begun = time.monotonic()
+            under_way = []
+            for side in self._sides:
+                side.text, side.error, side.seconds = "", "", 0.0
+                under_way.append((side, stack.enter_context(closing(_guarded(side)))))
+            while under_way:
+                for side, answer in list(under_way):
+                    piece = next(answer, None)
+                    if piece is None:
+                        under_way.remove((side, answer))
+                        continue
+                    side.seconds = time.monotonic() - begun
+                    side.text += piece
+                    yield piece
+
+    def _say(self, text: str) -> None:
+        self._console.print(Text(visible(text), style="dim"), soft_wrap=True)
+
+
+def talk(model: str, against: str, system: str) -> dict[str, Any]:
+    """Talk until /quit, the end of the input or Ctrl-C; returns what was said."""
+    device.setup(0, 0)
+    sides = [Side(speakers.make(name)) for name in (model, against) if name]
+    if len({side.speaker.name for side in sides}) < len(sides):
+        for number, side in enumerate(sides, 1):
+            side.speaker.name += f" ({number})"
+    console = Console(highlight=False, stderr=progress.console.stderr)
+    conversation = Conversation(sides, system, console)
+    with suppress(KeyboardInterrupt):
+        for line in _lines(console):
+            if line.strip() and not conversation.take(line.strip()):
+                break
+    return {
+        "turns": conversation.turns,
+        "conversations": [{"model": side.speaker.name, "messages": side.messages} for side in sides],
+    }
+
+
+def _guarded(side: Side) -> Generator[str, None, None]:
+    """A side's pieces; what goes wrong ends its answer and is told, the conversation goes on."""
+    try:
+        yield from side.speaker.answer(side.messages)
+    except (CallError, DataError, ModelError) as error:
+        side.error = str(error)
+
+
+def _lines(console: Console) -> Iterator[str]:
+    """What a person types, or what comes through a pipe: one line, one turn."""
+    if not sys.stdin.isatty():
+        for line in sys.stdin:
+            yield _whole(line)
+        return
+    with suppress(ImportError):
+        import readline  # noqa: F401  # gives `input` its keys
+    console.print(Text(HELP, style="dim"))
+    while True:
+        try:
+            yield _whole(console.input("[bold]>[/bold] "))
+        except EOFError:
+            console.out("")
+            return
+
+
+def _whole(line: str) -> str:
+    """The line with what is no character replaced, since it could not be sent on."""
+    return line.encode("utf-8", "replace").decode()

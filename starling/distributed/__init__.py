@@ -1,0 +1,1 @@
+"""What of a run is done by other processes."""

@@ -1,0 +1,159 @@
+"""Rollouts from a vLLM server: token ids in, token ids and logprobs out, with the weights of the step.
+
+The server serves the initial policy and sees the files that are written here. With LoRA it is given each step's
+adapters (`--enable-lora`, VLLM_ALLOW_RUNTIME_LORA_UPDATING=1), else it reads all weights anew (VLLM_SERVER_DEV_MODE=1).
+At a temperature other than 1 its logprobs are those of what it samples from by `--logprobs-mode processed_logprobs`.
+"""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from starling import models
+from starling.client import post_all
+from starling.errors import CallError
+from starling.generate import Request, Sampled
+from starling.models import Model
+from starling.policy import Policy
+
+KEY_VARIABLE = "VLLM_API_KEY"  # vLLM's own
+SAID = 200  # characters of what the server says that are passed on
+_LORA = "start it with --enable-lora, --max-lora-rank of at least tune.lora_rank, VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"
+_RELOAD = "start it with VLLM_SERVER_DEV_MODE=1, or set tune.lora_rank"
+
+
+class Server:
+    """A server that samples under the weights that it took last; what it is given stands in `folder` meanwhile.
+
+    `base` is what the initial policy is loaded by. Adapters are called by the hash of their weights, so that what the
+    server keeps of prompts under a name always belongs to these weights.
+    """
+
+    def __init__(self, url: str, folder: Path, base: str) -> None:
+        self._url = url.rstrip("/")
+        self._folder = folder.absolute()
+        self._base = base
+        self._adapter = ""
+        self._has_other_weights = False
+
+    def take(self, policy: Policy) -> None:
+        """Let the server sample from this policy from now on."""
+        if policy.has_adapters:
+            self._take_adapters(policy)
+        else:
+            policy.sync()
+            shutil.rmtree(self._folder, ignore_errors=True)
+            models.save(Model(policy.network, policy.tokenizer), self._folder)
+            self._reload(weights_path=str(self._folder))
+            self._has_other_weights = True
+
+    def leave(self) -> None:
+        """Give the server back as it was: without our adapters, or with the weights that it was started with; and
+        delete what was written for it."""
+        self._unload()
+        if self._has_other_weights:
+            self._reload()
+            self._has_other_weights = False
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        *,
+        max_new_tokens: int,
+        stop: frozenset[int],
+        on_tokens: Callable[[int], None] = lambda count: None,
+    ) -> list[Sampled]:
+        """Sample an answer for each request, in order; `on_tokens` hears of each answer's tokens."""
+
+        def read(number: int, status: int, text: str) -> Sampled:
+            answer = self._read(status, text, max_new_tokens, stop)
+            on_tokens(len(answer.ids))
+            return answer
+
+        bodies = [self._body(request, max_new_tokens, stop) for request in requests]
+        return post_all(f"{self._url}/v1/completions", bodies, read, key=_key())
+
+    def _body(self, request: Request, max_new_tokens: int, stop: frozenset[int]) -> dict[str, Any]:
+        """All that decides what is sampled is said, since the server would take the rest from the model's own settings;
+        only the ids in `stop` end an answer."""
+        named = {"model": self._adapter} if self._adapter else {}
+        return named | {
+            "prompt": list(request.prompt), "add_special_tokens": False, "max_tokens": max_new_tokens,
+            "seed": request.seed, "temperature": request.temperature, "top_p": request.top_p, "top_k": 0, "min_p": 0.0,
+            "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
+            "stop_token_ids": sorted(stop), "ignore_eos": True, "logprobs": 0, "return_token_ids": True,
+        }  # fmt: skip
+
+    def _read(self, status: int, text: str, max_new_tokens: int, stop: frozenset[int]) -> Sampled:
+        """An answer as the server gives it; refused is what no sampler could have given."""
+        if status != 200:
+            raise CallError(f"{self._url}: sampling failed with status {status}: {_said(text)}")
+        try:
+            choice = json.loads(text)["choices"][0]
+            ids, logprobs = list(choice["token_ids"]), list(choice["logprobs"]["token_logprobs"])
+        except (ValueError, KeyError, IndexError, TypeError):
+            raise CallError(
+                f"{self._url}: a reply has no token ids with logprobs; tune.sampler needs vLLM 0.10.2 or later: "
+                f"{_said(text)}"
+            ) from None
+        finished = bool(ids) and ids[-1] in stop
+        whole = finished or len(ids) == max_new_tokens
+        if not whole or len(ids) != len(logprobs) or not all(map(_is_finite, logprobs)):
+            raise CallError(
+                f"{self._url}: an answer of {len(ids)} ids and {len(logprobs)} logprobs ended by "
+                f"{choice.get('finish_reason')!r}, neither at a stop token nor at the cap, or has no finite logprobs"
+            )
+        return Sampled(ids=ids, logprobs=logprobs, finished=finished)
+
+    def _take_adapters(self, policy: Policy) -> None:
+        fresh = self._folder / "fresh"
+        shutil.rmtree(fresh, ignore_errors=True)
+        policy.save_adapter(fresh, self._base)
+        name = f"starling-{hashlib.sha256((fresh / 'adapter_model.safetensors').read_bytes()).hexdigest()[:16]}"
+        if name == self._adapter:
+            return
+        place = self._folder / name
+        shutil.rmtree(place, ignore_errors=True)
+        fresh.rename(place)
+        self._ask("/v1/load_lora_adapter", _LORA, lora_name=name, lora_path=str(place), load_inplace=True)
+        self._unload()
+        self._adapter = name
+
+    def _reload(self, **where: str) -> None:
+        """Let the server read weights anew, by default its own; what it keeps of prompts belongs to the old ones."""
+        self._ask("/collective_rpc", _RELOAD, method="reload_weights", kwargs=where)
+        self._ask("/reset_prefix_cache", _RELOAD)
+
+    def _unload(self) -> None:
+        if self._adapter:
+            self._ask("/v1/unload_lora_adapter", _LORA, lora_name=self._adapter)
+            shutil.rmtree(self._folder / self._adapter, ignore_errors=True)
+            self._adapter = ""
+
+    def _ask(self, path: str, advice: str, **body: Any) -> None:
+        """POST; a path that the server does not have, or that fails, is told with what to do."""
+
+        def read(number: int, status: int, text: str) -> None:
+            if status != 200:
+                raise CallError(f"{self._url}{path} failed with status {status}: {_said(text)}; {advice}")
+
+        post_all(self._url + path, [body], read, key=_key())
+
+
+def _key() -> str:
+    return os.environ.get(KEY_VARIABLE, "")
+
+
+def _said(text: str) -> str:
+    """What the server says, on one line."""
+    return " ".join(text.split())[:SAID]
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -1,0 +1,127 @@
+"""`starling serve`: a run or a model behind OpenAI's API, until it is told to stop."""
+
+import asyncio
+import errno
+import ipaddress
+import os
+import shutil
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Literal
+
+from aiohttp import web
+
+from starling import device, models, offer, progress, reward
+from starling.engine import Engine
+from starling.errors import UsageError
+from starling.offer import Offer
+from starling.server import Server
+
+KEY = "STARLING_API_KEY"
+SLOTS = 16  # answers under way at once; more would make each of them slower on a CPU
+CLOSING_SECONDS = 2.0  # for replies that are on their way out
+EngineName = Literal["starling", "vllm"]
+
+
+def serve(source: str, *, reward_model: str, host: str, port: int, engine: EngineName) -> dict[str, str]:
+    """Serve until Ctrl-C or SIGTERM; returns where it stood."""
+    key = os.environ.get(KEY, "").strip()
+    require_key(host, key)
+    found = offer.find(source, reward_model)
+    if engine == "vllm":
+        _become_vllm(found, host, port, key)
+    with bound(host, port) as listening:
+        address = f"http://{'[::1]' if host == '::1' else host}:{listening.getsockname()[1]}/v1"
+        device.setup(0, 0)
+        asyncio.run(_until_stopped(found, listening, key, address))
+    progress.console.print("serve: closed", markup=False)
+    return {"address": address, "model": found.policy_name, "reward_model": found.reward_name}
+
+
+def require_key(host: str, key: str) -> None:
+    """Refuse to stand open to others without a token."""
+    if key or is_loopback(host):
+        return
+    raise UsageError(
+        f"serve: --host {host} can be reached from other machines; put a token of your choice into the environment "
+        f"variable {KEY}, which clients then give as their API key"
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """The socket that listens there; port 0 takes a free one."""
+    try:
+        family, kind, protocol, _name, place = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror as error:
+        raise UsageError(f"serve: --host {host}: {error.strerror}") from error
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(place)
+        listening.listen(128)
+    except OSError as error:
+        listening.close()
+        if error.errno == errno.EADDRINUSE:
+            raise UsageError(f"serve: port {port} on {host} is in use; stop what holds it or give --port") from error
+        raise UsageError(f"serve: cannot listen on {host} port {port}: {error.strerror}") from error
+    return listening
+
+
+def vllm_command(found: Offer, host: str, port: int) -> list[str]:
+    """The call of `vllm serve` for the policy, or for the reward model where there is no policy."""
+    model, name = (found.policy, found.policy_name) if found.policy else (found.reward, found.reward_name)
+    command = ["vllm", "serve", models.resolve(model), "--served-model-name", name, "--host", host, "--port", str(port)]
+    return command if found.policy else [*command, "--runner", "pooling"]
+
+
+@asynccontextmanager
+async def running(found: Offer, listening: socket.socket, key: str) -> AsyncIterator[Engine]:
+    """The server at work on a socket; at the end every answer under way ends too."""
+    policy = models.load_policy(found.policy) if found.policy else None
+    scorer = reward.load_reward_model(found.reward) if found.reward else None
+    engine = Engine(policy, SLOTS)
+    server = Server(found, engine, policy, scorer, key)
+    runner = web.AppRunner(server.app(), handler_cancellation=True, shutdown_timeout=CLOSING_SECONDS, access_log=None)
+    await runner.setup()
+    worker = asyncio.create_task(engine.run())
+    try:
+        await web.SockSite(runner, listening).start()
+        yield engine
+    finally:
+        worker.cancel()
+        with suppress(asyncio.CancelledError):
+            await worker
+        engine.close()
+        await runner.cleanup()
+
+
+async def _until_stopped(found: Offer, listening: socket.socket, key: str, address: str) -> None:
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    async with running(found, listening, key):
+        what = " and ".join(name for name in (found.policy_name, found.reward_name) if name)
+        progress.console.print(f"serve: {what} on {address}; Ctrl-C ends it", markup=False)
+        await stopped.wait()
+
+
+def _become_vllm(found: Offer, host: str, port: int, key: str) -> None:
+    program = shutil.which("vllm")
+    if program is None:
+        raise UsageError("serve: there is no `vllm` on the PATH; pip install vllm, or leave --engine vllm out")
+    if found.policy and found.reward:
+        progress.console.print("serve: vLLM serves the policy alone; /v1/score needs a second server", markup=False)
+    environment = os.environ | ({"VLLM_API_KEY": key} if key else {})  # not on the command line, which others can read
+    os.execve(program, vllm_command(found, host, port), environment)

@@ -1,0 +1,68 @@
+"""lm-evaluation-harness in a process of its own, and its results files."""
+
+from pathlib import Path
+
+import pytest
+from harness_results import results, write
+
+from starling.benches import harness
+from starling.errors import DataError, StarlingError, UsageError
+
+
+def test_figures_are_read_with_error_cases_level_and_direction(tmp_path: Path) -> None:
+    found = harness.read(write(tmp_path / "r.json", results()))
+    told = [(one.key.name, one.value, one.error, one.n, one.good, one.level) for one in found.figures]
+    assert told == [
+        ("mmlu acc", 0.5, 0.004, 250, 1, 0),  # a group's cases are its tasks'
+        ("mmlu_law acc", 0.4, 0.03, 250, 1, 1),
+        ("gsm8k exact_match (strict-match)", 0.2, 0.01, 9, 1, 0),
+        ("lambada perplexity", 10.0, 0.3, 0, -1, 0),
+    ]
+    assert (found.model, found.version, found.left_out) == ("org/model", "0.4.13", [])
+
+
+@pytest.mark.parametrize("text", ["no json", "[]", '{"scores": {}}', '{"results": [1]}', '{"results": {"a": 1}}'])
+def test_a_file_of_another_form_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(DataError, match=r"holds no table `results`"):
+        harness.read(tmp_path / "x.json")
+
+
+HARNESS = """
+import json, pathlib, sys
+given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+assert given["--model"] == "hf" and given["--model_args"].startswith("pretrained=")
+if given["--tasks"] == "broken":
+    sys.exit("no such task: broken")
+out = pathlib.Path(given["--output_path"], "model")
+out.mkdir(parents=True, exist_ok=True)
+held = {"results": {given["--tasks"]: {"acc,none": 0.5, "acc_stderr,none": 0.1}}, "model_name": "fake"}
+(out / f"results_{len(list(out.iterdir()))}.json").write_text(json.dumps(held))
+"""
+
+
+@pytest.fixture
+def fake_harness(tmp_path: Path, monkeypatch) -> Path:
+    """A package of the harness's name, found here and by the process that is started."""
+    folder = tmp_path / "site"
+    (folder / "lm_eval").mkdir(parents=True)
+    (folder / "lm_eval" / "__init__.py").write_text("")
+    (folder / "lm_eval" / "__main__.py").write_text(HARNESS)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.syspath_prepend(str(folder))
+    return folder
+
+
+def test_the_harness_runs_once_for_the_same_tasks_and_weights(fake_harness, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = harness.run("folder", "arc", out, {"weights_sha256": "a"})
+    assert harness.run("folder", "arc", out, {"weights_sha256": "a"}) == first
+    assert harness.run("folder", "arc", out, {"weights_sha256": "b"}) != first
+    assert harness.read(first).model == "fake"
+
+
+def test_a_harness_that_fails_is_quoted(fake_harness, tmp_path: Path) -> None:
+    with pytest.raises(StarlingError, match="code 1, saying 'no such task: broken'"):
+        harness.run("folder", "broken", tmp_path / "out", {"weights_sha256": "a"})
+    with pytest.raises(UsageError, match="no path with a comma"):
+        harness.run("a,b", "arc", tmp_path / "out", {"weights_sha256": "a"})

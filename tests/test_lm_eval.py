@@ -1,0 +1,92 @@
+"""Public benchmarks by lm-evaluation-harness: losses as plain as gains."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from harness_results import results, write
+
+from starling.benches import harness, lm_eval
+from starling.benches.asked import Asked
+from starling.errors import UsageError
+
+
+def test_intervals_by_hand_and_shares_end_at_0_and_1(tmp_path: Path) -> None:
+    rows = {row["name"]: row for row in map(lm_eval.row, harness.read(write(tmp_path / "r.json", results())).figures)}
+    # 0.5 +- 1.95996 * 0.004
+    assert (rows["mmlu acc"]["low"], rows["mmlu acc"]["high"]) == pytest.approx((0.49216, 0.50784), abs=1e-5)
+    assert rows["lambada perplexity"]["unit"] == "points"
+    near = results(acc=0.999)
+    assert lm_eval.row(harness.read(write(tmp_path / "n.json", near)).figures[0])["high"] == 1.0
+
+
+def test_what_fell_stands_before_what_rose_and_direction_counts(tmp_path: Path) -> None:
+    before = harness.read(write(tmp_path / "a.json", results()))
+    after = harness.read(write(tmp_path / "b.json", results(acc=0.45, exact=0.3, perplexity=12.0)))
+    moved, lost = lm_eval.compare(before, after)
+    assert [(one.name, one.says) for one in moved] == [
+        ("mmlu acc", "worse"), ("lambada perplexity", "worse"), ("gsm8k exact_match (strict-match)", "better"),
+        ("mmlu_law acc", "unclear"),
+    ]  # fmt: skip
+    assert lost == []
+    # -0.05 +- 1.95996 * sqrt(2) * 0.004 = 0.011087
+    assert (moved[0].low, moved[0].high) == pytest.approx((-0.061087, -0.038913), abs=1e-5)
+    assert lm_eval.sentence(moved[0]) == "mmlu acc: worse, 50.0 % to 45.0 %, -5.0 pt (-6.1 to -3.9)."
+    said = lm_eval.sentence(moved[3])
+    # 2.80158 * sqrt(2) * 0.03 = 0.1189
+    assert said.startswith("mmlu_law acc: no difference is shown, 40.0 % to 40.0 %")
+    assert said.endswith("one below 11.9 pt would probably not be seen.")
+
+
+def test_other_shots_versions_and_missing_tasks_are_not_compared(tmp_path: Path) -> None:
+    before = harness.read(write(tmp_path / "a.json", results()))
+    fewer = results(**{"n-shot": {"gsm8k": 0}})
+    del fewer["results"]["lambada"]
+    fewer["results"]["arc"] = {"acc,none": 0.3, "acc_stderr,none": "N/A"}
+    moved, lost = lm_eval.compare(before, harness.read(write(tmp_path / "b.json", fewer)))
+    assert [one.name for one in moved] == ["mmlu acc", "mmlu_law acc"]
+    assert sorted((one.item, one.reason) for one in lost) == [
+        ("arc acc", "only the tested model has this figure"),
+        ("gsm8k exact_match (strict-match)", "other shots or another version of the task"),
+        ("lambada perplexity", "only the other model has this figure"),
+    ]
+
+
+def test_a_figure_without_error_allows_no_verdict_and_one_that_is_no_number_is_left_out(tmp_path: Path) -> None:
+    bare = {"results": {"arc": {"acc,none": 0.3, "acc_norm,none": "N/A"}}}
+    found = harness.read(write(tmp_path / "bare.json", bare))
+    assert [(one.item, one.reason) for one in found.left_out] == [("arc acc_norm", "a figure that is no number")]
+    moved, _ = lm_eval.compare(found, found)
+    assert moved[0].says == "unclear"
+    assert "so how sure this is cannot be said" in lm_eval.sentence(moved[0])
+
+
+def test_the_command_merges_two_results_files(tmp_path: Path, capsys) -> None:
+    new = write(tmp_path / "new" / "org" / "results_2.json", results(acc=0.45))
+    old = write(tmp_path / "old" / "results_1.json", results())
+    result = lm_eval.run(Asked(scores=str(new.parents[1]), against=str(old), out=tmp_path / "out"))
+    assert (result["against"]["worse"], result["against"]["better"]) == (1, 0)
+    shown = capsys.readouterr().out
+    assert "Against org/model: 1 worse, 0 better, 3 unclear" in shown
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["judge"]["version"] == "0.4.13"
+
+
+def test_without_the_harness_one_line_says_what_to_install(tiny_model, tmp_path: Path) -> None:
+    if importlib.util.find_spec("lm_eval"):
+        pytest.skip("lm-evaluation-harness is installed")
+    with pytest.raises(UsageError, match=r"pip install 'starling-rlaif\[lm-eval\]'"):
+        lm_eval.run(Asked(model=str(tiny_model), tasks="arc_easy", out=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (Asked(), "either --model MODEL with --tasks, or --scores"),
+        (Asked(model="smollm2"), "needs --tasks"),
+        (Asked(model="openai:x@http://127.0.0.1:1", tasks="mmlu"), "needs the weights"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(asked: Asked, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        lm_eval.run(asked)

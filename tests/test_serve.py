@@ -1,0 +1,92 @@
+"""`starling serve`: its address, its token, its end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+
+from starling import cli, serve
+from starling.errors import UsageError
+from starling.offer import Offer
+
+POLICY = Offer(policy="smollm2", reward="", policy_name="small")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_this_machine_alone_needs_no_token(host: str) -> None:
+    serve.require_key(host, "")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "example.org", "localhost.example.org", ""])
+def test_any_other_address_demands_one(host: str) -> None:
+    with pytest.raises(UsageError, match="STARLING_API_KEY"):
+        serve.require_key(host, "")
+    serve.require_key(host, "token")
+
+
+def test_a_port_in_use_is_told_in_a_line_before_a_model_is_loaded(
+    tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serve.bound("127.0.0.1", 0) as held:
+        port = held.getsockname()[1]
+        assert cli.main(["serve", str(tiny_model), "--port", str(port)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: serve: port {port} on 127.0.0.1 is in use")
+    assert said.count("\n") == 1
+
+
+def test_an_address_that_does_not_exist_is_told() -> None:
+    with pytest.raises(UsageError, match="no-such-host"):
+        serve.bound("no-such-host.invalid", 0)
+
+
+def test_vllm_is_called_with_the_model_its_name_and_the_address(tiny_model: Path) -> None:
+    offer = Offer(policy=str(tiny_model), reward=str(tiny_model), policy_name="small", reward_name="small-reward")
+    command = serve.vllm_command(offer, "127.0.0.1", 8001)
+    assert command == [
+        "vllm", "serve", str(tiny_model), "--served-model-name", "small", "--host", "127.0.0.1", "--port", "8001",
+    ]  # fmt: skip
+    alone = Offer(policy="", reward=str(tiny_model), reward_name="judge")
+    assert serve.vllm_command(alone, "127.0.0.1", 8001)[4:] == ["judge", *command[5:], "--runner", "pooling"]
+
+
+def test_vllm_takes_the_place_of_this_process_and_gets_the_token_unseen(tiny_model: Path, tmp_path: Path) -> None:
+    program = tmp_path / "vllm"
+    program.write_text('#!/bin/sh\necho "$VLLM_API_KEY" "$@"\n')
+    program.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "STARLING_API_KEY": "s3cret"}
+    command = [sys.executable, "-m", "starling.cli", "serve", str(tiny_model), "--engine", "vllm", "--host", "0.0.0.0"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=200)
+    assert done.stdout.startswith(f"s3cret serve {tiny_model} --served-model-name {tiny_model.name} --host 0.0.0.0")
+    assert "s3cret" not in done.stdout.partition(" ")[2]
+
+
+def test_vllm_that_is_not_installed_is_told(
+    tiny_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert cli.main(["serve", str(tiny_model), "--engine", "vllm"]) == 2
+    assert "there is no `vllm` on the PATH; pip install vllm" in capsys.readouterr().err
+
+
+def test_the_command_serves_until_ctrl_c(tiny_model: Path) -> None:
+    command = [sys.executable, "-m", "starling.cli", "serve", str(tiny_model), "--port", "0", "--json"]
+    environment = {key: value for key, value in os.environ.items() if key != "STARLING_API_KEY"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as server:
+        assert server.stderr is not None
+        line = server.stderr.readline()
+        address = line.partition(" on ")[2].partition(";")[0]
+        with urlopen(f"{address}/models", timeout=60) as reply:
+            assert [model["id"] for model in json.load(reply)["data"]] == [tiny_model.name]
+        server.send_signal(signal.SIGINT)
+        out, err = server.communicate(timeout=200)
+    assert server.returncode == 0
+    assert err == "serve: closed\n"
+    assert json.loads(out) == {"address": address, "model": tiny_model.name, "reward_model": ""}
