@@ -173,3 +173,21 @@ def test_one_instruction_is_enough_for_a_rate_without_an_error() -> None:
     found = control(np.array([0.75]), np.zeros(1), None)
     assert np.isnan(found.standard_error)
     assert 0 < found.win_rate < 100
+
+
+def test_an_instructions_influence_is_what_seeing_it_twice_does_to_the_rate() -> None:
+    rng = np.random.default_rng(12)
+    feature_IK = np.stack([length_term(*lengths(12, 300.0)), rng.standard_normal(N), np.ones(N)], 1)
+    said_I = (rng.random(N) < judge(feature_IK[:, 0], -2.5, 0.7, feature_IK[:, 1])).astype(float)
+
+    def fit(feature_IK: np.ndarray, said_I: np.ndarray) -> tuple[np.ndarray, float]:
+        weight_K = length_control._fit(feature_IK, said_I, 1e8, np.zeros(3))
+        return weight_K, float(expit(feature_IK[:, 1:] @ weight_K[1:]).mean())
+
+    weight_K, rate = fit(feature_IK, said_I)
+    influence_I = length_control._influence(feature_IK, said_I, weight_K)
+    assert influence_I.mean() == pytest.approx(0, abs=1e-4)
+    for at in range(5):
+        twice = np.append(np.arange(N), at)
+        changed = fit(feature_IK[twice], said_I[twice])[1] - rate
+        assert changed * (N + 1) == pytest.approx(influence_I[at], abs=0.02)
