@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from starling import bench, device
+from starling.benches.asked import Asked
 from starling.config import FitTable
 from starling.metrics import Recorder
 from starling.records import Candidate, Message, Ranking
@@ -122,14 +123,13 @@ def _one(
     recorder = Recorder(folder / "metrics.jsonl", "fit")
     cfg = FitTable(**(TABLE.model_dump() | changes))
     facts = fit.fit(cfg, options.model, train[: options.rankings], held_out, folder, recorder, seed=seed)
-    tested = bench.run(
-        "starling_rm",
+    asked = Asked(
         model=str(folder / "model"),
-        scores="",
         data=str(options.data / "rm_benchmarks"),
         out=folder / "starling_rm.json",
         dtype="bfloat16",
     )
+    tested = bench.run("starling_rm", asked)
     figures = {"variant": variant, "seed": seed, "fit": facts, "starling_rm": tested["rows"]}
     done.write_text(json.dumps(figures, indent=1) + "\n")
     if not options.keep:

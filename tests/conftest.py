@@ -30,6 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
+    os.environ.pop("COLUMNS", None)  # a console that is made with it keeps that width whatever a test sets
     _take_a_core()
     torch.set_num_threads(1)
     settings.register_profile("starling", derandomize=True, database=None, deadline=None, max_examples=100)

@@ -7,6 +7,7 @@ import pytest
 
 from starling import bench
 from starling.benches import starling_rm
+from starling.benches.asked import Asked
 from starling.errors import DataError
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "shared" / "data" / "rm_benchmarks"
@@ -89,7 +90,7 @@ def test_a_row_of_no_set_is_refused(change: dict[str, Any], message: str) -> Non
 
 @needs_published
 def test_the_authors_scores_give_the_authors_figures() -> None:
-    result = bench.run("starling_rm", model="", scores="stored", data=str(PUBLISHED), out=None)
+    result = bench.run("starling_rm", Asked(scores="stored", data=str(PUBLISHED)))
     found = {one["name"]: one for one in result["rows"]}
     seen = {
         name: (round(100 * found[name]["value"], 2), found[name]["n"]) for name in ("human preference", "safety")
