@@ -13,6 +13,7 @@ from starling import cli, config
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+LAYOUT = ROOT / "docs" / "layout.md"
 DOCUMENTS = [
     path for path in (README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))) if path.exists()
 ]
@@ -84,11 +85,8 @@ def code_of(path: Path) -> list[str]:
     return [*FENCE.findall(text), *re.findall(r"`([^`\n]+)`", text)]
 
 
-@needs_readme
-def test_every_file_of_the_readmes_tree_exists_and_every_file_stands_in_it() -> None:
-    drawn = TREE.search(README.read_text())
-    assert drawn, "README.md shows the tree of starling/ in a code block that begins with `starling/`"
-    entries = tree_entries(drawn.group(1))
+def test_every_file_of_the_layouts_trees_exists_and_every_file_stands_in_one() -> None:
+    entries = layout()
     assert [path for path in entries if not (ROOT / path).exists()] == []
     assert [path for path, about in entries.items() if not about and path != "starling/"] == []
     package = [
@@ -98,15 +96,22 @@ def test_every_file_of_the_readmes_tree_exists_and_every_file_stands_in_it() -> 
     assert sorted(real - entries.keys()) == []
 
 
+def layout() -> dict[str, str]:
+    """The entries of all trees in docs/layout.md."""
+    drawn = TREE.findall(LAYOUT.read_text())
+    assert drawn, "docs/layout.md shows parts of the tree of starling/ in code blocks that begin with `starling/`"
+    found = [tree_entries(block) for block in drawn]
+    names = [path for entries in found for path in entries if path != "starling/"]
+    assert len(names) == len(set(names)), "a file stands in one tree only"
+    return {path: about for entries in found for path, about in entries.items()}
+
+
 def holds_something(folder: Path) -> bool:
     return any(path.is_file() and path.name not in NO_NOUNS and path.suffix != ".pyc" for path in folder.rglob("*"))
 
 
-@needs_readme
-def test_the_folders_of_the_readmes_tree_name_what_is_in_them() -> None:
-    drawn = TREE.search(README.read_text())
-    assert drawn
-    for path, about in tree_entries(drawn.group(1)).items():
+def test_the_folders_of_the_layouts_trees_name_what_is_in_them() -> None:
+    for path, about in layout().items():
         if path in ("starling/stages/", "starling/losses/"):
             modules = {file.stem for file in (ROOT / path).glob("*.py")} - {"__init__"}
             assert set(re.findall(r"[a-z0-9_]+", about.partition(":")[0])) == modules, path
