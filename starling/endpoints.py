@@ -65,15 +65,20 @@ class Endpoint:
 
 
 def parse_endpoint(text: str, *, key_env: str = "", concurrency: int = 8) -> Endpoint:
-    """The endpoint that `openai:NAME@URL` spells; further URLs of a pool follow after commas.
+    """The endpoint that `openai:NAME@URL` spells; further URLs of a pool follow after commas, and at the end, after a
+    `#`, the environment variable that holds its key.
 
     Its ledger name holds the host, since two servers may call different models by one name. OPENAI_API_KEY is sent to
     OpenAI's own host only. The price is the shipped table's, where that knows host and model.
     """
-    match = re.fullmatch(r"openai:(.+?)@(https?://\S+)", text.strip())
+    match = re.fullmatch(r"openai:(.+?)@(https?://[^\s#]+)(?:#([A-Za-z_]\w*))?", text.strip())
     if match is None:
-        raise UsageError(f"{text!r} is no endpoint; write openai:NAME@URL, as in openai:qwen3@http://localhost:8000/v1")
+        raise UsageError(
+            f"{text!r} is no endpoint; write openai:NAME@URL, as in openai:qwen3@http://localhost:8000/v1, or "
+            "openai:NAME@URL#VARIABLE where the environment variable VARIABLE holds the key"
+        )
     urls = tuple(match[2].split(","))
+    key_env = match[3] or key_env
     hosts = [urlsplit(url).netloc for url in urls]
     if not key_env and hosts == ["api.openai.com"]:
         key_env = "OPENAI_API_KEY"

@@ -124,11 +124,21 @@ def test_an_endpoint_is_read_from_its_short_form() -> None:
     assert endpoints.parse_endpoint("openai:m@http://a,http://b").urls == ("http://a", "http://b")
     assert endpoints.parse_endpoint("openai:gpt@https://api.openai.com/v1").key_env == "OPENAI_API_KEY"
     assert endpoints.parse_endpoint("openai:gpt@https://other.example/v1", key_env="MINE").key_env == "MINE"
+    keyed = endpoints.parse_endpoint("openai:m@https://a.example/v1,https://b.example/v1#MY_KEY", key_env="MINE")
+    assert (keyed.urls, keyed.key_env) == (("https://a.example/v1", "https://b.example/v1"), "MY_KEY")
 
 
 @pytest.mark.parametrize(
     "text",
-    ["gpt-4", "openai:gpt-4", "openai:@http://x", "openai:m@ftp://x", "openai:m@http://", "openai:m@http://me:pw@host"],
+    [
+        "gpt-4",
+        "openai:gpt-4",
+        "openai:@http://x",
+        "openai:m@ftp://x",
+        "openai:m@http://",
+        "openai:m@http://me:pw@host",
+        "openai:m@http://x#not-a-name",
+    ],
 )
 def test_a_bad_short_form_is_a_usage_error(text: str) -> None:
     with pytest.raises(UsageError):
