@@ -16,9 +16,9 @@ from speed_runs import Spec, find
 
 LAYERS = (0, 4)  # blocks that are trained; 0 = all
 PRECISIONS = ("bf16 weights", "autocast")
-TRL_BATCHES = (4, 8, 16, 32)
-GENERATE_BATCHES = (16, 32, 64)
-MICROBATCH_TOKENS = (1024, 2048, 4096)
+TRL_BATCHES = (8, 32)
+GENERATE_BATCHES = (32, 64)
+MICROBATCH_TOKENS = (1024, 4096)
 SWEPT = {"prompts": 8, "steps": 1}
 FULL = {"prompts": 16, "steps": 2}
 

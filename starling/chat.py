@@ -146,6 +146,11 @@ def ending_on_reward(template: str) -> str:
     return "{%- set rendered %}\n" + template.removesuffix("\n") + _ENDS_ON_REWARD
 
 
+def rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, waiting: bool) -> str:
+    """The conversation as the template writes it; `waiting`: with what asks for an answer after it."""
+    return str(_applied(tokenizer, list(messages), waiting=waiting, tokenize=False))
+
+
 def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, waiting: bool) -> list[int]:
     return list(_applied(tokenizer, list(messages), waiting=waiting))
 

@@ -17,9 +17,9 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 import starling
-from starling import gguf_vocabulary, model_card, models, packing, progress
+from starling import gguf_vocabulary, model_card, modelfile, models, packing, progress
 from starling.errors import ModelError, UsageError, explained
-from starling.store import Run, is_run
+from starling.store import Run, is_run, write_atomically
 
 Dtype = Literal["f16", "bf16", "f32"]
 MARK = "starling.version"  # a key that stands in each of our files, and in no other
@@ -59,6 +59,7 @@ def export(source: Path, out: Path, dtype: Dtype, licence: str) -> dict[str, Any
         out.parent.mkdir(parents=True, exist_ok=True)
         try:
             facts = _convert(model, partial, dtype, about)
+            write_atomically(out.with_suffix(".Modelfile"), facts.pop("modelfile"))
             os.replace(partial, out)
         except BaseException:
             partial.unlink(missing_ok=True)  # a full disk needs its room back
@@ -66,7 +67,7 @@ def export(source: Path, out: Path, dtype: Dtype, licence: str) -> dict[str, Any
     size = out.stat().st_size
     progress.console.print(
         f"export: {facts['tensors']} tensors in {dtype}, {size / 1e6:,.1f} MB, context {facts['context_length']:,} "
-        f"tokens -> {out}",
+        f"tokens -> {out}, and beside it {out.with_suffix('.Modelfile').name} for Ollama",
         markup=False,
     )
     return {"source": str(source), "out": str(out), "dtype": dtype, "bytes": size, **facts}
@@ -110,7 +111,11 @@ def _convert(name: str, path: Path, dtype: Dtype, about: Mapping[str, Any]) -> d
         _recommend(writer, settings)
         gguf_vocabulary.write(writer, words)
         _write(writer, parts, weights, factors, name)
+        stops = tokenizer.convert_ids_to_tokens(_stops(settings, config))
+        turns = modelfile.turns(tokenizer, words.add_bos)
+        own_name = path.name.removesuffix(".partial")
         return {
+            "modelfile": modelfile.text(own_name, turns, stops, settings, _context_length(config)),
             "architecture": architecture,
             "pre_tokenizer": words.pre,
             "tensors": len(parts) + (factors is not None),
@@ -274,6 +279,9 @@ def _refuse(out: Path) -> None:
         raise UsageError(f"export: --out {out} is to be a .gguf file")
     if out.is_dir() or (out.exists() and not _is_ours(out)):
         raise UsageError(f"export: --out {out} stands already and is no export of ours; choose another")
+    beside = out.with_suffix(".Modelfile")
+    if beside.exists() and not (beside.is_file() and beside.read_bytes().startswith(modelfile.MARK.encode())):
+        raise UsageError(f"export: {beside} stands already and is no export of ours; choose another --out")
 
 
 def _is_ours(file: Path) -> bool:

@@ -179,6 +179,20 @@ def test_an_earlier_export_is_replaced_and_no_other_file_is(tiny_model: Path, tm
         gguf_file.export(tiny_model, tmp_path / "model.bin", "f16", "other")
 
 
+def test_what_ollama_is_told_stands_beside_it_and_a_file_of_another_kind_stays(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    out, beside = tmp_path / "m.gguf", tmp_path / "m.Modelfile"
+    gguf_file.export(tiny_model, out, "f16", "other")
+    said = beside.read_text()
+    assert "FROM ./m.gguf\nPARAMETER num_ctx 512\n" in said and 'PARAMETER stop "<|im_end|>"\n' in said
+    assert '{{ if eq .Role "system" }}<|im_start|>system\n{{ .Content }}<|im_end|>\n{{ else if' in said
+    beside.write_text("mine")
+    with pytest.raises(UsageError, match=r"m\.Modelfile stands already and is no export of ours"):
+        gguf_file.export(tiny_model, out, "f16", "other")
+    assert beside.read_text() == "mine"
+
+
 def test_a_system_that_takes_no_more_is_one_line_and_the_earlier_file_stays(tiny_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.gguf"
     gguf_file.export(tiny_model, out, "f16", "other")
@@ -191,7 +205,7 @@ def test_a_system_that_takes_no_more_is_one_line_and_the_earlier_file_stays(tiny
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert out.read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir()] == ["m.gguf"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.Modelfile", "m.gguf"]
 
 
 def edited(model: Path, folder: Path, **settings: Any) -> Path:
