@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-import ipaddress
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from typing import Any
 import gradio as gr
 
 from starling import arena_html, progress
+from starling.addresses import is_loopback
 from starling.arena import LONGEST, TURNS, Arena, Battle
 from starling.errors import StarlingError, UsageError
 from starling.records import Message
@@ -48,7 +48,7 @@ def serve(arena: Arena, host: str, port: int) -> None:
 
 def gate(host: str) -> Callable[[str, str], bool] | None:
     """Who may come in: everybody on loopback; elsewhere those who know the token, without which it is refused."""
-    if host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback):
+    if is_loopback(host):
         return None
     token = os.environ.get(TOKEN, "").strip()
     if not token:
@@ -178,11 +178,3 @@ def _notice(battle: Battle, waiting: str) -> str:
     return f"Which answer is better? Keys a, b, t, n; or / to ask once more ({left} left)." if left else (
         "Which conversation is better? Keys a, b, t, n."
     )  # fmt: skip
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-import ipaddress
 import os
 import shutil
 import signal
@@ -14,6 +13,7 @@ from typing import Literal
 from aiohttp import web
 
 from starling import device, models, offer, progress, reward
+from starling.addresses import is_loopback
 from starling.engine import Engine
 from starling.errors import UsageError
 from starling.offer import Offer
@@ -48,14 +48,6 @@ def require_key(host: str, key: str) -> None:
         f"serve: --host {host} can be reached from other machines; put a token of your choice into the environment "
         f"variable {KEY}, which clients then give as their API key"
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def bound(host: str, port: int) -> socket.socket:

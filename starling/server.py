@@ -11,6 +11,7 @@ from typing import TypeVar
 from aiohttp import web
 
 from starling import chat, packing, server_replies
+from starling.addresses import is_loopback
 from starling.api_requests import MAX_CHOICES, Chat, Completion, Refused, Room, Sampled, Scores, read
 from starling.device import seed_for
 from starling.engine import Engine
@@ -84,9 +85,7 @@ class Server:
                 raise Refused(
                     "the token is missing or wrong; send it as the API key", status=401, code="invalid_api_key"
                 )
-        elif request.url.host not in ("localhost", "127.0.0.1", "::1") and not (request.url.host or "").startswith(
-            "127."
-        ):
+        elif not is_loopback(request.url.host or ""):
             raise Refused("without a token only this machine's own names are served", status=403)
 
     async def _models(self, request: web.Request) -> web.Response:

@@ -206,9 +206,10 @@ def test_what_cannot_be_scored_is_a_bad_request(served: Served, row: dict[str, A
         ("[]", {}, 400),
         ("{}", {"Content_Type": "text/plain"}, 415),
         ("{}", {"Host": "evil.example"}, 403),
+        ("{}", {"Host": "127.0.0.1.evil.example"}, 403),
         ("x" * (17 * 2**20), {}, 413),
     ],
-    ids=["half", "deep", "list", "form", "rebound", "huge"],
+    ids=["half", "deep", "list", "form", "rebound", "rebound by a look-alike", "huge"],
 )
 def test_bad_calls_get_an_error_in_the_api_s_shape(served: Served, body: str, headers: dict, status: int) -> None:
     found, content = served.post("/chat/completions", body, **headers)
