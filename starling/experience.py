@@ -55,13 +55,15 @@ class Part(NamedTuple):
 
 class Batch(NamedTuple):
     """Experience as an algorithm sees it before a step's first update: how much better each token was than expected,
-    what reward was still to come, what the critic expected, and the logprobs that the loss starts from."""
+    what reward was still to come, what the critic expected, and the logprobs that the loss starts from;
+    `on_policy`: these are yet to come, from the update's own forward pass."""
 
     experience: Experience
     advantage_BT: Tensor
     return_BT: Tensor
     value_BT: Tensor
     anchor_logprob_BT: Tensor
+    on_policy: bool = False
 
 
 def gather(

@@ -204,8 +204,12 @@ class Loop:
         """`epochs_per_step` times one optimiser step for each part, at a rate that falls linearly to 0 over the whole
         of tuning; advantages and old logprobs are those before the first."""
         cfg, coef = self.cfg, self.kl_control.coef
+        once = len(parts) * cfg.epochs_per_step == 1
         batches = [
-            [update.appraised(self.policy, found, self.algorithm, cfg, coef) for found in part.experiences]
+            [
+                update.appraised(self.policy, found, self.algorithm, cfg, coef, only_update=once)
+                for found in part.experiences
+            ]
             for part in parts
         ]
         if cfg.whiten_advantages:

@@ -25,22 +25,33 @@ GAP = "sampling/logprob_gap"
 
 
 @torch.no_grad()
-def appraised(policy: Policy, experience: Experience, algorithm: Algorithm, cfg: TuneTable, kl_coef: float) -> Batch:
+def appraised(
+    policy: Policy,
+    experience: Experience,
+    algorithm: Algorithm,
+    cfg: TuneTable,
+    kl_coef: float,
+    *,
+    only_update: bool = False,
+) -> Batch:
     """Advantages and returns under policy and critic as they are now, the KL in the reward at `kl_coef`.
 
     Old logprobs are computed here by what trains, whatever sampled: only so is the ratio 1 before the first update.
-    With `tune.overlap` they are the sampler's: the policy that sampled is one step older, and the ratio corrects it.
+    Where that is the `only_update` from these rollouts and the reward needs no KL, they are left to its own forward
+    pass. With `tune.overlap` they are the sampler's: the policy that sampled is one step older, and the ratio corrects
+    it.
     """
+    on_policy = algorithm.old_logprobs and only_update and not kl_coef and not cfg.overlap
     mask_BT, anchor_BT = experience.mask_BT, experience.ref_logprob_BT
     value_BT = torch.zeros_like(experience.reward_BT)
     if algorithm.critic:
         value_BT, _ = pad(policy.values(experience.features), experience.lengths)
-    if algorithm.old_logprobs:
+    if algorithm.old_logprobs and not on_policy:
         old_N = experience.sampled_N if cfg.overlap else policy.logprobs(experience.packed, experience.features)
         anchor_BT, _ = pad(old_N, experience.lengths)
     reward_BT = kl.in_reward(experience.reward_BT, anchor_BT, experience.ref_logprob_BT, mask_BT, kl_coef)
     advantage_BT, return_BT = algorithm.advantage(experience, reward_BT, value_BT, cfg)
-    return Batch(experience, advantage_BT, return_BT, value_BT, anchor_BT)
+    return Batch(experience, advantage_BT, return_BT, value_BT, anchor_BT, on_policy)
 
 
 def gradient(policy: Policy, batches: Sequence[Batch], algorithm: Algorithm, cfg: TuneTable) -> dict[str, float]:
@@ -54,6 +65,8 @@ def gradient(policy: Policy, batches: Sequence[Batch], algorithm: Algorithm, cfg
     for batch in batches:
         experience, mask_BT = batch.experience, batch.experience.mask_BT
         logprob_BT, _ = pad(policy.logprobs(experience.packed, experience.features), experience.lengths)
+        if batch.on_policy:
+            batch = batch._replace(anchor_logprob_BT=logprob_BT.detach())
         loss = algorithm.loss(logprob_BT, batch, cfg, totals)
         found = {_NAMES.get(name, f"{cfg.algorithm}/{name}"): float(value) for name, value in loss.metrics.items()}
         found["loss/policy"] = float(loss.value.detach())

@@ -76,6 +76,34 @@ def test_the_gradient_does_not_depend_on_the_microbatches(changes: dict, tiny_mo
         assert torch.allclose(grads[1][name], grad, atol=0.03 * scale, rtol=0), name  # bfloat16
 
 
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo", "ppo", "p3o", "apa"])
+def test_old_logprobs_of_an_only_update_are_those_of_its_own_forward_pass(
+    algorithm: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    found = made(tmp_path, tiny_model, algorithm=algorithm)
+    part = gathered(found, fresh(found, 2), REWARDS[:2])
+    move(found)
+    grads, figures = [], []
+    for once in (False, True):
+        batches = [
+            appraised(found.policy, one, found.algorithm, found.cfg, 0.0, only_update=once) for one in part.experiences
+        ]
+        assert [batch.on_policy for batch in batches] == [once and algorithm != "apa"] * len(batches)
+        found.policy.top.zero_grad()
+        figures.append(gradient(found.policy, batches, found.algorithm, found.cfg))
+        grads.append([weight.grad for weight in found.policy.top.parameters()])
+    assert figures[0] == figures[1]
+    assert all(torch.equal(one, other) for one, other in zip(*grads, strict=True))
+
+
+@pytest.mark.parametrize("kl_coef", [0.0, 0.1])
+def test_with_kl_in_the_reward_old_logprobs_come_first(kl_coef: float, tiny_model: Path, tmp_path: Path) -> None:
+    found = made(tmp_path, tiny_model, algorithm="rloo")
+    part = gathered(found, fresh(found, 2), REWARDS[:2])
+    batch = appraised(found.policy, part.experiences[0], found.algorithm, found.cfg, kl_coef, only_update=True)
+    assert batch.on_policy == (kl_coef == 0)
+
+
 def test_the_anchor_is_the_reference_or_the_policy_that_sampled(tiny_model: Path, tmp_path: Path) -> None:
     for anchor in ("initial", "sampling"):
         found = made(tmp_path, tiny_model, anchor=anchor)
