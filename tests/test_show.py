@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import runs
 
-from starling import data_files, export, progress, show, show_row
+from starling import data_files, export, show, show_row
 from starling.errors import DataError
 from starling.layouts import EXPORTS
 from starling.store import Run
@@ -18,7 +18,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.setattr(progress.console, "width", 220)
+    monkeypatch.setenv("COLUMNS", "220")
 
     def call(source: Path, count: int = 3, row: str = "") -> str:
         show.show(source, count, row)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import runs
 
-from starling import progress, summary
+from starling import summary
 from starling.config import Config
 
 
@@ -21,7 +21,7 @@ def settings(**tables: dict[str, Any]) -> Config:
 
 @pytest.fixture
 def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.setattr(progress.console, "width", 100)
+    monkeypatch.setenv("COLUMNS", "100")
     return lambda: capsys.readouterr().out
 
 
