@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ROWS = 64  # of the vocabulary's logits at a time, in buffers used again: on CPU, memory costs more to map than to fill
+ROWS = 128  # of the vocabulary's logits at a time, in buffers used again: on CPU, memory costs more to map than to fill
 
 
 def token_logprobs(logits_NV: Tensor, token_N: Tensor, temperature: float = 1.0) -> Tensor:
