@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from starling import adapters, device, models, packing
 from starling.adapters import Lora
-from starling.losses.logprobs import token_logprobs
+from starling.losses.logprobs import ROWS, head_logprobs, token_logprobs
 from starling.models import Model, ValueHead
 from starling.packing import Packed
-
-LOGIT_ROWS = 64  # of the vocabulary's logits at a time: on CPU, larger buffers cost more to map than to fill
 
 
 class Features(NamedTuple):
@@ -128,8 +126,10 @@ class Policy:
     def _logprobs(self, hidden_NH: Tensor, packed: Packed) -> Tensor:
         token_N = answer_tokens(packed).to(hidden_NH.device)
         head = self.network.get_output_embeddings()
+        if isinstance(head, nn.Linear) and head.bias is None:
+            return head_logprobs(hidden_NH, head.weight, token_N, self._temperature)
         logprobs = []
-        for hidden, token in zip(hidden_NH.split(LOGIT_ROWS), token_N.split(LOGIT_ROWS), strict=True):
+        for hidden, token in zip(hidden_NH.split(ROWS), token_N.split(ROWS), strict=True):
             with device.autocast(self.network.device):
                 logits = head(hidden)
             logprobs.append(token_logprobs(logits, token, self._temperature))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tolerances import CLOSE
 
-from starling.losses.logprobs import token_logprobs
+from starling.losses.logprobs import ROWS, head_logprobs, token_logprobs
 
 
 def test_logprob_by_hand() -> None:
@@ -61,3 +61,55 @@ def test_gradient_is_one_for_the_token_less_the_probabilities() -> None:
     token_logprobs(logits, torch.tensor([1])).sum().backward()
     # d log p_1 / d logits = (0, 1) - (1/4, 3/4)
     assert logits.grad[0].tolist() == pytest.approx([-0.25, 0.25], abs=CLOSE)
+
+
+def head(num_rows: int, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Hidden states, a head of 37 tokens, and a token for each row."""
+    hidden = torch.randn(num_rows, 8, dtype=dtype).requires_grad_()
+    return hidden, torch.randn(37, 8, dtype=dtype), torch.randint(37, (num_rows,))
+
+
+def test_the_heads_gradient_by_hand() -> None:
+    # logits = (0, log 3 x): at x = 1 probabilities 1/4 and 3/4;
+    # d log p(0) / dx = 0 - 3/4 log 3, d log p(1) / dx = log 3 - 3/4 log 3
+    hidden = torch.ones(2, 1, requires_grad=True)
+    found = head_logprobs(hidden, torch.tensor([[0.0], [math.log(3)]]), torch.tensor([0, 1]))
+    assert found.tolist() == pytest.approx([math.log(1 / 4), math.log(3 / 4)], abs=CLOSE)
+    found.sum().backward()
+    assert hidden.grad[:, 0].tolist() == pytest.approx([-3 / 4 * math.log(3), math.log(3) / 4], abs=CLOSE)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("num_rows", [1, ROWS, 2 * ROWS + 3])
+def test_without_the_logits_values_and_gradients_are_those_of_the_logits(num_rows: int, temperature: float) -> None:
+    hidden, weight, token = head(num_rows)
+    upstream = torch.randn(num_rows)
+    expected = token_logprobs(hidden @ weight.T, token, temperature)
+    (of_logits,) = torch.autograd.grad((expected * upstream).sum(), hidden)
+    found = head_logprobs(hidden, weight, token, temperature)
+    (gradient,) = torch.autograd.grad((found * upstream).sum(), hidden)
+    assert found.dtype == torch.float32 and gradient.dtype == torch.float64
+    assert torch.allclose(found, expected, atol=CLOSE)
+    assert torch.allclose(gradient, of_logits, atol=CLOSE)
+
+
+def test_in_bfloat16_both_ways_are_as_far_from_the_exact_gradient() -> None:
+    hidden, weight, token = head(50)
+    (exact,) = torch.autograd.grad(token_logprobs(hidden @ weight.T, token).sum(), hidden)
+    low, low_weight = hidden.detach().bfloat16().requires_grad_(), weight.bfloat16()
+    (usual,) = torch.autograd.grad(token_logprobs(low @ low_weight.T, token).sum(), low)
+    (found,) = torch.autograd.grad(head_logprobs(low, low_weight, token).sum(), low)
+    assert (found - exact).norm() < 1.1 * (usual - exact).norm()
+
+
+def test_large_logits_of_a_head_stay_finite() -> None:
+    found = head_logprobs(torch.tensor([[1e4]]), torch.tensor([[1.0], [-1.0]]), torch.tensor([1]))
+    assert found.item() == pytest.approx(-2e4)
+
+
+def test_nothing_of_the_vocabularys_size_is_kept() -> None:
+    hidden, weight, token = head(200)
+    kept: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        head_logprobs(hidden, weight, token)
+    assert kept == [200 * 8]
