@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from starling import chat, endpoints, models, offer, packing
@@ -35,7 +36,7 @@ class Contestant:
     ) -> None:
         self.name = name
         self._model = model
-        self._settings = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p}
+        self._call = Call(messages=(), max_tokens=max_tokens, temperature=temperature, top_p=top_p)
         self._require_room = require_room
         self._lock = threading.Lock()
 
@@ -43,8 +44,7 @@ class Contestant:
         """The model's answer; `draw` tells repeated identical conversations apart."""
         with self._lock:
             self._require_room(messages)
-            call = Call(messages=messages, draw=draw, **self._settings)  # type: ignore[arg-type]  # floats and an int
-            (outcome,) = self._model.chat([call])
+            (outcome,) = self._model.chat([replace(self._call, messages=messages, draw=draw)])
         if isinstance(outcome, Failure):
             raise CallError(outcome.reason)
         if not outcome.text.strip():

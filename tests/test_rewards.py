@@ -1,6 +1,7 @@
 """What answers are rewarded by."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from tolerances import CLOSE
@@ -11,7 +12,7 @@ from starling.generate import Sampled
 from starling.judges import rubric
 from starling.judges.protocol import Judged
 from starling.records import Candidate, Message, Prompt
-from starling.rewards import Rewards, Scorer, by_function, by_judge, by_rubric
+from starling.rewards import Rewards, by_function, by_judge, by_rubric
 from starling.rollout import Group, score_texts
 from starling.tune_settings import Reward
 
@@ -74,8 +75,12 @@ def test_the_rubric_rewards_without_held_out_checks() -> None:
 
 
 def test_rewards_are_added_up_by_weight_and_each_mean_is_told() -> None:
-    one: Scorer = lambda shown: [[1.0, 2.0] for _ in shown]  # noqa: E731
-    other: Scorer = lambda shown: [[10.0, 0.0] for _ in shown]  # noqa: E731
+    def one(shown: Any) -> list[list[float]]:
+        return [[1.0, 2.0] for _ in shown]
+
+    def other(shown: Any) -> list[list[float]]:
+        return [[10.0, 0.0] for _ in shown]
+
     rows, means = Rewards({"one": (2.0, one), "other": (-0.5, other)})([group("a", "b")])
     assert rows == [[2 * 1 - 0.5 * 10, 2 * 2 - 0.5 * 0]]
     assert means == {"rewards/one/mean": 1.5, "rewards/other/mean": 5.0}
