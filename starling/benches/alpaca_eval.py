@@ -4,7 +4,6 @@ instructions against a rival's, by a judge's preferences; or annotations that ar
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from starling.benches import alpaca_annotations, alpaca_judging, chats, cost, fa
 from starling.benches import answers as answering
 from starling.benches.alpaca_annotations import Annotated
 from starling.benches.alpaca_judging import Pair
-from starling.benches.answers import Answers, Given, Question
+from starling.benches.answers import Answers, Given, Question, Side
 from starling.benches.asked import Asked
 from starling.benches.cost import Part
 from starling.benches.left_out import LeftOut
@@ -29,15 +28,6 @@ OPTIONS = frozenset(
 MAX_TOKENS = 2048  # of an output
 ANSWERS, VERDICTS = "answers", "verdicts"  # what the ledger's calls are for
 OUTPUTS, ANNOTATIONS = "model_outputs.json", "annotations.json"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Side:
-    """A model with its outputs, by instruction."""
-
-    name: str
-    identity: dict[str, Any]
-    answers: Answers
 
 
 def run(asked: Asked) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from starling.benches.left_out import LeftOut
 from starling.judges.protocol import Chat
@@ -38,6 +38,15 @@ class Answers:
     by_question: dict[str, tuple[str, ...]]
     left_out: Sequence[LeftOut] = ()
     cut: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """A model with its answers."""
+
+    name: str
+    identity: dict[str, Any]
+    answers: Answers
 
 
 def ask(questions: Sequence[Question], chat: Chat, *, max_tokens: int) -> Answers:

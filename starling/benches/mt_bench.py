@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from starling.benches import (
     scoring,
     verdicts,
 )
-from starling.benches.answers import Answers, Question
+from starling.benches.answers import Answers, Question, Side
 from starling.benches.asked import Asked
 from starling.benches.cost import Part
 from starling.benches.fastchat import QuestionSet
@@ -35,15 +35,6 @@ ABOUT = "two turns, by a judge's marks from 1 to 10, or in pairs"
 OPTIONS = frozenset(("model", "answers", "judge", "against", "judgments", "data", "out", "estimate"))
 MAX_TOKENS = 1024  # of an answer, as in FastChat
 ANSWERS, VERDICTS = "answers", "verdicts"  # what the ledger's calls are for
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Side:
-    """A model with its answers."""
-
-    name: str
-    identity: dict[str, Any]
-    answers: Answers
 
 
 def run(asked: Asked) -> dict[str, Any]:
