@@ -3,23 +3,22 @@
     pip install -e '.[interop]'
     python benchmarks/fit_speed.py DATA [--out runs/speed] [--at-most N]
 
-Each measurement is a process of its own. Peers are swept over batch sizes and precisions, TRL on two rankings first;
-its best setting is then measured on the same eight rankings as everything else. An optimiser step takes all of them.
-TRL makes one step, of at least 168 pairs, and the others, whose steps are short, one more after a first one to warm
-up. Prints Markdown once all is measured.
+Each measurement is a process of its own. Every contender is first swept over batch sizes and precisions on two
+rankings; its best setting is then measured on eight. An optimiser step takes all of them. TRL makes one step, of 168
+pairs on eight, and the others, whose steps are short, one more after a first one to warm up; the best of ours is
+measured three times, in turns with the padded loop. Prints Markdown once all is measured.
 """
 
 import json
-from typing import Any
 
 import speed_runs
 from speed_rows import SETS
 from speed_runs import Spec, find
 
-SWEPT = {"num_rows": 2, "steps": 1}
+NUM_SWEPT, NUM_ROWS = 2, 8
 PRECISIONS = ("bf16 weights", "autocast")
 TRL_BATCHES = (2, 6, 14)
-PADDED_BATCHES = (1, 2, 4)
+PADDED_BATCHES = (1, 2)
 MICROBATCH_TOKENS = (1024, 2048, 4096, 8192)
 REPEATS = 3
 
@@ -30,36 +29,42 @@ def main() -> None:
 
 
 def missing(done: list[Spec]) -> list[Spec]:
-    """What to measure next; TRL's full measurement waits for its sweep."""
+    """What to measure next; a full measurement waits for its contender's sweep."""
     specs: list[Spec] = []
     for rows in SETS:
-        sweep = [_spec("trl", rows, batch, kind, **SWEPT) for batch in TRL_BATCHES for kind in PRECISIONS]
-        specs += [*sweep, _spec("trl", rows, 14, "autocast, checkpointed", **SWEPT)]
-        specs += [
-            _spec("padded", rows, batch, kind, num_rows=8, steps=2) for batch in PADDED_BATCHES for kind in PRECISIONS
-        ]
-        specs += [
-            _spec("starling", rows, tokens, "autocast", num_rows=8, steps=2, repeat=repeat)
-            for repeat in range(REPEATS)
-            for tokens in MICROBATCH_TOKENS
-        ]
-        swept = [found for spec in sweep if (found := find(done, spec))]
-        if len(swept) == len(sweep):
-            best = min(swept, key=_seconds)
-            specs.append(_spec("trl", rows, best["batch"], best["precision"], num_rows=8, steps=1))
+        for contender, sweep in _sweeps(rows).items():
+            specs += sweep
+            swept = [found for spec in sweep if (found := find(done, spec))]
+            if len(swept) == len(sweep):
+                best = min(swept, key=_seconds)
+                repeats = 1 if contender == "trl" else REPEATS
+                specs += [
+                    _spec(contender, rows, best["batch"], best["precision"], NUM_ROWS, at) for at in range(repeats)
+                ]
+    specs.sort(key=lambda spec: (spec["rows"] != SETS[0], spec["num_rows"], spec["repeat"]))
     return [spec for spec in specs if not find(done, spec)]
 
 
-def _spec(contender: str, rows: str, batch: int, precision: str, **more: Any) -> Spec:
-    return {"contender": contender, "rows": rows, "batch": batch, "precision": precision, **more}
+def _sweeps(rows: str) -> dict[str, list[Spec]]:
+    """Each contender's settings."""
+    peers = {"trl": TRL_BATCHES, "padded": PADDED_BATCHES}
+    sweeps = {
+        name: [_spec(name, rows, batch, kind, NUM_SWEPT) for batch in batches for kind in PRECISIONS]
+        for name, batches in peers.items()
+    }
+    sweeps["trl"].append(_spec("trl", rows, max(TRL_BATCHES), "autocast, checkpointed", NUM_SWEPT))
+    return sweeps | {"starling": [_spec("starling", rows, size, "autocast", NUM_SWEPT) for size in MICROBATCH_TOKENS]}
+
+
+def _spec(contender: str, rows: str, batch: int, precision: str, num_rows: int, repeat: int = 0) -> Spec:
+    steps = 1 if contender == "trl" else 2
+    names = ("contender", "rows", "batch", "precision", "num_rows", "steps", "repeat")
+    return dict(zip(names, (contender, rows, batch, precision, num_rows, steps, repeat), strict=True))
 
 
 def _table(done: list[Spec]) -> str:
-    full = [found for found in done if found["num_rows"] == 8]
-    best = {
-        name: min((found for found in full if found["contender"] == name), key=_seconds)
-        for name in ("trl", "padded", "starling")
-    }
+    full = [found for found in done if found["num_rows"] == NUM_ROWS]
+    best = {name: _middle([found for found in full if found["contender"] == name]) for name in _sweeps("")}
     ours = best["starling"]
     lines = [
         f"`{ours['rows']}`, {ours['num_rows']} rankings, {ours['unique_tokens']:,} unique tokens, 21 comparisons each:",
@@ -89,6 +94,11 @@ def _table(done: list[Spec]) -> str:
         for found in done
     ]
     return "\n".join(lines) + f"\n\n{json.dumps(done)}"
+
+
+def _middle(found: list[Spec]) -> Spec:
+    """The measurement with the median time."""
+    return sorted(found, key=_seconds)[len(found) // 2]
 
 
 def _seconds(found: Spec) -> float:
