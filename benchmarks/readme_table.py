@@ -58,7 +58,7 @@ def render(found: Mapping[str, Any], how: str) -> str:
         lines.append(f"| {label} (n = {row['n']}) | | {row['value']:.1%} | {row['low']:.1%} to {row['high']:.1%} |")
     for key, label in ROWS.items():
         base, tuned, change = (rows[key][name] for name in ("base", "tuned", "change"))
-        moved = f"{change['value']:+.3g} ({change['low']:+.3g} to {change['high']:+.3g})"
+        moved = figures.number_change(change)
         lines.append(f"| {label} (n = {base['n']}) | {base['value']:.3g} | {tuned['value']:.3g} | {moved} |")
     return "\n".join(lines)
 
