@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from starling import chat
 from starling.distributed.vllm import Server
-from starling.generate import Sampled
+from starling.generate import Sampled, generate
 from starling.models import Model
 from starling.policy import Policy
 from starling.records import Prompt
@@ -87,6 +88,10 @@ class Rollouts:
             self._server.take(self._policy)
 
     def _sample(self, step: int, on_tokens: OnTokens) -> list[Group]:
+        """With the trunk's states, unless they would be lost with the groups that a checkpoint holds."""
+        here = partial(
+            generate, self._policy.network, trunk_blocks=0 if self._cfg.overlap else self._policy.trunk_blocks
+        )
         return sample_groups(
             Model(self._policy.network, self._policy.tokenizer),
             self._prompts_of(step),
@@ -97,5 +102,5 @@ class Rollouts:
             seed=self._seed,
             purpose=("tune", step),
             on_tokens=on_tokens,
-            sampler=self._server.generate if self._server else None,
+            sampler=self._server.generate if self._server else here,
         )

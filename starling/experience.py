@@ -77,16 +77,32 @@ def gather(
     found = []
     for chosen in packing.microbatches([packing.size(pack) for pack in packs], cfg.microbatch_tokens):
         packed = packing.pack([packs[index] for index in chosen])
-        features = policy.features(packed)
-        lengths = [len(answer.ids) for index in chosen for answer in groups[index].answers]
+        own = [groups[index] for index in chosen]
+        features = policy.features(packed, trunk_states(own))
+        lengths = [len(answer.ids) for group in own for answer in group.answers]
         ref_logprob_BT, mask_BT = pad(features.ref_logprob_N, lengths)
         reward_B = torch.zeros(len(lengths))
         if raw:
             reward_B = torch.cat([shaped(groups[index], raw[index], scale, cfg) for index in chosen])
         reward_BT = on_last_token(reward_B, mask_BT)
-        own = [groups[index] for index in chosen]
         found.append(Experience(packed, features, lengths, mask_BT, ref_logprob_BT, reward_BT, own))
     return Part(groups, raw, found)
+
+
+def trunk_states(groups: Sequence[Group]) -> Tensor | None:
+    """What sampling kept of the trunk's states, as the groups are packed: (1, T, H); None where not all have it.
+
+    The last token of an answer, after which nothing is predicted, has zeros.
+    """
+    pieces = []
+    for group in groups:
+        known = [answer.trunk_TH for answer in group.answers if answer.trunk_TH is not None]
+        if len(known) < len(group.answers):
+            return None
+        start = len(group.prompt_ids)
+        pieces.append(known[0][:start])
+        pieces += [piece_TH for trunk_TH in known for piece_TH in (trunk_TH[start:], torch.zeros_like(trunk_TH[:1]))]
+    return torch.cat(pieces)[None]
 
 
 def shaped(group: Group, raw: Sequence[float], scale: Scale, cfg: TuneTable) -> Tensor:

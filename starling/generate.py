@@ -6,7 +6,8 @@ on padding rows.
 """
 
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Protocol
@@ -18,6 +19,7 @@ from transformers.modeling_utils import PreTrainedModel
 from starling import packing
 from starling.beginnings import shared
 from starling.packing import Span
+from starling.prepacked import prepacked
 from starling.sampling import sample
 from starling.slots import Decoding, Piece, Prefilling, Slots, Store
 
@@ -51,12 +53,14 @@ class Sampler(Protocol):
 class Sampled:
     """An answer's token ids, the stop token included, and their logprobs under the sampling distribution.
 
-    `finished` is False where the token cap came before a stop token.
+    `finished` is False where the token cap came before a stop token. Where it was asked for, `trunk_TH` is what the
+    first blocks of the model made of the prompt and of every token but the last.
     """
 
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finished: bool = False
+    trunk_TH: Tensor | None = field(default=None, compare=False, repr=False)
 
 
 def stop_ids(model: PreTrainedModel) -> frozenset[int]:
@@ -65,7 +69,7 @@ def stop_ids(model: PreTrainedModel) -> frozenset[int]:
     return frozenset(eos if isinstance(eos, list) else [eos] if eos is not None else [])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Drawn:
     """A token of the answer to request `key`; `ended` where it is the last, `finished` where it is a stop token."""
 
@@ -74,6 +78,7 @@ class Drawn:
     logprob: float
     finished: bool
     ended: bool
+    trunk_TH: Tensor | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(slots=True)
@@ -87,13 +92,16 @@ class Sampling:
     """Answers under way in at most `slots` slots, one token each a step; others may join, or leave, between steps.
 
     `length` is how many tokens a slot holds at first; where an answer becomes longer, all slots grow. `model` is a
-    causal LM whose attention `packing.enable` has routed.
+    causal LM whose attention `packing.enable` has routed. With `trunk` the last token of an answer comes with what is
+    kept of it (`_trunk_kept`).
     """
 
-    def __init__(self, model: PreTrainedModel, stop: frozenset[int], slots: int, length: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, stop: frozenset[int], slots: int, length: int, *, trunk: bool = False
+    ) -> None:
         self._model = model
         self._stop = stop
-        self._cache = Slots(model, slots, length)
+        self._cache = Slots(model, slots, length, trunk=trunk)
         self._asked: dict[int, _Asked] = {}
         self._beginnings: dict[tuple[int, ...], Store] = {}
         self._tokens = torch.empty(0, dtype=torch.long)  # drawn and not yet taken in, in row order
@@ -132,11 +140,13 @@ class Sampling:
         draw = torch.tensor([one.uniform[one.drawn] for one in asked])
         tokens, logprobs = sample(self._logits, draw, *_settings([one.request for one in asked]))
         found = []
-        for key, one, token, logprob in zip(self._cache.rows, asked, tokens.tolist(), logprobs.tolist(), strict=True):
+        for row, (one, token, logprob) in enumerate(zip(asked, tokens.tolist(), logprobs.tolist(), strict=True)):
             one.drawn += 1
             finished = token in self._stop
             ended = finished or one.drawn == len(one.uniform)
-            found.append(Drawn(key=key, token=token, logprob=logprob, finished=finished, ended=ended))
+            trunk_TH = self._cache.trunk_of(row) if ended else None
+            key = self._cache.rows[row]
+            found.append(Drawn(key, token, logprob, finished, ended, trunk_TH))
         self._tokens = tokens
         self._keep([row for row, drawn in enumerate(found) if not drawn.ended])
         return found
@@ -171,27 +181,46 @@ def generate(
     stop: frozenset[int],
     slots: int = 64,
     on_tokens: Callable[[int], None] = lambda count: None,
+    trunk_blocks: int = 0,
 ) -> list[Sampled]:
-    """Sample an answer for each request, in order; `on_tokens` hears of each step's tokens."""
+    """Sample an answer for each request, in order; `on_tokens` hears of each step's tokens.
+
+    What the first `trunk_blocks` blocks make of prompt and answer is kept with each answer.
+    """
     answers = [Sampled() for _ in requests]
     if not requests:
         return answers
     pending = deque(sorted(range(len(requests)), key=lambda index: requests[index].prompt))  # those alike together
     length_of = shared(request.prompt for request in requests)
     own = max(len(prompt) - length for prompt, length in length_of.items())
-    sampling = Sampling(model, stop, min(slots, len(requests)), own + max_new_tokens)
+    sampling = Sampling(model, stop, min(slots, len(requests)), own + max_new_tokens, trunk=trunk_blocks > 0)
     caps = dict.fromkeys(pending, max_new_tokens)
-    while pending or len(sampling):
-        if pending and (not len(sampling) or sampling.free * _REFILL_SHARE >= min(slots, len(requests))):
-            admitted = [pending.popleft() for _ in range(min(sampling.free, len(pending)))]
-            sampling.admit({index: requests[index] for index in admitted}, caps, length_of)
-        on_tokens(len(sampling))
-        for drawn in sampling.step():
-            answer = answers[drawn.key]
-            answer.ids.append(drawn.token)
-            answer.logprobs.append(drawn.logprob)
-            answer.finished = drawn.finished
+    with prepacked(model), _trunk_kept(model, trunk_blocks):
+        while pending or len(sampling):
+            if pending and (not len(sampling) or sampling.free * _REFILL_SHARE >= min(slots, len(requests))):
+                admitted = [pending.popleft() for _ in range(min(sampling.free, len(pending)))]
+                sampling.admit({index: requests[index] for index in admitted}, caps, length_of)
+            on_tokens(len(sampling))
+            for drawn in sampling.step():
+                answer = answers[drawn.key]
+                answer.ids.append(drawn.token)
+                answer.logprobs.append(drawn.logprob)
+                answer.finished, answer.trunk_TH = drawn.finished, drawn.trunk_TH
     return answers
+
+
+@contextmanager
+def _trunk_kept(model: PreTrainedModel, blocks: int) -> Iterator[None]:
+    """For as long as it lasts, what comes out of the first blocks is filed with keys and values; 0: nothing is."""
+    if not blocks:
+        yield
+        return
+    last = model.get_decoder().layers[blocks - 1]
+    hook = last.register_forward_hook(lambda _, args, told, output: told["context"].keep(output), with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _prefill(
@@ -209,7 +238,7 @@ def _prefill(
     for row, prompt in enumerate(prompts, len(slots.begins)):
         start = prompt[: length_of[prompt]]
         if start and start not in beginnings:
-            beginnings[start] = Store(model, 1, len(start))
+            beginnings[start] = Store(model, 1, len(start), trunk=slots.trunk is not None)
             _run_pieces(model, [start], [0], [(None, beginnings[start], [0])])
         rows_of.setdefault(prompt, []).append(row)
         slots.begins.append(beginnings.get(start))

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -55,10 +55,17 @@ class Policy:
         self.trained = models.trainable(self.top)
         self.critic = ValueHead(self.network.config.hidden_size).to(self.network.device)
 
+    @property
+    def trunk_blocks(self) -> int:
+        """How many blocks are frozen."""
+        blocks: Any = self._trunk.layers
+        return len(blocks)
+
     @torch.no_grad()
-    def features(self, packed: Packed) -> Features:
-        """Run the frozen parts once."""
-        trunk_1TH = packing.hidden_states(self._trunk, packed)[None]
+    def features(self, packed: Packed, trunk_1TH: Tensor | None = None) -> Features:
+        """Run the frozen parts once; the trunk only where its states are not known from sampling."""
+        if trunk_1TH is None:
+            trunk_1TH = packing.hidden_states(self._trunk, packed)[None]
         with device.autocast(self.network.device):
             hidden_TH = packing.hidden_states(self._reference, packed, trunk_1TH)
         ref_hidden_NH = hidden_TH[predicting_positions(packed)]

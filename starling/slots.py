@@ -20,22 +20,29 @@ class Store:
     """Keys and values of `rows` rows of at most `length` tokens, in every layer.
 
     Keys lie with their positions last, (layers, rows, heads, width, positions), as the product with a query reads them;
-    values as they come, (layers, rows, heads, positions, width).
+    values as they come, (layers, rows, heads, positions, width). With `trunk` also what a block of the model puts out,
+    (rows, positions, H).
     """
 
-    def __init__(self, model: PreTrainedModel, rows: int, length: int) -> None:
+    def __init__(self, model: PreTrainedModel, rows: int, length: int, *, trunk: bool = False) -> None:
         config = model.config
         heads = config.num_key_value_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         shape = (config.num_hidden_layers, rows, heads)
         self.keys: Tensor = torch.zeros((*shape, width, length), dtype=model.dtype, device=model.device)
         self.values: Tensor = torch.zeros((*shape, length, width), dtype=model.dtype, device=model.device)
+        self.trunk = self.values.new_zeros((rows, length, config.hidden_size)) if trunk else None
 
     def file(self, layer: int, rows: Sequence[int], key: Tensor, value: Tensor) -> None:
         """Put the first tokens' keys and values, (heads, T, width) each, into the rows."""
         count = key.shape[1]
         self.keys[layer, rows, ..., :count] = key.to(self.keys.dtype).transpose(-1, -2)
         self.values[layer, rows, :, :count] = value.to(self.values.dtype)
+
+    def file_trunk(self, rows: Sequence[int], trunk_TH: Tensor) -> None:
+        """Put the block's output for the first tokens into the rows."""
+        assert self.trunk is not None
+        self.trunk[rows, : len(trunk_TH)] = trunk_TH
 
     @property
     def length(self) -> int:
@@ -49,6 +56,10 @@ class Store:
         self.keys = keys.new_zeros((*shape, width, length))
         self.values = values.new_zeros((*shape, length, width))
         self.keys[..., :held], self.values[..., :held, :] = keys, values
+        if self.trunk is not None:
+            trunk = self.trunk
+            self.trunk = trunk.new_zeros((len(trunk), length, trunk.shape[2]))
+            self.trunk[:, :held] = trunk
 
 
 class Slots(Store):
@@ -58,8 +69,8 @@ class Slots(Store):
     is None.
     """
 
-    def __init__(self, model: PreTrainedModel, size: int, length: int) -> None:
-        super().__init__(model, size, length)
+    def __init__(self, model: PreTrainedModel, size: int, length: int, *, trunk: bool = False) -> None:
+        super().__init__(model, size, length, trunk=trunk)
         self.size = size
         self.rows: list[int] = []
         self.begins: list[Store | None] = []
@@ -75,11 +86,20 @@ class Slots(Store):
             used = int(self.lengths[mover])
             self.keys[:, gap, ..., :used] = self.keys[:, mover, ..., :used]
             self.values[:, gap, :, :used] = self.values[:, mover, :, :used]
+            if self.trunk is not None:
+                self.trunk[gap, :used] = self.trunk[mover, :used]
             self.lengths[gap], self.before[gap] = self.lengths[mover], self.before[mover]
             order[gap] = mover
         self.rows = [self.rows[row] for row in order]
         self.begins = [self.begins[row] for row in order]
         return tokens[order]
+
+    def trunk_of(self, row: int) -> Tensor | None:
+        """What the block put out for all that the row has taken in, its beginning included: (T, H)."""
+        if self.trunk is None:
+            return None
+        begin, own_TH = self.begins[row], self.trunk[row, : self.lengths[row]]
+        return own_TH.clone() if begin is None or begin.trunk is None else torch.cat([begin.trunk[0], own_TH])
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +117,11 @@ class Prefilling:
     """Attention of fresh pieces, each to what it comes after and to itself, that also files their keys and values."""
 
     pieces: Sequence[Piece]
+
+    def keep(self, output_1TH: Tensor) -> None:
+        """File what a block puts out."""
+        for piece in self.pieces:
+            piece.store.file_trunk(piece.rows, output_1TH[0, slice(*piece.span)])
 
     def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
         """Query (1, heads, T, D), key and value (1, key heads, T, D) -> (1, T, heads, D)."""
@@ -122,15 +147,19 @@ class Decoding:
         self._own = slots.lengths[:rows]
         self._length = int(self._own.max()) + 1
         distinct = {id(store): store for store in slots.begins if store is not None}
-        self._beginnings = [
-            (store, [row for row in range(rows) if slots.begins[row] is store]) for store in distinct.values()
-        ]
-        self._shared = max((store.values.shape[3] for store in distinct.values()), default=0)
+        self._beginnings = [(store, _rows_of(slots.begins, store)) for store in distinct.values()]
+        self._shared = max((store.length for store in distinct.values()), default=0)
         self._before = slots.before[:rows, None]
         at = torch.arange(self._shared + self._length, device=self._own.device)
         self._position_BT = torch.where(at < self._shared, at, at - self._shared + self._before)
         own = at - self._shared <= self._own[:, None]
         self._seen_BT = torch.where(at < self._shared, at < self._before, own)
+        self._mask_BT = torch.zeros(self._seen_BT.shape, device=at.device).masked_fill(~self._seen_BT, -torch.inf)
+
+    def keep(self, output_B1H: Tensor) -> None:
+        """File what a block puts out."""
+        assert self._slots.trunk is not None
+        self._slots.trunk[torch.arange(len(self._own), device=self._own.device), self._own] = output_B1H[:, 0]
 
     def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
         """Query (B, heads, 1, D), key and value (B, key heads, 1, D) -> (B, 1, heads, D)."""
@@ -142,28 +171,41 @@ class Decoding:
         values[index, :, self._own] = value[:, :, 0]
         grouped = query.view(rows, heads, -1, width)
         # twice as fast on CPU as SDPA of one query
-        score = torch.cat([self._to_beginnings(layer, grouped), grouped @ keys[..., : self._length]], -1).float()
-        weight = self._weights(score * rule.scaling, rule).to(values.dtype)
+        score = grouped @ keys[..., : self._length]
+        if self._beginnings:
+            score = torch.cat([self._to_beginnings(layer, grouped), score], -1)
+        weight = self._weights(score, rule).to(values.dtype)
         out = weight[..., self._shared :] @ values[:, :, : self._length]
         for store, of_rows in self._beginnings:
-            tokens = store.values.shape[3]
-            asked = weight[of_rows, ..., :tokens].transpose(0, 1).flatten(1, 2)
-            out[of_rows] += (asked @ store.values[layer, 0]).unflatten(1, (len(of_rows), -1)).transpose(0, 1)
+            asked = weight[of_rows, ..., : store.length].transpose(0, 1)
+            out[of_rows] += _together(asked, store.values[layer, 0])
         return out.reshape(rows, 1, -1, width)
 
     def _to_beginnings(self, layer: int, query: Tensor) -> Tensor:
         """The products of each row's queries with the keys of its beginning: (B, key heads, R, longest beginning)."""
         found = query.new_zeros((*query.shape[:3], self._shared))
         for store, rows in self._beginnings:
-            asked = query[rows].transpose(0, 1).flatten(1, 2)
-            score = (asked @ store.keys[layer, 0]).unflatten(1, (len(rows), -1)).transpose(0, 1)
-            found[rows, ..., : score.shape[-1]] = score
+            found[rows, ..., : store.length] = _together(query[rows].transpose(0, 1), store.keys[layer, 0])
         return found
 
     def _weights(self, score: Tensor, rule: Rule) -> Tensor:
-        seen_BT = self._seen_BT
+        """softmax over what a row sees of scores that are not scaled yet, in float32."""
+        mask_BT = self._mask_BT
         if rule.softcap:
-            score = rule.softcap * torch.tanh(score / rule.softcap)
+            score = rule.softcap * torch.tanh(score.float() * rule.scaling / rule.softcap)
         if rule.window:
-            seen_BT = seen_BT & (self._position_BT > self._before + self._own[:, None] - rule.window)
-        return score.masked_fill(~seen_BT[:, None, None], -torch.inf).softmax(-1)
+            near_BT = self._position_BT > self._before + self._own[:, None] - rule.window
+            mask_BT = mask_BT.masked_fill(~near_BT, -torch.inf)
+        return torch.add(mask_BT[:, None, None], score, alpha=1.0 if rule.softcap else rule.scaling).softmax(-1)
+
+
+def _rows_of(begins: Sequence[Store | None], store: Store) -> list[int] | slice:
+    """The rows that begin with it; as a slice, which copies nothing, where these are all."""
+    rows = [row for row, begin in enumerate(begins) if begin is store]
+    return slice(None) if len(rows) == len(begins) else rows
+
+
+def _together(asked: Tensor, shared: Tensor) -> Tensor:
+    """What all rows ask of the same keys or values, in one product: (heads, B, R, N), (heads, N, M) ->
+    (B, heads, R, M)."""
+    return (asked.flatten(1, 2) @ shared).unflatten(1, asked.shape[1:3]).transpose(0, 1)

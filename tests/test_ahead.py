@@ -56,6 +56,17 @@ def test_without_overlap_nothing_is_sampled_ahead(tiny_model: Path, tmp_path: Pa
     assert found.rollouts.state_dict() == []
 
 
+@pytest.mark.parametrize("overlap", [False, True])
+def test_the_trunks_states_come_with_groups_that_no_checkpoint_must_hold(
+    tiny_model: Path, tmp_path: Path, overlap: bool
+) -> None:
+    found = made(tiny_model, tmp_path, overlap=overlap, layers=1)
+    for group in found.rollouts.of(found.step, tell):
+        for answer in group.answers:
+            assert (answer.trunk_TH is None) == overlap
+            assert overlap or len(answer.trunk_TH) == len(group.prompt_ids) + len(answer.ids) - 1
+
+
 def test_groups_that_wait_come_back_from_what_was_saved(tiny_model: Path, tmp_path: Path) -> None:
     found, other = made(tiny_model, tmp_path, overlap=True), made(tiny_model, tmp_path, overlap=True)
     step = found.step + 1

@@ -1,5 +1,6 @@
 """Experience: rewards shaped and laid on last tokens, advantages whitened, the critic taught first."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,19 @@ from tolerances import CLOSE
 from starling import models
 from starling.algorithms import ALGORITHMS
 from starling.config import TuneTable
-from starling.experience import Batch, Experience, Part, Scale, gather, on_last_token, shaped, teach_critic, whitened
-from starling.generate import Sampled
+from starling.experience import (
+    Batch,
+    Experience,
+    Part,
+    Scale,
+    gather,
+    on_last_token,
+    shaped,
+    teach_critic,
+    trunk_states,
+    whitened,
+)
+from starling.generate import Request, Sampled, generate
 from starling.policy import Policy
 from starling.records import Message, Prompt
 from starling.rollout import Group
@@ -37,6 +49,32 @@ def answers(*lengths: int) -> Group:
 def policy(tiny_model: Path) -> Policy:
     torch.manual_seed(5)
     return Policy(models.load_policy(str(tiny_model), torch.float32), layers=1)
+
+
+def rolled_out(policy: Policy) -> list[Group]:
+    """Three answers to each of two prompts, with the trunk's states."""
+    asked = Prompt(id="p", messages=[Message(role="user", content="?")])
+    prompts = [(5, 6, 7), (5, 6, 40, 41)]
+    requests = [Request(prompt=prompt, seed=seed) for prompt in prompts for seed in range(3)]
+    stop = frozenset(range(0, 300, 9))
+    found = generate(policy.network, requests, max_new_tokens=8, stop=stop, trunk_blocks=policy.trunk_blocks)
+    return [
+        Group(prompt=asked, prompt_ids=ids, answers=tuple(found[3 * at : 3 * at + 3]), texts=("",) * 3)
+        for at, ids in enumerate(prompts)
+    ]
+
+
+def test_states_kept_from_sampling_stand_for_the_trunks_own_pass(policy: Policy) -> None:
+    groups = rolled_out(policy)
+    bare = [replace(one, answers=tuple(replace(a, trunk_TH=None) for a in one.answers)) for one in groups]
+    raw = [[0.0] * 3] * 2
+    kept, run = (gather(policy, chosen, raw, PLAIN, TuneTable()).experiences[0] for chosen in (groups, bare))
+    assert trunk_states(bare) is None
+    torch.testing.assert_close(kept.ref_logprob_BT, run.ref_logprob_BT)
+    torch.testing.assert_close(policy.values(kept.features), policy.values(run.features))
+    logprob = policy.logprobs(kept.packed, kept.features)
+    torch.testing.assert_close(logprob, policy.logprobs(run.packed, run.features))
+    logprob.sum().backward()  # states of inference mode would refuse
 
 
 def test_on_last_token_by_hand() -> None:

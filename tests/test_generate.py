@@ -112,6 +112,24 @@ def test_logprobs_after_a_shared_beginning_equal_those_of_each_prompt_alone(mode
         assert one.logprobs == pytest.approx(other.logprobs, abs=CLOSE)
 
 
+@pytest.mark.parametrize("slots", [3, 64])
+@torch.no_grad()
+def test_what_the_first_blocks_made_of_prompt_and_answer_is_kept(model, plain, slots: int) -> None:
+    stop = frozenset(range(0, 300, 11))  # answers end one after the other, and rows are moved and filled again
+    wanted = [Request(prompt=prompt, seed=at) for at, prompt in enumerate(ALIKE)]
+    answers = generate(model, wanted, max_new_tokens=9, stop=stop, slots=slots, trunk_blocks=1)
+    assert len({len(answer.ids) for answer in answers}) > 3
+    for request, answer in zip(wanted, answers, strict=True):
+        ids = torch.tensor([[*request.prompt, *answer.ids[:-1]]])
+        assert answer.trunk_TH is not None
+        torch.testing.assert_close(answer.trunk_TH, plain(ids, output_hidden_states=True).hidden_states[1][0])
+
+
+def test_nothing_is_kept_of_the_blocks_unless_asked_for(model) -> None:
+    answers = generate(model, requests(), max_new_tokens=3, stop=NEVER)
+    assert [answer.trunk_TH for answer in answers] == [None] * 12
+
+
 def test_different_seeds_give_different_answers_to_one_prompt(model) -> None:
     wanted = [Request(prompt=PROMPTS[0], seed=seed) for seed in range(5)]
     answers = generate(model, wanted, max_new_tokens=10, stop=NEVER)
