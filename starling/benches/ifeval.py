@@ -67,7 +67,7 @@ def run(asked: Asked) -> dict[str, Any]:
     if asked.estimate:
         return prompted.estimate(asked, prompts, out, cap)
     both = prompted.sides(asked, prompts, out, cap)
-    found = [verify(cases, side.answers) for side in both]
+    found = [verify(cases, side.answers.first) for side in both]
     more: dict[str, Any] = {}
     notes: list[str] = []
     if len(both) > 1:
@@ -78,7 +78,7 @@ def run(asked: Asked) -> dict[str, Any]:
         notes += contamination.lines(more["contamination"])
     result = results.result(
         "ifeval",
-        model=both[0].model,
+        model=both[0].identity,
         judge={"name": "programs", "rules": sorted({one.id for case in cases for one in case.instructions})},
         data={
             "name": asked.data or OWN,
@@ -88,8 +88,8 @@ def run(asked: Asked) -> dict[str, Any]:
             ),
         },
         rows=figures_of(cases, found[0]),
-        without=[*unread, *both[0].left_out],
-        more=more | {"cut": both[0].cut, "cases": _listed(cases, found[0])},
+        without=[*unread, *both[0].answers.left_out],
+        more=more | {"cut": both[0].answers.cut, "cases": _listed(cases, found[0])},
     )
     results.show(result, ABOUT, unit="prompts", notes=notes)
     results.write(out, result)

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from starling import contamination, data_files, paired, tables
 from starling.benches import prompted, results
+from starling.benches.answers import Answers
 from starling.benches.asked import Asked, Benchmark
 from starling.benches.left_out import LeftOut
-from starling.benches.prompted import Side
 from starling.benches.tone import Tone, tone_of
 from starling.config import Source
 from starling.errors import DataError
@@ -47,7 +47,7 @@ def run(asked: Asked) -> dict[str, Any]:
     if asked.estimate:
         return prompted.estimate(asked, prompts, out, _TOKENS)
     both = prompted.sides(asked, prompts, out, _TOKENS)
-    found = [react(side.answers) for side in both]
+    found = [react(side.answers.first) for side in both]
     more: dict[str, Any] = {}
     notes: list[str] = []
     if len(both) > 1:
@@ -58,7 +58,7 @@ def run(asked: Asked) -> dict[str, Any]:
         notes += contamination.lines(more["contamination"])
     result = results.result(
         "safety",
-        model=both[0].model,
+        model=both[0].identity,
         judge=JUDGE,
         data={
             "name": asked.data or OWN,
@@ -66,8 +66,8 @@ def run(asked: Asked) -> dict[str, Any]:
             "sha256": prompted.digest(prompts, {prompt.id: prompt.kind for prompt in prompts}),
         },
         rows=figures_of(prompts, found[0]),
-        without=[*unread, *both[0].left_out],
-        more=more | {"cut": both[0].cut, "cases": _listed(prompts, found[0], both[0])},
+        without=[*unread, *both[0].answers.left_out],
+        more=more | {"cut": both[0].answers.cut, "cases": _listed(prompts, found[0], both[0].answers)},
     )
     results.show(result, ABOUT, unit="requests", notes=notes)
     results.write(out, result)
@@ -133,9 +133,10 @@ def _clusters(prompts: Sequence[Prompt]) -> list[str]:
     return [prompt.family or prompt.id for prompt in prompts]
 
 
-def _listed(prompts: Sequence[Prompt], found: Reactions, side: Side) -> list[dict[str, Any]]:
+def _listed(prompts: Sequence[Prompt], found: Reactions, answers: Answers) -> list[dict[str, Any]]:
+    texts = answers.first
     return [
-        {"id": one.id, "kind": one.kind, "answer": side.answers[one.id], **found[one.id]._asdict()}
+        {"id": one.id, "kind": one.kind, "answer": texts[one.id], **found[one.id]._asdict()}
         for one in prompts
         if one.id in found
     ]
