@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Self
 
 from aiohttp import web
-from listening import listening
+from app_server import serving
 
 Payload = dict[str, Any]
 Behaviour = Callable[[web.Request, Payload], Awaitable[web.StreamResponse]]
@@ -107,12 +107,12 @@ class Server:
     def __enter__(self) -> Self:
         app = web.Application(client_max_size=2**24)
         app.router.add_post("/v1/chat/completions", self._handle)
-        self._listening = listening(app)
-        self.url = self._listening.__enter__() + "/v1"
+        self._serving = serving(app)
+        self.url = self._serving.__enter__() + "/v1"
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._listening.__exit__(None, None, None)
+        self._serving.__exit__(None, None, None)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         payload = await request.json()

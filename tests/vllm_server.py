@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from aiohttp import web
-from listening import listening
+from app_server import serving
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
@@ -40,12 +40,12 @@ class VllmServer:
 
     def __enter__(self) -> Self:
         self._base = load(self._folder)
-        self._listening = listening(self._app())
-        self.url = self._listening.__enter__()
+        self._serving = serving(self._app())
+        self.url = self._serving.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._listening.__exit__(None, None, None)
+        self._serving.__exit__(None, None, None)
 
     def _app(self) -> web.Application:
         app = web.Application(client_max_size=2**24)

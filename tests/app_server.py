@@ -9,7 +9,7 @@ from aiohttp import web
 
 
 @contextmanager
-def listening(app: web.Application) -> Iterator[str]:
+def serving(app: web.Application) -> Iterator[str]:
     """Where it listens. A handler whose client goes away is cancelled."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
