@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from starling import data_files, device, progress, reward, tables, unusable
+from starling.at_work import alone
 from starling.config import Config
 from starling.errors import DataError, UsageError, explained
 from starling.metrics import Recorder
 from starling.records import Message, Ranking
 from starling.reward import Precision, Question
 from starling.stages import fit as stage
-from starling.store import alone, replace_folder, versions, write_atomically
+from starling.store import replace_folder, versions, write_atomically
 
 FACTS = "fit.json"
 
