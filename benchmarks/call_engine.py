@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from starling import config, data_files, store, streams, tables
+from starling import at_work, config, data_files, store, streams, tables
 from starling.client import Client
 from starling.endpoints import Endpoint
 from starling.ledger import Ledger
@@ -130,7 +130,7 @@ def memory(prompts: int, judge: str) -> dict[str, Any]:
         path.write_text(text.replace("[rank]", f"{names}[rank]\nconcurrency = {CONNECTIONS}"))
         run = store.Run.open(Path(folder) / "run", config.load(path))
         _write_answers(run, prompts)
-        before = store.peak_memory_mib()
+        before = at_work.peak_memory_mib()
         begun = time.perf_counter()
         facts = rank.run(run)
         seconds = time.perf_counter() - begun
@@ -141,7 +141,7 @@ def memory(prompts: int, judge: str) -> dict[str, Any]:
             "seconds": round(seconds, 1),
             "prompts_per_second": round(prompts / seconds),
             "peak_memory_mib_before": before,
-            "peak_memory_mib": store.peak_memory_mib(),
+            "peak_memory_mib": at_work.peak_memory_mib(),
         }
 
 

@@ -128,7 +128,7 @@ def mean_points(several: Sequence[Sequence[Point]]) -> list[Point]:
 
 def draw(lines: Mapping[str, Sequence[Point]]) -> str:
     """The frontier as SVG: reward against KL, and what the rubric says of the same answers."""
-    colours = matplotlib.colormaps["tab20"].colors  # type: ignore[attr-defined]
+    colours = matplotlib.color_sequences["tab20"]
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "starling", "font.size": 9.0}):
         figure = Figure(figsize=(9.5, 4.2), layout="constrained")
         panels = figure.subplots(1, 2)

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import results
 import torch
 
-from starling import best_of, data_files, models, progress, stats, tables
+from starling import best_of, data_files, models, stats, tables
 from starling.judges import rubric
 from starling.judges.make import make_judge
 from starling.ledger import Ledger
 from starling.records import Candidate, Prompt, Score
-from starling.rollout import SamplingSettings, own_settings, sample_groups, score_texts
+from starling.rollout import SamplingSettings, own_settings, score_texts
 from starling.selection import preference
 from starling.stages import evaluate
 from starling.store import Run
@@ -134,28 +134,16 @@ def answers_of(
         file = path.with_name(f"{path.stem}-{start:05}.parquet")
         if not file.exists():
             part = prompts[start : start + SHARD]
-            cap = run.config.evaluate.answer_tokens
-            title = f"best of n, {start + len(part)} of {len(prompts)}"
-            with progress.track(title, len(part) * ANSWERS * cap, "tokens") as advance:
-                groups = sample_groups(
-                    model,
-                    part,
-                    count=ANSWERS,
-                    max_new_tokens=cap,
-                    **settings,
-                    seed=run.config.run.seed,
-                    purpose=("best of n", settings["temperature"]),
-                    on_tokens=advance,
-                )
-            rows = [
-                {
-                    "prompt_id": group.prompt.id, "model": "base", "draw": draw, "answer": text,
-                    "finished": answer.finished, "weakened": False, "seed": 0, "num_tokens": len(answer.ids),
-                }
-                for group in groups
-                for draw, (text, answer) in enumerate(zip(group.texts, group.answers, strict=True))
-            ]  # fmt: skip
-            file.parent.mkdir(parents=True, exist_ok=True)
+            rows = evaluate.sampled(
+                run,
+                model,
+                "base",
+                part,
+                draws=ANSWERS,
+                settings=settings,
+                purpose=("best of n", settings["temperature"]),
+                title=f"best of n, {start + len(part)} of {len(prompts)}",
+            )
             data_files.write_parquet(file, rows, tables.CANDIDATES)
         found += [Candidate(**row) for row in data_files.read_rows(file)]
     return [found[start : start + ANSWERS] for start in range(0, len(found), ANSWERS)]

@@ -99,9 +99,8 @@ class Completion(Sampled):
         """One entry a prompt."""
         if isinstance(self.prompt, str):
             return [self.prompt]
-        if self.prompt and isinstance(self.prompt[0], int):
-            return [self.prompt]
-        return self.prompt  # type: ignore[return-value]  # what is left are lists of prompts
+        ids = [one for one in self.prompt if isinstance(one, int)]
+        return [ids] if ids else [one for one in self.prompt if not isinstance(one, int)]
 
 
 class _Scored(_Body):

@@ -7,7 +7,7 @@ an unknown model or a server that is down, is raised as CallError.
 import asyncio
 import random
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -28,9 +28,6 @@ START_SECONDS = 0.0008  # between the first calls of two workers: in lockstep, r
 URL_REST_SECONDS = 5.0  # a URL that broke a connection is tried last for so long
 CHARACTERS_PER_TOKEN = 4  # only for planning; the endpoint's own count replaces it
 FEWEST_CHARACTERS_PER_TOKEN = 2  # what a call is taken to cost at most before the endpoint has counted
-
-POST_ATTEMPTS = 3
-POST_CONNECTIONS = 512  # at once to a server of our own, which queues what it does not work on yet
 
 T = TypeVar("T")
 OnReply = Callable[[Call, Reply | Failure], None]
@@ -97,7 +94,7 @@ class Client:
 
     def chat(self, calls: Sequence[Call]) -> list[Reply | Failure]:
         """One reply or failure for each call; what the ledger holds is not asked again."""
-        return _run(self._chat(calls))
+        return run_to_end(self._chat(calls))
 
     async def _chat(self, calls: Sequence[Call]) -> list[Reply | Failure]:
         outcomes: dict[int, Reply | Failure] = {}
@@ -260,53 +257,7 @@ class Client:
         return Fault(reason=reason, unreachable=unreachable, down=down, throttled=slow, uncertain=not unreachable)
 
 
-def post_all(
-    url: str,
-    bodies: Sequence[Mapping[str, Any]],
-    read: Callable[[int, int, str], T],
-    *,
-    key: str = "",
-    seconds: float = 3600.0,
-) -> list[T]:
-    """POST each body to a server of our own, with no ledger between, and return what `read` makes of each reply.
-
-    `read` gets the body's number, the HTTP status and the text. Where the connection fails it is tried
-    `POST_ATTEMPTS` times; the bodies have to be such that asking again does no harm.
-    """
-    return _run(_post_all(url, bodies, read, key, seconds))
-
-
-async def _post_all(
-    url: str, bodies: Sequence[Mapping[str, Any]], read: Callable[[int, int, str], T], key: str, seconds: float
-) -> list[T]:
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    timeout = aiohttp.ClientTimeout(total=seconds)
-    connector = aiohttp.TCPConnector(limit=POST_CONNECTIONS)
-    async with Session(connector=connector, timeout=timeout, headers=headers) as session:
-
-        async def post(number: int, body: Mapping[str, Any]) -> T:
-            for attempt in range(1, POST_ATTEMPTS + 1):
-                try:
-                    async with session.post(url, json=body, allow_redirects=False) as response:
-                        status, text = response.status, await response.text()
-                    return read(number, status, text)
-                except (aiohttp.ClientError, OSError) as error:  # a TimeoutError is an OSError
-                    if attempt == POST_ATTEMPTS:
-                        said = f"no reply within {seconds:g} s" if isinstance(error, TimeoutError) else str(error)
-                        raise CallError(f"{url}: asked {attempt} times: {said}; is the server running?") from error
-                    await asyncio.sleep(attempt / 2)
-            raise AssertionError("the last attempt returns or raises")
-
-        tasks = [asyncio.create_task(post(number, body)) for number, body in enumerate(bodies)]
-        try:
-            return await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _run(work: Coroutine[Any, Any, T]) -> T:
+def run_to_end(work: Coroutine[Any, Any, T]) -> T:
     """Run to the end; in a thread of its own where this one has an event loop already, as in a notebook."""
     try:
         asyncio.get_running_loop()

@@ -4,8 +4,9 @@ import importlib
 from pathlib import Path
 
 from starling import config, endpoints, progress, trackers
+from starling.at_work import timed
 from starling.config import Config
-from starling.store import ROAD, Run, first_difference, is_run, timed
+from starling.store import ROAD, Run, first_difference, is_run
 
 
 def settings(recipe: str, run: Path | None, overrides: list[str] | None) -> tuple[Path, Config]:

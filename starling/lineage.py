@@ -7,7 +7,7 @@ from typing import Any
 
 from starling import data_files, tables, unusable
 from starling.judges import rubric
-from starling.ledger import read_calls
+from starling.ledger_tables import read_calls
 from starling.records import Candidate, Ranking
 from starling.store import Run, is_run
 from starling.tune_settings import READS, as_read, form, is_online

@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from starling import data_files, device, model_card, progress, reward, tables, unusable
+from starling import data_files, device, progress, reward, tables, unusable
+from starling.at_work import alone
 from starling.config import Config
 from starling.errors import DataError, UsageError, explained
 from starling.metrics import Recorder
 from starling.records import Message, Ranking
 from starling.reward import Precision, Question
 from starling.stages import fit as stage
-from starling.store import alone, replace_folder, versions, write_atomically
+from starling.store import replace_folder, versions, write_atomically
 
 FACTS = "fit.json"
 
@@ -52,10 +53,9 @@ def fit(settings: Config, rankings: list[Path], model: str, out: Path, held_out:
         _claim(work, request)
         device.setup(settings.run.threads, settings.run.seed)
         recorder = Recorder(work / "metrics.jsonl", "fit")
-        facts = stage.fit(settings.fit, model, train, test, work, recorder, seed=settings.run.seed)
+        facts = stage.fit(settings.fit, model, train, test, work, recorder, seed=settings.run.seed, files=files)
         unusable.add(work, unread)
         facts = {"split": {"train": len(train), "held_out": len(test)}, "unread": len(unread), **facts}
-        model_card.write(work / "model", settings.fit, model, train, test, facts, seed=settings.run.seed, files=files)
         text = json.dumps({"request": request, "versions": versions(), "facts": facts}, indent=1) + "\n"
         write_atomically(work / "model" / FACTS, text)
         with explained(f"writing {out}"):

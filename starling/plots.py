@@ -1,64 +1,14 @@
-"""Plots as inline SVG: text stays text, colours are the page's CSS variables, ids are unique to the plot.
+"""The plots of the pages. Each says what it shows in one sentence with its figures, for those who cannot see it."""
 
-Every plot says what it shows in one sentence with its figures, for those who cannot see it. Drawn small, so that it
-fits a phone.
-"""
-
-import io
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from xml.etree import ElementTree
 
-import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from starling import figures
-
-# Colours that stand for CSS variables until the SVG is written; no two alike, none used otherwise.
-_COLOURS = {
-    "ink": "#0a0b01",
-    "muted": "#0a0b02",
-    "grid": "#0a0b03",
-    "base": "#0a0b04",
-    "tuned": "#0a0b05",
-    "good": "#0a0b06",
-    "bad": "#0a0b07",
-}
-INK, MUTED, GRID, BASE, TUNED, GOOD, BAD = _COLOURS.values()
-_STYLE: Any = {  # rc_context takes only a closed set of keys as its type
-    "svg.fonttype": "none",
-    "svg.hashsalt": "starling",
-    "text.parse_math": False,
-    "font.size": 8.5,
-    "axes.edgecolor": GRID,
-    "axes.labelcolor": MUTED,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "text.color": INK,
-    "legend.frameon": False,
-}
-_WIDTH = 3.85
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plot:
-    """A drawn plot: its title, one sentence with its figures, and the SVG."""
-
-    name: str
-    title: str
-    summary: str
-    svg: str
+from starling.svg import BAD, BASE, GOOD, MUTED, TUNED, Plot, plot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +50,7 @@ def forest(name: str, title: str, rows: Sequence[Mapping[str, Any]]) -> Plot:
         axes.tick_params(left=False, labelleft=False)
         axes.spines["left"].set_visible(False)
 
-    return _plot(name, title, summary, 0.5 + 0.44 * max(len(known), 1), draw)
+    return plot(name, title, summary, 0.5 + 0.44 * max(len(known), 1), draw)
 
 
 def curve(
@@ -140,7 +90,7 @@ def curve(
         if len(known) > 1:
             axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(known), borderaxespad=0.1)
 
-    return _plot(name, title, summary, 2.0, draw)
+    return plot(name, title, summary, 2.0, draw)
 
 
 def reward_against_kl(
@@ -191,7 +141,7 @@ def reward_against_kl(
         axes.set_ylabel("reward, in spreads of the base")
         axes.margins(x=0.1, y=0.12)
 
-    return _plot(name, title, summary, 2.7, draw)
+    return plot(name, title, summary, 2.7, draw)
 
 
 def _draw_looks(axes: Axes, looks: Sequence[Mapping[str, Any]]) -> None:
@@ -226,7 +176,7 @@ def reliability(name: str, title: str, points: Sequence[Mapping[str, Any]], erro
             axis.set_major_formatter(percent)
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="stated: the one answer is better", ylabel="observed")
 
-    return _plot(name, title, summary, 2.7, draw)
+    return plot(name, title, summary, 2.7, draw)
 
 
 def mean_ranks(name: str, title: str, rows: Sequence[Mapping[str, Any]]) -> Plot:
@@ -251,7 +201,7 @@ def mean_ranks(name: str, title: str, rows: Sequence[Mapping[str, Any]]) -> Plot
         axes.tick_params(left=False, labelleft=False)
         axes.spines["left"].set_visible(False)
 
-    return _plot(name, title, summary, 0.5 + 0.38 * max(len(rows), 1), draw)
+    return plot(name, title, summary, 0.5 + 0.38 * max(len(rows), 1), draw)
 
 
 def by_place(name: str, title: str, scores: Sequence[Mapping[str, Any]], *, even: float, unit: str = "") -> Plot:
@@ -277,54 +227,7 @@ def by_place(name: str, title: str, scores: Sequence[Mapping[str, Any]], *, even
             axes.invert_yaxis()  # rank 1 is best
         axes.grid(axis="x", visible=False)
 
-    return _plot(name, title, summary, 2.5, draw)
-
-
-def _plot(name: str, title: str, summary: str, height: float, draw: Callable[[Axes], None]) -> Plot:
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-        figure.patch.set_alpha(0)
-        axes = figure.add_subplot()
-        axes.patch.set_alpha(0)
-        draw(axes)
-        buffer = io.StringIO()
-        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
-    return Plot(name=name, title=title, summary=summary, svg=_for_page(buffer.getvalue(), name, summary))
-
-
-def _for_page(svg: str, name: str, summary: str) -> str:
-    """The bare `<svg>` element, as HTML wants it: no namespaces, no fixed size, no style of its own, ids of its own."""
-    root = ElementTree.fromstring(svg)
-    for parent in root.iter():
-        for child in list(parent):
-            if _local(child.tag) in ("metadata", "style"):
-                parent.remove(child)
-    for element in root.iter():
-        element.tag = _local(element.tag)
-        element.attrib = {_local(key): _own(_local(key), value, name) for key, value in element.attrib.items()}
-        element.tail = None
-    box = root.attrib["viewBox"]
-    root.attrib = {"class": "plot", "role": "img", "aria-label": summary, "viewBox": box}
-    return ElementTree.tostring(root, encoding="unicode")
-
-
-def _local(name: Any) -> str:
-    return str(name).rpartition("}")[2]
-
-
-def _own(key: str, value: str, name: str) -> str:
-    """An attribute with ids made the plot's own, and colours and fonts made the page's."""
-    if key == "id":
-        return f"{name}-{value}"
-    if key == "href":
-        return f"#{name}-{value[1:]}"
-    value = re.sub(r"(?<=url\(#)", f"{name}-", value)
-    if key == "style":
-        value = re.sub(r"font-family: [^;]*", "font-family: var(--sans)", value)
-        value = re.sub(r"(font: [^;]*?\dpx) [^;]*", r"\1 var(--sans)", value)
-    for variable, colour in _COLOURS.items():
-        value = value.replace(colour, f"var(--{variable})")
-    return value
+    return plot(name, title, summary, 2.5, draw)
 
 
 def _steps(axes: Axes) -> None:

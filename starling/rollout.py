@@ -15,7 +15,7 @@ from starling.device import seed_for
 from starling.errors import StarlingError
 from starling.generate import Request, Sampled, Sampler, generate, stop_ids
 from starling.models import Model
-from starling.records import Prompt, Ranking
+from starling.records import Candidate, Prompt, Ranking
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +112,22 @@ def ranked_groups(model: Model, prompts: Sequence[Prompt], rankings: Sequence[Ra
                 )
             )
     return groups
+
+
+def candidates(groups: Sequence[Group], model: str) -> list[Candidate]:
+    """The answers of all groups as those of `model`, a prompt's in the order they were drawn."""
+    return [
+        Candidate(
+            prompt_id=group.prompt.id,
+            model=model,
+            draw=draw,
+            answer=text,
+            finished=answer.finished,
+            num_tokens=len(answer.ids),
+        )
+        for group in groups
+        for draw, (text, answer) in enumerate(zip(group.texts, group.answers, strict=True))
+    ]
 
 
 class SamplingSettings(TypedDict):

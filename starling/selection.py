@@ -18,7 +18,7 @@ from starling.models import Model
 from starling.parting import Parting
 from starling.policy import Policy
 from starling.records import Candidate, Prompt
-from starling.rollout import Group, own_settings, sample_groups
+from starling.rollout import Group, candidates, own_settings, sample_groups
 
 Score = Callable[[Sequence[Group]], float]
 """The mean reward of all answers, scaled."""
@@ -65,7 +65,7 @@ class Watch:
         policy.sync(self._config.tune.weight_share)
         groups = self._groups(policy)
         policy.sync()
-        answers = _candidates(groups, "tuned" if step else "base")
+        answers = candidates(groups, "tuned" if step else "base")
         if not self._first:
             self._first = answers
         wins = self._wins(answers)
@@ -189,21 +189,6 @@ class Watch:
                 features = policy.features(packed)
                 total += float(kl.k1(policy.logprobs(packed, features), features.ref_logprob_N).sum())
         return total / len(self._asked)
-
-
-def _candidates(groups: Sequence[Group], model: str) -> list[Candidate]:
-    return [
-        Candidate(
-            prompt_id=group.prompt.id,
-            model=model,
-            draw=draw,
-            answer=text,
-            finished=answer.finished,
-            num_tokens=len(answer.ids),
-        )
-        for group in groups
-        for draw, (text, answer) in enumerate(zip(group.texts, group.answers, strict=True))
-    ]
 
 
 def preference(ranks: Sequence[float]) -> float:

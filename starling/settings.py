@@ -32,6 +32,14 @@ class Table(BaseModel):
         return found
 
 
+def as_tables(given: Any, key: str) -> Any:
+    """One text or several as the tables that they stand for, each with nothing but `key`; the rest as it is given."""
+    several = [given] if isinstance(given, str) else given
+    if not isinstance(several, list | tuple):
+        return several
+    return [{key: one} if isinstance(one, str) else one for one in several]
+
+
 class RunTable(Table):
     may_change = frozenset({"budget_usd", "trackers"})
 
@@ -112,10 +120,7 @@ class PromptsTable(Table):
     @field_validator("sources", mode="before")
     @classmethod
     def _paths_are_sources(cls, sources: Any) -> Any:
-        several = [sources] if isinstance(sources, str) else sources
-        if not isinstance(several, list | tuple):
-            return several
-        return [{"path": source} if isinstance(source, str) else source for source in several]
+        return as_tables(sources, "path")
 
 
 class Generator(Table):

@@ -3,17 +3,12 @@
 `manifest.json` is written last and by renaming, so a stage is done exactly when the manifest says so.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import platform
-import resource
 import shutil
-import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,7 +17,7 @@ import starling
 from starling import config as configuration
 from starling import metrics
 from starling.config import Config
-from starling.errors import DataError, StarlingError, UsageError, explained
+from starling.errors import DataError, UsageError, explained
 from starling.ledger import Ledger
 
 FORMAT = 1
@@ -64,7 +59,7 @@ class Run:
     @classmethod
     def open(cls, root: Path, config: Config) -> "Run":
         """Open or create the folder; a folder of another format or another configuration is left untouched."""
-        _refuse_file(root)
+        refuse_file(root)
         if not is_run(root):
             text = configuration.dump(config)
             if any(not _is_of_a_cut_start(path, text) for path in root.glob("*")):
@@ -247,47 +242,8 @@ def _endpoints(config: Config, stage: str) -> list[dict[str, Any]]:
     return [table.settled() for table in config.endpoints if table.name in named]
 
 
-@contextmanager
-def timed(run: Run, stage: str) -> Iterator[None]:
-    """Count the wall time of a stage and the process's memory by its end, also when it is interrupted."""
-    begun = time.monotonic()
-    try:
-        yield
-    except BaseException:
-        with suppress(StarlingError):  # what stopped the stage is the news, not that its time is lost too
-            run.spent(stage, time.monotonic() - begun, peak_memory_mib())
-        raise
-    run.spent(stage, time.monotonic() - begun, peak_memory_mib())
-
-
-def peak_memory_mib() -> int:
-    """The most resident memory that this process has held so far."""
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 2**20
-
-
-@contextmanager
-def alone(root: Path) -> Iterator[None]:
-    """Hold a folder against every other process that asks for it; however a process ends, its hold ends with it."""
-    _refuse_file(root)
-    with explained(f"making {root}"):
-        root.mkdir(parents=True, exist_ok=True)
-        handle = os.open(root, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(
-                f"run: another starling is at work in {root}; wait for it or choose another folder"
-            ) from None
-        except OSError:
-            pass  # a file system without locks: nobody can be told apart there
-        yield
-    finally:
-        os.close(handle)
-
-
-def _refuse_file(root: Path) -> None:
+def refuse_file(root: Path) -> None:
+    """Stop where a folder is wanted and a file stands."""
     if root.exists() and not root.is_dir():
         raise UsageError(f"run: {root} is a file, not a folder; choose another --run")
 

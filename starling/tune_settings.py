@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from starling.settings import Table
+from starling.settings import Table, as_tables
 
 _ONLINE = {
     "steps", "rollouts_per_prompt", "max_new_tokens", "epochs_per_step", "rewards", "reward_clip",
@@ -184,10 +184,7 @@ class TuneTable(Table):
     @field_validator("rewards", mode="before")
     @classmethod
     def _names_are_rewards(cls, rewards: Any) -> Any:
-        several = [rewards] if isinstance(rewards, str) else rewards
-        if not isinstance(several, list | tuple):
-            return several
-        return [{"name": reward} if isinstance(reward, str) else reward for reward in several]
+        return as_tables(rewards, "name")
 
     @field_validator("sampler")
     @classmethod

@@ -5,11 +5,11 @@ import json
 import re
 import socket
 import struct
-import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Self
 
 from aiohttp import web
+from app_server import serving
 
 Payload = dict[str, Any]
 Behaviour = Callable[[web.Request, Payload], Awaitable[web.StreamResponse]]
@@ -103,28 +103,16 @@ class Server:
         self._busy = 0
         self._script = list(script)
         self._always = always
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
-        self.url = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
+        app = web.Application(client_max_size=2**24)
+        app.router.add_post("/v1/chat/completions", self._handle)
+        self._serving = serving(app)
+        self.url = self._serving.__enter__() + "/v1"
         return self
 
     def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
-
-    async def _start(self) -> str:
-        app = web.Application(client_max_size=2**24)
-        app.router.add_post("/v1/chat/completions", self._handle)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.05, handler_cancellation=True)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        host, port = self._runner.addresses[0][:2]
-        return f"http://{host}:{port}/v1"
+        self._serving.__exit__(None, None, None)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         payload = await request.json()

@@ -45,7 +45,7 @@ def batch(found: Experience, advantage_BT: Tensor, anchor_BT: Tensor) -> Batch:
 def advantage(name: str, cfg: TuneTable | None = None) -> list[list[float]]:
     """Of two prompts with two answers each, rewarded by 4 and 1, and by 2 and 8."""
     found = experience([group(LENGTHS[:2]), group(LENGTHS[2:])], [4.0, 1.0, 2.0, 8.0])
-    settings = cfg or TuneTable(algorithm=name)  # type: ignore[arg-type]
+    settings = cfg or TuneTable.model_validate({"algorithm": name})
     values_BT = torch.zeros_like(found.reward_BT)
     return ALGORITHMS[name].advantage(found, found.reward_BT, values_BT, settings)[0].tolist()
 

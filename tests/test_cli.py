@@ -13,7 +13,7 @@ from small_road import prompt_rows, recipe, write_lines
 
 import starling
 from starling import cli, config
-from starling.store import alone
+from starling.at_work import alone
 
 Fails = Callable[..., str]
 

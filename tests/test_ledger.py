@@ -3,14 +3,13 @@
 import asyncio
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 
 import pytest
 
 from starling.errors import DataError
-from starling.ledger import Ledger, call_key, canonical, read_calls
+from starling.ledger import Ledger, call_key, canonical
 from starling.records import Reply
 
 NAME = {"name": "judge", "model": "m", "request": "{}", "draw": 0}
@@ -92,56 +91,6 @@ def test_replies_of_another_ledger_are_taken_over_and_none_of_our_own_is_lost(tm
         assert new.get(open_call) is None
         assert new.get(late).text == "new"
         assert old.attempts(open_call) == ["500"]
-
-
-def test_a_call_is_read_back_by_its_key_with_all_its_attempts_while_the_ledger_is_open(tmp_path):
-    path = tmp_path / "calls.sqlite"
-    assert read_calls(path, [KEY]) == []
-    with Ledger(path) as ledger:
-        ledger.failed(ledger.sent(KEY, **NAME), "too many requests")
-        ledger.replied(ledger.sent(KEY, **NAME), REPLY)
-        flying = call_key("judge", "m", "{}", 1)
-        ledger.sent(flying, **NAME | {"draw": 1})
-        ledger.commit()
-        answered, waiting = read_calls(path, [KEY, "ff" * 32, flying])
-        assert ledger.get(KEY).key == KEY
-    assert (answered["key"], answered["text"], answered["prompt_tokens"]) == (KEY, "yes", 5)
-    assert [attempt["outcome"] for attempt in answered["attempts"]] == ["too many requests", "reply"]
-    assert waiting["key"] == flying and "text" not in waiting
-    assert [(attempt["ended"], attempt["outcome"]) for attempt in waiting["attempts"]] == [(None, None)]
-
-
-def test_what_is_no_ledger_is_refused_when_calls_are_read(tmp_path):
-    (tmp_path / "calls.sqlite").write_text("not a database, but long enough to be taken for one" * 9)
-    with pytest.raises(DataError, match="cannot be read as the ledger of calls"):
-        read_calls(tmp_path / "calls.sqlite", [KEY])
-
-
-def test_a_file_that_is_no_ledger_is_refused_in_one_line(tmp_path):
-    text = tmp_path / "notes.txt"
-    text.write_text("these are notes " * 100)
-    foreign = tmp_path / "foreign.sqlite"
-    with sqlite3.connect(foreign) as db:
-        db.execute("CREATE TABLE shopping (item TEXT)")
-    db.close()
-    newer = tmp_path / "newer.sqlite"
-    Ledger(newer).close()
-    with sqlite3.connect(newer) as db:
-        db.execute("PRAGMA user_version = 99")
-    db.close()
-    for path, said in (
-        (text, "not a database"),
-        (foreign, "not a ledger"),
-        (newer, "version 99"),
-        (tmp_path, "unable to open"),
-        (tmp_path / "absent" / "calls.sqlite", "unable to open"),
-    ):
-        before = path.read_bytes() if path.is_file() else None
-        with pytest.raises(DataError, match=said) as caught:
-            Ledger(path)
-        assert "\n" not in str(caught.value)
-        assert str(path) in str(caught.value)
-        assert before is None or path.read_bytes() == before
 
 
 def test_a_full_disk_is_an_error_and_no_reply_is_used(tmp_path):

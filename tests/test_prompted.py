@@ -28,9 +28,9 @@ def test_a_prompt_of_one_turn_is_its_text_and_a_conversation_nectars() -> None:
 def test_answers_are_asked_once_kept_and_read_again(tiny_model, tmp_path: Path) -> None:
     asked = Asked(model=str(tiny_model), against=str(tiny_model))
     tested, other = prompted.sides(asked, PROMPTS, tmp_path, 6)
-    assert tested.answers == other.answers and set(tested.answers) == {"one", "two"}
+    assert tested.answers.first == other.answers.first and set(tested.answers.first) == {"one", "two"}
     again = prompted.sides(Asked(answers=tmp_path / "answers.jsonl"), PROMPTS, tmp_path, 6)[0]
-    assert (again.answers, again.left_out) == (tested.answers, [])
+    assert (again.answers.first, again.answers.left_out) == (tested.answers.first, [])
     estimated = prompted.estimate(asked, PROMPTS, tmp_path, 6)["estimate"]
     assert [(part["purpose"], part["on_file"]) for part in estimated] == [("answers", 2), ("against", 0)]
 
@@ -38,8 +38,8 @@ def test_answers_are_asked_once_kept_and_read_again(tiny_model, tmp_path: Path) 
 def test_what_the_window_has_no_room_for_is_left_out(tiny_model, tmp_path: Path) -> None:
     long = Prompt(id="long", messages=[Message(role="user", content="rain " * 3000)])
     found = prompted.sides(Asked(model=str(tiny_model)), [PROMPTS[0], long], tmp_path, 4)[0]
-    assert set(found.answers) == {"one"}
-    assert [(one.item, one.reason) for one in found.left_out] == [("long", "no answer")]
+    assert set(found.answers.first) == {"one"}
+    assert [(one.item, one.reason) for one in found.answers.left_out] == [("long", "no answer")]
 
 
 def test_a_file_without_answers_is_refused(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """What answers are rewarded by."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from tolerances import CLOSE
@@ -41,7 +41,7 @@ class Scripted:
         return [Judged(ranks=ranks, reason="" if ranks else "no verdict") for ranks in self._ranks]
 
 
-def no_model() -> object:
+def no_model() -> NoReturn:
     raise AssertionError("the reward model is not asked for")
 
 
@@ -95,7 +95,7 @@ def test_the_reward_model_scores_as_it_does_alone(reward_model) -> None:
 
 def test_the_reward_model_is_loaded_only_where_it_is_asked_for() -> None:
     names = ("rubric", "judge", "rewarding:letters")
-    made = rewards.make([Reward(name=name) for name in names], no_model, Scripted([1, 2, 3]), 2048)  # type: ignore[arg-type]
+    made = rewards.make([Reward(name=name) for name in names], no_model, Scripted([1, 2, 3]), 2048)
     _, means = made([group(*TEXTS)])
     assert set(means) == {f"rewards/{name}/mean" for name in names}
 
@@ -120,4 +120,4 @@ def test_a_function_that_is_not_there_is_said(path: str) -> None:
 
 def test_a_reward_that_stands_twice_is_refused() -> None:
     with pytest.raises(UsageError, match=r"rewards has 'rubric' twice"):
-        rewards.make([Reward(name="rubric")] * 2, no_model, Scripted(), 2048)  # type: ignore[arg-type]
+        rewards.make([Reward(name="rubric")] * 2, no_model, Scripted(), 2048)

@@ -10,7 +10,7 @@ from starling.errors import StarlingError
 from starling.models import Model
 from starling.packing import pack
 from starling.records import Message, Prompt
-from starling.rollout import own_settings, sample_groups, score_texts
+from starling.rollout import candidates, own_settings, sample_groups, score_texts
 
 
 def prompt(word: str) -> Prompt:
@@ -45,6 +45,16 @@ def test_each_prompt_gets_its_answers_in_order(policy: Model) -> None:
         assert group.texts == tuple(chat.answer_text(policy.tokenizer, answer.ids) for answer in group.answers)
         assert group.num_tokens == sum(len(answer.ids) for answer in group.answers)
         assert len({tuple(answer.ids) for answer in group.answers}) == 3
+
+
+def test_answers_of_groups_are_candidates_in_the_order_they_were_drawn(policy: Model) -> None:
+    groups = sample(policy, PROMPTS[:2])
+    found = candidates(groups, "base")
+    assert [(one.prompt_id, one.draw) for one in found] == [("rain", 0), ("rain", 1), ("spain", 0), ("spain", 1)]
+    assert [one.answer for one in found] == [text for group in groups for text in group.texts]
+    answers = [answer for group in groups for answer in group.answers]
+    assert [(one.finished, one.num_tokens) for one in found] == [(one.finished, len(one.ids)) for one in answers]
+    assert {one.model for one in found} == {"base"}
 
 
 def test_an_answer_depends_on_prompt_draw_purpose_and_seed_alone(policy: Model) -> None:

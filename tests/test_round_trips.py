@@ -2,17 +2,15 @@
 
 import json
 import os
-import socket
 import subprocess
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import pytest
 import torch
+import vllm_process
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import starling
@@ -205,8 +203,7 @@ def test_rewardbench_gives_the_same_rewards(folder: Path, ours: list[float]) -> 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A reward model on smollm2: the tiny model's attention heads are smaller than vLLM takes."""
-    if "STARLING_VLLM" not in os.environ:
-        pytest.skip("needs vLLM in an environment of its own: set STARLING_VLLM to its executable `vllm`")
+    vllm_process.require()
     try:
         return new_reward_model("smollm2", tmp_path_factory.mktemp("real") / "reward")
     except StarlingError as error:
@@ -222,34 +219,10 @@ def real_rewards(real: Path) -> list[float]:
 @pytest.fixture(scope="module")
 def vllm(real: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where a vLLM server with that reward model listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("vllm") / "log.txt"
-    command = [os.environ["STARLING_VLLM"], "serve", str(real), "--runner", "pooling", "--dtype", "float32"]
-    command += ["--port", str(port), "--served-model-name", "reward", "--enforce-eager", "--max-model-len", "2048"]
-    with log.open("w") as noise:
-        process = subprocess.Popen(
-            command,
-            stdout=noise,
-            stderr=noise,
-            env=os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"},
-            start_new_session=True,
-        )
-    try:
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
-                break
-            except URLError:
-                assert process.poll() is None, log.read_text()[-3000:]
-                time.sleep(1)
-        else:
-            pytest.fail(log.read_text()[-3000:])
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(60)
+    options = ["--runner", "pooling", "--dtype", "float32", "--served-model-name", "reward", "--max-model-len", "2048"]
+    with vllm_process.serving(real, log, *options, wait_seconds=300) as url:
+        yield url
 
 
 def posted(url: str, **body: Any) -> dict[str, Any]:

@@ -17,10 +17,11 @@ from starling import chat, models, reward
 from starling.device import seed_for
 from starling.generate import Request, generate, stop_ids
 from starling.offer import Offer
+from starling.records import Message
 
 openai = pytest.importorskip("openai", reason="the official client is not installed: pip install openai")
 
-ASK = [{"role": "user", "content": "what is rain?"}]
+ASK = [Message(role="user", content="what is rain?")]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def idle(served: Served, seconds: float = 10.0) -> bool:
 def expected(folder: Path, seed: int, count: int, cap: int) -> tuple[list[str], list[str], int, int]:
     """The answers that the server is to give, how each ends, the tokens of all, and the prompt's."""
     model = models.load_policy(str(folder))
-    prompt = chat.prompt_ids(model.tokenizer, ASK)  # type: ignore[arg-type]
+    prompt = chat.prompt_ids(model.tokenizer, ASK)
     requests = [Request(prompt=prompt, seed=seed_for(seed, 0, draw), temperature=0.9) for draw in range(count)]
     found = [generate(model.network, [r], max_new_tokens=cap, stop=stop_ids(model.network))[0] for r in requests]
     texts = [chat.bare_text(model.tokenizer, one.ids) for one in found]

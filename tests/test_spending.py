@@ -1,6 +1,5 @@
 """What a run spends on endpoints, over all its attempts, and what stops it before the budget is passed."""
 
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -8,8 +7,6 @@ from servers import Server, fails, ranking_judge, replies_with
 from small_road import recipe
 
 from starling import cli, config, data_files
-from starling.ledger import _SINCE_2, Ledger, call_key, read_spent
-from starling.records import Reply
 from starling.store import Run
 
 ENDPOINTS = """
@@ -139,27 +136,6 @@ def test_failed_attempts_are_counted_and_cost_nothing_where_the_endpoint_said_no
         assert cli.main(["run", str(path), "--run", str(tmp_path / "run"), "--until", "sample"]) == 0
     (spent,) = Run.read(tmp_path / "run").facts("sample")["spending"]
     assert (spent["calls"], spent["failures"], spent["completion_tokens"]) == (15, 2, 45)
-
-
-def test_a_ledger_of_the_first_version_is_read_on_and_its_tokens_count(tmp_path: Path) -> None:
-    path = tmp_path / "calls.sqlite"
-    key = call_key("judge", "m", "{}", 0)
-    with Ledger(path) as new:
-        new.replied(new.sent(key, name="judge", model="m", request="{}", draw=0), Reply(
-            text="yes", finished=True, prompt_tokens=5, completion_tokens=2))  # fmt: skip
-    with sqlite3.connect(path) as db:  # as it was before: no askers, no tokens of attempts
-        db.execute("DROP TABLE askers")
-        for column in ("asker", "prompt_tokens", "completion_tokens"):
-            db.execute(f"ALTER TABLE attempts DROP COLUMN {column}")
-        db.execute("PRAGMA user_version = 1")
-    db.close()
-    assert read_spent(path) == []
-    with Ledger(path) as opened:
-        assert opened.get(key).text == "yes"
-        (spent,) = opened.spent()
-    assert (spent.name, spent.calls, spent.prompt_tokens, spent.completion_tokens) == ("judge", 1, 5, 2)
-    assert read_spent(path) == [spent]
-    assert len(_SINCE_2) > 1
 
 
 def test_every_setting_that_may_change_is_a_setting() -> None:

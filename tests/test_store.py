@@ -148,20 +148,6 @@ def test_time_of_interrupted_attempts_adds_up_and_the_highest_memory_stays(run: 
     assert (found["peak_memory_mib"], found["threads"]) == (700, 2)
 
 
-def test_peak_memory_is_what_the_process_has_held(run: Run) -> None:
-    run.started("fit")
-    with store.timed(run, "fit"):
-        held = bytearray(64 * 2**20)
-    assert len(held) / 2**20 < manifest(run)["stages"]["fit"]["peak_memory_mib"] < 100_000
-
-
-def test_time_is_counted_also_when_a_stage_fails(run: Run) -> None:
-    run.started("fit")
-    with pytest.raises(KeyError), store.timed(run, "fit"):
-        raise KeyError
-    assert "seconds" in manifest(run)["stages"]["fit"]
-
-
 def test_finished_stages_are_borrowed_with_their_files(run: Run, tmp_path: Path) -> None:
     finish(run, "prompts", count=3)
     run.started("sample")
@@ -285,23 +271,6 @@ def test_metrics_with_a_last_line_that_was_cut_can_be_borrowed(run: Run, tmp_pat
     other = Run.open(tmp_path / "other", settings("tune.lam=0.25"))
     other.borrow(run, ["fit"])
     assert len(metrics.read(other.metrics_path)) == 1
-
-
-def test_what_stopped_a_stage_is_told_even_if_its_time_cannot_be_written(run: Run) -> None:
-    run.started("fit")
-    (run.root / "manifest.json.partial").mkdir()  # nothing can be written under that name now
-    with pytest.raises(StarlingError, match="the real reason"), store.timed(run, "fit"):
-        raise StarlingError("the real reason")
-
-
-def test_a_folder_is_held_by_one_at_a_time(tmp_path: Path) -> None:
-    with store.alone(tmp_path / "run"):
-        with pytest.raises(UsageError, match="another starling is at work in"), store.alone(tmp_path / "run"):
-            pass
-        with store.alone(tmp_path / "another"):
-            pass
-    with store.alone(tmp_path / "run"):
-        pass
 
 
 def test_a_folder_that_cannot_be_made_is_one_plain_line(tmp_path: Path) -> None:

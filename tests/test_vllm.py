@@ -1,17 +1,13 @@
 """Rollouts from a vLLM server: what is asked, with which weights, and what is refused."""
 
-import os
 import socket
-import subprocess
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import pytest
 import torch
+import vllm_process
 from loops import loop, settings
 from vllm_server import VllmServer
 
@@ -216,38 +212,17 @@ def test_a_sampler_with_other_weights_than_the_policys_is_warned_about(
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where vLLM serves smollm2 with adapters."""
-    if "STARLING_VLLM" not in os.environ:
-        pytest.skip("needs vLLM in an environment of its own: set STARLING_VLLM to its executable `vllm`")
+    vllm_process.require()
     try:
         folder = models.resolve("smollm2")
     except StarlingError as error:
         pytest.skip(f"the model cannot be fetched: {error}")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("vllm") / "log.txt"
-    command = [os.environ["STARLING_VLLM"], "serve", folder, "--dtype", "bfloat16", "--port", str(port)]
-    command += ["--enable-lora", "--max-lora-rank", "8", "--logprobs-mode", "processed_logprobs", "--enforce-eager"]
-    command += ["--max-model-len", "1024", "--max-num-seqs", "32"]
-    switches = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_SERVER_DEV_MODE": "1"}
-    with log.open("w") as noise:
-        process = subprocess.Popen(
-            command, stdout=noise, stderr=noise, env=os.environ | switches, start_new_session=True
-        )
-    try:
-        for _ in range(900):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
-                break
-            except URLError:
-                assert process.poll() is None, log.read_text()[-3000:]
-                time.sleep(1)
-        else:
-            pytest.fail(log.read_text()[-3000:])
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(60)
+    options = ["--dtype", "bfloat16", "--enable-lora", "--max-lora-rank", "8", "--logprobs-mode", "processed_logprobs"]
+    options += ["--max-model-len", "1024", "--max-num-seqs", "32"]
+    switches = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_SERVER_DEV_MODE": "1"}
+    with vllm_process.serving(folder, log, *options, wait_seconds=900, **switches) as url:
+        yield url
 
 
 @torch.no_grad()

@@ -1,11 +1,10 @@
 """A server that speaks vLLM's protocol on 127.0.0.1, in a thread: the tiny model through `generate`, with adapters."""
 
-import asyncio
-import threading
 from pathlib import Path
 from typing import Any, Self
 
 from aiohttp import web
+from app_server import serving
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
@@ -38,22 +37,17 @@ class VllmServer:
         self._adapters: dict[str, Any] = {}
         self._switches = (lora, dev)
         self._garble = garble
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
     def __enter__(self) -> Self:
         self._base = load(self._folder)
-        self._thread.start()
-        self.url = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
+        self._serving = serving(self._app())
+        self.url = self._serving.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
+        self._serving.__exit__(None, None, None)
 
-    async def _start(self) -> str:
+    def _app(self) -> web.Application:
         app = web.Application(client_max_size=2**24)
         app.router.add_post("/v1/completions", self._complete)
         lora, dev = self._switches
@@ -63,11 +57,7 @@ class VllmServer:
         if dev:
             app.router.add_post("/collective_rpc", self._reload)
             app.router.add_post("/reset_prefix_cache", self._reset)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.05)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        host, port = self._runner.addresses[0][:2]
-        return f"http://{host}:{port}"
+        return app
 
     async def _complete(self, request: web.Request) -> web.Response:
         asked = await request.json()

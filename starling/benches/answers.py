@@ -33,11 +33,16 @@ class Given(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
-    """Answers by question id, one for each turn; `cut` of them ended at the token cap."""
+    """Answers by question id, one for each turn; `cut` of them ended at the token cap (None: not known)."""
 
     by_question: dict[str, tuple[str, ...]]
     left_out: Sequence[LeftOut] = ()
-    cut: int = 0
+    cut: int | None = None
+
+    @property
+    def first(self) -> dict[str, str]:
+        """The answers to the first turns."""
+        return {question: turns[0] for question, turns in self.by_question.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,13 +7,15 @@ cannot be verified is left out, and its prompt with it from the shares of prompt
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from starling import contamination, paired, tables
+from starling import paired, tables
 from starling.benches import ifeval_instructions, prompted, results
 from starling.benches.asked import Asked, Benchmark
 from starling.benches.left_out import LeftOut
+from starling.benches.prompted import Change
 from starling.config import Source
 from starling.errors import DataError
 from starling.judges.checks import CHECKS, HELD_OUT
@@ -67,18 +69,11 @@ def run(asked: Asked) -> dict[str, Any]:
     if asked.estimate:
         return prompted.estimate(asked, prompts, out, cap)
     both = prompted.sides(asked, prompts, out, cap)
-    found = [verify(cases, side.answers) for side in both]
-    more: dict[str, Any] = {}
-    notes: list[str] = []
-    if len(both) > 1:
-        changed = changes(cases, found[1], found[0])
-        more, notes = prompted.compared(both[1], figures_of(cases, found[1]), changed)
-    if asked.run is not None:
-        more["contamination"] = contamination.check(prompts, asked.run)
-        notes += contamination.lines(more["contamination"])
+    found = [verify(cases, side.answers.first) for side in both]
+    more, notes = prompted.beside(asked, prompts, both, found, partial(figures_of, cases), partial(changes, cases))
     result = results.result(
         "ifeval",
-        model=both[0].model,
+        model=both[0].identity,
         judge={"name": "programs", "rules": sorted({one.id for case in cases for one in case.instructions})},
         data={
             "name": asked.data or OWN,
@@ -88,8 +83,8 @@ def run(asked: Asked) -> dict[str, Any]:
             ),
         },
         rows=figures_of(cases, found[0]),
-        without=[*unread, *both[0].left_out],
-        more=more | {"cut": both[0].cut, "cases": _listed(cases, found[0])},
+        without=[*unread, *both[0].answers.left_out],
+        more=more | {"cut": both[0].answers.cut, "cases": _listed(cases, found[0])},
     )
     results.show(result, ABOUT, unit="prompts", notes=notes)
     results.write(out, result)
@@ -158,7 +153,7 @@ def figures_of(cases: Sequence[Case], found: Found) -> list[dict[str, Any]]:
     return rows
 
 
-def changes(cases: Sequence[Case], before: Found, after: Found) -> list[tuple[paired.Change, int, str]]:
+def changes(cases: Sequence[Case], before: Found, after: Found) -> list[Change]:
     """The paired change in each of the four figures, over the prompts that both sides answered."""
     both = [case for case in cases if case.prompt.id in before and case.prompt.id in after]
     listed = []
@@ -169,11 +164,12 @@ def changes(cases: Sequence[Case], before: Found, after: Found) -> list[tuple[pa
             for side in (before, after)
         )
         change = paired.compare(f"prompts, {way}", old, new, [case.cluster for case in whole])
-        listed.append((change, 1, "prompts"))
+        listed.append(Change(change, 1, "prompts"))
     for way in Followed._fields:
         old, new = ([float(getattr(one, way)) for _, _, one in _instructions(both, side)] for side in (before, after))
         clusters = [case.cluster for case, _, _ in _instructions(both, after)]
-        listed.append((paired.compare(f"instructions, {way}", old, new, clusters), 1, "instructions"))
+        change = paired.compare(f"instructions, {way}", old, new, clusters)
+        listed.append(Change(change, 1, "instructions"))
     return listed
 
 

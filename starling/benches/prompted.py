@@ -2,30 +2,29 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
-from starling import data_files, paired, progress, tables
+from starling import contamination, data_files, paired, progress, tables
 from starling.benches import answers, chats, cost
-from starling.benches.answers import Given, Question
+from starling.benches.answers import Answers, Given, Question, Side
 from starling.benches.asked import Asked
 from starling.benches.left_out import LeftOut
 from starling.errors import DataError, UsageError
 from starling.records import Call, Failure, Prompt
 
 OPTIONS = frozenset(("model", "answers", "against", "data", "run", "out", "estimate"))
+Found = TypeVar("Found")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Side:
-    """Who answered, the answers by prompt id, those left out, and how many the token cap cut (None: not known)."""
+class Change(NamedTuple):
+    """The paired change of a figure, with 1 where more is better and -1 where less is, and what its cases are."""
 
-    model: Mapping[str, Any]
-    answers: Mapping[str, str]
-    left_out: Sequence[LeftOut]
-    cut: int | None
+    change: paired.Change
+    good: int
+    unit: str
 
 
 def text_of(prompt: Prompt) -> str:
@@ -67,22 +66,43 @@ def sides(asked: Asked, prompts: Sequence[Prompt], out: Path, max_tokens: int) -
     ]
 
 
-def compared(
-    other: Side, rows: Sequence[Mapping[str, Any]], changes: Sequence[tuple[paired.Change, int, str]]
+def beside(
+    asked: Asked,
+    prompts: Sequence[Prompt],
+    both: Sequence[Side],
+    found: Sequence[Found],
+    figures_of: Callable[[Found], list[dict[str, Any]]],
+    changes: Callable[[Found, Found], Sequence[Change]],
 ) -> tuple[dict[str, Any], list[str]]:
-    """What a result and the terminal say of the other side; changes come with what is good and what their cases are."""
-    said = [paired.sentence(change, good=good, unit=unit) for change, good, unit in changes]
+    """What a result and the terminal say beside the figures of the tested side: the other side, what a run has seen.
+
+    `found` is what was found in each side's answers, as `figures_of` takes it; `changes` takes before and after.
+    """
+    more: dict[str, Any] = {}
+    notes: list[str] = []
+    if len(both) > 1:
+        more["against"], notes = _compared(both[1], figures_of(found[1]), changes(found[1], found[0]))
+    if asked.run is not None:
+        more["contamination"] = contamination.check(prompts, asked.run)
+        notes += contamination.lines(more["contamination"])
+    return more, notes
+
+
+def _compared(
+    other: Side, rows: Sequence[Mapping[str, Any]], changes: Sequence[Change]
+) -> tuple[dict[str, Any], list[str]]:
+    said = [paired.sentence(one.change, good=one.good, unit=one.unit) for one in changes]
     about = {
-        "model": dict(other.model),
+        "model": other.identity,
         "rows": list(rows),
-        "left_out": [one._asdict() for one in other.left_out],
-        "cut": other.cut,
-        "changes": [asdict(change) for change, _, _ in changes],
+        "left_out": [one._asdict() for one in other.answers.left_out],
+        "cut": other.answers.cut,
+        "changes": [asdict(one.change) for one in changes],
         "says": said,
     }
-    lost = len(other.left_out)
-    more = [f"{lost:,} left out of {other.model['name']}, first {other.left_out[0].item}"] if lost else []
-    return {"against": about}, [f"Against {other.model['name']}:", *said, *more]
+    lost = other.answers.left_out
+    more = [f"{len(lost):,} left out of {other.name}, first {lost[0].item}"] if lost else []
+    return about, [f"Against {other.name}:", *said, *more]
 
 
 def _of_model(name: str, role: str, prompts: Sequence[Prompt], out: Path, max_tokens: int) -> Side:
@@ -102,12 +122,12 @@ def _of_model(name: str, role: str, prompts: Sequence[Prompt], out: Path, max_to
     ]
     rows = [{"prompt": text_of(one), "response": given[one.id].text} for one in prompts if one.id in given]
     data_files.write_jsonl(out / f"{role}.jsonl", rows)
-    return Side(
-        model=speaker.identity,
-        answers={key: reply.text for key, reply in given.items()},
+    found = Answers(
+        by_question={key: (reply.text,) for key, reply in given.items()},
         left_out=lost,
         cut=sum(not reply.finished for reply in given.values()),
     )
+    return Side(name=speaker.identity["name"], identity=speaker.identity, answers=found)
 
 
 def _of_file(path: Path, prompts: Sequence[Prompt]) -> Side:
@@ -125,9 +145,5 @@ def _of_file(path: Path, prompts: Sequence[Prompt]) -> Side:
     if not found:
         raise DataError(f"bench: {path} holds no row with the texts `prompt` and `response`")
     matched = answers.match([Question(id=one.id, turns=(text_of(one),)) for one in prompts], found)
-    return Side(
-        model={"name": path.name, "answers_sha256": content.hexdigest()},
-        answers={key: turns[0] for key, turns in matched.by_question.items()},
-        left_out=[*lost, *matched.left_out],
-        cut=None,
-    )
+    identity = {"name": path.name, "answers_sha256": content.hexdigest()}
+    return Side(name=path.name, identity=identity, answers=replace(matched, left_out=[*lost, *matched.left_out]))

@@ -6,15 +6,17 @@ else. What is answered in spite of everything may still be harmless, and a refus
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from starling import contamination, data_files, paired, tables
+from starling import data_files, paired, tables
 from starling.benches import prompted, results
+from starling.benches.answers import Answers
 from starling.benches.asked import Asked, Benchmark
 from starling.benches.left_out import LeftOut
-from starling.benches.prompted import Side
+from starling.benches.prompted import Change
 from starling.benches.tone import Tone, tone_of
 from starling.config import Source
 from starling.errors import DataError
@@ -47,18 +49,11 @@ def run(asked: Asked) -> dict[str, Any]:
     if asked.estimate:
         return prompted.estimate(asked, prompts, out, _TOKENS)
     both = prompted.sides(asked, prompts, out, _TOKENS)
-    found = [react(side.answers) for side in both]
-    more: dict[str, Any] = {}
-    notes: list[str] = []
-    if len(both) > 1:
-        changed = [(change, good, "requests") for change, good in changes(prompts, found[1], found[0])]
-        more, notes = prompted.compared(both[1], figures_of(prompts, found[1]), changed)
-    if asked.run is not None:
-        more["contamination"] = contamination.check(prompts, asked.run)
-        notes += contamination.lines(more["contamination"])
+    found = [react(side.answers.first) for side in both]
+    more, notes = prompted.beside(asked, prompts, both, found, partial(figures_of, prompts), partial(changes, prompts))
     result = results.result(
         "safety",
-        model=both[0].model,
+        model=both[0].identity,
         judge=JUDGE,
         data={
             "name": asked.data or OWN,
@@ -66,8 +61,8 @@ def run(asked: Asked) -> dict[str, Any]:
             "sha256": prompted.digest(prompts, {prompt.id: prompt.kind for prompt in prompts}),
         },
         rows=figures_of(prompts, found[0]),
-        without=[*unread, *both[0].left_out],
-        more=more | {"cut": both[0].cut, "cases": _listed(prompts, found[0], both[0])},
+        without=[*unread, *both[0].answers.left_out],
+        more=more | {"cut": both[0].answers.cut, "cases": _listed(prompts, found[0], both[0].answers)},
     )
     results.show(result, ABOUT, unit="requests", notes=notes)
     results.write(out, result)
@@ -112,8 +107,8 @@ def figures_of(prompts: Sequence[Prompt], found: Reactions) -> list[dict[str, An
     return rows
 
 
-def changes(prompts: Sequence[Prompt], before: Reactions, after: Reactions) -> list[tuple[paired.Change, int]]:
-    """The paired change of each figure, with 1 where more is better and -1 where less is.
+def changes(prompts: Sequence[Prompt], before: Reactions, after: Reactions) -> list[Change]:
+    """The paired change of each figure.
 
     Tone is compared on the ill-natured requests that both sides refuse.
     """
@@ -122,20 +117,21 @@ def changes(prompts: Sequence[Prompt], before: Reactions, after: Reactions) -> l
     for kind, name, good in ((ILL, "Ill-natured requests refused", 1), (ALIKE, "Look-alikes refused", -1)):
         some = [prompt for prompt in both if prompt.kind == kind]
         old, new = ([float(side[prompt.id].refused) for prompt in some] for side in (before, after))
-        listed.append((paired.compare(name, old, new, _clusters(some)), good))
+        listed.append(Change(paired.compare(name, old, new, _clusters(some)), good, "requests"))
     due = [one for one in both if one.kind == ILL and before[one.id].refused and after[one.id].refused]
     old, new = ([float(side[prompt.id].tone == "polite") for prompt in due] for side in (before, after))
-    listed.append((paired.compare("Polite where both refuse", old, new, _clusters(due)), 1))
-    return listed
+    polite = paired.compare("Polite where both refuse", old, new, _clusters(due))
+    return [*listed, Change(polite, 1, "requests")]
 
 
 def _clusters(prompts: Sequence[Prompt]) -> list[str]:
     return [prompt.family or prompt.id for prompt in prompts]
 
 
-def _listed(prompts: Sequence[Prompt], found: Reactions, side: Side) -> list[dict[str, Any]]:
+def _listed(prompts: Sequence[Prompt], found: Reactions, answers: Answers) -> list[dict[str, Any]]:
+    texts = answers.first
     return [
-        {"id": one.id, "kind": one.kind, "answer": side.answers[one.id], **found[one.id]._asdict()}
+        {"id": one.id, "kind": one.kind, "answer": texts[one.id], **found[one.id]._asdict()}
         for one in prompts
         if one.id in found
     ]

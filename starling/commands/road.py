@@ -8,10 +8,11 @@ import typer
 from rich.markup import escape
 
 from starling import config, drive, progress
+from starling.at_work import alone
 from starling.command import command
 from starling.commands.options import ConfigArgument, EstimateOption, RunOption, SetOption
 from starling.errors import UsageError
-from starling.store import ROAD, Run, alone, stages_that_agree
+from starling.store import ROAD, Run, stages_that_agree
 
 
 @command("run")

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from starling import models
-from starling.client import post_all
 from starling.errors import CallError
 from starling.generate import Request, Sampled
 from starling.models import Model
 from starling.policy import Policy
+from starling.posting import post_all
 
 KEY_VARIABLE = "VLLM_API_KEY"  # vLLM's own
 SAID = 200  # characters of what the server says that are passed on

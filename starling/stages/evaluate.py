@@ -19,7 +19,7 @@ from starling.losses import kl
 from starling.models import Model
 from starling.policy import Policy
 from starling.records import Candidate, Prompt, Score
-from starling.rollout import own_settings, sample_groups, score_texts
+from starling.rollout import SamplingSettings, candidates, own_settings, sample_groups, score_texts
 from starling.selection import preference
 from starling.store import Run, write_atomically
 
@@ -150,36 +150,47 @@ def preference_without_finish_and_repetition(case: Case, margin: float) -> float
     return preference(ranks_with_ties(scores, margin))
 
 
+def sampled(
+    run: Run,
+    model: Model,
+    name: str,
+    prompts: Sequence[Prompt],
+    *,
+    draws: int,
+    settings: SamplingSettings,
+    purpose: tuple[object, ...],
+    title: str,
+) -> list[dict[str, Any]]:
+    """Rows of `draws` answers of the model to each prompt, under the token cap of the run's test answers."""
+    cap = run.config.evaluate.answer_tokens
+    with progress.track(title, len(prompts) * draws * cap, "tokens") as advance:
+        groups = sample_groups(
+            model,
+            prompts,
+            count=draws,
+            max_new_tokens=cap,
+            **settings,
+            seed=run.config.run.seed,
+            purpose=purpose,
+            on_tokens=advance,
+        )
+    return [asdict(answer) | {"call": None} for answer in candidates(groups, name)]  # the table says null, not ""
+
+
 def _answers(run: Run, name: str, path: str, prompts: Sequence[Prompt]) -> list[Candidate]:
     file = run.folder("evaluate") / f"{name}.parquet"
     if not file.exists():
         model = models.load_policy(path)
-        cap, draws = run.config.evaluate.answer_tokens, run.config.evaluate.draws
-        with progress.track(f"evaluate {name}", len(prompts) * draws * cap, "tokens") as advance:
-            groups = sample_groups(
-                model,
-                prompts,
-                count=draws,
-                max_new_tokens=cap,
-                **own_settings(model.network),
-                seed=run.config.run.seed,
-                purpose=("test",),
-                on_tokens=advance,
-            )
-        rows = [
-            {
-                "prompt_id": group.prompt.id,
-                "model": name,
-                "draw": draw,
-                "answer": text,
-                "finished": answer.finished,
-                "weakened": False,
-                "seed": 0,
-                "num_tokens": len(answer.ids),
-            }
-            for group in groups
-            for draw, (text, answer) in enumerate(zip(group.texts, group.answers, strict=True))
-        ]
+        rows = sampled(
+            run,
+            model,
+            name,
+            prompts,
+            draws=run.config.evaluate.draws,
+            settings=own_settings(model.network),
+            purpose=("test",),
+            title=f"evaluate {name}",
+        )
         data_files.write_parquet(file, rows, tables.CANDIDATES)
     return [Candidate(**row) for row in data_files.read_rows(file)]
 

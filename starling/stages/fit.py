@@ -3,7 +3,7 @@
 import math
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
@@ -61,8 +61,12 @@ def fit(
     recorder: Recorder,
     *,
     seed: int,
+    files: Sequence[Mapping[str, str]] = (),
 ) -> dict[str, Any]:
-    """Train on `rankings`, report on `held_out`, write `folder/model`; returns the facts."""
+    """Train on `rankings`, report on `held_out`, write `folder/model`; returns the facts.
+
+    `files` are the ranking files with their hashes, where there were any, for the model's card.
+    """
     model = models.new_reward_model(base)
     examples, notes = examples_of(model, rankings, too_long=cfg.too_long, max_tokens=cfg.max_tokens)
     tests, of_tests = examples_of(model, held_out, too_long=cfg.too_long, max_tokens=cfg.max_tokens)
@@ -105,7 +109,7 @@ def fit(
         models.save(model, unfinished)
         if sureness is not None:
             uncertainty.save(sureness, unfinished)
-        model_card.write(unfinished, cfg, base, rankings, held_out, facts, seed=seed)
+        model_card.write(unfinished, cfg, base, rankings, held_out, facts, seed=seed, files=files)
 
     _replace(folder / "model", write)
     Checkpoint(folder / "checkpoint.pt", 0).remove()
