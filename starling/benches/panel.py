@@ -151,5 +151,5 @@ def show(found: Mapping[str, Any]) -> None:
 def notes(opinions: Mapping[str, Opinion], unit: str) -> list[str]:
     """How many cases part of the panel judged, if any."""
     partly = sum(opinion.partly for opinion in opinions.values())
-    said = f"{partly:,} {unit} judged by part of the panel: they count in its members' figures, not in its own"
+    said = f"{unit} that only part of the panel judged: {partly:,}; they count in its members' figures, not in its own"
     return [said] if partly else []
