@@ -87,9 +87,9 @@ def write(out: Path, found: Mapping[str, Any]) -> None:
 
 def _named(who: Mapping[str, Any]) -> str:
     parts = [str(who["name"])] + [str(who[key]) for key in ("endpoint", "commit") if who.get(key)]
-    parts += [who["rule"]] if "rule" in who else []
-    hashes = [f"{label} {who[key][:12]}" for key, label in _HASHES.items() if who.get(key)]
-    return ", ".join([" ".join(parts), *hashes])
+    more = [str(who["rule"])] if "rule" in who else []  # of a panel
+    more += [f"{label} {who[key][:12]}" for key, label in _HASHES.items() if who.get(key)]
+    return ", ".join([" ".join(parts), *more])
 
 
 _HASHES = {"weights_sha256": "weights", "template_hash": "template"}
