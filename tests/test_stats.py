@@ -167,11 +167,11 @@ def test_alpha_is_that_of_krippendorffs_own_example_where_values_are_missing() -
 
 def test_alpha_is_one_in_agreement_about_nothing_by_chance_and_does_not_see_scale_or_order() -> None:
     rng = np.random.default_rng(0)
-    one, other = rng.integers(1, 11, (2, 4000)).astype(float)
-    names = [str(at) for at in range(4000)]
+    one, other = rng.integers(1, 11, (2, 1000)).astype(float)
+    names = [str(at) for at in range(1000)]
     assert stats.krippendorff_alpha("x", np.stack([one, one], 1), names).value == 1
     chance = stats.krippendorff_alpha("x", np.stack([one, other], 1), names)
-    assert abs(chance.value) < 0.05 and chance.low < chance.value < chance.high
+    assert abs(chance.value) < 0.1 and chance.low < chance.value < chance.high
     few = np.stack([one, other, one + 1], 1)[:50]
     scaled = stats.krippendorff_alpha("x", 3 * few[:, ::-1] - 7, names[:50])
     assert scaled.value == pytest.approx(stats.krippendorff_alpha("x", few, names[:50]).value, abs=EXACT)
