@@ -7,8 +7,6 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -79,23 +77,6 @@ def test_vllm_that_is_not_installed_is_told(
     assert "there is no `vllm` on the PATH; pip install vllm" in capsys.readouterr().err
 
 
-@contextmanager
-def started(tiny_model: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The command in a process of its own, and its address."""
-    command = [sys.executable, "-m", "starling.cli", "serve", str(tiny_model), *options]
-    environment = {key: value for key, value in os.environ.items() if key != "STARLING_API_KEY"}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as server:
-        told = server.stderr if "--json" in options else server.stdout
-        assert told is not None
-        line = told.readline()
-        try:
-            yield server, line.partition(" on ")[2].partition(";")[0]
-        finally:
-            server.kill()  # one that has ended does not mind
-
-
 def streamed(address: str, model: str, answers: int) -> Any:
     """A long answer as it is written, line by line."""
     asked = {"model": model, "messages": [{"role": "user", "content": "?"}], "n": answers, "stream": True}
@@ -104,11 +85,28 @@ def streamed(address: str, model: str, answers: int) -> Any:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-def test_the_command_serves_until_it_is_told_to_end(tiny_model: Path, number: signal.Signals) -> None:
-    with started(tiny_model, "--port", "0", "--json") as (server, address):
+def test_the_command_serves_until_it_is_told_to_end_whatever_clients_and_others_do(
+    tiny_model: Path, number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [sys.executable, "-m", "starling.cli", "serve", str(tiny_model), "--port", "0", "--json"]
+    environment = {key: value for key, value in os.environ.items() if key != "STARLING_API_KEY"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as server:
+        assert server.stderr is not None
+        address = server.stderr.readline().partition(" on ")[2].partition(";")[0]
+        port = int(address.removesuffix("/v1").rpartition(":")[2])
         with urlopen(f"{address}/models", timeout=60) as reply:
             assert [model["id"] for model in json.load(reply)["data"]] == [tiny_model.name]
-        with streamed(address, tiny_model.name, 100) as stream:
+        gone = streamed(address, tiny_model.name, 128)
+        assert gone.readline().startswith(b"data: ")
+        gone.fp.raw._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        gone.close()  # with a reset, as where the client's process is killed
+        assert cli.main(["serve", str(tiny_model), "--port", str(port)]) == 2
+        assert f"port {port} on 127.0.0.1 is in use" in capsys.readouterr().err
+        with streamed(address, tiny_model.name, 1) as whole:
+            assert whole.read().endswith(b"data: [DONE]\n\n")
+        with streamed(address, tiny_model.name, 128) as stream:
             assert stream.readline().startswith(b"data: ")
             server.send_signal(number)
             rest = stream.read().decode()
@@ -117,23 +115,4 @@ def test_the_command_serves_until_it_is_told_to_end(tiny_model: Path, number: si
     assert err == "serve: closed\n"
     assert json.loads(out) == {"address": address, "model": tiny_model.name, "reward_model": ""}
     assert "the server is closing" in rest and "[DONE]" not in rest
-    port = int(address.removesuffix("/v1").rpartition(":")[2])
     serve.bound("127.0.0.1", port).close()  # it is free again
-
-
-def test_a_client_that_is_killed_in_a_stream_and_a_second_server_do_the_first_no_harm(tiny_model: Path) -> None:
-    with started(tiny_model, "--port", "0") as (server, address):
-        port = address.removesuffix("/v1").rpartition(":")[2]
-        gone = streamed(address, tiny_model.name, 128)
-        assert gone.readline().startswith(b"data: ")
-        gone.fp.raw._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        gone.close()  # with a reset, as where the client's process is killed
-        command = [sys.executable, "-m", "starling.cli", "serve", str(tiny_model), "--port", port]
-        second = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        assert (second.returncode, second.stdout, second.stderr.count("\n")) == (2, "", 1)
-        assert f"port {port} on 127.0.0.1 is in use; stop what holds it or give --port" in second.stderr
-        with streamed(address, tiny_model.name, 1) as stream:
-            assert stream.read().endswith(b"data: [DONE]\n\n")
-        server.terminate()
-        out, err = server.communicate(timeout=60)
-    assert (server.returncode, out, err) == (0, "serve: closed\n", "")
