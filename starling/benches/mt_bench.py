@@ -67,7 +67,8 @@ def run(asked: Asked) -> dict[str, Any]:
         for name, one in zip(panel.names(asked.judge), asked.judge, strict=True):
             judge, rows = mt_judging.judge(one, found.questions, sides, ledger)
             members.append(_Judged(name, judge, rows, _written(rows, out, name, sides, answered)))
-    judge, figures, about = members[0].judge, members[0].figures, {}
+    judge, figures = members[0].judge, members[0].figures
+    about: dict[str, Any] = {}
     if len(members) > 1:
         judge, figures, about = _together(members, out, sides, answered)
     notes = [*figures.notes, *_notes(found.questions, data, sides)]

@@ -57,12 +57,13 @@ def majority(votes: Sequence[float]) -> float:
 
 
 def _side(preference: float) -> int:
+    """Who is preferred: 1 the model, -1 the rival, 0 neither."""
     return (preference > TIE) - (preference < TIE)
 
 
 MARKS = Rule("the mean of the members' marks", fmean, "the same mark", float)
 VERDICTS = Rule("the verdict of more than half of the members, else a tie", majority, "the same verdict", float)
-PREFERENCES = Rule("the mean of the members' preferences", fmean, "the same side, or both a draw", _side)
+PREFERENCES = Rule("the mean of the members' preferences", fmean, "the same side", _side)
 
 
 def names(judges: Sequence[str]) -> list[str]:
@@ -139,12 +140,14 @@ def about(
 def show(found: Mapping[str, Any]) -> None:
     """Print how far the members of a panel agree."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("agreement (95 % interval)", str(found["same"]), "Krippendorff's alpha"):
+    for column in ("agreement", str(found["same"]), "Krippendorff's alpha"):
         table.add_column(column, overflow="fold")
     for one in found["agreement"]:
         between = one["between"]
         named = " and ".join(between) if len(between) == 2 else f"all {len(between)}"
-        table.add_row(texts.terminal(named), figures.share_interval(one["same"]), figures.number_interval(one["alpha"]))
+        same, alpha = one["same"], one["alpha"]
+        told = figures.number_interval(alpha | {"n": alpha["n"] if alpha["n"] != same["n"] else 0})
+        table.add_row(texts.terminal(named), figures.share_interval(same), told)
     progress.console.print(table, soft_wrap=False)
 
 
