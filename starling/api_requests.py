@@ -21,11 +21,17 @@ _UNREAD = ("user", "metadata", "safety_identifier")  # say who asks, not what is
 
 
 class Refused(StarlingError):
-    """A request that the server does not serve, with the HTTP status and OpenAI's code and parameter for it."""
+    """A request that the server does not serve, with the HTTP status and OpenAI's code and parameter for it.
 
-    def __init__(self, message: str, *, status: int = 400, code: str | None = None, param: str | None = None) -> None:
+    `again_seconds` is after what time the same request may be served; None where it never will be.
+    """
+
+    def __init__(
+        self, message: str, *, status: int = 400, code: str | None = None, param: str | None = None,
+        again_seconds: int | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(message)
-        self.status, self.code, self.param = status, code, param
+        self.status, self.code, self.param, self.again_seconds = status, code, param, again_seconds
 
 
 class _Body(BaseModel):

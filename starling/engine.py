@@ -4,13 +4,15 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from starling.errors import StarlingError
 from starling.generate import Drawn, Request, Sampling, stop_ids
 from starling.models import Model
 
+CLOSING = "the server is closing"
 FIRST_TOKENS = 256  # room of a slot beyond the first prompt; it grows with the answers
 Result = TypeVar("Result")
 
@@ -25,8 +27,9 @@ class _Job:
 class Engine:
     """Requests wait in order for one of `slots` slots; those under way advance together, a token a step.
 
-    All state belongs to the event loop. The thread has a step, or a call, to do at a time; between two steps requests
-    join, and those that nobody listens to any more leave.
+    It works within `async with`; at its end every answer ends too, with a reason. All state belongs to the event loop.
+    The thread has a step, or a call, to do at a time; between two steps requests join, and those that nobody listens to
+    any more leave.
     """
 
     def __init__(self, model: Model | None, slots: int) -> None:
@@ -39,6 +42,20 @@ class Engine:
         self._left: set[int] = set()
         self._wake = asyncio.Event()
         self._count = 0
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        self._worker = asyncio.create_task(self._work())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """End every answer and wait for the step that is under way."""
+        self._worker.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._worker
+        self._closed = True
+        self._fail(CLOSING)
+        self._thread.shutdown(wait=True, cancel_futures=True)
 
     @property
     def num_jobs(self) -> int:
@@ -47,6 +64,7 @@ class Engine:
 
     async def tokens(self, request: Request, max_new_tokens: int) -> AsyncGenerator[Drawn, None]:
         """The tokens of one answer as they are drawn; closing the generator gives the answer up."""
+        self._refuse_when_closed()
         job = _Job(request, max_new_tokens)
         self._waiting.append(job)
         self._wake.set()
@@ -63,21 +81,16 @@ class Engine:
 
     async def call(self, function: Callable[[], Result]) -> Result:
         """Run a function in the thread, between two steps."""
+        self._refuse_when_closed()
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)
 
-    async def run(self) -> None:
-        """Work until cancelled."""
+    async def _work(self) -> None:
         while True:
             while not self.num_jobs:
                 self._sampling = None  # an idle server holds no keys and values
                 self._wake.clear()
                 await self._wake.wait()
             await self._advance()
-
-    def close(self) -> None:
-        """End every answer and wait for the step that is under way."""
-        self._fail("the server is closing")
-        self._thread.shutdown(wait=True, cancel_futures=True)
 
     async def _advance(self) -> None:
         free = self._slots - len(self._running.keys() - self._left)
@@ -116,6 +129,10 @@ class Engine:
             alone = {request.prompt: 0 for request in requests.values()}  # no shared beginnings: they come one by one
             self._sampling.admit(requests, caps, alone)
         return self._sampling.step() if len(self._sampling) else []
+
+    def _refuse_when_closed(self) -> None:
+        if self._closed:
+            raise StarlingError(CLOSING)
 
     def _fail(self, reason: str) -> None:
         for job in (*self._waiting, *self._running.values()):

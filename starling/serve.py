@@ -7,7 +7,7 @@ import shutil
 import signal
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Literal
 
 from aiohttp import web
@@ -21,6 +21,7 @@ from starling.server import Server
 
 KEY = "STARLING_API_KEY"
 SLOTS = 16  # answers under way at once; more would make each of them slower on a CPU
+WAITING = 256  # answers that may wait for a slot; whoever comes then is told to come again
 CLOSING_SECONDS = 2.0  # for replies that are on their way out
 EngineName = Literal["starling", "vllm"]
 
@@ -83,20 +84,17 @@ async def running(found: Offer, listening: socket.socket, key: str) -> AsyncIter
     """The server at work on a socket; at the end every answer under way ends too."""
     policy = models.load_policy(found.policy) if found.policy else None
     scorer = reward.load_reward_model(found.reward) if found.reward else None
-    engine = Engine(policy, SLOTS)
-    server = Server(found, engine, policy, scorer, key)
-    runner = web.AppRunner(server.app(), handler_cancellation=True, shutdown_timeout=CLOSING_SECONDS, access_log=None)
-    await runner.setup()
-    worker = asyncio.create_task(engine.run())
-    try:
-        await web.SockSite(runner, listening).start()
+    async with AsyncExitStack() as closing:
+        engine = Engine(policy, SLOTS)
+        app = Server(found, engine, policy, scorer, key, most=SLOTS + WAITING).app()
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=CLOSING_SECONDS, access_log=None)
+        await runner.setup()
+        closing.push_async_callback(runner.cleanup)
+        await closing.enter_async_context(engine)
+        site = web.SockSite(runner, listening)
+        await site.start()
+        closing.push_async_callback(site.stop)  # first of all: nobody comes in while answers end
         yield engine
-    finally:
-        worker.cancel()
-        with suppress(asyncio.CancelledError):
-            await worker
-        engine.close()
-        await runner.cleanup()
 
 
 async def _until_stopped(found: Offer, listening: socket.socket, key: str, address: str) -> None:

@@ -4,8 +4,8 @@ import asyncio
 import hmac
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from typing import TypeVar
 
 from aiohttp import web
@@ -25,6 +25,7 @@ from starling.rollout import own_settings
 from starling.server_replies import Choice, Envelope
 
 MAX_BODY_BYTES = 16 * 2**20
+AGAIN_SECONDS = 5  # after which whoever found no room may come again
 PLAIN_COMPLETION_TOKENS = 16  # of /v1/completions without max_tokens, as OpenAI's API has it
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -36,17 +37,20 @@ class Server:
     """OpenAI's chat and plain completions of a policy, and `/v1/score` of a reward model.
 
     `key` is the token that every request must bring, "" for none. Then only requests to `hosts`, this machine's own
-    names, are taken: a page of the web whose name was made to point here must not ask in its visitor's place.
+    names, are taken: a page of the web whose name was made to point here must not ask in its visitor's place. `most` is
+    how many answers may wait or be under way when a request comes; a call for rewards counts as one.
     """
 
     def __init__(
-        self, offer: Offer, engine: Engine, policy: Model | None, reward: RewardModel | None, key: str
+        self, offer: Offer, engine: Engine, policy: Model | None, reward: RewardModel | None, key: str, *, most: int
     ) -> None:
         self._offer = offer
         self._engine = engine
         self._policy = policy
         self._reward = reward
         self._key = key
+        self._most = most
+        self._open = 0
         self._started = int(time.time())
 
     def app(self) -> web.Application:
@@ -70,7 +74,8 @@ class Server:
             self._admit(request)
             return await handler(request)
         except Refused as error:
-            return _failed(str(error), error.status, error.code, error.param)
+            again = None if error.again_seconds is None else {"Retry-After": str(error.again_seconds)}
+            return _failed(str(error), error.status, error.code, error.param, again)
         except (DataError, ModelError) as error:  # what is wrong with a prompt or an answer
             return _failed(str(error), 400)
         except StarlingError as error:
@@ -126,7 +131,8 @@ class Server:
         if asked.model not in (None, name):
             raise _unknown(asked.model, [name])
         prompts, answers = asked.prompts, [row.answers for row in asked.inputs]
-        found = await self._engine.call(lambda: scorer.score(prompts, answers, scaled=asked.scaled))
+        with self._room_for(1):
+            found = await self._engine.call(lambda: scorer.score(prompts, answers, scaled=asked.scaled))
         return web.json_response(server_replies.rewards(name, found))
 
     def _speaking(self, name: str) -> Model:
@@ -139,11 +145,40 @@ class Server:
     ) -> web.StreamResponse:
         envelope = Envelope(model=asked.model, chat=isinstance(asked, Chat))
         wishes = self._wishes(asked, prompts, wanted)
-        choices = [Choice(index=index) for index in range(len(wishes))]
         prompt_tokens = sum(map(len, prompts))
-        if not asked.stream:
+        with self._room_for(len(wishes)):
+            if asked.stream:
+                return await self._stream(request, asked, envelope, wishes, prompt_tokens)
+            choices = [Choice(index=index) for index in range(len(wishes))]
             await self._fill(choices, wishes, asked.stops, _unheard)
             return web.json_response(envelope.whole(choices, prompt_tokens))
+
+    @contextmanager
+    def _room_for(self, answers: int) -> Iterator[None]:
+        """Counts answers for as long as they wait or are under way; who finds too many there is sent away."""
+        if self._open >= self._most:
+            raise Refused(
+                f"{self._open:,} answers wait or are under way here, and from {self._most:,} on no more are taken; "
+                f"come again in {AGAIN_SECONDS} s",
+                status=429,
+                code="rate_limit_exceeded",
+                again_seconds=AGAIN_SECONDS,
+            )
+        self._open += answers
+        try:
+            yield
+        finally:
+            self._open -= answers
+
+    async def _stream(
+        self,
+        request: web.Request,
+        asked: Sampled,
+        envelope: Envelope,
+        wishes: Sequence[tuple[Request, int]],
+        prompt_tokens: int,
+    ) -> web.StreamResponse:
+        choices = [Choice(index=index) for index in range(len(wishes))]
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
         await response.prepare(request)
 
@@ -232,5 +267,11 @@ def _unknown(name: str | None, known: Sequence[str]) -> Refused:
     )
 
 
-def _failed(message: str, status: int, code: str | None = None, param: str | None = None) -> web.Response:
-    return web.json_response(server_replies.error(message, status, code, param), status=status)
+def _failed(
+    message: str,
+    status: int,
+    code: str | None = None,
+    param: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> web.Response:
+    return web.json_response(server_replies.error(message, status, code, param), status=status, headers=headers)

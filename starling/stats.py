@@ -68,6 +68,48 @@ def resampled_means(
     return ratio(drawn_RC @ total_CM, drawn_RC @ count_CM)
 
 
+def krippendorff_alpha(
+    name: str, values_UJ: NDArray[np.float64], clusters: Sequence[str], *, resamples: int = 2000, seed: int = 0
+) -> Score:
+    """How far J judges agree on U cases beyond chance, with a 95 % bootstrap interval over whole clusters.
+
+    Krippendorff's alpha (Computing Krippendorff's Alpha-Reliability, 2011) with squared differences as distance:
+
+        alpha = 1 - D_o / D_e
+
+    D_o is the mean squared difference of two judges on one case, D_e that of any two of the values: 1 is agreement, 0
+    what chance gives, below 0 is opposition. NaN is a case that a judge did not judge; n counts the cases with two
+    values or more, and the others have no part in it. Where all values are equal there is nothing to tell agreement
+    from: alpha is NaN, and such draws are no part of the interval.
+    """
+    judged_UJ = ~np.isnan(values_UJ)
+    paired_U = judged_UJ.sum(1) > 1
+    judged_UJ = judged_UJ[paired_U]
+    if not judged_UJ.size:
+        return Score(name=name, value=float("nan"), low=float("nan"), high=float("nan"), n=0)
+    value_UJ = np.where(judged_UJ, values_UJ[paired_U], 0.0)
+    value_UJ = np.where(judged_UJ, value_UJ - value_UJ.sum() / judged_UJ.sum(), 0.0)  # sums of squares stay exact
+    count_U, sum_U, square_U = judged_UJ.sum(1), value_UJ.sum(1), np.square(value_UJ).sum(1)
+    within_U = (count_U * square_U - sum_U**2) / (count_U - 1)
+    names, which_U = np.unique(np.asarray(clusters, object)[paired_U].astype(str), return_inverse=True)
+    total_CM = np.zeros((len(names), 4))
+    np.add.at(total_CM, which_U, np.stack([count_U, sum_U, square_U, within_U], axis=1))
+    drawn_RM = len(names) * resampled_means(total_CM, np.ones_like(total_CM), resamples=resamples, seed=seed)
+    value, *draws = _alpha(np.vstack([total_CM.sum(0), drawn_RM]))
+    told = [draw for draw in draws if not np.isnan(draw)]
+    low, high = np.quantile(told, [0.025, 0.975]) if told and not np.isnan(value) else (value, value)
+    return Score(name=name, value=float(value), low=float(low), high=float(high), n=len(judged_UJ))
+
+
+def _alpha(total_RM: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Alpha from the number of values, their sum and sum of squares, and the squared differences within cases."""
+    count_R, sum_R, square_R, within_R = total_RM.T
+    among_R = square_R - sum_R**2 / count_R
+    differ_R = among_R > 1e-9 * square_R  # else what is left is rounding
+    observed_R = np.divide(within_R, among_R, out=np.full_like(among_R, np.nan), where=differ_R)
+    return 1 - (count_R - 1) / count_R * observed_R
+
+
 def ratio(total: NDArray[np.float64], count: NDArray[np.float64]) -> NDArray[np.float64]:
     """Total over count, 0 where there is no case."""
     return np.divide(total, count, out=np.zeros_like(total, dtype=float), where=count > 0)

@@ -55,7 +55,7 @@ def sides(tmp_path: Path) -> dict[str, Any]:
 
 
 def judged(server: Server, **asked: Any) -> dict[str, Any]:
-    return bench.run("alpaca_eval", Asked(judge=f"openai:judge@{server.url}", **asked))
+    return bench.run("alpaca_eval", Asked(judge=(f"openai:judge@{server.url}",), **asked))
 
 
 def preferences(out: Path) -> dict[str, float | None]:
@@ -194,6 +194,46 @@ def test_the_estimate_asks_nothing_and_counts_every_call(sides: dict[str, Any]) 
     assert [(part["purpose"], part["calls"]) for part in found["estimate"]] == [("answers", 3), ("verdicts", 6)]
 
 
+def test_a_panel_has_the_mean_of_its_preferences_and_each_member_its_own_win_rate(
+    sides: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(prompt: str) -> str:
+        shown = shown_answers(prompt)
+        if "same" in shown.values():
+            return "none"
+        return f"Winner: [[{'A' if shown['A'] in ('short', 'x') else 'B'}]]"  # the shorter one
+
+    with Server(always=replies_with(longest)) as one, Server(always=replies_with(write)) as other:
+        judges = (f"openai:long@{one.url}", f"openai:short@{other.url}")
+        found = bench.run("alpaca_eval", Asked(judge=judges, **sides))
+        bench.run("alpaca_eval", Asked(judge=judges, **sides))
+        assert (len(one.requests), len(other.requests)) == (6, 8)  # the prose is asked for once more
+    # instruction one: 2 and 1, two: 1 and 2, so a draw each; three: 1.5 and unread
+    assert preferences(sides["out"]) == {"one": 1.5, "two": 1.5, "three": None}
+    rows = {row["name"]: row for row in found["rows"]}
+    assert [(rows[name]["value"], rows[name]["n"]) for name in ("ours", "by long", "by short")] == [
+        (0.5, 2), (0.5, 3), (0.5, 2),
+    ]  # fmt: skip
+    assert "by short, at equal length" in rows
+    assert "judged by part of the panel; short:" in found["left_out"]["items"][0]["detail"]
+    (between,) = found["panel"]["agreement"]
+    assert (between["same"]["value"], between["same"]["n"]) == (0, 2)
+    # values 1 0 and 0 1: within each case (1)^2 twice, in all 4 x 0.25; alpha = 1 - (3 / 4) x 2 / 1
+    assert between["alpha"]["value"] == pytest.approx(-0.5)
+    assert sorted(path.name for path in (sides["out"] / alpaca_eval.MEMBERS).iterdir()) == ["long.json", "short.json"]
+    told = capsys.readouterr().out
+    assert "the mean of the members' preferences" in told and "Krippendorff's alpha" in told
+
+
+def test_the_estimate_of_a_panel_has_a_line_for_each_judge(sides: dict[str, Any]) -> None:
+    judges = ("openai:a@http://127.0.0.1:1/v1", "openai:b@http://127.0.0.1:1/v1")
+    found = bench.run("alpaca_eval", Asked(judge=judges, estimate=True, **sides))["estimate"]
+    assert [part["calls"] for part in found] == [6, 6]
+    assert found[0]["model"] != found[1]["model"]
+    with pytest.raises(UsageError, match="two judges of the panel"):
+        bench.run("alpaca_eval", Asked(judge=judges[:1] * 2, **sides))
+
+
 def test_other_models_annotations_beside_ours_tell_difficulty(sides: dict[str, Any], tmp_path: Path) -> None:
     other = [
         {"instruction": key, "len_1": 5, "len_2": size, "preference": said, "generator_1": "theirs"}
@@ -214,10 +254,10 @@ def test_other_models_annotations_beside_ours_tell_difficulty(sides: dict[str, A
         ({}, "needs --model MODEL, --answers FILE, or --annotations"),
         ({"model": "smollm2", "answers": Path("a.json")}, "not both"),
         ({"model": "smollm2"}, "needs --judge MODEL and --against FILE"),
-        ({"annotations": (Path("a.json"),), "judge": "smollm2"}, "leave out --judge"),
+        ({"annotations": (Path("a.json"),), "judge": ("smollm2",)}, "leave out --judge"),
         ({"annotations": (Path("a.json"),), "one_order": True}, "leave out --one-order"),
-        ({"model": "smollm2", "judge": "smollm2", "against": "b.json", "version": 2}, "--version 2 needs"),
-        ({"model": "smollm2", "judge": "smollm2", "against": "no-file"}, "needs --data FILE with the instructions"),
+        ({"model": "smollm2", "judge": ("smollm2",), "against": "b.json", "version": 2}, "--version 2 needs"),
+        ({"model": "smollm2", "judge": ("smollm2",), "against": "no-file"}, "needs --data FILE with the instructions"),
         ({"annotations": (Path("a.json"),), "judgments": Path("b")}, "--judgments means nothing"),
     ],
 )
@@ -252,7 +292,7 @@ def test_a_reward_model_prefers_the_output_with_the_higher_reward(
     reward_model: Any, sides: dict[str, Any], tmp_path: Path
 ) -> None:
     models.save(reward_model, tmp_path / "rm")
-    found = bench.run("alpaca_eval", Asked(judge=str(tmp_path / "rm"), **sides))
+    found = bench.run("alpaca_eval", Asked(judge=(str(tmp_path / "rm"),), **sides))
     rows = json.loads((sides["out"] / alpaca_eval.ANNOTATIONS).read_text())
     scorer = reward.load_reward_model(str(tmp_path / "rm"))
     for row in rows:

@@ -19,4 +19,4 @@ def test_each_benchmark_takes_only_options_that_there_are_and_refuses_the_others
     for name, benchmark in bench.BENCHMARKS.items():
         assert benchmark.about and benchmark.takes <= options, name
     with pytest.raises(UsageError, match="--judge means nothing to reward_bench"):
-        bench.run("reward_bench", Asked(model="m", judge="j"))
+        bench.run("reward_bench", Asked(model="m", judge=("j",)))

@@ -1,8 +1,8 @@
 """One thread that answers all requests at once."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import Callable, Coroutine
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +21,6 @@ PROMPTS = [(5, 6, 7), (40, 41, 42, 43, 44, 45, 46), (80,), (100, 7, 9, 11)]
 @pytest.fixture(scope="module")
 def model(tiny_model: Path) -> Model:
     return models.load_policy(str(tiny_model), torch.float32)
-
-
-@asynccontextmanager
-async def at_work(model: Model | None, slots: int) -> AsyncIterator[Engine]:
-    engine = Engine(model, slots)
-    worker = asyncio.create_task(engine.run())
-    try:
-        yield engine
-    finally:
-        worker.cancel()
-        with suppress(asyncio.CancelledError):
-            await worker
-        engine.close()
 
 
 def asked(count: int) -> list[Request]:
@@ -58,7 +45,7 @@ def test_answers_are_those_of_generate_whoever_else_is_asked_and_whenever(model:
     ]
 
     async def work() -> None:
-        async with at_work(model, slots) as engine:
+        async with Engine(model, slots) as engine:
 
             async def later(at: int) -> list[int]:
                 await asyncio.sleep(0.004 * at)
@@ -77,7 +64,7 @@ def test_an_answer_longer_than_the_first_room_makes_the_slots_grow(model: Model)
     without_end = models.Model(model.network, model.tokenizer)
 
     async def work() -> None:
-        async with at_work(without_end, 2) as engine:
+        async with Engine(without_end, 2) as engine:
             found = await asyncio.gather(drawn(engine, request, 400), drawn(engine, asked(1)[0], 3))
             length = len(found[0])
             assert found[0] == expected[:length]
@@ -92,7 +79,7 @@ def test_who_stops_listening_makes_room_and_leaves_the_others_alone(model: Model
     expected = [generate(model.network, [r], max_new_tokens=30, stop=stop)[0].ids for r in requests]
 
     async def work() -> None:
-        async with at_work(model, 2) as engine:
+        async with Engine(model, 2) as engine:
 
             async def impatient(request: Request) -> None:
                 async with aclosing(engine.tokens(request, 400)) as answer:
@@ -107,9 +94,38 @@ def test_who_stops_listening_makes_room_and_leaves_the_others_alone(model: Model
     within_a_minute(work)
 
 
+def test_who_stops_listening_has_left_at_the_next_token_and_whoever_waits_comes_in(model: Model) -> None:
+    async def work() -> None:
+        async with Engine(model, 2) as engine:
+            stays = engine.tokens(Request(prompt=(5, 6), seed=11, temperature=2.0), 400)
+            leaves = engine.tokens(Request(prompt=(7,), seed=12, temperature=2.0), 400)
+            waits = engine.tokens(asked(1)[0], 1)
+            async with aclosing(stays), aclosing(leaves), aclosing(waits):
+                first = [asyncio.ensure_future(anext(answer)) for answer in (stays, leaves, waits)]
+                await asyncio.gather(*first[:2])
+                assert engine.num_jobs == 3 and not first[2].done()
+                await leaves.aclose()
+                for _ in range(4):  # one or two were drawn before, unheard
+                    await anext(stays)
+                assert first[2].done() and engine.num_jobs == 1
+
+    within_a_minute(work)
+
+
+def test_what_is_asked_of_a_closed_engine_is_refused_and_not_waited_for(model: Model) -> None:
+    async def work() -> None:
+        async with Engine(model, 1) as engine:
+            assert await drawn(engine, asked(1)[0], 2)
+        for late in (drawn(engine, asked(1)[0], 2), engine.call(lambda: 1)):
+            with pytest.raises(StarlingError, match="the server is closing"):
+                await late
+
+    within_a_minute(work)
+
+
 def test_a_cancelled_listener_leaves_whether_it_waited_or_was_answered(model: Model) -> None:
     async def work() -> None:
-        async with at_work(model, 1) as engine:
+        async with Engine(model, 1) as engine:
             never = Request(prompt=(5,), seed=1)
             tasks = [asyncio.create_task(drawn(engine, never, 450)) for _ in range(3)]
             await asyncio.sleep(0.01)
@@ -129,7 +145,7 @@ def test_a_cancelled_listener_leaves_whether_it_waited_or_was_answered(model: Mo
 
 def test_a_model_that_fails_ends_the_answers_aloud_and_serves_the_next(model: Model) -> None:
     async def work() -> None:
-        async with at_work(model, 2) as engine:
+        async with Engine(model, 2) as engine:
             with pytest.raises(StarlingError, match=r"the model failed in the middle of an answer: IndexError"):
                 await drawn(engine, Request(prompt=(100_000,), seed=1), 4)  # no such token
             assert await drawn(engine, asked(1)[0], 4)
@@ -139,7 +155,7 @@ def test_a_model_that_fails_ends_the_answers_aloud_and_serves_the_next(model: Mo
 
 def test_closing_ends_answers_under_way_with_a_reason(model: Model) -> None:
     async def work() -> None:
-        async with at_work(model, 1) as engine:
+        async with Engine(model, 1) as engine:
             tasks = [asyncio.create_task(drawn(engine, Request(prompt=(5,), seed=1), 450)) for _ in range(2)]
             await asyncio.sleep(0.01)
         found = await asyncio.gather(*tasks, return_exceptions=True)
@@ -151,7 +167,7 @@ def test_closing_ends_answers_under_way_with_a_reason(model: Model) -> None:
 
 def test_a_call_runs_between_steps_and_its_error_is_its_caller_s(model: Model) -> None:
     async def work() -> None:
-        async with at_work(None, 1) as engine:
+        async with Engine(None, 1) as engine:
             assert await engine.call(lambda: 6 * 7) == 42
             with pytest.raises(ZeroDivisionError):
                 await engine.call(lambda: 1 // 0)

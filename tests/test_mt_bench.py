@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,8 @@ def questions(folder: Path) -> str:
     return str(write_lines(folder / "question.jsonl", QUESTIONS))
 
 
-def run(**options: Any) -> dict[str, Any]:
-    return bench.run("mt_bench", Asked(**options))
+def run(*, judge: str = "", judges: Sequence[str] = (), **options: Any) -> dict[str, Any]:
+    return bench.run("mt_bench", Asked(judge=(judge,) if judge else judges, **options))
 
 
 def last_answers(prompt: str) -> dict[str, str]:
@@ -193,6 +194,99 @@ def test_a_plot_by_category_is_written(tmp_path: Path) -> None:
     svg = (tmp_path / "out" / "radar.svg").read_text()
     assert all(word in svg for word in ("writing", "math", "stem", "ours"))
     assert (tmp_path / "out" / "radar.png").read_bytes().startswith(b"\x89PNG")
+
+
+def by_words(of: dict[str, str]) -> Any:
+    """A judge that gives the last answer what `of` says for a word in it."""
+    return replies_with(lambda prompt: next(
+        said for word, said in of.items() if word in last_answers(prompt)["answer"]
+    ))  # fmt: skip
+
+
+MILD = {"first 1": "[[8]]", "first 2": "[[6]]", "first 3": "[[7]]", "second": "[[5]]"}
+STRICT = {"first 1": "[[8]]", "first 2": "[[2]]", "first 3": "a fine answer", "second": "[[5]]"}
+
+
+def test_a_panel_has_the_mean_of_its_marks_and_each_member_its_own_figure(tmp_path: Path) -> None:
+    with Server(always=by_words(MILD)) as mild, Server(always=by_words(STRICT)) as strict:
+        options = {
+            "answers": answers(tmp_path), "data": questions(tmp_path), "out": tmp_path / "out",
+            "judges": (f"openai:mild@{mild.url}", f"openai:strict@{strict.url}"),
+        }  # fmt: skip
+        result = run(**options)
+        assert (len(mild.requests), len(strict.requests)) == (6, 7)  # the prose is asked for once more
+        again = run(**options)
+        assert (len(mild.requests), len(strict.requests)) == (6, 7)  # every member's calls are on file
+    assert again["rows"] == result["rows"]
+    found = rows_of(result)
+    # both: (8 + 8)/2 + (6 + 2)/2 + three second turns of 5, over 5; mild: (8 + 6 + 7 + 15)/6; strict: (8 + 2 + 15)/5
+    assert [(found[name]["value"], found[name]["n"]) for name in ("ours", "by mild", "by strict")] == [
+        (pytest.approx(27 / 5), 5), (6, 6), (5, 5),
+    ]  # fmt: skip
+    assert result["left_out"]["reasons"] == {"unreadable verdict": 1}
+    assert "judged by part of the panel; strict: no mark in double brackets" in result["left_out"]["items"][0]["detail"]
+    assert any(note.startswith("turns that only part of the panel judged: 1;") for note in result["notes"])
+    (between,) = result["panel"]["agreement"]
+    assert between["between"] == ["mild", "strict"]
+    assert (between["same"]["value"], between["same"]["n"]) == (0.8, 5)
+    # one squared difference, 16; values 8 8 6 2 and six fives: squares 318 less 54 x 54 / 10 = 26.4
+    assert between["alpha"]["value"] == pytest.approx(1 - 0.9 * 16 / 26.4)
+    assert result["judge"]["name"] == "panel of mild, strict"
+    assert [one["name"] for one in result["judge"]["members"]] == ["mild", "strict"]
+    written = tmp_path / "out" / "model_judgment"
+    assert sorted(path.name for path in written.iterdir()) == [
+        "mild_single.jsonl", "panel_single.jsonl", "strict_single.jsonl",
+    ]  # fmt: skip
+    alone = rows_of(run(judgments=written / "panel_single.jsonl", data=questions(tmp_path)))
+    assert {key: alone["ours"][key] for key in ("value", "low", "high", "n")} == {
+        key: found["ours"][key] for key in ("value", "low", "high", "n")
+    }
+
+
+def test_a_panel_votes_on_pairs_and_a_vote_without_majority_is_a_tie(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = answers(tmp_path, *(answer_row(n, f"good {n}", f"good {n}") for n in (1, 2, 3)))
+    theirs = answers(
+        tmp_path, *(answer_row(n, f"plain {n}", f"plain {n}", model="rival") for n in (1, 2, 3)), name="rival.jsonl"
+    )
+
+    def prefers(word: str, **but: str) -> Any:
+        def write(prompt: str) -> str:
+            shown = last_answers(prompt)
+            wanted = next((other for digit, other in but.items() if digit[-1] in shown["answer A"]), word)
+            return "[[A]]" if wanted in shown["answer A"] else "[[B]]" if wanted in shown["answer B"] else "[[tie]]"
+
+        return replies_with(write)
+
+    # question 1: won, won, lost: won; question 2: won, lost, tied: a tie; question 3: won, lost, lost: lost
+    judges = [prefers("good"), prefers("good", _2="plain", _3="plain"), prefers("plain", _2="neither")]
+    with Server(always=judges[0]) as one, Server(always=judges[1]) as two, Server(always=judges[2]) as three:
+        result = run(
+            answers=ours, against=str(theirs), data=questions(tmp_path), out=tmp_path / "out",
+            judges=[f"openai:{name}@{server.url}" for name, server in zip("abc", (one, two, three), strict=True)],
+        )  # fmt: skip
+    found = rows_of(result)
+    assert found["ours against rival"]["value"] == pytest.approx(3 / 6)
+    assert [found[name]["value"] * 6 for name in ("wins", "ties", "losses")] == pytest.approx([2, 2, 2])
+    assert [found[f"by {name}"]["value"] * 6 for name in "abc"] == pytest.approx([6, 2, 1])
+    same = {" ".join(one["between"]): one["same"]["value"] for one in result["panel"]["agreement"]}
+    assert same == pytest.approx({"a b": 1 / 3, "a c": 0, "b c": 1 / 3, "a b c": 0})
+    told = capsys.readouterr().out
+    assert "the same verdict" in told and "all 3" in told and "the verdict of more than half of the members" in told
+
+
+def test_a_panel_names_each_judge_once(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="two judges of the panel are called j"):
+        run(answers=answers(tmp_path), judges=["openai:j@http://127.0.0.1:1/v1", "openai:j@http://127.0.0.1:1/v1"])
+
+
+def test_the_estimate_of_a_panel_has_a_line_for_each_judge(tmp_path: Path) -> None:
+    found = run(
+        answers=answers(tmp_path), judges=["openai:i@http://127.0.0.1:1/v1", "openai:j@http://127.0.0.1:1/v1"],
+        data=questions(tmp_path), out=tmp_path / "out", estimate=True,
+    )["estimate"]  # fmt: skip
+    assert [(part["model"], part["calls"]) for part in found] == [("i@127.0.0.1:1", 6), ("j@127.0.0.1:1", 6)]
 
 
 def test_an_estimate_counts_the_calls_and_makes_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

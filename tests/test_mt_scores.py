@@ -91,11 +91,11 @@ def test_a_pair_named_the_other_way_round_is_the_same_pair() -> None:
     given = games((1, 1, "model_1", "model_1")) + games((2, 1, "model_2", "model_2"), sides=("y", "x"))
     found = mt_scores.of_games(given, QUESTIONS)
     assert values(found)["x against y"] == (1.0, 2)
-    assert found.notes == ["x against y: better, by this judge on these questions"]
+    assert found.notes == ["x against y: better, by these judgments"]
     for options in ({"model": "y"}, {"against": "x"}, {"model": "y", "against": "x"}):
         turned = mt_scores.of_games(given, QUESTIONS, **options)
         assert values(turned)["y against x"] == (0.0, 2)
-        assert turned.notes == ["y against x: worse, by this judge on these questions"]
+        assert turned.notes == ["y against x: worse, by these judgments"]
 
 
 def test_a_pair_of_models_can_be_chosen_among_others_and_a_plain_winner_counts() -> None:

@@ -3,10 +3,13 @@
 import json
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
-from urllib.request import urlopen
+from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -74,19 +77,42 @@ def test_vllm_that_is_not_installed_is_told(
     assert "there is no `vllm` on the PATH; pip install vllm" in capsys.readouterr().err
 
 
-def test_the_command_serves_until_ctrl_c(tiny_model: Path) -> None:
+def streamed(address: str, model: str, answers: int) -> Any:
+    """A long answer as it is written, line by line."""
+    asked = {"model": model, "messages": [{"role": "user", "content": "?"}], "n": answers, "stream": True}
+    body = json.dumps(asked | {"max_tokens": 480, "temperature": 2}).encode()
+    return urlopen(Request(f"{address}/chat/completions", body, {"Content-Type": "application/json"}), timeout=60)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_the_command_serves_until_it_is_told_to_end_whatever_clients_and_others_do(
+    tiny_model: Path, number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = [sys.executable, "-m", "starling.cli", "serve", str(tiny_model), "--port", "0", "--json"]
     environment = {key: value for key, value in os.environ.items() if key != "STARLING_API_KEY"}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as server:
         assert server.stderr is not None
-        line = server.stderr.readline()
-        address = line.partition(" on ")[2].partition(";")[0]
+        address = server.stderr.readline().partition(" on ")[2].partition(";")[0]
+        port = int(address.removesuffix("/v1").rpartition(":")[2])
         with urlopen(f"{address}/models", timeout=60) as reply:
             assert [model["id"] for model in json.load(reply)["data"]] == [tiny_model.name]
-        server.send_signal(signal.SIGINT)
-        out, err = server.communicate(timeout=200)
+        gone = streamed(address, tiny_model.name, 128)
+        assert gone.readline().startswith(b"data: ")
+        gone.fp.raw._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        gone.close()  # with a reset, as where the client's process is killed
+        assert cli.main(["serve", str(tiny_model), "--port", str(port)]) == 2
+        assert f"port {port} on 127.0.0.1 is in use" in capsys.readouterr().err
+        with streamed(address, tiny_model.name, 1) as whole:
+            assert whole.read().endswith(b"data: [DONE]\n\n")
+        with streamed(address, tiny_model.name, 128) as stream:
+            assert stream.readline().startswith(b"data: ")
+            server.send_signal(number)
+            rest = stream.read().decode()
+        out, err = server.communicate(timeout=60)
     assert server.returncode == 0
     assert err == "serve: closed\n"
     assert json.loads(out) == {"address": address, "model": tiny_model.name, "reward_model": ""}
+    assert "the server is closing" in rest and "[DONE]" not in rest
+    serve.bound("127.0.0.1", port).close()  # it is free again

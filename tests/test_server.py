@@ -149,6 +149,24 @@ def test_a_client_that_dies_in_a_stream_leaves_nothing_behind(served: Served, cl
     assert client.chat.completions.create(model="tiny", messages=ASK, max_tokens=2).choices
 
 
+def test_where_too_many_wait_the_next_is_told_when_to_come_again(served: Served, client: Any) -> None:
+    asked = {"model": "tiny", "messages": ASK, "max_tokens": 480, "temperature": 2, "stream": True}
+    streams = [client.chat.completions.create(**asked, n=128) for _ in range(3)]  # the third finds 256 of 272
+    try:
+        with pytest.raises(openai.RateLimitError, match="384 answers wait or are under way here") as refusal:
+            client.chat.completions.create(model="tiny", messages=ASK, max_tokens=2)
+        assert refusal.value.response.headers["Retry-After"] == "5"
+        assert refusal.value.code == "rate_limit_exceeded"
+        status, found = served.post("/score", {"inputs": [{"prompt": "a", "answers": ["b"]}]})
+        assert (status, found["error"]["type"]) == (429, "rate_limit_error")
+        assert served.get("/models")[0] == 200
+    finally:
+        for stream in streams:
+            stream.close()
+    assert idle(served)
+    assert client.chat.completions.create(model="tiny", messages=ASK, max_tokens=2).choices
+
+
 @pytest.mark.parametrize(
     ("fields", "code"),
     [

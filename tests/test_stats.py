@@ -136,3 +136,63 @@ def test_a_clustered_share_without_spread_counts_each_cluster_once() -> None:
 def test_a_clustered_share_goes_by_clusters_where_they_differ() -> None:
     found = stats.clustered_share("x", [True] * 5 + [False] * 15, [str(at // 5) for at in range(20)])
     assert found == stats.cluster_mean("x", [1.0] * 5 + [0.0] * 15, [str(at // 5) for at in range(20)])
+
+
+def alpha_by_pairs(values: np.ndarray) -> float:
+    """The definition, pair by pair."""
+    cases = [found for row in values if len(found := row[~np.isnan(row)]) > 1]
+    every = np.concatenate(cases)
+    within = sum(sum((a - b) ** 2 for a, b in product(case, case)) / (len(case) - 1) for case in cases) / len(every)
+    among = sum((a - b) ** 2 for a, b in product(every, every)) / (len(every) * (len(every) - 1))
+    return float(1 - within / among)
+
+
+def test_alpha_of_two_judges_by_hand() -> None:
+    # marks 1 1, 2 3: one squared difference of 1, so the mean over both orders and four values is 2 / 4; the values
+    # 1 1 2 3 differ by 1 1 2 2 1 0, squared 1 + 1 + 4 + 4 + 1 + 0 over 6 pairs = 11 / 6; alpha = 1 - 1/2 x 6/11 = 8/11
+    found = stats.krippendorff_alpha("x", np.array([[1.0, 1], [2, 3]]), ["a", "b"])
+    assert (found.value, found.n) == (pytest.approx(8 / 11, abs=EXACT), 2)
+
+
+def test_alpha_is_that_of_krippendorffs_own_example_where_values_are_missing() -> None:
+    # four observers, twelve units (Computing Krippendorff's Alpha-Reliability, 2011, section D); published: 0.849
+    told = ["123321412...", "12332241" + "25.3", ".33323422" + "51.", "123324412" + "51."]
+    values = np.array([[math.nan if one == "." else float(one) for one in row] for row in told]).T
+    found = stats.krippendorff_alpha("x", values, [str(at) for at in range(12)])
+    assert round(found.value, 3) == 0.849
+    assert found.value == pytest.approx(alpha_by_pairs(values), abs=EXACT)
+    assert found.n == 11  # the last unit has one value
+    assert found.low < found.value < found.high <= 1
+
+
+def test_alpha_is_one_in_agreement_about_nothing_by_chance_and_does_not_see_scale_or_order() -> None:
+    rng = np.random.default_rng(0)
+    one, other = rng.integers(1, 11, (2, 1000)).astype(float)
+    names = [str(at) for at in range(1000)]
+    assert stats.krippendorff_alpha("x", np.stack([one, one], 1), names).value == 1
+    chance = stats.krippendorff_alpha("x", np.stack([one, other], 1), names)
+    assert abs(chance.value) < 0.1 and chance.low < chance.value < chance.high
+    few = np.stack([one, other, one + 1], 1)[:50]
+    scaled = stats.krippendorff_alpha("x", 3 * few[:, ::-1] - 7, names[:50])
+    assert scaled.value == pytest.approx(stats.krippendorff_alpha("x", few, names[:50]).value, abs=EXACT)
+    assert scaled.value == pytest.approx(alpha_by_pairs(few), abs=EXACT)
+
+
+def test_without_two_values_or_without_difference_there_is_no_alpha() -> None:
+    nothing = stats.krippendorff_alpha("x", np.array([[1.0, math.nan], [math.nan, 2]]), ["a", "b"])
+    alike = stats.krippendorff_alpha("x", np.full((3, 2), 0.1), list("abc"))
+    assert (math.isnan(nothing.value), nothing.n, math.isnan(alike.value), math.isnan(alike.low), alike.n) == (
+        True, 0, True, True, 3,
+    )  # fmt: skip
+
+
+def test_the_interval_of_alpha_draws_whole_clusters() -> None:
+    rng = np.random.default_rng(1)
+    values = rng.integers(1, 4, (60, 2)).astype(float)
+    twice = np.concatenate([values, values])
+    names = [str(at) for at in range(60)]
+    whole = stats.krippendorff_alpha("x", twice, names * 2)
+    apart = stats.krippendorff_alpha("x", twice, [str(at) for at in range(120)])
+    assert whole.high - whole.low > 1.2 * (apart.high - apart.low)
+    once = stats.krippendorff_alpha("x", values, names)
+    assert (whole.high - whole.low) == pytest.approx(once.high - once.low, rel=0.1)

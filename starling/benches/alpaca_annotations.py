@@ -21,6 +21,7 @@ import numpy as np
 
 from starling import sources, stats
 from starling.benches import length_control
+from starling.benches.alpaca_judging import Pair, Preferred
 from starling.benches.left_out import LeftOut
 from starling.config import Source
 from starling.errors import DataError
@@ -87,6 +88,20 @@ def rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if not isinstance(row, dict):
             raise DataError(f"{path}:{number}: a row with fields is expected, found {type(row).__name__}")
         yield f"{path}:{number}", row
+
+
+def written(
+    pairs: Sequence[Pair], said: Sequence[Preferred], annotator: str, model: str, rival: str
+) -> list[dict[str, Any]]:
+    """What a judge said of each pair, as annotations."""
+    return [
+        {
+            "instruction": pair.instruction, "output_1": pair.rival, "generator_1": rival,
+            "output_2": pair.model, "generator_2": model, "dataset": "alpaca_eval", "annotator": annotator,
+            "preference": one.preference, "raw_completion": list(one.replies),
+        } | ({"reason": one.reason} if one.reason else {})
+        for pair, one in zip(pairs, said, strict=True)
+    ]  # fmt: skip
 
 
 def _add(one: Annotated, row: Mapping[str, Any], where: str) -> None:

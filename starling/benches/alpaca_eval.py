@@ -5,13 +5,23 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from starling import models, progress
-from starling.benches import alpaca_annotations, alpaca_judging, chats, cost, fastchat, results, scoring, verdicts
+from starling import progress
+from starling.benches import (
+    alpaca_annotations,
+    alpaca_judging,
+    chats,
+    cost,
+    fastchat,
+    panel,
+    results,
+    scoring,
+    verdicts,
+)
 from starling.benches import answers as answering
-from starling.benches.alpaca_annotations import Annotated
-from starling.benches.alpaca_judging import Pair
+from starling.benches.alpaca_annotations import Annotated, written
+from starling.benches.alpaca_judging import RIVAL, Pair, Preferred
 from starling.benches.answers import Answers, Given, Question, Side
 from starling.benches.asked import Asked
 from starling.benches.cost import Part
@@ -28,6 +38,7 @@ OPTIONS = frozenset(
 MAX_TOKENS = 2048  # of an output
 ANSWERS, VERDICTS = "answers", "verdicts"  # what the ledger's calls are for
 OUTPUTS, ANNOTATIONS = "model_outputs.json", "annotations.json"
+MEMBERS = "members"  # folder of the annotations by each judge of a panel
 
 
 def run(asked: Asked) -> dict[str, Any]:
@@ -44,10 +55,11 @@ def run(asked: Asked) -> dict[str, Any]:
     if ours.name == theirs.name:
         raise UsageError(f"bench: both sides are called {ours.name}; give one of the files another `generator`")
     _put(out / OUTPUTS, _output_rows(ours))
-    judge, rows = _judged(asked, ours, theirs, out)
+    judge, rows, told = _judged(asked, ours, theirs, out)
     _put(out / ANNOTATIONS, rows)
     annotated = alpaca_annotations.read_annotations([out / ANNOTATIONS, *asked.annotations])
-    return _finish(asked, out, annotated, judge, [*ours.answers.left_out, *theirs.answers.left_out], ours)
+    without = [*ours.answers.left_out, *theirs.answers.left_out]
+    return _finish(asked, out, annotated, judge, without, ours, told)
 
 
 def _refuse_unclear(asked: Asked) -> None:
@@ -63,13 +75,14 @@ def _refuse_unclear(asked: Asked) -> None:
         raise UsageError(f"bench: --annotations are scored as they are; leave out --{given[0].replace('_', '-')}")
     if asked.answers and not asked.answers.is_file():
         raise UsageError(f"bench: --answers {asked.answers}: there is no such file")
-    if asked.judge == "rubric":
+    if "rubric" in asked.judge:
         raise UsageError(f"bench: the rubric needs checks that the instructions of {NAME} have not; give --judge MODEL")
-    if asked.version == 2 and asked.judge and chats.endpoint_of(asked.judge) is None:
+    if asked.version == 2 and any(chats.endpoint_of(judge) is None for judge in asked.judge):
         raise UsageError(
             "bench: --version 2 needs a judge's log-probabilities, which a model in this process is not asked for; "
             "give --judge openai:NAME@URL, or --version 1"
         )
+    panel.names(asked.judge)
     if asked.out is not None and asked.out.is_file():
         raise UsageError(f"bench: --out {asked.out} is a file; {NAME} writes a folder")
 
@@ -114,40 +127,53 @@ def _of_file(path: Path, questions: Sequence[Question]) -> Side:
     return Side(name=name, identity={"name": name, "answers": str(path)}, answers=answering.match(questions, given))
 
 
-def _judged(asked: Asked, ours: Side, theirs: Side, out: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Who judged, and its preferences in the form of the `alpaca_eval` tool."""
-    pairs = _pairs(ours.answers, theirs.answers)
+class _Panel(NamedTuple):
+    """Where each member's annotations stand, how far the members agree, and what is to be said beside the figures."""
+
+    members: Mapping[str, Path]
+    agreement: list[dict[str, Any]]
+    notes: list[str]
+
+
+def _judged(
+    asked: Asked, ours: Side, theirs: Side, out: Path
+) -> tuple[dict[str, Any], list[dict[str, Any]], _Panel | None]:
+    """Who judged, and its preferences in the form of the `alpaca_eval` tool; of several judges the panel's."""
+    pairs = alpaca_judging.pairs(ours.answers, theirs.answers)
     if not pairs:
         raise DataError(f"bench: {ours.name} and {theirs.name} answered no instruction that is the same")
-    if scoring.is_reward_model(asked.judge):
-        said, template = alpaca_judging.compare(asked.judge, pairs), "rewards"
-        identity = models.identity(asked.judge)
-    else:
-        orders = 1 if asked.one_order else 2
-        with chats.filed(out, VERDICTS) as ledger, progress.track(VERDICTS, orders * len(pairs), "verdicts") as advance:
-            speaker = chats.open_speaker(asked.judge, ledger, lambda call, reply: advance(1))
-            said = alpaca_judging.judge(speaker.chat, pairs, asked.version, seed=chats.SEED, one_order=asked.one_order)
-        identity = verdicts.identity_of(speaker, alpaca_judging.template_of(asked.version))
-        template = f"v{asked.version}, template {identity['template_hash']}"
-    judge = f"{identity['name']}, {template}"
-    rows = [
-        {
-            "instruction": pair.instruction, "output_1": pair.rival, "generator_1": theirs.name,
-            "output_2": pair.model, "generator_2": ours.name, "dataset": NAME, "annotator": judge,
-            "preference": one.preference, "raw_completion": list(one.replies),
-        } | ({"reason": one.reason} if one.reason else {})
-        for pair, one in zip(pairs, said, strict=True)
-    ]  # fmt: skip
-    return identity, rows
-
-
-def _pairs(ours: Answers, theirs: Answers) -> list[Pair]:
-    rival = theirs.by_question
-    return [
-        Pair(instruction, rival[instruction][0], output)
-        for instruction, (output,) in ours.by_question.items()
-        if instruction in rival
+    names = panel.names(asked.judge)
+    with chats.filed(out, VERDICTS) as ledger:
+        judged = [
+            alpaca_judging.judged(judge, pairs, asked.version, ledger, one_order=asked.one_order)
+            for judge in asked.judge
+        ]
+    rows = [written(pairs, one.said, one.label, ours.name, theirs.name) for one in judged]
+    if len(judged) == 1:
+        return judged[0].identity, rows[0], None
+    files = {name: out / MEMBERS / f"{fastchat.file_name(name)}.json" for name in names}
+    for path, own in zip(files.values(), rows, strict=True):
+        _put(path, own)
+    title, rule = panel.title(names), panel.PREFERENCES
+    members = [_member(name, pairs, one.said) for name, one in zip(names, judged, strict=True)]
+    opinions = panel.together(members, rule)
+    agreement = panel.agreement(members, {pair.instruction: pair.instruction for pair in pairs}, rule)
+    told = _Panel(files, agreement, panel.notes(opinions, "instructions"))
+    pooled = [
+        Preferred(None if value is None else RIVAL + value, reason, [])
+        for value, reason, _ in (opinions[pair.instruction] for pair in pairs)
     ]
+    judge = {"name": title, "rule": rule.words, "members": [one.identity for one in judged]}
+    return judge, written(pairs, pooled, f"{title}, v{asked.version}", ours.name, theirs.name), told
+
+
+def _member(name: str, pairs: Sequence[Pair], said: Sequence[Preferred]) -> panel.Member:
+    all_of = list(zip(pairs, said, strict=True))
+    return panel.Member(
+        name,
+        {pair.instruction: one.preference - RIVAL for pair, one in all_of if one.preference is not None},
+        {pair.instruction: one.reason for pair, one in all_of if one.preference is None},
+    )
 
 
 def _output_rows(side: Side) -> list[dict[str, str]]:
@@ -163,13 +189,22 @@ def _put(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _finish(
     asked: Asked, out: Path | None, annotated: Sequence[Annotated], judge: dict[str, Any], without: Sequence[LeftOut],
-    ours: Side | None = None,
+    ours: Side | None = None, told: _Panel | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Score, print and write."""
     figures = alpaca_annotations.score(annotated)
     short = [left._replace(item=alpaca_annotations.shortened(left.item)) for left in without]
     listed = [left for one in annotated for left in one.left_out]
-    notes = _notes(annotated, figures, ours)
+    rows = [row for figure in figures for row in _rows(figure)]
+    notes, about = _notes(annotated, figures, ours), {}
+    if told:
+        of_members = {
+            name: _rows(alpaca_annotations.score(alpaca_annotations.read_annotations([path, *asked.annotations]))[0])
+            for name, path in told.members.items()
+        }
+        rows[2:2] = [_by(name, row) for name, own in of_members.items() for row in own]
+        notes += told.notes
+        about = {"panel": panel.about(list(of_members.items()), told.agreement, panel.PREFERENCES)}
     digest = hashlib.sha256()
     for one in annotated:
         digest.update(repr(sorted(one.found.items())).encode())
@@ -182,9 +217,9 @@ def _finish(
             "cases": sum(len(one.found) + len(one.left_out) for one in annotated),
             "sha256": digest.hexdigest(),
         },
-        rows=[row for figure in figures for row in _rows(figure)],
+        rows=rows,
         without=[*short, *listed, *alpaca_annotations.gaps(annotated)],
-        more={"models": figures, "version": asked.version if judge else None, "notes": notes},
+        more={"models": figures, "version": asked.version if judge else None, "notes": notes} | about,
     )
     results.show(found, ABOUT, unit="annotations", notes=notes)
     if out is not None:
@@ -203,6 +238,11 @@ def _rows(figure: Mapping[str, Any]) -> list[dict[str, Any]]:
     controlled = share("at equal length", ("length_controlled_winrate", "lc_low", "lc_high"))
     raw = share(figure["model"], ("win_rate", "low", "high"))
     return [results.row(raw, unit="share"), results.row(controlled, unit="share", level=1)]
+
+
+def _by(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A member's own row as it stands below the panel's."""
+    return {**row, "name": f"by {name}" + (f", {row['name']}" if row["level"] else ""), "level": 1}
 
 
 def _notes(annotated: Sequence[Annotated], figures: Sequence[Mapping[str, Any]], ours: Side | None) -> list[str]:
@@ -241,21 +281,20 @@ def _parts(asked: Asked, source: str, questions: Sequence[Question]) -> list[Par
         else:
             parts.append(cost.of_answers(ANSWERS, one, questions, MAX_TOKENS))
             sides.append(blank)
-    if scoring.is_reward_model(asked.judge):
-        return parts
     orders = [True] if asked.one_order else [True, False]
     calls = [
         verdicts.call_of(alpaca_judging.showing_of(pair, asked.version, model_first=first), chats.SEED, 0)
-        for pair in _pairs(*sides)
+        for pair in alpaca_judging.pairs(*sides)
         for first in orders
     ]
     unwritten = sum(side is blank for side in sides)
-    return [
-        *parts,
+    return parts + [
         Part(
-            purpose=VERDICTS, model=asked.judge, calls=len(calls),
+            purpose=VERDICTS, model=judge, calls=len(calls),
             characters=sum(len(call.messages[0]["content"]) for call in calls),
             max_tokens=1 if asked.version == 2 else calls[0].max_tokens if calls else 0,
             read=unwritten * len(calls), read_cap=MAX_TOKENS,
-        ),
+        )
+        for judge in asked.judge
+        if not scoring.is_reward_model(judge)
     ]  # fmt: skip

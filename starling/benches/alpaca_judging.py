@@ -13,12 +13,15 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from starling.benches import answers, scoring, verdicts
+from starling import models, progress
+from starling.benches import answers, chats, scoring, verdicts
+from starling.benches.answers import Answers
 from starling.benches.verdicts import Heard, Showing
 from starling.judges.parse import Ranked, Tied, Unparsed, parse_winner
 from starling.judges.protocol import Chat
+from starling.ledger import Ledger
 from starling.records import Failure
 
 VERDICT, LETTER = TEMPLATES = ("alpaca_pair", "alpaca_letter")  # of version 1 and of version 2
@@ -42,9 +45,27 @@ class Preferred(NamedTuple):
     replies: Sequence[str]
 
 
+class Judged(NamedTuple):
+    """Who judged, in full and in a line with what it was asked by; its preference on each pair, in order."""
+
+    identity: dict[str, Any]
+    label: str
+    said: list[Preferred]
+
+
 def template_of(version: int) -> str:
     """The template by which a version asks."""
     return TEMPLATES[version - 1]
+
+
+def pairs(ours: Answers, theirs: Answers) -> list[Pair]:
+    """The outputs to each instruction that both sides answered."""
+    rival = theirs.by_question
+    return [
+        Pair(instruction, rival[instruction][0], output)
+        for instruction, (output,) in ours.by_question.items()
+        if instruction in rival
+    ]
 
 
 def orders_of(pair: Pair, seed: int, *, one_order: bool) -> list[bool]:
@@ -63,6 +84,18 @@ def showing_of(pair: Pair, version: int, *, model_first: bool) -> Showing:
         texts=[("user", pair.instruction), ("answer A", a), ("answer B", b)],
         answers=2,
     )
+
+
+def judged(name: str, pairs: Sequence[Pair], version: int, ledger: Ledger, *, one_order: bool) -> Judged:
+    """What MODEL says of the pairs: a reward model by its rewards, any other asked by the version's template."""
+    if scoring.is_reward_model(name):
+        identity = models.identity(name)
+        return Judged(identity, f"{identity['name']}, rewards", compare(name, pairs))
+    with progress.track("verdicts", (1 if one_order else 2) * len(pairs), "verdicts") as advance:
+        speaker = chats.open_speaker(name, ledger, lambda call, reply: advance(1))
+        said = judge(speaker.chat, pairs, version, seed=chats.SEED, one_order=one_order)
+    identity = verdicts.identity_of(speaker, template_of(version))
+    return Judged(identity, f"{identity['name']}, v{version}, template {identity['template_hash']}", said)
 
 
 def judge(chat: Chat, pairs: Sequence[Pair], version: int, *, seed: int, one_order: bool) -> list[Preferred]:

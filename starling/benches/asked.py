@@ -16,7 +16,7 @@ class Asked:
     model: str = ""
     scores: str = ""
     answers: Path | None = None
-    judge: str = ""
+    judge: Sequence[str] = ()
     against: str = ""
     judgments: Path | None = None
     annotations: Sequence[Path] = ()

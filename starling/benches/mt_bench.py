@@ -1,12 +1,11 @@
 """MT-Bench (Zheng et al. 2023, arXiv:2306.05685): two turns, answers marked by a judge or compared in pairs."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from starling import models, progress
+from starling import progress
 from starling.benches import answers as answering
 from starling.benches import (
     chats,
@@ -15,6 +14,7 @@ from starling.benches import (
     mt_judging,
     mt_questions,
     mt_scores,
+    panel,
     radar,
     results,
     scoring,
@@ -24,17 +24,22 @@ from starling.benches.answers import Answers, Question, Side
 from starling.benches.asked import Asked
 from starling.benches.cost import Part
 from starling.benches.fastchat import QuestionSet
-from starling.benches.mt_judging import Task
-from starling.benches.verdicts import Heard
 from starling.errors import UsageError
-from starling.judges.parse import Ranked, Scored, Unparsed
-from starling.ledger import Ledger
 
 NAME = "mt_bench"
 ABOUT = "two turns, by a judge's marks from 1 to 10, or in pairs"
 OPTIONS = frozenset(("model", "answers", "judge", "against", "judgments", "data", "out", "estimate"))
 MAX_TOKENS = 1024  # of an answer, as in FastChat
 ANSWERS, VERDICTS = "answers", "verdicts"  # what the ledger's calls are for
+
+
+class _Judged(NamedTuple):
+    """A judge by name, who it is, its judgments and their figures."""
+
+    name: str
+    judge: dict[str, Any]
+    rows: list[dict[str, Any]]
+    figures: mt_scores.Figures
 
 
 def run(asked: Asked) -> dict[str, Any]:
@@ -54,19 +59,18 @@ def run(asked: Asked) -> dict[str, Any]:
     theirs = _side(asked.against, found.questions, out) if asked.against else None
     if theirs and theirs.name == ours.name:
         raise UsageError(f"bench: both sides are called {ours.name}; give one of the answer files another model_id")
-    with chats.filed(out, VERDICTS) as ledger:
-        judge, rows = _judged(asked.judge, found.questions, ours, theirs, ledger)
-    if theirs:
-        path = out / "model_judgment" / f"{fastchat.file_name(judge['name'])}_pair.jsonl"
-        fastchat.put(path, rows, "model_1", ours.name)
-    else:
-        path = out / "model_judgment" / f"{fastchat.file_name(judge['name'])}_single.jsonl"
-        fastchat.put(path, rows, "model", ours.name)
     sides = [side for side in (ours, theirs) if side]
     without = [*found.left_out, *(left for side in sides for left in side.answers.left_out)]
     answered = [one for one in found.questions if all(one.id in side.answers.by_question for side in sides)]
-    placed = [(f"{path.name}, {ours.name}", row) for row in rows]
-    figures = _figures(placed, answered, ours.name, theirs.name if theirs else "")
+    members = []
+    with chats.filed(out, VERDICTS) as ledger:
+        for name, one in zip(panel.names(asked.judge), asked.judge, strict=True):
+            judge, rows = mt_judging.judge(one, found.questions, sides, ledger)
+            members.append(_Judged(name, judge, rows, _written(rows, out, name, sides, answered)))
+    judge, figures = members[0].judge, members[0].figures
+    about: dict[str, Any] = {}
+    if len(members) > 1:
+        judge, figures, about = _together(members, out, sides, answered)
     notes = [*figures.notes, *_notes(found.questions, data, sides)]
     result = results.result(
         NAME,
@@ -75,7 +79,8 @@ def run(asked: Asked) -> dict[str, Any]:
         data=data,
         rows=figures.rows,
         without=[*without, *figures.left_out],
-        more={"against": theirs.identity if theirs else None, "by_category": figures.by_category, "notes": notes},
+        more={"against": theirs.identity if theirs else None, "by_category": figures.by_category, "notes": notes}
+        | about,
     )
     _end(result, notes, out, is_pair=bool(theirs))
     return result
@@ -94,10 +99,11 @@ def _refuse_unclear(asked: Asked) -> None:
         raise UsageError(f"bench: --answers {asked.answers}: there is no such file")
     elif not asked.judge:
         raise UsageError(f"bench: {NAME} needs --judge MODEL, as in --judge openai:NAME@URL")
-    elif asked.judge == "rubric":
+    elif "rubric" in asked.judge:
         raise UsageError(f"bench: the rubric needs checks that the questions of {NAME} have not; give --judge MODEL")
-    elif not asked.against and scoring.is_reward_model(asked.judge):
-        raise UsageError(f"bench: {asked.judge} is a reward model, which gives no marks; compare: add --against MODEL")
+    elif not asked.against and (unfit := [one for one in asked.judge if scoring.is_reward_model(one)]):
+        raise UsageError(f"bench: {unfit[0]} is a reward model, which gives no marks; compare: add --against MODEL")
+    panel.names(asked.judge)
     if asked.out is not None and asked.out.is_file():
         raise UsageError(f"bench: --out {asked.out} is a file; {NAME} writes a folder")
 
@@ -119,69 +125,49 @@ def _side(source: str, questions: Sequence[Question], out: Path) -> Side:
     return Side(name=name, identity=speaker.identity, answers=answers)
 
 
-def _judged(
-    judge: str, questions: Sequence[Question], ours: Side, theirs: Side | None, ledger: Ledger
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Who judged, and its judgments as FastChat writes them."""
-    tasks = mt_judging.tasks(questions, ours.answers.by_question, theirs.answers.by_question if theirs else None)
-    if theirs and scoring.is_reward_model(judge):
-        identity, template = models.identity(judge), "rewards"
-        heard = iter(_compared(judge, questions, tasks, (ours, theirs)))
-    else:
-        template = mt_judging.PAIR if theirs else mt_judging.MARK
-        read = mt_judging.read_winner if theirs else mt_judging.read_mark
-        asked = [showing for task in tasks for showing in task.showings]
-        with progress.track(VERDICTS, len(asked), "verdicts") as advance:
-            speaker = chats.open_speaker(judge, ledger, lambda call, reply: advance(1))
-            heard = iter(verdicts.ask(speaker.chat, asked, read))
-        identity = verdicts.identity_of(speaker, template)
-    common = {"judge": [identity["name"], f"{template}-{identity['template_hash']}"], "tstamp": time.time()}
-    rows = []
-    for task in tasks:
-        own = [next(heard) for _ in task.showings]
-        about = {"question_id": fastchat.number(task.question), "turn": task.turn, **common}
-        if theirs:
-            rows.append(about | {"model_1": ours.name, "model_2": theirs.name} | _game_row(*own))
-        else:
-            rows.append(about | {"model": ours.name} | _mark_row(*own))
-    return identity, rows
+def _written(
+    rows: Sequence[dict[str, Any]], out: Path, name: str, sides: Sequence[Side], questions: Sequence[Question]
+) -> mt_scores.Figures:
+    """Write a judge's judgments as FastChat does, and make figures of them."""
+    kind, key = ("single", "model") if len(sides) == 1 else ("pair", "model_1")
+    path = out / "model_judgment" / f"{fastchat.file_name(name)}_{kind}.jsonl"
+    fastchat.put(path, rows, key, sides[0].name)
+    placed = [(f"{path.name}, {sides[0].name}", row) for row in rows]
+    return _figures(placed, questions, sides[0].name, sides[1].name if len(sides) > 1 else "")
 
 
-def _compared(
-    judge: str, questions: Sequence[Question], tasks: Sequence[Task], sides: tuple[Side, Side]
-) -> Iterator[Heard]:
-    """A reward model's verdict on each pair, once for each order: the second is the first turned round."""
-    asked = {question.id: question for question in questions}
-    pairs = []
-    for task in tasks:
-        turns = asked[task.question].turns[: task.turn]
-        said = [side.answers.by_question[task.question] for side in sides]
-        shown = [(answering.conversation(turns, one[: task.turn - 1]), one[task.turn - 1]) for one in said]
-        pairs.append((shown[0], shown[1]))
-    for heard in scoring.compare(judge, pairs):
-        yield heard
-        order = heard.verdict.order[::-1] if isinstance(heard.verdict, Ranked) else None
-        yield replace(heard, verdict=Ranked(order)) if order else heard
+def _together(
+    members: Sequence[_Judged], out: Path, sides: Sequence[Side], questions: Sequence[Question]
+) -> tuple[dict[str, Any], mt_scores.Figures, dict[str, Any]]:
+    """The panel as a judge, its figures with its members' own below, and what is told of it beside them."""
+    rule = panel.MARKS if len(sides) == 1 else panel.VERDICTS
+    cases = [mt_judging.case_of(row) for row in members[0].rows]
+    said = [_member(one, cases) for one in members]
+    opinions = panel.together(said, rule)
+    title = panel.title([one.name for one in members])
+    rows = [
+        mt_judging.row_of(row, [title, rule.words], opinions[case].value, opinions[case].reason)
+        for case, row in zip(cases, members[0].rows, strict=True)
+    ]
+    figures = _written(rows, out, panel.NAME, sides, questions)
+    of_members = [one.figures.rows[0] | {"name": f"by {one.name}", "level": 1} for one in members]
+    clusters = {case: str(row["question_id"]) for case, row in zip(cases, members[0].rows, strict=True)}
+    about = panel.about([(one.name, one.figures.rows) for one in members], panel.agreement(said, clusters, rule), rule)
+    judge = {"name": title, "rule": rule.words, "members": [one.judge for one in members]}
+    together = figures._replace(
+        rows=[figures.rows[0], *of_members, *figures.rows[1:]],
+        notes=[*figures.notes, *panel.notes(opinions, "turns")],
+    )
+    return judge, together, {"panel": about}
 
 
-def _mark_row(heard: Heard) -> dict[str, Any]:
-    score = heard.verdict.mark if isinstance(heard.verdict, Scored) else fastchat.ERROR
-    return {"user_prompt": heard.prompt, "judgment": heard.reply, "score": score} | _reasons([heard])
-
-
-def _game_row(first: Heard, second: Heard) -> dict[str, Any]:
-    row: dict[str, Any] = {}
-    for key, heard, swapped in (("g1", first, False), ("g2", second, True)):
-        said = mt_judging.preference(heard.verdict, swapped=swapped)
-        winner = {None: "error", mt_judging.WIN: "model_1", mt_judging.LOSS: "model_2"}.get(said, "tie")
-        row |= {f"{key}_winner": winner, f"{key}_user_prompt": heard.prompt, f"{key}_judgment": heard.reply}
-    return row | _reasons([first, second])
-
-
-def _reasons(heard: Iterable[Heard]) -> dict[str, str]:
-    """Why a judgment could not be read, beside what FastChat writes."""
-    found = [one.verdict.reason for one in heard if isinstance(one.verdict, Unparsed)]
-    return {"reason": "; ".join(found)} if found else {}
+def _member(judged: _Judged, cases: Sequence[str]) -> panel.Member:
+    values = {case: mt_scores.value_of(row) for case, row in zip(cases, judged.rows, strict=True)}
+    return panel.Member(
+        judged.name,
+        {case: value for case, value in values.items() if not isinstance(value, str)},
+        {case: value for case, value in values.items() if isinstance(value, str)},
+    )
 
 
 def _figures(
@@ -253,17 +239,16 @@ def _parts(asked: Asked, questions: Sequence[Question], source: str) -> list[Par
     shown = [showing for task in tasks for showing in task.showings]
     texts = [verdicts.call_of(showing, 0, 0).messages[0]["content"] for showing in shown]
     answers_shown = sum(name.startswith("answer") for showing in shown for name, _ in showing.texts)
-    if asked.against and scoring.is_reward_model(asked.judge):
-        return parts  # it is asked nothing
-    return [
-        *parts,
+    return parts + [
         Part(
             purpose=VERDICTS,
-            model=asked.judge,
+            model=judge,
             calls=len(shown),
             characters=sum(map(len, texts)),
             max_tokens=verdicts.MAX_TOKENS,
             read=answers_shown * unknown // len(sides),
             read_cap=MAX_TOKENS,
-        ),
+        )
+        for judge in asked.judge
+        if not scoring.is_reward_model(judge)  # that is asked nothing
     ]

@@ -1,12 +1,18 @@
-"""How MT-Bench's answers are shown to a judge, and how its marks and verdicts are read, as strictly as they can be."""
+"""How MT-Bench's answers are shown to a judge, and its marks and verdicts read, as strictly as can be, and written."""
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
-from starling.benches.answers import Question
-from starling.benches.verdicts import Showing
+from starling import models, progress
+from starling.benches import answers as answering
+from starling.benches import chats, fastchat, scoring, verdicts
+from starling.benches.answers import Question, Side
+from starling.benches.verdicts import Heard, Showing
 from starling.judges.parse import Ranked, Scored, Tied, Unparsed, Verdict, parse_winner
+from starling.ledger import Ledger
 
 MARK, PAIR = "mt_mark", "mt_pair"
 WIN, TIE, LOSS = 1.0, 0.5, 0.0
@@ -82,6 +88,89 @@ def preference(verdict: Verdict, *, swapped: bool = False) -> float | None:
         return None
     won = WIN if verdict.order[0] == 0 else LOSS
     return 1 - won if swapped else won
+
+
+def judge(
+    name: str, questions: Sequence[Question], sides: Sequence[Side], ledger: Ledger
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Who judges one side's answers, or two sides' in pairs, and its judgments as FastChat writes them."""
+    said = [side.answers.by_question for side in sides]
+    todo = tasks(questions, *said)
+    is_pair = len(sides) > 1
+    if is_pair and scoring.is_reward_model(name):
+        identity, template = models.identity(name), "rewards"
+        heard = iter(_compared(name, questions, todo, said))
+    else:
+        template, read = (PAIR, read_winner) if is_pair else (MARK, read_mark)
+        shown = [showing for task in todo for showing in task.showings]
+        with progress.track("verdicts", len(shown), "verdicts") as advance:
+            speaker = chats.open_speaker(name, ledger, lambda call, reply: advance(1))
+            heard = iter(verdicts.ask(speaker.chat, shown, read))
+        identity = verdicts.identity_of(speaker, template)
+    common = {"judge": [identity["name"], f"{template}-{identity['template_hash']}"], "tstamp": time.time()}
+    names = {"model_1": sides[0].name, "model_2": sides[1].name} if is_pair else {"model": sides[0].name}
+    rows = []
+    for task in todo:
+        own = [next(heard) for _ in task.showings]
+        about = {"question_id": fastchat.number(task.question), "turn": task.turn} | common | names
+        rows.append(about | (_game_row(*own) if is_pair else _mark_row(*own)))
+    return identity, rows
+
+
+def case_of(row: Mapping[str, Any]) -> str:
+    """What a judgment is about, whoever made it."""
+    return f"question {row['question_id']}, turn {row['turn']}"
+
+
+def row_of(like: Mapping[str, Any], judge: Sequence[str], value: float | None, reason: str) -> dict[str, Any]:
+    """A judgment about what another one is about, with a mark or the preference for the first model; None and why."""
+    about = {key: like[key] for key in ("question_id", "turn", "model", "model_1", "model_2") if key in like}
+    why = {"reason": reason} if value is None else {}
+    said: dict[str, Any] = {"score": fastchat.ERROR if value is None else value}
+    if "model_1" in like:
+        said = {"g1_winner": _winner(value), "g2_winner": _winner(value)}
+    return about | {"judge": list(judge), "tstamp": time.time()} | said | why
+
+
+def _compared(
+    judge: str, questions: Sequence[Question], todo: Sequence[Task], sides: Sequence[Turns]
+) -> Iterator[Heard]:
+    """A reward model's verdict on each pair, once for each order: the second is the first turned round."""
+    asked = {question.id: question for question in questions}
+    pairs = []
+    for task in todo:
+        turns = asked[task.question].turns[: task.turn]
+        said = [side[task.question] for side in sides]
+        shown = [(answering.conversation(turns, one[: task.turn - 1]), one[task.turn - 1]) for one in said]
+        pairs.append((shown[0], shown[1]))
+    for heard in scoring.compare(judge, pairs):
+        yield heard
+        order = heard.verdict.order[::-1] if isinstance(heard.verdict, Ranked) else None
+        yield replace(heard, verdict=Ranked(order)) if order else heard
+
+
+def _mark_row(heard: Heard) -> dict[str, Any]:
+    score = heard.verdict.mark if isinstance(heard.verdict, Scored) else fastchat.ERROR
+    return {"user_prompt": heard.prompt, "judgment": heard.reply, "score": score} | _reasons([heard])
+
+
+def _game_row(first: Heard, second: Heard) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for key, heard, swapped in (("g1", first, False), ("g2", second, True)):
+        said = preference(heard.verdict, swapped=swapped)
+        row |= {f"{key}_winner": _winner(said), f"{key}_user_prompt": heard.prompt, f"{key}_judgment": heard.reply}
+    return row | _reasons([first, second])
+
+
+def _winner(preferred: float | None) -> str:
+    """Which model a preference for the first one names, as FastChat writes it."""
+    return {None: "error", WIN: "model_1", LOSS: "model_2"}.get(preferred, "tie")
+
+
+def _reasons(heard: Iterable[Heard]) -> dict[str, str]:
+    """Why a judgment could not be read, beside what FastChat writes."""
+    found = [one.verdict.reason for one in heard if isinstance(one.verdict, Unparsed)]
+    return {"reason": "; ".join(found)} if found else {}
 
 
 def _shown(question: Question, answers: Turns, turn: int) -> list[tuple[str, str]]:

@@ -106,6 +106,11 @@ def _why(left_out: Sequence[LeftOut]) -> str:
     return f"; the first: {left_out[0].item}: {left_out[0].reason} ({left_out[0].detail})" if left_out else ""
 
 
+def value_of(row: Mapping[str, Any]) -> float | str:
+    """The mark of a judgment, or what came of a game for its first model; why there is none."""
+    return _won(row) if fastchat.is_pair(row) else _mark(row)
+
+
 def _model(row: Mapping[str, Any], wanted: str) -> str:
     name = str(row.get("model") or "")
     return name if not wanted or name == wanted else ""
@@ -138,12 +143,18 @@ def _orientations(judgments: Judgments, model: str, against: str) -> dict[tuple[
 
 
 def _game(row: Mapping[str, Any], names: Mapping[tuple[str, str], str]) -> float | str:
+    value = _won(row)
+    if isinstance(value, str) or names[_pair(row)].startswith(f"{_pair(row)[0]} against "):
+        return value
+    return 1 - value
+
+
+def _won(row: Mapping[str, Any]) -> float | str:
     said = [row.get(key, row.get("winner")) for key in ("g1_winner", "g2_winner")]
     unknown = [one for one in said if one not in _WINNERS]
     if unknown:
         return str(row.get("reason") or f"the winner is {unknown[0]!r}")
-    value = _WINNERS[said[0]] if said[0] == said[1] else TIE
-    return value if names[_pair(row)].startswith(f"{_pair(row)[0]} against ") else 1 - value
+    return _WINNERS[said[0]] if said[0] == said[1] else TIE
 
 
 def _rows(name: str, cases: Sequence[Case], unit: str, *, categories: bool) -> list[dict[str, Any]]:
@@ -185,7 +196,7 @@ def _mean(cases: Sequence[Case]) -> float:
 def _sentence(row: Mapping[str, Any]) -> str:
     """What the interval of a win rate allows one to say."""
     if row["low"] > 0.5:
-        return f"{row['name']}: better, by this judge on these questions"
+        return f"{row['name']}: better, by these judgments"
     if row["high"] < 0.5:
-        return f"{row['name']}: worse, by this judge on these questions"
+        return f"{row['name']}: worse, by these judgments"
     return f"{row['name']}: these judgments do not tell which is better; the interval holds 50 %"

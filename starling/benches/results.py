@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from starling import figures, progress, texts
-from starling.benches import left_out
+from starling.benches import left_out, panel
 from starling.benches.left_out import LeftOut
 from starling.records import Score
 from starling.store import versions, write_atomically
@@ -61,6 +61,8 @@ def show(found: Mapping[str, Any], about: str, *, unit: str, notes: Sequence[str
     for role in ("model", "judge"):
         if found[role]:
             _print(texts.terminal(f"{role}: {_named(found[role])}"))
+        for member in found[role].get("members", ()):
+            _print(texts.terminal(f"  {_named(member)}"))
     _print(texts.terminal(f"data:  {data['name']}, {data['cases']:,} {unit}, sha256 {data['sha256'][:12]}"))
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in ("", "figure (95 % interval), n"):
@@ -69,6 +71,8 @@ def show(found: Mapping[str, Any], about: str, *, unit: str, notes: Sequence[str
         style = "" if one["level"] == 0 else "dim"
         table.add_row(texts.terminal("  " * one["level"] + one["name"]), FORMATS[one["unit"]](one), style=style)
     _print(table)
+    if "panel" in found:
+        panel.show(found["panel"])
     for note in notes:
         _print(texts.terminal(note))
     left_out.show(found["left_out"])
@@ -83,8 +87,9 @@ def write(out: Path, found: Mapping[str, Any]) -> None:
 
 def _named(who: Mapping[str, Any]) -> str:
     parts = [str(who["name"])] + [str(who[key]) for key in ("endpoint", "commit") if who.get(key)]
-    hashes = [f"{label} {who[key][:12]}" for key, label in _HASHES.items() if who.get(key)]
-    return ", ".join([" ".join(parts), *hashes])
+    more = [str(who["rule"])] if "rule" in who else []  # of a panel
+    more += [f"{label} {who[key][:12]}" for key, label in _HASHES.items() if who.get(key)]
+    return ", ".join([" ".join(parts), *more])
 
 
 _HASHES = {"weights_sha256": "weights", "template_hash": "template"}

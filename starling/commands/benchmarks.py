@@ -33,7 +33,10 @@ def bench(
         Path | None,
         typer.Option(metavar="FILE", show_default="none", help="Chat models: answers that are there, none is sampled."),
     ] = None,
-    judge: Annotated[str, typer.Option(metavar="MODEL", show_default="none", help="Who judges the answers.")] = "",
+    judge: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODEL", show_default="none", help="Who judges the answers; given again, a panel does."),
+    ] = None,
     against: Annotated[
         str,
         typer.Option(metavar="MODEL|FILE", show_default="none", help="Compare in pairs with another MODEL's answers."),
@@ -82,7 +85,7 @@ def bench(
     return benchmarks.run(
         name,
         Asked(
-            model=model, scores=scores, answers=answers, judge=judge, against=against, judgments=judgments,
+            model=model, scores=scores, answers=answers, judge=tuple(judge or ()), against=against, judgments=judgments,
             annotations=tuple(annotations or ()), version=version, one_order=one_order, data=data, run=run,
             tasks=tasks, out=out, dtype=dtype, estimate=estimate,
         ),
