@@ -4,13 +4,14 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Self, TypeVar
 
 from starling.errors import StarlingError
 from starling.generate import Drawn, Request, Sampling, stop_ids
 from starling.models import Model
+from starling.prepacked import prepacked
 
 CLOSING = "the server is closing"
 FIRST_TOKENS = 256  # room of a slot beyond the first prompt; it grows with the answers
@@ -85,12 +86,13 @@ class Engine:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)
 
     async def _work(self) -> None:
-        while True:
-            while not self.num_jobs:
-                self._sampling = None  # an idle server holds no keys and values
-                self._wake.clear()
-                await self._wake.wait()
-            await self._advance()
+        with prepacked(self._model.network) if self._model else nullcontext():
+            while True:
+                while not self.num_jobs:
+                    self._sampling = None  # an idle server holds no keys and values
+                    self._wake.clear()
+                    await self._wake.wait()
+                await self._advance()
 
     async def _advance(self) -> None:
         free = self._slots - len(self._running.keys() - self._left)
