@@ -9,7 +9,6 @@ from typing import Any
 
 from starling import config, differing, digest, page, plots
 from starling.before_after import SIDES
-from starling.judges.checks import HELD_OUT
 from starling.plots import Plot, Series
 from starling.store import Run
 
@@ -39,16 +38,11 @@ def _shown(case: Mapping[str, Any]) -> dict[str, Any]:
         rows.append(("held-out checks", ("held_out",)))
     return {
         **case,
-        "checks": [_check(check) for check in case["checks"]],
+        "checks": digest.checks_of(case),
         "pieces": pieces,
         "alike": alike,
         "aspects": [*rows, ("reward", ("reward",)), ("tokens", ("tokens",))],
     }
-
-
-def _check(check: Mapping[str, Any]) -> dict[str, Any]:
-    parameters = ", ".join(f"{key} = {value}" for key, value in check.items() if key != "check" and value is not None)
-    return {"text": f"{check['check']}({parameters})", "held_out": check["check"] in HELD_OUT}
 
 
 def _plots(found: Mapping[str, Any]) -> dict[str, Plot]:
