@@ -181,7 +181,7 @@ def _against_first(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
 def _notes(entries: Sequence[Mapping[str, Any]], shared: Mapping[str, Any]) -> list[str]:
     """What to keep in mind when these runs are compared."""
     known = [entry for entry in entries if entry["evaluated"]]
-    notes = [f"{entry['name']} is not evaluated. {entry['headline'][0]}" for entry in entries if not entry["evaluated"]]
+    notes = []
     for left in shared["left_out"]:
         count, of = figures.number(left["count"]), figures.number(entries[left["run"]]["test_prompts"])
         notes.append(

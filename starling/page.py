@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -22,22 +23,24 @@ def render(template: str, numbers: Mapping[str, Any], scripts: Sequence[str], **
     place. The `scripts` of `pages/` run one after the other; no other script may.
     """
 
-    def figure(kind: str, *path: str | int) -> Markup:
-        value: Any = numbers
-        for part in path:
-            value = value[part]
-        text = figures.FORMATS[kind](value).replace(" %", "\u00a0%").replace("n = ", "n\u00a0=\u00a0")  # not torn apart
-        return Markup('<span data-figure="{}" data-at="{}">{}</span>').format(kind, pointer(path), text)
-
     script = "".join(map(_file, scripts))
     return environment().get_template(template).render(
         found=numbers,
-        figure=figure,
+        figure=partial(figure, numbers),
         css=_file("report.css"),
         script=script,
         script_hash="sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         **texts,
     )  # fmt: skip
+
+
+def figure(numbers: Mapping[str, Any], kind: str, *path: str | int) -> Markup:
+    """The number at a place as people read it, marked with its kind and its place."""
+    value: Any = numbers
+    for part in path:
+        value = value[part]
+    text = figures.FORMATS[kind](value).replace(" %", "\u00a0%").replace("n = ", "n\u00a0=\u00a0")  # not torn apart
+    return Markup('<span data-figure="{}" data-at="{}">{}</span>').format(kind, pointer(path), text)
 
 
 def environment() -> Environment:

@@ -13,6 +13,7 @@ from page_reader import Page, wrong_numbers
 from starling.stages import report
 from starling.store import Run
 
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = runs.make(tmp_path_factory.mktemp("report") / "run")
@@ -123,8 +124,8 @@ def test_the_sections_stand_in_the_order_of_the_questions(page: Page) -> None:
 
 def test_a_case_says_how_it_went_for_the_filters(page: Page) -> None:
     cases = [a for _, a in page.elements if a.get("class") == "case"]
-    assert [(a["data-outcome"], a["data-held-out"], a["data-kind"]) for a in cases] == [
-        ("better", "worse", "writing"), ("worse", "worse", "writing"), ("unread", "worse", "writing"),
+    assert [(a["data-tags"], a["data-kind"]) for a in cases] == [
+        ("better held-out-worse", "writing"), ("worse held-out-worse", "writing"), ("unread held-out-worse", "writing"),
     ]  # fmt: skip
 
 
