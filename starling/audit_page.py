@@ -1,13 +1,10 @@
 """What `starling audit --out` writes: one page with the figures and their plots, which needs nothing else."""
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from starling import audit_text, plots
+from starling import audit_text, page, plots
 from starling.audit import FEW
 from starling.plots import Plot
 from starling.store import write_atomically
@@ -15,22 +12,18 @@ from starling.store import write_atomically
 
 def write(path: Path, audits: Sequence[Mapping[str, Any]], between: Sequence[Mapping[str, Any]]) -> None:
     """Write the page of these logs."""
-    environment = Environment(
-        loader=PackageLoader("starling", "pages"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-    )
-    page = environment.get_template("audit.html.jinja").render(
+    text = page.render(
+        "audit.html.jinja",
+        {},
+        [],
         logs=[{"found": found, "plots": draw(found, f"log{number}")} for number, found in enumerate(audits)],
         side_by_side=audit_text.side_by_side(audits),
         columns=audit_text.SIDE_BY_SIDE,
         between=audit_text.between_lines(between),
         say=audit_text,
         few=FEW,
-        css=(files("starling") / "pages" / "report.css").read_text(encoding="utf-8"),
     )
-    write_atomically(path, page)
+    write_atomically(path, text)
 
 
 def draw(found: Mapping[str, Any], name: str) -> list[Plot]:

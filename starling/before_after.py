@@ -137,6 +137,21 @@ def outcome(verdict: float | None) -> str:
     return "better" if verdict > 0.5 else "worse" if verdict < 0.5 else "same"
 
 
+def value(case: Mapping[str, Any], side: str, key: str) -> float | None:
+    """The figure of one answer, None where it does not apply to the prompt."""
+    if key.startswith("refused_"):
+        return float(rubric.refuses(case[side]["answer"])) if case["kind"] == key.removeprefix("refused_") else None
+    direct = {
+        "rubric_score": "score",
+        "held_out_checks": "held_out",
+        "reward": "reward",
+        "tokens": "tokens",
+        "finished": "finished",
+    }
+    found = case[side][direct[key]] if key in direct else case[side]["aspects"].get(key)
+    return None if found is None else float(found)
+
+
 def _held_out_sentence(rate: Mapping[str, Any]) -> str:
     said = figures.share_interval(rate)
     never = "On checks that no ranking, fit or selection ever used"
@@ -151,7 +166,7 @@ def _held_out_sentence(rate: Mapping[str, Any]) -> str:
 
 
 def _row(row: Row, scores: Mapping[str, Figure], cases: Sequence[Mapping[str, Any]], config: Config) -> Figure:
-    pairs = [(case, _value(case, "base", row.key), _value(case, "tuned", row.key)) for case in cases]
+    pairs = [(case, value(case, "base", row.key), value(case, "tuned", row.key)) for case in cases]
     paired = [(case, tuned - base) for case, base, tuned in pairs if base is not None and tuned is not None]
     change = stats.cluster_mean(
         "change",
@@ -166,21 +181,6 @@ def _row(row: Row, scores: Mapping[str, Figure], cases: Sequence[Mapping[str, An
         "change": found,
         "says": _says(found, row.good),
     }
-
-
-def _value(case: Mapping[str, Any], side: str, key: str) -> float | None:
-    """The figure of one answer, None where it does not apply to the prompt."""
-    if key.startswith("refused_"):
-        return float(rubric.refuses(case[side]["answer"])) if case["kind"] == key.removeprefix("refused_") else None
-    direct = {
-        "rubric_score": "score",
-        "held_out_checks": "held_out",
-        "reward": "reward",
-        "tokens": "tokens",
-        "finished": "finished",
-    }
-    value = case[side][direct[key]] if key in direct else case[side]["aspects"].get(key)
-    return None if value is None else float(value)
 
 
 def _says(change: Mapping[str, Any], good: int) -> str:

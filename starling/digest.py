@@ -51,7 +51,7 @@ def digest(run: Run) -> dict[str, Any]:
         "fit": _fit(facts["fit"], lines),
         "tune": _tune(facts["tune"], lines),
         "judge": _judge(facts["rank"], facts["sample"]),
-        "cases": [_case(case) for case in cases],
+        "cases": [case_numbers(case) for case in cases],
     }
     return without_nan(found | {"glance": _glance(found)})
 
@@ -140,6 +140,37 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def case_numbers(case: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of one test prompt; its texts stay in `evaluate/cases.jsonl`."""
+    sides = {
+        side: {key: case[side][key] for key in ("score", "held_out", "reward", "tokens", "finished", "aspects")}
+        for side in before_after.SIDES
+    }
+    return {
+        "prompt_id": case["prompt_id"],
+        "outcome": before_after.outcome(case["verdict"]),
+        "held_out_outcome": None
+        if case["held_out_verdict"] is None
+        else before_after.outcome(case["held_out_verdict"]),
+        "held_out_checks": sum(check["check"] in HELD_OUT for check in case["checks"]),
+        "gain": case["tuned"]["score"] - case["base"]["score"],
+        **sides,
+    }
+
+
+def checks_of(case: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A test prompt's checks as they are written, and whether each is held out."""
+    return [
+        {
+            "text": f"{check['check']}("
+            + ", ".join(f"{key} = {value}" for key, value in check.items() if key != "check" and value is not None)
+            + ")",
+            "held_out": check["check"] in HELD_OUT,
+        }
+        for check in case["checks"]
+    ]
+
+
 def _counts(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     prompts, sample, rank = facts["prompts"], facts["sample"], facts["rank"]
     fit, tune, evaluate = facts["fit"], facts["tune"], facts["evaluate"]
@@ -204,24 +235,6 @@ def _judge(rank: Mapping[str, Any], sample: Mapping[str, Any]) -> dict[str, Any]
             "reasons": [{"reason": reason, "count": count} for reason, count in probe["reasons"].items()],
         },
     }  # fmt: skip
-
-
-def _case(case: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers of one test prompt; its texts stay in `evaluate/cases.jsonl`."""
-    sides = {
-        side: {key: case[side][key] for key in ("score", "held_out", "reward", "tokens", "finished", "aspects")}
-        for side in before_after.SIDES
-    }
-    return {
-        "prompt_id": case["prompt_id"],
-        "outcome": before_after.outcome(case["verdict"]),
-        "held_out_outcome": None
-        if case["held_out_verdict"] is None
-        else before_after.outcome(case["held_out_verdict"]),
-        "held_out_checks": sum(check["check"] in HELD_OUT for check in case["checks"]),
-        "gain": case["tuned"]["score"] - case["base"]["score"],
-        **sides,
-    }
 
 
 def _glance(found: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -67,6 +67,11 @@ def number_change(score: Mapping[str, Any]) -> str:
     return _change(score, lambda value: f"{value:+,.{decimals}f}", "")
 
 
+def money(usd: float | None) -> str:
+    """Dollars, to the hundredth of a cent: calls can be that cheap."""
+    return "price unknown" if usd is None else f"${usd:,.4f}"
+
+
 def used_of(budget: Mapping[str, Any]) -> str:
     """48,674 of 60,000; 48,674, no limit."""
     allowed = budget["allowed"]
@@ -82,6 +87,7 @@ FORMATS: Mapping[str, Callable[[Any], str]] = {
     "number_interval": number_interval,
     "share_change": share_change,
     "number_change": number_change,
+    "money": money,
     "used_of": used_of,
 }
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -9,6 +10,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from starling import figures
 from starling.svg import BAD, BASE, GOOD, MUTED, TUNED, Plot, plot
+
+_HEADING = 0.8  # of a row's height
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,24 +26,35 @@ class Series:
 
 
 def forest(name: str, title: str, rows: Sequence[Mapping[str, Any]]) -> Plot:
-    """Shares with their intervals, one under the other, against the 50 % line; above it is good."""
+    """Shares with their intervals, one under the other, against the 50 % line; above it is good.
+
+    Rows of one `group` stand together below its name.
+    """
     known = [row for row in rows if row.get("value") is not None]
-    values = "; ".join(f"{row['label']} {figures.share_interval(row)}" for row in known)
+    groups = {
+        group: "; ".join(f"{row['label']} {figures.share_interval(row)}" for row in own)
+        for group, own in groupby(known, lambda row: row.get("group", ""))
+    }
+    values = ". ".join(f"{group}: {values}" if group else values for group, values in groups.items())
     summary = f"{title}: {values}." if known else f"{title}: no cases."
+    places, headings = _places(known)
+    lines = places[-1] + 1 if places else 1
 
     def draw(axes: Axes) -> None:
         low = min([0.5, *(_end(row, "low") for row in known)])
         high = max([0.5, *(_end(row, "high") for row in known)])
         margin = 0.08 * (high - low or 1)
         axes.set_xlim(max(0.0, low - margin) - 0.005, min(1.0, high + margin) + 0.005)
-        axes.set_ylim(len(known) - 0.25, -0.75)
+        axes.set_ylim(lines - 0.25, -0.75)
         axes.axvline(0.5, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-        for place, row in enumerate(known):
+        frame = axes.get_yaxis_transform()
+        for place, heading in headings:
+            axes.text(0.0, place - 0.1, heading, transform=frame, va="bottom", ha="left", weight="bold")
+        for place, row in zip(places, known, strict=True):
             ends = _end(row, "low"), _end(row, "high")
             colour = _good_or_bad(row)
             axes.plot(ends, (place, place), color=colour, linewidth=2.2, solid_capstyle="butt")
             axes.plot([row["value"]], [place], "o", color=colour, markersize=5.5)
-            frame = axes.get_yaxis_transform()
             axes.text(0.0, place - 0.25, _short(row["label"]), transform=frame, va="bottom", ha="left")
             said = figures.share_interval(row)
             axes.text(1.0, place - 0.25, said, transform=frame, va="bottom", ha="right", color=MUTED)
@@ -50,7 +64,22 @@ def forest(name: str, title: str, rows: Sequence[Mapping[str, Any]]) -> Plot:
         axes.tick_params(left=False, labelleft=False)
         axes.spines["left"].set_visible(False)
 
-    return plot(name, title, summary, 0.5 + 0.44 * max(len(known), 1), draw)
+    return plot(name, title, summary, 0.5 + 0.44 * lines, draw)
+
+
+def _places(rows: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[tuple[float, str]]]:
+    """Where each row stands, from the top, and the names of groups, which take most of a line."""
+    places: list[float] = []
+    headings: list[tuple[float, str]] = []
+    place, group = 0.0, ""
+    for row in rows:
+        if row.get("group", "") != group:
+            group = row["group"]
+            headings.append((place, group))
+            place += _HEADING
+        places.append(place)
+        place += 1
+    return places, headings
 
 
 def curve(

@@ -1,14 +1,15 @@
 """What a run has spent on endpoints, from its ledger; and what it may still spend."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 
-from starling import endpoints, progress
+from starling import endpoints, figures, progress
 from starling.client import Client
 from starling.config import Config
-from starling.ledger import Ledger
+from starling.ledger import Ledger, Spent, read_spent
 from starling.limits import Allowance
 
 Entry = dict[str, Any]
@@ -33,7 +34,7 @@ def allowance(config: Config, ledger: Ledger) -> Allowance:
 
 def spent_usd(config: Config, ledger: Ledger) -> float:
     """Dollars that left over all stages and attempts; endpoints without a known price do not count."""
-    return sum(entry["usd"] or 0.0 for entry in _entries(config, ledger))
+    return sum(entry["usd"] or 0.0 for entry in _entries(config, ledger.spent()))
 
 
 def of_stage(config: Config, ledger: Ledger, clients: Iterable[Client] = ()) -> list[Entry]:
@@ -42,7 +43,7 @@ def of_stage(config: Config, ledger: Ledger, clients: Iterable[Client] = ()) -> 
     `failures` are attempts without a valid reply; their tokens, where the endpoint may have charged for them, are
     counted as the most that they can be. `from_ledger` are the replies that `clients` found there this time.
     """
-    found = {entry["endpoint"]: entry for entry in _entries(config, ledger) if entry["stage"] == ledger.stage}
+    found = {entry["endpoint"]: entry for entry in _entries(config, ledger.spent()) if entry["stage"] == ledger.stage}
     for client in clients:
         if client.name not in found and client.counts.from_ledger:
             found[client.name] = _entry(client.name, client.endpoint.model, 0, 0, 0, 0) | {"usd": 0.0}
@@ -54,10 +55,22 @@ def of_stage(config: Config, ledger: Ledger, clients: Iterable[Client] = ()) -> 
     return list(found.values())
 
 
+def by_stage(config: Config, path: Path) -> dict[str, float | None]:
+    """Dollars of each stage that has called an endpoint, None where one has no known price.
+
+    The ledger is only read, and only where the settings name an endpoint.
+    """
+    found: dict[str, float | None] = {}
+    for entry in _entries(config, read_spent(path)) if _known(config) else []:
+        before = found.get(entry["stage"], 0.0)
+        found[entry["stage"]] = None if before is None or entry["usd"] is None else before + entry["usd"]
+    return found
+
+
 def report(stage: str, spending: Iterable[Entry]) -> None:
     """Print a stage's spending, a line for each endpoint."""
     for entry in spending:
-        cost = "price unknown" if entry["usd"] is None else f"${entry['usd']:,.4f}"
+        cost = figures.money(entry["usd"])
         failed = f", {entry['failures']:,} attempts failed" if entry["failures"] else ""
         progress.console.print(
             escape(
@@ -70,20 +83,24 @@ def report(stage: str, spending: Iterable[Entry]) -> None:
             progress.console.print(escape(f"{stage}: {entry['endpoint']} says that {', '.join(other)} answered"))
 
 
-def _entries(config: Config, ledger: Ledger) -> list[Entry]:
+def _entries(config: Config, rows: Iterable[Spent]) -> list[Entry]:
     """What every stage has spent on every endpoint, priced as the settings say now."""
-    known = {
-        endpoint.name: endpoint
-        for stage in ("sample", "rank", "evaluate")
-        for endpoint in endpoints.of_stage(config, stage)
-    }
+    known = _known(config)
     found = []
-    for spent in ledger.spent():
+    for spent in rows:
         endpoint = known.get(spent.name)
         usd = endpoint.usd(spent.prompt_tokens, spent.completion_tokens) if endpoint else None
         entry = _entry(spent.name, spent.model, *spent[3:7]) | {"usd": usd, "stage": spent.stage}
         found.append(entry)
     return found
+
+
+def _known(config: Config) -> dict[str, endpoints.Endpoint]:
+    return {
+        endpoint.name: endpoint
+        for stage in ("sample", "rank", "evaluate")
+        for endpoint in endpoints.of_stage(config, stage)
+    }
 
 
 def _entry(name: str, model: str, calls: int, failures: int, prompt_tokens: int, completion_tokens: int) -> Entry:

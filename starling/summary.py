@@ -12,6 +12,7 @@ from starling.before_after import SIDES, judge_named
 from starling.config import Config, JudgeTable
 from starling.judges.llm import calls_of
 from starling.store import Run
+from starling.texts import terminal, visible
 from starling.tune_settings import TuneTable, as_read, is_online
 
 _COLOURS = {"better": "green", "worse": "red"}
@@ -68,6 +69,39 @@ def print_summary(run: Run) -> None:
     console.print(cost_table(found))
     if run.report_path.exists():
         console.print(f"report: {escape(str(run.report_path))}")
+
+
+def print_comparison(numbers: Mapping[str, Any]) -> None:
+    """What differs between runs, as far as it fits a terminal."""
+    console = progress.console
+    for number, line in enumerate([*numbers["headline"], *numbers["notes"]]):
+        console.print(escape(visible(line)), style=None if number else "bold")
+    console.print(comparison_table(numbers))
+
+
+def comparison_table(numbers: Mapping[str, Any]) -> Table:
+    """One row for each run: how its tuned model fares against its base, and what it took."""
+    table = _table(
+        "tuned against base, ties half, 95 % intervals", "run", "win rate", "held-out checks", "tokens", "KL", "time"
+    )
+    for column in table.columns[1:]:
+        column.no_wrap = True
+    asked = any(run["asked"] for run in numbers["runs"])
+    if asked:
+        table.add_column("cost")
+    for run in numbers["runs"]:
+        rates = {rate["key"]: rate | {"n": 0} for rate in run["win_rates"]}
+        rows = {row["key"]: row["tuned"] or {} for row in run["table"]}
+        told = [figures.share_interval(rates.get(key, {})) for key in ("win_rate", "win_rate_held_out_checks")]
+        told += [figures.number(rows.get(key, {}).get("value")) for key in ("tokens", "kl")]
+        table.add_row(
+            terminal(run["name"]),
+            *(told if run["evaluated"] else ("not evaluated", "", "", "")),
+            figures.duration(run["seconds"]),
+            *([figures.money(run["usd"]) if run["asked"] else ""] if asked else []),
+            style=_COLOURS.get(run["tone"]),
+        )
+    return table
 
 
 def before_after_table(result: Mapping[str, Any]) -> Table:

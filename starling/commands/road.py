@@ -157,13 +157,34 @@ _register("evaluate", "Compare base and tuned policy on the test prompts.")
 @command("report")
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Page for two or more RUNs (default compare.html); its numbers go beside it."
+        ),
+    ] = None,
 ) -> dict[str, Any]:
-    """Write the HTML report of finished runs anew."""
+    """Write the HTML report of a run anew, or one page that compares several runs."""
+    if len(runs) > 1:
+        return _compare(runs, out)
+    if out is not None:
+        raise UsageError("report: --out is for two or more RUNs; the report of one is report.html in its folder")
     from starling.stages import report as stage
 
-    facts = {}
-    for folder in runs:
-        opened = Run.read(folder)
-        facts[str(folder)] = stage.run(opened)
-        progress.console.print(f"report: {opened.report_path}", markup=False)
-    return facts
+    opened = Run.read(runs[0])
+    facts = stage.run(opened)
+    progress.console.print(f"report: {opened.report_path}", markup=False)
+    return {str(runs[0]): facts}
+
+
+def _compare(folders: Sequence[Path], out: Path | None) -> dict[str, Any]:
+    """Write the page that compares these runs, and print what it says first."""
+    from starling import comparison, comparison_page, summary
+
+    path = out or comparison_page.DEFAULT
+    comparison_page.refuse_others(path)
+    found = comparison.compare([Run.read(folder) for folder in folders])
+    facts = comparison_page.write(path, found)
+    summary.print_comparison(found.numbers)
+    progress.console.print(f"report: {path}", markup=False)
+    return facts | {key: value for key, value in found.numbers.items() if key != "cases"}

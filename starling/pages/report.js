@@ -32,15 +32,7 @@
   const matches = (one) => {
     const field = tools.elements;
     const data = one.dataset;
-    const wanted = {
-      all: true,
-      better: data.outcome === "better",
-      worse: data.outcome === "worse",
-      same: data.outcome === "same",
-      unread: data.outcome === "unread",
-      "held-out-worse": data.heldOut === "worse",
-      "held-out-better": data.heldOut === "better",
-    }[field.outcome.value];
+    const wanted = !field.outcome.value || data.tags.split(" ").includes(field.outcome.value);
     const words = field.search.value.toLowerCase().split(/\s+/).filter(Boolean);
     return wanted && (!field.kind.value || data.kind === field.kind.value) && words.every((word) => text.get(one).includes(word));
   };

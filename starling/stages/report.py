@@ -1,30 +1,19 @@
 """report: everything a person wants to know of the run on one page, `report.html`, and its numbers in `report.json`."""
 
-import base64
-import difflib
-import hashlib
-import json
 import os
 import platform
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
-from starling import config, digest, figures, plots
+from starling import config, differing, digest, page, plots
 from starling.before_after import SIDES
-from starling.judges.checks import HELD_OUT
 from starling.plots import Plot, Series
-from starling.store import Run, write_atomically
+from starling.store import Run
 
-Piece = tuple[str, bool]
 _LOOK = {"kl": "kl", "win_rate": "win_rate", "low": "win_rate_low", "high": "win_rate_high"}
 _PARTED = "tune/validation/parted"
-_SHORT = 2  # so few equal words between two differences are marked with them: single matches are chance
-_ALIKE = 0.2  # share of a text that must be common before marks help to read it
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -34,99 +23,26 @@ def run(run: Run) -> dict[str, Any]:
     drawn = _plots(found)
     numbers = found | {"made": made, "plots": {name: plot.summary for name, plot in drawn.items()}}
     cases = [_shown(case) for case in digest.read_cases(run)] if found["cases"] else []
-    page = _render(numbers, drawn, cases)
-    json_path = run.report_path.with_suffix(".json")
-    write_atomically(json_path, json.dumps(numbers, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    write_atomically(run.report_path, page)
-    return {"path": run.report_path.name, "bytes": len(page.encode()), "numbers": json_path.name}
-
-
-def pointer(path: Iterable[str | int]) -> str:
-    """The place of a number in report.json as a JSON pointer (RFC 6901)."""
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
-
-
-def differences(base: str, tuned: str) -> dict[str, list[Piece]]:
-    """Both texts in pieces, each with whether the other text lacks it there; joined they are the texts again."""
-    words = {side: re.findall(r"\S+\s*|\s+", text) for side, text in zip(SIDES, (base, tuned), strict=True)}
-    matcher = difflib.SequenceMatcher(None, words["base"], words["tuned"], autojunk=False)
-    pieces: dict[str, list[Piece]] = {"base": [], "tuned": []}
-    operations = matcher.get_opcodes()
-    for number, (tag, *spans) in enumerate(operations):
-        inside = 0 < number < len(operations) - 1
-        differs = tag != "equal" or (inside and spans[1] - spans[0] <= _SHORT)
-        for side, start, end in (("base", spans[0], spans[1]), ("tuned", spans[2], spans[3])):
-            if start < end:
-                _add(pieces[side], "".join(words[side][start:end]), differs)
-    return pieces
-
-
-def _common(pieces: Sequence[Piece]) -> float:
-    """The share of a text that the other has too."""
-    total = sum(len(text) for text, _ in pieces)
-    return sum(len(text) for text, differs in pieces if not differs) / total if total else 0.0
-
-
-def _add(pieces: list[Piece], text: str, differs: bool) -> None:
-    if pieces and pieces[-1][1] == differs:
-        pieces[-1] = (pieces[-1][0] + text, differs)
-    else:
-        pieces.append((text, differs))
-
-
-def _render(numbers: Mapping[str, Any], drawn: Mapping[str, Plot], cases: Sequence[Mapping[str, Any]]) -> str:
-    environment = Environment(
-        loader=PackageLoader("starling", "pages"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-    )
-
-    def figure(kind: str, *path: str | int) -> Markup:
-        value: Any = numbers
-        for part in path:
-            value = value[part]
-        text = figures.FORMATS[kind](value).replace(" %", "\u00a0%").replace("n = ", "n\u00a0=\u00a0")  # not torn apart
-        return Markup('<span data-figure="{}" data-at="{}">{}</span>').format(kind, pointer(path), text)
-
-    script = _page("report.js")
-    return environment.get_template("report.html.jinja").render(
-        found=numbers,
-        made=numbers["made"],
-        plots=drawn,
-        cases=cases,
-        kinds=sorted({case["kind"] for case in cases}),
-        figure=figure,
-        css=_page("report.css"),
-        script=script,
-        script_hash="sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    )
-
-
-def _page(name: str) -> str:
-    return (Path(__file__).parent.parent / "pages" / name).read_text()
+    kinds = sorted({case["kind"] for case in cases})
+    text = page.render("report.html.jinja", numbers, ["report.js"], plots=drawn, cases=cases, kinds=kinds)
+    page.write(run.report_path, text, numbers)
+    return {"path": run.report_path.name, "bytes": len(text.encode()), "numbers": "report.json"}
 
 
 def _shown(case: Mapping[str, Any]) -> dict[str, Any]:
     """A test prompt with what the page needs beside its numbers."""
     aspects = sorted({aspect for side in SIDES for aspect in case[side]["aspects"]})
-    pieces = differences(case["base"]["answer"], case["tuned"]["answer"])
-    alike = any(_common(pieces[side]) >= _ALIKE for side in SIDES)
+    pieces, alike = differing.marked(case["base"]["answer"], case["tuned"]["answer"])
     rows = [("rubric score", ("score",)), *((aspect, ("aspects", aspect)) for aspect in aspects)]
     if case["base"]["held_out"] is not None:
         rows.append(("held-out checks", ("held_out",)))
     return {
         **case,
-        "checks": [_check(check) for check in case["checks"]],
-        "pieces": pieces if alike else {side: [(case[side]["answer"], False)] for side in SIDES},
+        "checks": digest.checks_of(case),
+        "pieces": pieces,
         "alike": alike,
         "aspects": [*rows, ("reward", ("reward",)), ("tokens", ("tokens",))],
     }
-
-
-def _check(check: Mapping[str, Any]) -> dict[str, Any]:
-    parameters = ", ".join(f"{key} = {value}" for key, value in check.items() if key != "check" and value is not None)
-    return {"text": f"{check['check']}({parameters})", "held_out": check["check"] in HELD_OUT}
 
 
 def _plots(found: Mapping[str, Any]) -> dict[str, Plot]:
