@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +118,19 @@ def reward_model(tiny_model: Path) -> Any:
     found = models.new_reward_model(str(tiny_model))
     torch.nn.init.normal_(found.network.score.weight)
     return found
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a command that must fail with that exit code and one plain line; returns the line."""
+    from starling import cli
+
+    def run(code: int, *arguments: object) -> str:
+        assert cli.main(list(map(str, arguments))) == code
+        printed = capsys.readouterr()
+        assert printed.err.startswith("error: ")
+        assert printed.err.count("\n") == 1
+        assert "Traceback" not in printed.out + printed.err
+        return printed.err
+
+    return run

@@ -30,6 +30,11 @@ def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     return path
 
 
+def content(folder: Path) -> dict[str, bytes]:
+    """The files below it, by their paths."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def recipe(folder: Path, model: Path, **changes: Any) -> Path:
     """A recipe beside its prompt file; `changes` are `table__key=value`."""
     folder.mkdir(parents=True, exist_ok=True)

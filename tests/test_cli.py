@@ -2,14 +2,13 @@
 
 import json
 import os
-import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small_road import prompt_rows, recipe, write_lines
+from small_road import content, prompt_rows, recipe, write_lines
 
 import starling
 from starling import cli, config
@@ -19,27 +18,8 @@ Fails = Callable[..., str]
 
 
 @pytest.fixture
-def fails(capsys: pytest.CaptureFixture[str]) -> Fails:
-    """Run a command that must fail with that exit code and one plain line; returns the line."""
-
-    def run(code: int, *arguments: object) -> str:
-        assert cli.main(list(map(str, arguments))) == code
-        printed = capsys.readouterr()
-        assert printed.err.startswith("error: ")
-        assert printed.err.count("\n") == 1
-        assert "Traceback" not in printed.out + printed.err
-        return printed.err
-
-    return run
-
-
-@pytest.fixture
 def small(tiny_model: Path, tmp_path: Path) -> Path:
     return recipe(tmp_path, tiny_model)
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def with_prompts(small: Path, rows: list[dict]) -> list[object]:
@@ -213,112 +193,6 @@ def test_a_stage_whose_input_is_missing_says_how_to_make_it(fails: Fails, small:
     line = fails(2, "rank", small, "--run", tmp_path / "run")
     assert "sample: not done yet" in line
     assert "--until sample" in line
-
-
-@pytest.fixture
-def full_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """Makes file systems of so many kilobytes."""
-    mounted: list[Path] = []
-
-    def make(kilobytes: int) -> Path:
-        folder = tmp_path / f"disk-{kilobytes}"
-        folder.mkdir()
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)], capture_output=True, check=False
-        )
-        if done.returncode:
-            pytest.skip("a full disk is a small tmpfs here, and mounting one needs root")
-        mounted.append(folder)
-        return folder
-
-    yield make
-    for folder in mounted:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-@pytest.mark.parametrize("kilobytes", [8, 40, 320])
-def test_a_full_disk_is_one_line_and_more_room_lets_the_run_go_on(
-    fails: Fails, small: Path, full_disk: Callable[[int], Path], kilobytes: int
-) -> None:
-    disk = full_disk(kilobytes)
-    line = fails(1, "run", small, "--run", disk / "run")
-    assert "o space left on device" in line or "full" in line, line
-    subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
-    assert cli.main(["run", str(small), "--run", str(disk / "run")]) == 0
-
-
-@pytest.mark.parametrize("kilobytes", [40, 120], ids=["checkpoint", "larger checkpoint"])
-def test_a_file_that_the_system_does_not_take_is_named(
-    fails: Fails, small: Path, tmp_path: Path, kilobytes: int
-) -> None:
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    run = ["run", small, "--run", tmp_path / "run"]
-    assert cli.main([*map(str, run), "--until", "rank"]) == 0
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * 1024, limits[1]))
-        line = fails(1, *run, "--until", "fit")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert f"writing {tmp_path / 'run/fit/checkpoint.pt'} failed" in line
-    assert "free space" in line
-
-
-# own files
-
-
-def test_fit_and_score_on_files_of_ones_own(
-    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    twins = [{"prompt": f"rain {n}?", "chosen": "the same", "rejected": "the same"} for n in range(3)]
-    others = [{"prompt": f"town {n}?", "chosen": "the river", "rejected": "no"} for n in range(3)]
-    one, two = write_lines(tmp_path / "a.jsonl", twins), write_lines(tmp_path / "b.jsonl", others)
-    quick = ["--set", "fit.epochs=1", "--set", "run.threads=1", "--json", "--held-out", "0"]
-    arguments = ["fit", "--rankings", str(one), str(two), "--model", str(tiny_model), "--out", str(tmp_path / "rm")]
-    assert cli.main([*arguments, *quick]) == 0
-    printed = capsys.readouterr()
-    facts = json.loads(printed.out)
-    assert (facts["rankings"], facts["unusable"]) == (3, {"fewer than two answers": 3})  # twins teach nothing
-    assert "reward model in" in printed.err
-
-    rewards = tmp_path / "rewards.jsonl"
-    assert cli.main(["score", "--model", str(tmp_path / "rm"), "--in", str(one), "--out", str(rewards), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"rows": 3, "out": str(rewards)}
-    for text in rewards.read_text().splitlines():
-        first, second = json.loads(text)["rewards"]
-        assert first == pytest.approx(second)
-    told = ["score", "--model", str(tmp_path / "rm"), "--in", str(one), "--out", str(rewards), "--scaled"]
-    assert cli.main(told) == 1
-    assert "fitted without held-out rankings" in " ".join(capsys.readouterr().err.split())
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "x.jsonl: there is no such file"),
-        (b'{"a": 1}\n', "x.jsonl:1: a ranking needs"),
-        (b"{\n", "x.jsonl:1: not JSON"),
-        (b"[1]\n", "x.jsonl:1: a line must be a JSON object"),
-        (b"\xff\xfe\x00", "x.jsonl"),
-        (b'{"prompt": "", "chosen": "a", "rejected": "b"}\n', "x.jsonl:1: the user's message is empty"),
-        (b'{"prompt": "a", "answers": [{"answer": "b", "rank": 1}]}\n', "fewer than two answers"),
-    ],
-    ids=["missing", "wrong column", "cut", "no object", "binary", "empty prompt", "K=1"],
-)
-def test_a_bad_file_of_ones_own_is_one_line(
-    fails: Fails, tiny_model: Path, tmp_path: Path, content: bytes | None, message: str
-) -> None:
-    if content is not None:
-        (tmp_path / "x.jsonl").write_bytes(content)
-    arguments = ["--rankings", tmp_path / "x.jsonl", "--model", tiny_model, "--out", tmp_path / "rm"]
-    assert message in fails(1, "fit", *arguments, "--held-out", "0")
-    assert not (tmp_path / "rm").exists()
-
-
-def test_a_model_that_is_no_reward_model_is_named(fails: Fails, tiny_model: Path, tmp_path: Path) -> None:
-    source = write_lines(tmp_path / "in.jsonl", [{"prompt": "a", "answer": "b"}])
-    line = fails(1, "score", "--model", tiny_model, "--in", source, "--out", tmp_path / "out.jsonl")
-    assert "a reward model has one label" in line
-    assert not (tmp_path / "out.jsonl").exists()
 
 
 # without a run

@@ -1,7 +1,6 @@
 """A model as a GGUF file: read back by transformers it is the same model."""
 
 import json
-import resource
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import gguf_models
 import pytest
 import runs
 import torch
+from disks import largest_file
 from gguf import GGUFReader
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
@@ -197,13 +197,8 @@ def test_a_system_that_takes_no_more_is_one_line_and_the_earlier_file_stays(tiny
     out = tmp_path / "m.gguf"
     gguf_file.export(tiny_model, out, "f16", "other")
     before = out.read_bytes()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, limits[1]))
-        with pytest.raises(StarlingError, match=rf"^writing {out} failed: .*free space"):
-            gguf_file.export(tiny_model, out, "f16", "other")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with largest_file(64 * 1024), pytest.raises(StarlingError, match=rf"^writing {out} failed: .*free space"):
+        gguf_file.export(tiny_model, out, "f16", "other")
     assert out.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.Modelfile", "m.gguf"]
 
