@@ -13,9 +13,9 @@ from typing import Any
 
 from starling import votes
 from starling.benches import duels, ratings
-from starling.contestants import Contestant
 from starling.errors import DataError, UsageError
 from starling.records import Message
+from starling.speakers import Contestant
 from starling.votes import Vote, Votes, Winner
 
 TURNS = 2

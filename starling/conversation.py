@@ -12,20 +12,20 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from starling import device, progress, speakers
+from starling import device, progress
 from starling.errors import CallError, DataError, ModelError
 from starling.records import Message
-from starling.speakers import Speaker
+from starling.speakers import Voice, open_voice
 from starling.texts import terminal, visible
 
 HELP = "/reset begins anew, /system TEXT gives a system prompt and begins anew, /quit ends"
 
 
 @dataclass(slots=True)
-class Side:
-    """One speaker with its own course of the conversation, and the answer that it is giving."""
+class Course:
+    """One voice with its own course of the conversation, and the answer that it is giving."""
 
-    speaker: Speaker
+    voice: Voice
     messages: list[Message] = field(default_factory=list)
     text: str = ""
     seconds: float = 0.0
@@ -34,16 +34,16 @@ class Side:
     @property
     def note(self) -> str:
         """Length and speed of the answer, and what else there is to know of it."""
-        rate = self.speaker.tokens / self.seconds if self.seconds else 0.0
-        counted = f"{self.speaker.tokens:,} tokens, {rate:,.1f}/s"
-        return self.error or "; ".join(filter(None, (counted, self.speaker.remark)))
+        rate = self.voice.tokens / self.seconds if self.seconds else 0.0
+        counted = f"{self.voice.tokens:,} tokens, {rate:,.1f}/s"
+        return self.error or "; ".join(filter(None, (counted, self.voice.remark)))
 
 
 class Conversation:
-    """Turns of a person, each answered by every side."""
+    """Turns of a person, each answered by every voice."""
 
-    def __init__(self, sides: Sequence[Side], system: str, console: Console) -> None:
-        self._sides = sides
+    def __init__(self, courses: Sequence[Course], system: str, console: Console) -> None:
+        self._courses = courses
         self._console = console
         self.system = system
         self.turns = 0
@@ -65,25 +65,25 @@ class Conversation:
         return True
 
     def _reset(self) -> None:
-        for side in self._sides:
-            side.messages = [Message(role="system", content=self.system)] if self.system else []
+        for course in self._courses:
+            course.messages = [Message(role="system", content=self.system)] if self.system else []
 
     def _ask(self, line: str) -> None:
         self.turns += 1
-        for side in self._sides:
-            side.messages.append(Message(role="user", content=line))
-        if len(self._sides) == 1:
+        for course in self._courses:
+            course.messages.append(Message(role="user", content=line))
+        if len(self._courses) == 1:
             for piece in self._pieces():
                 self._console.out(visible(piece), end="", highlight=False)
             self._console.out("")
-            self._say(self._sides[0].note)
+            self._say(self._courses[0].note)
         else:
             self._show_beside()
-        for side in self._sides:
-            if side.error:
-                side.messages.pop()  # a turn without an answer would spoil the next one
+        for course in self._courses:
+            if course.error:
+                course.messages.pop()  # a turn without an answer would spoil the next one
             else:
-                side.messages.append(Message(role="assistant", content=side.text.strip()))
+                course.messages.append(Message(role="assistant", content=course.text.strip()))
 
     def _show_beside(self) -> None:
         if self._console.is_terminal:
@@ -97,28 +97,28 @@ class Conversation:
 
     def _beside(self) -> Table:
         table = Table(expand=True, show_lines=False)
-        for side in self._sides:
-            table.add_column(terminal(side.speaker.name), ratio=1, overflow="fold")
-        table.add_row(*(terminal(side.text.strip()) for side in self._sides))
-        table.add_row(*(Text(visible(side.note), style="red" if side.error else "dim") for side in self._sides))
+        for course in self._courses:
+            table.add_column(terminal(course.voice.name), ratio=1, overflow="fold")
+        table.add_row(*(terminal(course.text.strip()) for course in self._courses))
+        table.add_row(*(Text(visible(course.note), style="red" if course.error else "dim") for course in self._courses))
         return table
 
     def _pieces(self) -> Iterator[str]:
-        """The pieces of the answers as they come, the sides taking turns."""
+        """The pieces of the answers as they come, the voices taking turns."""
         with ExitStack() as stack:
             begun = time.monotonic()
             under_way = []
-            for side in self._sides:
-                side.text, side.error, side.seconds = "", "", 0.0
-                under_way.append((side, stack.enter_context(closing(_guarded(side)))))
+            for course in self._courses:
+                course.text, course.error, course.seconds = "", "", 0.0
+                under_way.append((course, stack.enter_context(closing(_guarded(course)))))
             while under_way:
-                for side, answer in list(under_way):
+                for course, answer in list(under_way):
                     piece = next(answer, None)
                     if piece is None:
-                        under_way.remove((side, answer))
+                        under_way.remove((course, answer))
                         continue
-                    side.seconds = time.monotonic() - begun
-                    side.text += piece
+                    course.seconds = time.monotonic() - begun
+                    course.text += piece
                     yield piece
 
     def _say(self, text: str) -> None:
@@ -128,28 +128,28 @@ class Conversation:
 def talk(model: str, against: str, system: str) -> dict[str, Any]:
     """Talk until /quit, the end of the input or Ctrl-C; returns what was said."""
     device.setup(0, 0)
-    sides = [Side(speakers.make(name)) for name in (model, against) if name]
-    if len({side.speaker.name for side in sides}) < len(sides):
-        for number, side in enumerate(sides, 1):
-            side.speaker.name += f" ({number})"
+    courses = [Course(open_voice(name)) for name in (model, against) if name]
+    if len({course.voice.name for course in courses}) < len(courses):
+        for number, course in enumerate(courses, 1):
+            course.voice.name += f" ({number})"
     console = Console(highlight=False, stderr=progress.console.stderr)
-    conversation = Conversation(sides, system, console)
+    conversation = Conversation(courses, system, console)
     with suppress(KeyboardInterrupt):
         for line in _lines(console):
             if line.strip() and not conversation.take(line.strip()):
                 break
     return {
         "turns": conversation.turns,
-        "conversations": [{"model": side.speaker.name, "messages": side.messages} for side in sides],
+        "conversations": [{"model": course.voice.name, "messages": course.messages} for course in courses],
     }
 
 
-def _guarded(side: Side) -> Generator[str, None, None]:
-    """A side's pieces; what goes wrong ends its answer and is told, the conversation goes on."""
+def _guarded(course: Course) -> Generator[str, None, None]:
+    """The pieces of a voice's answer; what goes wrong ends its answer and is told, the conversation goes on."""
     try:
-        yield from side.speaker.answer(side.messages)
+        yield from course.voice.answer(course.messages)
     except (CallError, DataError, ModelError) as error:
-        side.error = str(error)
+        course.error = str(error)
 
 
 def _lines(console: Console) -> Iterator[str]:

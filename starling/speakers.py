@@ -1,22 +1,145 @@
-"""Who answers in a chat: a model in this process, or an endpoint; both piece by piece."""
+"""A MODEL that speaks, in this process or behind a URL.
+
+A benchmark asks a `Speaker` for many whole answers through a ledger, the arena a `Contestant` for one at a time; a
+`Voice` answers in a chat, piece by piece.
+"""
 
 import secrets
-from collections.abc import Generator, Sequence
-from typing import Protocol
+import threading
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
 
-from starling import chat, endpoint_stream, models, offer, packing
-from starling.endpoints import Endpoint, parse_endpoint
-from starling.errors import DataError
+from starling import chat, endpoint_stream, endpoints, models, offer, packing
+from starling.client import Client
+from starling.endpoints import Endpoint
+from starling.errors import CallError, DataError, ModelError, UsageError
 from starling.generate import Request, Sampling, stop_ids
+from starling.judges.protocol import Chat
+from starling.ledger import Ledger
+from starling.local import FiledChat, LocalChat, OnReply
 from starling.models import Model
 from starling.pieces import Pieces
-from starling.records import Message
+from starling.records import Call, Failure, Message, Reply
 from starling.rollout import own_settings
 
-ANSWER_TOKENS = 1024  # after which an answer is cut, and said to be
+SEED = 0  # of what a benchmark asks a model in this process
+TIMEOUT_SECONDS = 900.0  # of a benchmark's call: a small server needs minutes for the longest replies
+ENDPOINT_TEMPERATURE = 1.0  # what an endpoint takes where it is told nothing
+ANSWER_TOKENS = 1024  # after which an answer in a chat is cut, and said to be
 
 
-class Speaker(Protocol):
+def endpoint_of(name: str) -> Endpoint | None:
+    """The endpoint that MODEL names; None for a model in this process."""
+    return endpoints.parse_endpoint(name) if name.startswith("openai:") else None
+
+
+def stage_of(name: str) -> str:
+    """What MODEL is called in the ledger."""
+    endpoint = endpoint_of(name)
+    return endpoint.name if endpoint else name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speaker:
+    """Who gives whole answers to many calls, and what tells it from all others."""
+
+    chat: Chat
+    identity: dict[str, Any]
+
+
+def open_speaker(name: str, ledger: Ledger, on_reply: OnReply | None = None) -> Speaker:
+    """Load or reach MODEL: smollm2, a folder, a Hub name, the tuned policy of a RUN, or openai:NAME@URL."""
+    endpoint = endpoint_of(name)
+    if endpoint is not None:
+        identity = {"name": endpoint.model, "endpoint": endpoint.name}
+        patient = replace(endpoint, timeout_seconds=TIMEOUT_SECONDS)
+        return Speaker(chat=Client(patient, ledger, on_reply=on_reply), identity=identity)
+    path = offer.policy_of(name)
+    model = models.load_policy(path)
+    found = models.identity(path)
+    return Speaker(
+        chat=FiledChat(model, name, ledger, weights=found["weights_sha256"], seed=SEED, on_reply=on_reply),
+        identity=found | {"name": name, "dtype": "bfloat16"},
+    )
+
+
+def _always_fits(messages: Sequence[Message]) -> None:
+    """An endpoint says itself what is too long."""
+
+
+class Contestant:
+    """A model under the name that is shown after the vote; threads may share it."""
+
+    def __init__(
+        self,
+        name: str,
+        model: Chat,
+        *,
+        max_tokens: int,
+        temperature: float,
+        top_p: float = 1.0,
+        require_room: Callable[[Sequence[Message]], None] = _always_fits,
+    ) -> None:
+        self.name = name
+        self._model = model
+        self._call = Call(messages=(), max_tokens=max_tokens, temperature=temperature, top_p=top_p)
+        self._require_room = require_room
+        self._lock = threading.Lock()
+
+    def answer(self, messages: Sequence[Message], draw: int) -> Reply:
+        """The model's answer; `draw` tells repeated identical conversations apart."""
+        with self._lock:
+            self._require_room(messages)
+            (outcome,) = self._model.chat([replace(self._call, messages=messages, draw=draw)])
+        if isinstance(outcome, Failure):
+            raise CallError(outcome.reason)
+        if not outcome.text.strip():
+            raise CallError(f"{self.name}: an empty answer")
+        return outcome
+
+
+def load_contestants(
+    names: Sequence[str], ledger_path: Path, answer_tokens: int
+) -> tuple[list[Contestant], list[Ledger]]:
+    """The models by the names a person gives: smollm2, a folder, a run (its tuned policy), or an endpoint.
+
+    Each endpoint has a connection of its own to the ledger, for threads to ask at the same time; they are the caller's
+    to close.
+    """
+    named = [name if "@" in name else name.rstrip("/") for name in names]
+    if len(named) < 2 or len(set(named)) < len(named):
+        raise UsageError(f"arena: give at least two models, each once; given: {', '.join(named) or 'none'}")
+    behind = {name: endpoint for name in named if (endpoint := endpoint_of(name))}
+    for endpoint in behind.values():
+        endpoints.key(endpoint, "arena")
+    folders = {name: models.resolve(offer.policy_of(name)) for name in named if name not in behind}
+    found, ledgers = [], []
+    for name in named:
+        if name in behind:
+            ledgers.append(Ledger(ledger_path, "arena"))
+            model: Chat = Client(behind[name], ledgers[-1])
+            found.append(Contestant(name, model, max_tokens=answer_tokens, temperature=ENDPOINT_TEMPERATURE))
+        else:
+            found.append(_local_contestant(name, folders[name], answer_tokens))
+    return found, ledgers
+
+
+def _local_contestant(name: str, folder: str, answer_tokens: int) -> Contestant:
+    loaded = models.load_policy(folder)
+    window = packing.window(loaded.network.config)
+
+    def require_room(messages: Sequence[Message]) -> None:
+        length = len(chat.prompt_ids(loaded.tokenizer, messages)) + answer_tokens
+        if length > window:
+            raise ModelError(f"{name}: a conversation of {length:,} tokens passes its window of {window:,}")
+
+    model = LocalChat(loaded, name, seed=0)
+    return Contestant(name, model, max_tokens=answer_tokens, require_room=require_room, **own_settings(loaded.network))
+
+
+class Voice(Protocol):
     """One side of a chat. After an answer `tokens` is its length, `remark` what a person should know about it."""
 
     name: str
@@ -28,7 +151,7 @@ class Speaker(Protocol):
         ...
 
 
-class LocalSpeaker:
+class LocalVoice:
     """A model in this process; samples as its own `generation_config` says."""
 
     def __init__(self, model: Model, name: str) -> None:
@@ -74,7 +197,7 @@ class LocalSpeaker:
         self.remark = "; ".join(filter(None, (self.remark, remark)))
 
 
-class EndpointSpeaker:
+class EndpointVoice:
     """A model behind a URL; samples as the endpoint does by default."""
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -93,8 +216,9 @@ class EndpointSpeaker:
             yield text
 
 
-def make(source: str) -> Speaker:
-    """The speaker that MODEL means: `openai:NAME@URL`, a run's tuned policy, or a model to load."""
-    if source.startswith("openai:"):
-        return EndpointSpeaker(parse_endpoint(source))
-    return LocalSpeaker(models.load_policy(offer.policy_of(source)), source)
+def open_voice(source: str) -> Voice:
+    """The voice that MODEL means: `openai:NAME@URL`, a run's tuned policy, or a model to load."""
+    endpoint = endpoint_of(source)
+    if endpoint is not None:
+        return EndpointVoice(endpoint)
+    return LocalVoice(models.load_policy(offer.policy_of(source)), source)

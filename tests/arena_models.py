@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from starling.contestants import Contestant
 from starling.records import Call, Failure, Reply
+from starling.speakers import Contestant
 
 
 class Scripted:

@@ -10,9 +10,9 @@ from arena_models import Scripted, scripted
 
 from starling import votes
 from starling.arena import LONGEST, Arena
-from starling.contestants import Contestant
 from starling.errors import CallError, UsageError
 from starling.records import Call, Failure
+from starling.speakers import Contestant
 from starling.votes import Votes
 
 

@@ -14,10 +14,11 @@ from rich.console import Console
 from served import serving
 
 from starling import cli, conversation
-from starling.conversation import Conversation, Side
+from starling.conversation import Conversation, Course
 from starling.errors import CallError
 from starling.offer import Offer
 from starling.records import Message
+from starling.speakers import open_voice
 
 
 class Parrot:
@@ -40,10 +41,10 @@ class Parrot:
         yield said[3:]
 
 
-def held(*speakers: Parrot, system: str = "", terminal: bool = False) -> tuple[Conversation, io.StringIO]:
+def held(*voices: Parrot, system: str = "", terminal: bool = False) -> tuple[Conversation, io.StringIO]:
     out = io.StringIO()
     console = Console(file=out, width=100, highlight=False, force_terminal=terminal)
-    return Conversation([Side(speaker) for speaker in speakers], system, console), out
+    return Conversation([Course(voice) for voice in voices], system, console), out
 
 
 def test_each_turn_is_answered_with_all_that_was_said_before() -> None:
@@ -139,12 +140,12 @@ def test_a_pipe_is_a_conversation_of_a_turn_a_line(
 
 def test_our_own_server_is_a_model_to_chat_with(tiny_model: Path) -> None:
     with serving(Offer(policy=str(tiny_model), reward="", policy_name="tiny")) as served:
-        side = Side(conversation.speakers.make(f"openai:tiny@{served.url}"))
-        talk = Conversation([side], "", Console(file=io.StringIO()))
+        course = Course(open_voice(f"openai:tiny@{served.url}"))
+        talk = Conversation([course], "", Console(file=io.StringIO()))
         talk.take("what is rain?")
-    assert side.error == ""
-    assert [turn["role"] for turn in side.messages] == ["user", "assistant"]
-    assert side.speaker.tokens > 0
+    assert course.error == ""
+    assert [turn["role"] for turn in course.messages] == ["user", "assistant"]
+    assert course.voice.tokens > 0
 
 
 def test_bytes_that_are_no_text_do_not_end_it() -> None:

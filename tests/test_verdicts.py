@@ -4,11 +4,11 @@ import re
 from collections.abc import Sequence
 
 from starling.benches import verdicts
-from starling.benches.chats import Speaker
 from starling.benches.mt_judging import MARK, PAIR, read_mark
 from starling.benches.verdicts import Showing
 from starling.judges.parse import Scored, Unparsed
 from starling.records import Call, Failure, Reply
+from starling.speakers import Speaker
 
 
 class Script:

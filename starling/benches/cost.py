@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from starling import figures, ledger, progress
-from starling.benches import chats
+from starling import figures, ledger, progress, speakers
 from starling.benches.answers import Question
 from starling.client import CHARACTERS_PER_TOKEN, FEWEST_CHARACTERS_PER_TOKEN
 from starling.ledger import Spent
@@ -59,7 +58,7 @@ def estimate(parts: Sequence[Part], path: Path) -> dict[str, Any]:
 
 
 def _estimated(part: Part, spent: Sequence[Spent]) -> dict[str, Any]:
-    name = chats.stage_of(part.model)
+    name = speakers.stage_of(part.model)
     seen = [one for one in spent if (one.stage, one.name) == (part.purpose, name) and one.calls]
     on_file = min(part.calls, sum(one.calls for one in seen))
     left = part.calls - on_file
@@ -73,7 +72,7 @@ def _estimated(part: Part, spent: Sequence[Spent]) -> dict[str, Any]:
         "at_most": round(share * (part.characters / FEWEST_CHARACTERS_PER_TOKEN + shown)),
     }
     tokens_out = {"expected": round(left * written), "at_most": left * part.max_tokens}
-    endpoint = chats.endpoint_of(part.model)
+    endpoint = speakers.endpoint_of(part.model)
     usd = {key: endpoint.usd(tokens_in[key], tokens_out[key]) if endpoint else 0.0 for key in tokens_in}
     return {
         "purpose": part.purpose,

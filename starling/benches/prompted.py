@@ -14,6 +14,7 @@ from starling.benches.asked import Asked
 from starling.benches.left_out import LeftOut
 from starling.errors import DataError, UsageError
 from starling.records import Call, Failure, Prompt
+from starling.speakers import open_speaker
 
 OPTIONS = frozenset(("model", "answers", "against", "data", "run", "out", "estimate"))
 Found = TypeVar("Found")
@@ -108,7 +109,7 @@ def _compared(
 def _of_model(name: str, role: str, prompts: Sequence[Prompt], out: Path, max_tokens: int) -> Side:
     """Ask greedily through the ledger in `out`, where `<role>.jsonl` is written in the form that `_of_file` reads."""
     with chats.filed(out, role) as ledger, progress.track(role, len(prompts), "answers") as advance:
-        speaker = chats.open_speaker(name, ledger, lambda call, reply: advance(1))
+        speaker = open_speaker(name, ledger, lambda call, reply: advance(1))
         outcomes = speaker.chat.chat([Call(messages=one.messages, max_tokens=max_tokens) for one in prompts])
     given = {
         prompt.id: outcome

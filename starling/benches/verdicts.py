@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from string import Template
 from typing import Any
 
-from starling.benches.chats import Speaker
 from starling.judges import frame
 from starling.judges.asking import template_text
 from starling.judges.parse import Unparsed, Verdict
 from starling.judges.protocol import Chat
 from starling.records import Call, Failure
+from starling.speakers import Speaker
 
 ATTEMPTS = 2  # how often a judge is asked at most until its reply can be read
 MAX_TOKENS = 2048  # of a judge's reply, as in FastChat

@@ -35,12 +35,12 @@ def serve(
             f"arena: the page needs {error.name}, which is not installed; `pip install 'starling-rlaif[arena]'`"
         ) from None
     from starling.arena import Arena
-    from starling.contestants import load
+    from starling.speakers import load_contestants
     from starling.votes import Votes
 
     arena_page.gate(host)  # refused before a model is loaded
     with Votes(kept) as votes:
-        contestants, ledgers = load(model, kept.with_name(kept.name + ".calls"), answer_tokens)
+        contestants, ledgers = load_contestants(model, kept.with_name(kept.name + ".calls"), answer_tokens)
         try:
             arena_page.serve(Arena(contestants, votes), host, port)
         finally:
