@@ -62,6 +62,20 @@ def score(model: Model, examples: Sequence[Example], microbatch_tokens: int) -> 
     return found
 
 
+def look(model: Model, tests: Sequence[Example], microbatch_tokens: int) -> dict[str, float]:
+    """Pair accuracy and nll a place on held-out rankings, of a model that goes on training after it."""
+    model.network.eval()
+    scored = score(model, tests, microbatch_tokens)
+    model.network.train()
+    pairs = [
+        pair for example, rewards in zip(tests, scored, strict=True) for pair in pairs_of(example.ranking, rewards)
+    ]
+    return {
+        "held_out_pair_accuracy": sum(pair.right for pair in pairs) / max(len(pairs), 1),
+        "held_out_nll": nll(tests, scored),
+    }
+
+
 def nll(examples: Sequence[Example], scored: Sequence[Sequence[float]]) -> float:
     """The Plackett-Luce nll of the rankings under these rewards, a place."""
     reward_N = torch.tensor([reward for rewards in scored for reward in rewards])

@@ -1,6 +1,5 @@
 """Models in and out: safetensors, tokenizer, chat template and generation settings, as everybody loads them."""
 
-import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ from transformers import (
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from starling import adapters, builtin, chat, lean, packing
+from starling import builtin, chat, lean, packing
 from starling.errors import ModelError, explained
 from starling.packing import Packed
 
@@ -205,35 +204,6 @@ class ValueHead(nn.Module):
         return self.down(torch.relu(self.up(self.norm(hidden_NH.float()))))[:, 0]
 
 
-def trunk_of(decoder: Any, layers: int) -> PreTrainedModel:
-    """The decoder without its last `layers` blocks and its final norm; shares the weights. Without
-    all blocks (0) what is left are the embeddings."""
-    return _slice(decoder, slice(0, _num_frozen(decoder, layers)), norm=nn.Identity())
-
-
-def top_of(decoder: Any, layers: int) -> PreTrainedModel:
-    """A copy of the decoder's last `layers` blocks (0 = all) and final norm in float32, fed with the trunk's hidden
-    states."""
-    top: Any = _slice(decoder, slice(_num_frozen(decoder, layers), None), norm=decoder.norm)
-    top.embed_tokens = None
-    return copy.deepcopy(top).float()
-
-
-def trainable(top: PreTrainedModel) -> dict[str, nn.Parameter]:
-    """The parameters of a top that are trained, by name: its own, or those of its adapters."""
-    return {name: weight for name, weight in top.named_parameters() if weight.requires_grad}
-
-
-def copy_top_into(decoder: Any, top: Any, initial: Any, share: float) -> None:
-    """Write `share` of the weights of `top`, adapters added, and the rest of `initial` over the decoder's last blocks
-    and final norm."""
-    place = _slice(decoder, slice(len(decoder.layers) - len(top.layers), None), norm=decoder.norm)
-    old, first = dict(place.named_parameters()), dict(initial.named_parameters())
-    with torch.no_grad():
-        for name, new in adapters.plain_weights(top):
-            old[name].copy_(torch.lerp(first[name].to(new.dtype), new, share))
-
-
 def _also_for_transformers_4(folder: Path) -> None:
     """Say what transformers 5 has renamed under its old name too: tools that pin version 4 read no other.
 
@@ -252,26 +222,6 @@ def _also_for_transformers_4(folder: Path) -> None:
     if about.get("tokenizer_class") == "TokenizersBackend":
         about |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}
     tokenizer.write_text(json.dumps(about, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
-
-
-def _slice(decoder: Any, layers: slice, norm: nn.Module) -> PreTrainedModel:
-    part = copy.copy(decoder)
-    part._modules = dict(decoder._modules)
-    part.config = copy.copy(decoder.config)
-    part.layers = decoder.layers[layers]
-    part.norm = norm
-    part.config.num_hidden_layers = len(part.layers)
-    return part
-
-
-def _num_frozen(decoder: Any, layers: int) -> int:
-    """How many blocks stay below the last `layers`; 0 means all of them."""
-    if decoder.config.model_type.startswith("gemma"):
-        raise ModelError(f"{decoder.config.model_type} scales its input embeddings, so its trunk cannot be shared")
-    blocks = len(decoder.layers)
-    if layers > blocks:
-        raise ModelError(f"tune.layers = {layers}: the model has {blocks} blocks; 0 is all of them")
-    return blocks - (layers or blocks)
 
 
 def _pad_token(tokenizer: PreTrainedTokenizerBase, name: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from starling import adapters, device, models, packing
+from starling import adapters, decoder_parts, device, packing
 from starling.adapters import Lora
 from starling.losses.logprobs import ROWS, head_logprobs, token_logprobs
 from starling.models import Model, ValueHead
@@ -45,14 +45,14 @@ class Policy:
         self.tokenizer = model.tokenizer
         self._temperature = temperature
         decoder = self.network.get_decoder()
-        self._trunk = models.trunk_of(decoder, layers)
-        self._reference = models.top_of(decoder, layers).requires_grad_(False)
+        self._trunk = decoder_parts.trunk_of(decoder, layers)
+        self._reference = decoder_parts.top_of(decoder, layers).requires_grad_(False)
         self._lora = lora
         if lora is None:
-            self.top = models.top_of(decoder, layers).requires_grad_(True)
+            self.top = decoder_parts.top_of(decoder, layers).requires_grad_(True)
         else:
             self.top = adapters.adapted(self._reference, lora)
-        self.trained = models.trainable(self.top)
+        self.trained = decoder_parts.trainable(self.top)
         self.critic = ValueHead(self.network.config.hidden_size).to(self.network.device)
 
     @property
@@ -83,7 +83,7 @@ class Policy:
 
     def sync(self, share: float = 1.0) -> None:
         """Write the trained blocks into the network that samples: `share` of their weights, the rest as at first."""
-        models.copy_top_into(self.network.get_decoder(), self.top, self._reference, share)
+        decoder_parts.copy_top_into(self.network.get_decoder(), self.top, self._reference, share)
 
     @property
     def has_adapters(self) -> bool:

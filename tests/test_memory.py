@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from small_road import recipe
 
-from starling import config, findings, memory, models
+from starling import config, decoder_parts, findings, memory, models
 from starling.policy import Policy
 
 
@@ -13,7 +13,7 @@ def test_weights_are_counted_as_the_policy_holds_them(tiny_model: Path, tmp_path
     network = models.load_config(str(tiny_model))
     policy = Policy(models.load_policy(str(tiny_model)), 2)
     for layers in (2, 0):
-        top = models.top_of(policy.network.get_decoder(), layers)
+        top = decoder_parts.top_of(policy.network.get_decoder(), layers)
         counted = [sum(weight.numel() for weight in part.parameters()) for part in (policy.network, top)]
         settings = config.load(recipe(tmp_path / str(layers), tiny_model, tune__layers=layers))
         parts = memory.of_tune(settings, network)

@@ -200,7 +200,7 @@ def _train(
             if not math.isfinite(metrics["grad_norm"]):
                 raise StarlingError(f"fit: step {number}: the gradient is not a number; lower fit.learning_rate")
             if tests and looks.is_due(number):
-                found = _validate(model, tests, cfg.microbatch_tokens)
+                found = accuracy.look(model, tests, cfg.microbatch_tokens)
                 looks.note(number, found["held_out_pair_accuracy"], part.weights)
                 metrics |= found
             recorder.log(number, metrics | {"learning_rate": rate, "num_tokens": tokens[number]})
@@ -286,20 +286,4 @@ def _step(
         "mean_reward": sum(seen) / len(seen),
         "max_reward": max(seen),
         "grad_norm": float(norm),
-    }
-
-
-def _validate(model: Model, tests: Sequence[Example], microbatch_tokens: int) -> dict[str, float]:
-    """Pair accuracy and nll a place on the held-out rankings."""
-    model.network.eval()
-    scored = accuracy.score(model, tests, microbatch_tokens)
-    model.network.train()
-    pairs = [
-        pair
-        for example, rewards in zip(tests, scored, strict=True)
-        for pair in accuracy.pairs_of(example.ranking, rewards)
-    ]
-    return {
-        "held_out_pair_accuracy": sum(pair.right for pair in pairs) / max(len(pairs), 1),
-        "held_out_nll": accuracy.nll(tests, scored),
     }

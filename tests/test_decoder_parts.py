@@ -7,7 +7,7 @@ import torch
 from tolerances import CLOSE
 from transformers import GemmaConfig, GemmaModel
 
-from starling import models, packing
+from starling import decoder_parts, models, packing
 from starling.errors import ModelError
 from starling.packing import pack
 
@@ -22,7 +22,7 @@ def decoder(tiny_model: Path):
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_trunk_and_top_make_the_whole_decoder(decoder, layers: int) -> None:
     packed = pack(GROUPS)
-    trunk, top = models.trunk_of(decoder, layers), models.top_of(decoder, layers)
+    trunk, top = decoder_parts.trunk_of(decoder, layers), decoder_parts.top_of(decoder, layers)
     with torch.no_grad():
         whole = packing.hidden_states(decoder, packed)
         middle = packing.hidden_states(trunk, packed)
@@ -33,32 +33,32 @@ def test_trunk_and_top_make_the_whole_decoder(decoder, layers: int) -> None:
 
 
 def test_trunk_shares_the_weights_and_top_is_a_copy(decoder) -> None:
-    trunk, top = models.trunk_of(decoder, 1), models.top_of(decoder, 1)
+    trunk, top = decoder_parts.trunk_of(decoder, 1), decoder_parts.top_of(decoder, 1)
     assert trunk.layers[0].mlp.up_proj.weight is decoder.layers[0].mlp.up_proj.weight
     before = decoder.layers[3].mlp.up_proj.weight.clone()
     with torch.no_grad():
-        for parameter in models.trainable(top).values():
+        for parameter in decoder_parts.trainable(top).values():
             parameter.add_(1)
     assert torch.equal(decoder.layers[3].mlp.up_proj.weight, before)
 
 
 def test_top_is_float32_and_has_blocks_and_norm_only(tiny_model: Path) -> None:
-    top = models.top_of(models.load_policy(str(tiny_model), torch.bfloat16).network.get_decoder(), 2)
-    parameters = models.trainable(top)
+    top = decoder_parts.top_of(models.load_policy(str(tiny_model), torch.bfloat16).network.get_decoder(), 2)
+    parameters = decoder_parts.trainable(top)
     assert {name.split(".")[0] for name in parameters} == {"layers", "norm"}
     assert {name.split(".")[1] for name in parameters if name.startswith("layers")} == {"0", "1"}
     assert {parameter.dtype for parameter in parameters.values()} == {torch.float32}
 
 
 def test_a_top_is_written_back_and_read_again(decoder) -> None:
-    initial, top = models.top_of(decoder, 2), models.top_of(decoder, 2)
+    initial, top = decoder_parts.top_of(decoder, 2), decoder_parts.top_of(decoder, 2)
     lower = [parameter.clone() for layer in decoder.layers[:2] for parameter in layer.parameters()]
     with torch.no_grad():
-        for parameter in models.trainable(top).values():
+        for parameter in decoder_parts.trainable(top).values():
             parameter.add_(torch.randn_like(parameter))
-    models.copy_top_into(decoder, top, initial, 1.0)
-    again = models.trainable(models.top_of(decoder, 2))
-    for name, parameter in models.trainable(top).items():
+    decoder_parts.copy_top_into(decoder, top, initial, 1.0)
+    again = decoder_parts.trainable(decoder_parts.top_of(decoder, 2))
+    for name, parameter in decoder_parts.trainable(top).items():
         assert torch.equal(again[name], parameter)
     untouched = [parameter for layer in decoder.layers[:2] for parameter in layer.parameters()]
     assert all(torch.equal(old, new) for old, new in zip(lower, untouched, strict=True))
@@ -66,24 +66,24 @@ def test_a_top_is_written_back_and_read_again(decoder) -> None:
 
 def test_a_top_is_written_back_in_the_decoders_dtype(tiny_model: Path) -> None:
     decoder = models.load_policy(str(tiny_model), torch.bfloat16).network.get_decoder()
-    initial, top = models.top_of(decoder, 1), models.top_of(decoder, 1)
+    initial, top = decoder_parts.top_of(decoder, 1), decoder_parts.top_of(decoder, 1)
     with torch.no_grad():
         top.norm.weight.fill_(1 / 3)
-    models.copy_top_into(decoder, top, initial, 1.0)
+    decoder_parts.copy_top_into(decoder, top, initial, 1.0)
     assert decoder.norm.weight.dtype == torch.bfloat16
     assert torch.equal(decoder.norm.weight, torch.full((32,), 1 / 3).bfloat16())
 
 
 def test_a_share_of_the_tuned_weights_is_written_by_hand(decoder) -> None:
-    initial, top = models.top_of(decoder, 1), models.top_of(decoder, 1)
+    initial, top = decoder_parts.top_of(decoder, 1), decoder_parts.top_of(decoder, 1)
     with torch.no_grad():
         initial.norm.weight.fill_(1.0)
         top.norm.weight.fill_(5.0)
-    models.copy_top_into(decoder, top, initial, 0.75)
+    decoder_parts.copy_top_into(decoder, top, initial, 0.75)
     assert decoder.norm.weight.tolist() == [4.0] * 32  # a quarter of 1 and three quarters of 5
 
 
-@pytest.mark.parametrize("part", [models.trunk_of, models.top_of], ids=["trunk", "top"])
+@pytest.mark.parametrize("part", [decoder_parts.trunk_of, decoder_parts.top_of], ids=["trunk", "top"])
 def test_more_blocks_than_there_are_cannot_be_trained(decoder, part) -> None:
     with pytest.raises(ModelError, match=r"^tune\.layers = 5: the model has 4 blocks; 0 is all of them$"):
         part(decoder, 5)
@@ -92,7 +92,7 @@ def test_more_blocks_than_there_are_cannot_be_trained(decoder, part) -> None:
 @pytest.mark.parametrize("layers", [0, 4])
 def test_of_a_decoder_that_is_trained_whole_the_embeddings_are_the_trunk(decoder, layers: int) -> None:
     packed = pack(GROUPS)
-    trunk, top = models.trunk_of(decoder, layers), models.top_of(decoder, layers)
+    trunk, top = decoder_parts.trunk_of(decoder, layers), decoder_parts.top_of(decoder, layers)
     with torch.no_grad():
         middle = packing.hidden_states(trunk, packed)
         assert torch.equal(middle, decoder.embed_tokens(packed.ids_1T)[0])
@@ -107,4 +107,4 @@ def test_a_model_that_scales_its_embeddings_is_not_split() -> None:
         num_key_value_heads=1, head_dim=8, pad_token_id=0,
     )  # fmt: skip
     with pytest.raises(ModelError, match="scales its input embeddings"):
-        models.trunk_of(GemmaModel(config), 1)
+        decoder_parts.trunk_of(GemmaModel(config), 1)

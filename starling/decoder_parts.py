@@ -1,0 +1,60 @@
+"""A decoder in two: the trunk that stays as it is, and the top that is trained."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.modeling_utils import PreTrainedModel
+
+from starling import adapters
+from starling.errors import ModelError
+
+
+def trunk_of(decoder: Any, layers: int) -> PreTrainedModel:
+    """The decoder without its last `layers` blocks and its final norm; shares the weights. Without
+    all blocks (0) what is left are the embeddings."""
+    return _slice(decoder, slice(0, _num_frozen(decoder, layers)), norm=nn.Identity())
+
+
+def top_of(decoder: Any, layers: int) -> PreTrainedModel:
+    """A copy of the decoder's last `layers` blocks (0 = all) and final norm in float32, fed with the trunk's hidden
+    states."""
+    top: Any = _slice(decoder, slice(_num_frozen(decoder, layers), None), norm=decoder.norm)
+    top.embed_tokens = None
+    return copy.deepcopy(top).float()
+
+
+def trainable(top: PreTrainedModel) -> dict[str, nn.Parameter]:
+    """The parameters of a top that are trained, by name: its own, or those of its adapters."""
+    return {name: weight for name, weight in top.named_parameters() if weight.requires_grad}
+
+
+def copy_top_into(decoder: Any, top: Any, initial: Any, share: float) -> None:
+    """Write `share` of the weights of `top`, adapters added, and the rest of `initial` over the decoder's last blocks
+    and final norm."""
+    place = _slice(decoder, slice(len(decoder.layers) - len(top.layers), None), norm=decoder.norm)
+    old, first = dict(place.named_parameters()), dict(initial.named_parameters())
+    with torch.no_grad():
+        for name, new in adapters.plain_weights(top):
+            old[name].copy_(torch.lerp(first[name].to(new.dtype), new, share))
+
+
+def _slice(decoder: Any, layers: slice, norm: nn.Module) -> PreTrainedModel:
+    part = copy.copy(decoder)
+    part._modules = dict(decoder._modules)
+    part.config = copy.copy(decoder.config)
+    part.layers = decoder.layers[layers]
+    part.norm = norm
+    part.config.num_hidden_layers = len(part.layers)
+    return part
+
+
+def _num_frozen(decoder: Any, layers: int) -> int:
+    """How many blocks stay below the last `layers`; 0 means all of them."""
+    if decoder.config.model_type.startswith("gemma"):
+        raise ModelError(f"{decoder.config.model_type} scales its input embeddings, so its trunk cannot be shared")
+    blocks = len(decoder.layers)
+    if layers > blocks:
+        raise ModelError(f"tune.layers = {layers}: the model has {blocks} blocks; 0 is all of them")
+    return blocks - (layers or blocks)
