@@ -1,4 +1,4 @@
-"""The one door to the network: chat with any OpenAI-compatible endpoint, every call through the ledger.
+"""Chat with any OpenAI-compatible endpoint, every call through the ledger.
 
 Callers see a reply or a failure for each call, never a retry. What concerns every call alike, such as a refused key,
 an unknown model or a server that is down, is raised as CallError.
