@@ -11,9 +11,9 @@ from starling import progress
 from starling.benches import (
     alpaca_annotations,
     alpaca_judging,
-    chats,
     cost,
     fastchat,
+    filing,
     panel,
     results,
     scoring,
@@ -28,6 +28,7 @@ from starling.benches.cost import Part
 from starling.benches.left_out import LeftOut
 from starling.errors import DataError, UsageError
 from starling.records import Score
+from starling.speakers import SEED, endpoint_of, open_speaker
 from starling.store import write_atomically
 
 NAME = "alpaca_eval"
@@ -50,7 +51,7 @@ def run(asked: Asked) -> dict[str, Any]:
     questions = _questions(asked)
     out = asked.out or Path("runs") / f"bench-{NAME}-{fastchat.file_name(source)}"
     if asked.estimate:
-        return cost.estimate(_parts(asked, source, questions), chats.ledger_of(out))
+        return cost.estimate(_parts(asked, source, questions), filing.ledger_of(out))
     ours, theirs = (_side(one, questions, out) for one in (source, asked.against))
     if ours.name == theirs.name:
         raise UsageError(f"bench: both sides are called {ours.name}; give one of the files another `generator`")
@@ -77,7 +78,7 @@ def _refuse_unclear(asked: Asked) -> None:
         raise UsageError(f"bench: --answers {asked.answers}: there is no such file")
     if "rubric" in asked.judge:
         raise UsageError(f"bench: the rubric needs checks that the instructions of {NAME} have not; give --judge MODEL")
-    if asked.version == 2 and any(chats.endpoint_of(judge) is None for judge in asked.judge):
+    if asked.version == 2 and any(endpoint_of(judge) is None for judge in asked.judge):
         raise UsageError(
             "bench: --version 2 needs a judge's log-probabilities, which a model in this process is not asked for; "
             "give --judge openai:NAME@URL, or --version 1"
@@ -110,8 +111,8 @@ def _side(source: str, questions: Sequence[Question], out: Path) -> Side:
     """Outputs that stand in a file, or those of a MODEL at temperature 0."""
     if Path(source).is_file():
         return _of_file(Path(source), questions)
-    with chats.filed(out, ANSWERS) as ledger, progress.track(ANSWERS, len(questions), "answers") as advance:
-        speaker = chats.open_speaker(source, ledger, lambda call, reply: advance(1))
+    with filing.filed(out, ANSWERS) as ledger, progress.track(ANSWERS, len(questions), "answers") as advance:
+        speaker = open_speaker(source, ledger, lambda call, reply: advance(1))
         answers = answering.ask(questions, speaker.chat, max_tokens=MAX_TOKENS)
     return Side(name=str(speaker.identity["name"]), identity=speaker.identity, answers=answers)
 
@@ -143,7 +144,7 @@ def _judged(
     if not pairs:
         raise DataError(f"bench: {ours.name} and {theirs.name} answered no instruction that is the same")
     names = panel.names(asked.judge)
-    with chats.filed(out, VERDICTS) as ledger:
+    with filing.filed(out, VERDICTS) as ledger:
         judged = [
             alpaca_judging.judged(judge, pairs, asked.version, ledger, one_order=asked.one_order)
             for judge in asked.judge
@@ -283,7 +284,7 @@ def _parts(asked: Asked, source: str, questions: Sequence[Question]) -> list[Par
             sides.append(blank)
     orders = [True] if asked.one_order else [True, False]
     calls = [
-        verdicts.call_of(alpaca_judging.showing_of(pair, asked.version, model_first=first), chats.SEED, 0)
+        verdicts.call_of(alpaca_judging.showing_of(pair, asked.version, model_first=first), SEED, 0)
         for pair in alpaca_judging.pairs(*sides)
         for first in orders
     ]

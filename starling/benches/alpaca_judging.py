@@ -16,13 +16,14 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from starling import models, progress
-from starling.benches import answers, chats, scoring, verdicts
+from starling.benches import answers, scoring, verdicts
 from starling.benches.answers import Answers
 from starling.benches.verdicts import Heard, Showing
 from starling.judges.parse import Ranked, Tied, Unparsed, parse_winner
 from starling.judges.protocol import Chat
 from starling.ledger import Ledger
 from starling.records import Failure
+from starling.speakers import SEED, open_speaker
 
 VERDICT, LETTER = TEMPLATES = ("alpaca_pair", "alpaca_letter")  # of version 1 and of version 2
 TOP = 20  # log-probabilities that are asked for: the most that OpenAI gives
@@ -92,8 +93,8 @@ def judged(name: str, pairs: Sequence[Pair], version: int, ledger: Ledger, *, on
         identity = models.identity(name)
         return Judged(identity, f"{identity['name']}, rewards", compare(name, pairs))
     with progress.track("verdicts", (1 if one_order else 2) * len(pairs), "verdicts") as advance:
-        speaker = chats.open_speaker(name, ledger, lambda call, reply: advance(1))
-        said = judge(speaker.chat, pairs, version, seed=chats.SEED, one_order=one_order)
+        speaker = open_speaker(name, ledger, lambda call, reply: advance(1))
+        said = judge(speaker.chat, pairs, version, seed=SEED, one_order=one_order)
     identity = verdicts.identity_of(speaker, template_of(version))
     return Judged(identity, f"{identity['name']}, v{version}, template {identity['template_hash']}", said)
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from starling import progress
 from starling.benches import answers as answering
 from starling.benches import (
-    chats,
     cost,
     fastchat,
+    filing,
     mt_judging,
     mt_questions,
     mt_scores,
@@ -25,6 +25,7 @@ from starling.benches.asked import Asked
 from starling.benches.cost import Part
 from starling.benches.fastchat import QuestionSet
 from starling.errors import UsageError
+from starling.speakers import open_speaker
 
 NAME = "mt_bench"
 ABOUT = "two turns, by a judge's marks from 1 to 10, or in pairs"
@@ -54,7 +55,7 @@ def run(asked: Asked) -> dict[str, Any]:
         asked.out or Path("runs") / f"bench-{NAME}-{fastchat.file_name(Path(source).name if asked.answers else source)}"
     )
     if asked.estimate:
-        return cost.estimate(_parts(asked, found.questions, source), chats.ledger_of(out))
+        return cost.estimate(_parts(asked, found.questions, source), filing.ledger_of(out))
     ours = _side(source, found.questions, out)
     theirs = _side(asked.against, found.questions, out) if asked.against else None
     if theirs and theirs.name == ours.name:
@@ -63,7 +64,7 @@ def run(asked: Asked) -> dict[str, Any]:
     without = [*found.left_out, *(left for side in sides for left in side.answers.left_out)]
     answered = [one for one in found.questions if all(one.id in side.answers.by_question for side in sides)]
     members = []
-    with chats.filed(out, VERDICTS) as ledger:
+    with filing.filed(out, VERDICTS) as ledger:
         for name, one in zip(panel.names(asked.judge), asked.judge, strict=True):
             judge, rows = mt_judging.judge(one, found.questions, sides, ledger)
             members.append(_Judged(name, judge, rows, _written(rows, out, name, sides, answered)))
@@ -116,8 +117,8 @@ def _side(source: str, questions: Sequence[Question], out: Path) -> Side:
         answers = Answers(by_question=matched.by_question, left_out=[*left_out, *matched.left_out])
         return Side(name=name, identity={"name": name, "answers": source}, answers=answers)
     turns = sum(len(one.turns) for one in questions)
-    with chats.filed(out, ANSWERS) as ledger, progress.track(ANSWERS, turns, "answers") as advance:
-        speaker = chats.open_speaker(source, ledger, lambda call, reply: advance(1))
+    with filing.filed(out, ANSWERS) as ledger, progress.track(ANSWERS, turns, "answers") as advance:
+        speaker = open_speaker(source, ledger, lambda call, reply: advance(1))
         answers = answering.ask(questions, speaker.chat, max_tokens=MAX_TOKENS)
     name = speaker.identity["name"]
     rows = fastchat.answer_rows(name, answers, time.time())

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 from starling import models, progress
 from starling.benches import answers as answering
-from starling.benches import chats, fastchat, scoring, verdicts
+from starling.benches import fastchat, scoring, verdicts
 from starling.benches.answers import Question, Side
 from starling.benches.verdicts import Heard, Showing
 from starling.judges.parse import Ranked, Scored, Tied, Unparsed, Verdict, parse_winner
 from starling.ledger import Ledger
+from starling.speakers import open_speaker
 
 MARK, PAIR = "mt_mark", "mt_pair"
 WIN, TIE, LOSS = 1.0, 0.5, 0.0
@@ -104,7 +105,7 @@ def judge(
         template, read = (PAIR, read_winner) if is_pair else (MARK, read_mark)
         shown = [showing for task in todo for showing in task.showings]
         with progress.track("verdicts", len(shown), "verdicts") as advance:
-            speaker = chats.open_speaker(name, ledger, lambda call, reply: advance(1))
+            speaker = open_speaker(name, ledger, lambda call, reply: advance(1))
             heard = iter(verdicts.ask(speaker.chat, shown, read))
         identity = verdicts.identity_of(speaker, template)
     common = {"judge": [identity["name"], f"{template}-{identity['template_hash']}"], "tstamp": time.time()}

@@ -18,8 +18,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from starling import figures, progress, stats, texts
-from starling.benches import chats, fastchat
+from starling.benches import fastchat
 from starling.errors import UsageError
+from starling.speakers import endpoint_of, stage_of
 
 NAME = "panel"
 TIE = 0.5
@@ -68,8 +69,8 @@ PREFERENCES = Rule("the mean of the members' preferences", fmean, "the same side
 
 def names(judges: Sequence[str]) -> list[str]:
     """What each judge is called: by its model, and by its host too where several models have one name."""
-    calls = [chats.stage_of(judge) for judge in judges]
-    endpoints = [chats.endpoint_of(judge) for judge in judges]
+    calls = [stage_of(judge) for judge in judges]
+    endpoints = [endpoint_of(judge) for judge in judges]
     short = [endpoint.model if endpoint else judge for endpoint, judge in zip(endpoints, judges, strict=True)]
     found = [one if short.count(one) == 1 else call for one, call in zip(short, calls, strict=True)]
     taken = [NAME] if len(judges) > 1 else []  # the panel writes files as its members do

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from starling import contamination, data_files, paired, progress, tables
-from starling.benches import answers, chats, cost
+from starling.benches import answers, cost, filing
 from starling.benches.answers import Answers, Given, Question, Side
 from starling.benches.asked import Asked
 from starling.benches.left_out import LeftOut
@@ -50,7 +50,7 @@ def estimate(asked: Asked, prompts: Sequence[Prompt], out: Path, max_tokens: int
         for role, name in (("answers", asked.model), ("against", asked.against))
         if name and not Path(name).is_file()
     ]
-    return cost.estimate(parts, chats.ledger_of(out))
+    return cost.estimate(parts, filing.ledger_of(out))
 
 
 def sides(asked: Asked, prompts: Sequence[Prompt], out: Path, max_tokens: int) -> list[Side]:
@@ -108,7 +108,7 @@ def _compared(
 
 def _of_model(name: str, role: str, prompts: Sequence[Prompt], out: Path, max_tokens: int) -> Side:
     """Ask greedily through the ledger in `out`, where `<role>.jsonl` is written in the form that `_of_file` reads."""
-    with chats.filed(out, role) as ledger, progress.track(role, len(prompts), "answers") as advance:
+    with filing.filed(out, role) as ledger, progress.track(role, len(prompts), "answers") as advance:
         speaker = open_speaker(name, ledger, lambda call, reply: advance(1))
         outcomes = speaker.chat.chat([Call(messages=one.messages, max_tokens=max_tokens) for one in prompts])
     given = {

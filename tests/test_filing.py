@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from starling.benches import chats
+from starling.benches import filing
 from starling.ledger import Ledger
 from starling.records import Call
 from starling.speakers import open_speaker
@@ -15,7 +15,7 @@ def call(text: str, **changes) -> Call:
 def test_what_a_model_here_answered_once_is_taken_from_the_ledger(tiny_model: Path, tmp_path: Path) -> None:
     told: list[object] = []
     calls = [call("rain"), call("town"), call("rain"), call("rain", draw=1)]
-    with chats.filed(tmp_path / "out", "answers") as ledger:
+    with filing.filed(tmp_path / "out", "answers") as ledger:
         speaker = open_speaker(str(tiny_model), ledger, lambda asked, reply: told.append(reply))
         first = speaker.chat.chat(calls)
         assert ledger.spent()[0].calls == 3 and ledger.spent()[0].stage == "answers"

@@ -1,4 +1,4 @@
-"""The ledger in which every call of a benchmark stands, and who is asked through it."""
+"""The ledger in which every call of a benchmark stands."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,9 +7,6 @@ from pathlib import Path
 from starling import progress
 from starling.errors import explained
 from starling.ledger import Ledger
-from starling.speakers import SEED, Speaker, endpoint_of, open_speaker, stage_of
-
-__all__ = ["SEED", "Speaker", "endpoint_of", "filed", "ledger_of", "open_speaker", "stage_of"]
 
 
 @contextmanager
