@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from results import insert
+
 from starling import digest, figures
 from starling.store import Run
 
@@ -35,8 +37,7 @@ def main() -> None:
     options = parser.parse_args()
     text = render(digest.digest(Run.read(options.run)), options.how)
     print(text)
-    head, rest = README.read_text().split(BEGIN)
-    README.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
+    insert(text, BEGIN, END, README)
 
 
 def render(found: Mapping[str, Any], how: str) -> str:

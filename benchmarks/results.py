@@ -140,12 +140,12 @@ def machine() -> str:
     return f"{len(os.sched_getaffinity(0))} cores of {cpu}, no GPU"
 
 
-def insert(text: str, begin: str, end: str) -> None:
-    """Put the text between its two markers in docs/results.md."""
-    head, rest = RESULTS.read_text().split(begin)
+def insert(text: str, begin: str, end: str, path: Path = RESULTS) -> None:
+    """Put the text between its two markers in docs/results.md, or in another file."""
+    head, rest = path.read_text().split(begin)
     tail = rest.split(end)[1]
-    RESULTS.write_text(f"{head}{begin}\n{text}\n{end}{tail}")
-    print(f"\nwritten to {RESULTS}", file=sys.stderr)
+    path.write_text(f"{head}{begin}\n{text}\n{end}{tail}")
+    print(f"\nwritten to {path}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """A page of ours as a browser would see it."""
 
+import html
+import re
 from functools import reduce
 from html.parser import HTMLParser
 from typing import Any
@@ -54,6 +56,19 @@ class Page(HTMLParser):
 def wrong_numbers(page: Page, numbers: Any) -> list[tuple[str, str]]:
     """Place and text of each marked number that is not what the JSON has at that place."""
     return [(place, text) for kind, place, text in page.numbers if figures.FORMATS[kind](at(numbers, place)) != text]
+
+
+def typed_numbers(text: str, *without: str) -> set[str]:
+    """The numbers of the body that are not marked, outside plots, texts of models and the elements `without`."""
+    body = text.partition("<body>")[2]
+    apart = (
+        f"<({'|'.join(('script', 'svg', *without))})\\b.*?</\\1>",
+        "<span data-figure.*?</span>",
+        '<div class="text">.*?</div>',
+        '"opening">.*?</span>',
+    )
+    rest = html.unescape(re.sub(r"<[^>]*>", " ", re.sub(f"(?s){'|'.join(apart)}", "", body)))
+    return set(re.findall(r"(?<![\w-])\d[\d.,]*\b", rest))
 
 
 def at(numbers: Any, pointer: str) -> Any:
