@@ -204,25 +204,25 @@ def test_a_panel_has_the_mean_of_its_preferences_and_each_member_its_own_win_rat
         return f"Winner: [[{'A' if shown['A'] in ('short', 'a long one') else 'B'}]]"  # the rival's
 
     with Server(always=replies_with(longest)) as one, Server(always=replies_with(write)) as other:
-        judges = (f"openai:long@{one.url}", f"openai:short@{other.url}")
+        judges = (f"openai:long@{one.url}", f"openai:stern@{other.url}")
         found = bench.run("alpaca_eval", Asked(judge=judges, **sides))
         bench.run("alpaca_eval", Asked(judge=judges, **sides))
         assert (len(one.requests), len(other.requests)) == (6, 8)  # the prose is asked for once more
     # instruction one: 2 and 1, two: 1 and 1, three: 1.5 and unread
     assert preferences(sides["out"]) == {"one": 1.5, "two": 1.0, "three": None}
     rows = {row["name"]: row for row in found["rows"]}
-    assert [(rows[name]["value"], rows[name]["n"]) for name in ("ours", "by long", "by short")] == [
+    assert [(rows[name]["value"], rows[name]["n"]) for name in ("ours", "by long", "by stern")] == [
         (0.25, 2), (0.5, 3), (0, 2),
     ]  # fmt: skip
     assert list(rows) == [
-        "ours", "at equal length", "by long", "by long, at equal length", "by short", "by short, at equal length",
+        "ours", "at equal length", "by long", "by long, at equal length", "by stern", "by stern, at equal length",
     ]  # fmt: skip
-    assert "judged by part of the panel; short:" in found["left_out"]["items"][0]["detail"]
+    assert "judged by part of the panel; stern:" in found["left_out"]["items"][0]["detail"]
     (between,) = found["panel"]["agreement"]
     assert (between["same"]["value"], between["same"]["n"]) == (0.5, 2)
     # values 1 0 and 0 0: one squared difference of 1; around their mean 3 x 1/16 + 9/16 = 3/4; 1 - (3/4) x 1 / (3/4)
     assert between["alpha"]["value"] == pytest.approx(0)
-    assert sorted(path.name for path in (sides["out"] / alpaca_eval.MEMBERS).iterdir()) == ["long.json", "short.json"]
+    assert sorted(path.name for path in (sides["out"] / alpaca_eval.MEMBERS).iterdir()) == ["long.json", "stern.json"]
     told = capsys.readouterr().out
     assert "the mean of the members' preferences" in told and "Krippendorff's alpha" in told
 
