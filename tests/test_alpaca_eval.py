@@ -301,3 +301,19 @@ def test_a_reward_model_prefers_the_output_with_the_higher_reward(
         (ours, theirs) = scorer.score([row["instruction"]], [[row["output_2"], row["output_1"]]])[0]
         assert row["preference"] == (2.0 if ours > theirs else 1.0 if ours < theirs else 1.5)
     assert found["judge"]["name"] == str(tmp_path / "rm")
+
+
+def test_a_reward_model_sits_on_a_panel_beside_an_llm(reward_model: Any, sides: dict[str, Any], tmp_path: Path) -> None:
+    models.save(reward_model, tmp_path / "rm")
+    with Server(always=replies_with(longest)) as server:
+        judges = (f"openai:long@{server.url}", str(tmp_path / "rm"))
+        parts = bench.run("alpaca_eval", Asked(judge=judges, estimate=True, **sides))["estimate"]
+        found = bench.run("alpaca_eval", Asked(judge=judges, **sides))
+        assert len(server.requests) == 6
+    assert len(parts) == 1  # the reward model is asked nothing
+    rewards = bench.run("alpaca_eval", Asked(judge=judges[1:], **sides | {"out": tmp_path / "alone"}))
+    of_rewards = preferences(tmp_path / "alone")
+    of_words = {"one": 2.0, "two": 1.0, "three": 1.5}
+    assert preferences(sides["out"]) == {key: (of_rewards[key] + of_words[key]) / 2 for key in of_words}
+    by_rewards = next(row for row in found["rows"] if row["name"] == f"by {tmp_path / 'rm'}")
+    assert by_rewards["value"] == rewards["rows"][0]["value"]
