@@ -201,26 +201,28 @@ def test_a_panel_has_the_mean_of_its_preferences_and_each_member_its_own_win_rat
         shown = shown_answers(prompt)
         if "same" in shown.values():
             return "none"
-        return f"Winner: [[{'A' if shown['A'] in ('short', 'x') else 'B'}]]"  # the shorter one
+        return f"Winner: [[{'A' if shown['A'] in ('short', 'a long one') else 'B'}]]"  # the rival's
 
     with Server(always=replies_with(longest)) as one, Server(always=replies_with(write)) as other:
-        judges = (f"openai:long@{one.url}", f"openai:short@{other.url}")
+        judges = (f"openai:long@{one.url}", f"openai:stern@{other.url}")
         found = bench.run("alpaca_eval", Asked(judge=judges, **sides))
         bench.run("alpaca_eval", Asked(judge=judges, **sides))
         assert (len(one.requests), len(other.requests)) == (6, 8)  # the prose is asked for once more
-    # instruction one: 2 and 1, two: 1 and 2, so a draw each; three: 1.5 and unread
-    assert preferences(sides["out"]) == {"one": 1.5, "two": 1.5, "three": None}
+    # instruction one: 2 and 1, two: 1 and 1, three: 1.5 and unread
+    assert preferences(sides["out"]) == {"one": 1.5, "two": 1.0, "three": None}
     rows = {row["name"]: row for row in found["rows"]}
-    assert [(rows[name]["value"], rows[name]["n"]) for name in ("ours", "by long", "by short")] == [
-        (0.5, 2), (0.5, 3), (0.5, 2),
+    assert [(rows[name]["value"], rows[name]["n"]) for name in ("ours", "by long", "by stern")] == [
+        (0.25, 2), (0.5, 3), (0, 2),
     ]  # fmt: skip
-    assert "by short, at equal length" in rows
-    assert "judged by part of the panel; short:" in found["left_out"]["items"][0]["detail"]
+    assert list(rows) == [
+        "ours", "at equal length", "by long", "by long, at equal length", "by stern", "by stern, at equal length",
+    ]  # fmt: skip
+    assert "judged by part of the panel; stern:" in found["left_out"]["items"][0]["detail"]
     (between,) = found["panel"]["agreement"]
-    assert (between["same"]["value"], between["same"]["n"]) == (0, 2)
-    # values 1 0 and 0 1: within each case (1)^2 twice, in all 4 x 0.25; alpha = 1 - (3 / 4) x 2 / 1
-    assert between["alpha"]["value"] == pytest.approx(-0.5)
-    assert sorted(path.name for path in (sides["out"] / alpaca_eval.MEMBERS).iterdir()) == ["long.json", "short.json"]
+    assert (between["same"]["value"], between["same"]["n"]) == (0.5, 2)
+    # values 1 0 and 0 0: one squared difference of 1; around their mean 3 x 1/16 + 9/16 = 3/4; 1 - (3/4) x 1 / (3/4)
+    assert between["alpha"]["value"] == pytest.approx(0)
+    assert sorted(path.name for path in (sides["out"] / alpaca_eval.MEMBERS).iterdir()) == ["long.json", "stern.json"]
     told = capsys.readouterr().out
     assert "the mean of the members' preferences" in told and "Krippendorff's alpha" in told
 
@@ -299,3 +301,19 @@ def test_a_reward_model_prefers_the_output_with_the_higher_reward(
         (ours, theirs) = scorer.score([row["instruction"]], [[row["output_2"], row["output_1"]]])[0]
         assert row["preference"] == (2.0 if ours > theirs else 1.0 if ours < theirs else 1.5)
     assert found["judge"]["name"] == str(tmp_path / "rm")
+
+
+def test_a_reward_model_sits_on_a_panel_beside_an_llm(reward_model: Any, sides: dict[str, Any], tmp_path: Path) -> None:
+    models.save(reward_model, tmp_path / "rm")
+    with Server(always=replies_with(longest)) as server:
+        judges = (f"openai:long@{server.url}", str(tmp_path / "rm"))
+        parts = bench.run("alpaca_eval", Asked(judge=judges, estimate=True, **sides))["estimate"]
+        found = bench.run("alpaca_eval", Asked(judge=judges, **sides))
+        assert len(server.requests) == 6
+    assert len(parts) == 1  # the reward model is asked nothing
+    rewards = bench.run("alpaca_eval", Asked(judge=judges[1:], **sides | {"out": tmp_path / "alone"}))
+    of_rewards = preferences(tmp_path / "alone")
+    of_words = {"one": 2.0, "two": 1.0, "three": 1.5}
+    assert preferences(sides["out"]) == {key: (of_rewards[key] + of_words[key]) / 2 for key in of_words}
+    by_rewards = next(row for row in found["rows"] if row["name"] == f"by {tmp_path / 'rm'}")
+    assert by_rewards["value"] == rewards["rows"][0]["value"]

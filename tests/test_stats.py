@@ -189,9 +189,9 @@ def test_without_two_values_or_without_difference_there_is_no_alpha() -> None:
 def test_the_interval_of_alpha_draws_whole_clusters() -> None:
     rng = np.random.default_rng(1)
     values = rng.integers(1, 4, (60, 2)).astype(float)
-    twice = np.concatenate([values, values])
+    twice = np.repeat(values, 2, axis=0)
     names = [str(at) for at in range(60)]
-    whole = stats.krippendorff_alpha("x", twice, names * 2)
+    whole = stats.krippendorff_alpha("x", twice, [name for name in names for _ in range(2)])
     apart = stats.krippendorff_alpha("x", twice, [str(at) for at in range(120)])
     assert whole.high - whole.low > 1.2 * (apart.high - apart.low)
     once = stats.krippendorff_alpha("x", values, names)
