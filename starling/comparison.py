@@ -100,7 +100,7 @@ def _tuned(run: Run) -> dict[str, Any]:
     """The kept step, and reward and KL there, on the validation prompts; None where the run did not record it."""
     facts = run.facts("tune") if run.is_done("tune") else {}
     kept = facts.get("kept_step")
-    look = next((look for look in facts.get("looks", []) if look["step"] == kept), {})
+    look: dict[str, Any] = next((look for look in facts.get("looks", []) if look["step"] == kept), {})
     rate = {end: look.get(key) for end, key in (("low", "win_rate_low"), ("high", "win_rate_high"))}
     return {
         "done": bool(facts),
