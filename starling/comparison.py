@@ -143,7 +143,7 @@ def _cases(
         cases += [{at: own[draw] for at, own in drawn.items()} for draw in range(fewest)]
         draws_left_out += sum(len(own) - fewest for own in drawn.values())
     left_out = {
-        at: sorted({own[key][0]["prompt_id"] for key in own if key not in set(keys)}) for at, own in prompts.items()
+        at: sorted({own[key][0]["prompt_id"] for key in own.keys() - set(keys)}) for at, own in prompts.items()
     }
     shared = {
         "common": len(keys),
