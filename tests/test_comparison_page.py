@@ -129,8 +129,10 @@ def test_dollars_stand_beside_the_time_of_the_stages_that_cost_some(tmp_path: Pa
     page = Page((tmp_path / "c.html").read_text())
     assert wrong_numbers(page, found.numbers) == []
     assert [(at, text) for kind, at, text in page.numbers if kind == "money"] == [
-        ("/runs/0/stages/1/usd", "$0.2500"), ("/runs/0/stages/2/usd", "price unknown"), ("/runs/0/usd", "price unknown"),
-    ]  # fmt: skip
+        ("/runs/0/stages/1/usd", "$0.2500"),
+        ("/runs/0/stages/2/usd", "price unknown"),
+        ("/runs/0/usd", "price unknown"),
+    ]
 
 
 def test_the_same_runs_give_the_same_page(path: Path) -> None:
