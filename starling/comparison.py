@@ -100,7 +100,7 @@ def _tuned(run: Run) -> dict[str, Any]:
     """The kept step, and reward and KL there, on the validation prompts; None where the run did not record it."""
     facts = run.facts("tune") if run.is_done("tune") else {}
     kept = facts.get("kept_step")
-    look = next((look for look in facts.get("looks", []) if look["step"] == kept), {})
+    look: dict[str, Any] = next((look for look in facts.get("looks", []) if look["step"] == kept), {})
     rate = {end: look.get(key) for end, key in (("low", "win_rate_low"), ("high", "win_rate_high"))}
     return {
         "done": bool(facts),
@@ -142,9 +142,7 @@ def _cases(
         fewest = min(map(len, drawn.values()))
         cases += [{at: own[draw] for at, own in drawn.items()} for draw in range(fewest)]
         draws_left_out += sum(len(own) - fewest for own in drawn.values())
-    left_out = {
-        at: sorted({own[key][0]["prompt_id"] for key in own if key not in set(keys)}) for at, own in prompts.items()
-    }
+    left_out = {at: sorted({own[key][0]["prompt_id"] for key in own.keys() - set(keys)}) for at, own in prompts.items()}
     shared = {
         "common": len(keys),
         "draws_left_out": draws_left_out,

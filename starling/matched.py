@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from statistics import fmean
 from typing import Any
 
 from starling import before_after, paired
@@ -60,7 +61,7 @@ def _change(key: str, label: str, good: int, pairs: Sequence[tuple[list[Case], l
 
 def _mean(cases: Sequence[Case], key: str) -> float | None:
     known = [found for case in cases if (found := _value(case, key)) is not None]
-    return sum(known) / len(known) if known else None
+    return fmean(known) if known else None  # whatever the order of the draws, the same to the last bit
 
 
 def _value(case: Case, key: str) -> float | None:

@@ -84,7 +84,7 @@ def test_only_the_settings_that_differ_are_listed(pair: list[Run]) -> None:
     other = with_settings(pair[1], run={"seed": 7}, sample={"generators": generators[:2]}, evaluate={"judge": "x"})
     rows = {row["key"]: row["values"] for row in comparison.compare([pair[0], other]).numbers["settings"]}
     assert rows["run.seed"] == ["42", "7"]
-    assert rows["sample.generators.plain.temperature"] == ["1.0", "0.125"]
+    assert rows["sample.generators.plain.temperature"] == ["0.7", "0.125"]
     assert rows["sample.generators.hot.weakened"] == ["true", None]
     assert json.loads(rows["sample.generators"][1]) == [runs.HOSTILE_NAME, "plain"]
     assert rows["evaluate.judge"] == ["rubric", "x"]

@@ -109,6 +109,22 @@ def test_runs_of_which_none_is_evaluated_make_a_page(tmp_path: Path) -> None:
     assert page.unbalanced == [] and "No run is evaluated yet." in page.text
 
 
+def test_dollars_stand_beside_the_time_of_the_stages_that_cost_some(tmp_path: Path) -> None:
+    found = comparison.compare([runs.make(tmp_path / name) for name in "ab"])
+    run = found.numbers["runs"][0]
+    run |= {"asked": True, "usd": None}
+    run["stages"][1] |= {"asked": True, "usd": 0.25}
+    run["stages"][2] |= {"asked": True, "usd": None}
+    comparison_page.write(tmp_path / "c.html", found)
+    page = Page((tmp_path / "c.html").read_text())
+    assert wrong_numbers(page, found.numbers) == []
+    assert [(at, text) for kind, at, text in page.numbers if kind == "money"] == [
+        ("/runs/0/stages/1/usd", "$0.2500"),
+        ("/runs/0/stages/2/usd", "price unknown"),
+        ("/runs/0/usd", "price unknown"),
+    ]
+
+
 def test_the_same_runs_give_the_same_page(path: Path) -> None:
     before = path.read_bytes()
     folder = path.parents[1]

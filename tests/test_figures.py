@@ -79,3 +79,8 @@ def test_an_interval_without_width_is_none(value: float) -> None:
 def test_a_budget_is_used_of_allowed_or_without_limit() -> None:
     assert figures.used_of({"used": 48_674, "allowed": 60_000}) == "48,674 of 60,000"
     assert figures.used_of({"used": 48_674, "allowed": 0}) == "48,674, no limit"
+
+
+@pytest.mark.parametrize(("usd", "text"), [(0.0031, "$0.0031"), (1234.5, "$1,234.5000"), (None, "price unknown")])
+def test_money_is_told_to_the_hundredth_of_a_cent(usd: float | None, text: str) -> None:
+    assert figures.money(usd) == text

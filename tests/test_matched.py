@@ -54,6 +54,15 @@ def test_several_draws_of_a_prompt_count_once() -> None:
     assert (found["value"], found["n"]) == (-0.5, 1)
 
 
+def test_the_order_of_the_draws_changes_nothing() -> None:
+    # 0.1 + 0.2 + 0.3 and 0.3 + 0.2 + 0.1 differ in the last bit, which must not count as a change.
+    def drawn(scores: tuple[float, ...]) -> list[dict[str, Any]]:
+        return [runs.case(0) | {"tuned": runs.case(0)["tuned"] | {"score": score}} for score in scores]
+
+    found = against(drawn((0.1, 0.2, 0.3)), drawn((0.3, 0.2, 0.1)))["rubric_score"]["change"]
+    assert (found["gained"], found["lost"]) == (0, 0)
+
+
 def test_prompts_of_a_family_go_together() -> None:
     first, other = ([case | {"family": "one"} for case in cases([v] * 6)] for v in (0.5, 1.0))
     found = against(first, other)["verdict"]["change"]

@@ -94,6 +94,19 @@ def test_the_sentence_of_a_forest_has_its_figures() -> None:
     )
 
 
+def test_rows_of_a_group_stand_below_its_name() -> None:
+    rows = [RATES[0] | {"group": "All"}, RATES[2] | {"group": "All"}, RATES[2] | {"group": "Held-out"}]
+    plot = plots.forest("groups", "Win rates", rows)
+    assert plot.summary == (
+        "Win rates: All: All $x^2$ <b> 57.3 % (52.1 to 62.4), n = 100; Lost 30.0 % (20.0 to 40.0), n = 10. "
+        "Held-out: Lost 30.0 % (20.0 to 40.0), n = 10."
+    )
+    drawn = "".join(ElementTree.fromstring(plot.svg).itertext())
+    assert drawn.index("All") < drawn.index("Held-out") < len(drawn)
+    places, headings = plots._places(rows)
+    assert places == pytest.approx([0.8, 1.8, 3.6]) and headings == [(0.0, "All"), (pytest.approx(2.8), "Held-out")]
+
+
 def test_the_sentence_of_a_curve_has_both_ends_and_the_kept_step() -> None:
     assert PLOTS[1].summary == "Reward: reward from 0.100 at step 1 to 0.300 at step 3. Step 2 was kept."
 

@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
+import runs
 from servers import Server, fails, ranking_judge, replies_with
 from small_road import recipe
 
-from starling import cli, config, data_files
+from starling import cli, config, data_files, spending
+from starling.ledger import Ledger, call_key
+from starling.records import Reply
 from starling.store import Run
 
 ENDPOINTS = """
@@ -136,6 +139,32 @@ def test_failed_attempts_are_counted_and_cost_nothing_where_the_endpoint_said_no
         assert cli.main(["run", str(path), "--run", str(tmp_path / "run"), "--until", "sample"]) == 0
     (spent,) = Run.read(tmp_path / "run").facts("sample")["spending"]
     assert (spent["calls"], spent["failures"], spent["completion_tokens"]) == (15, 2, 45)
+
+
+def test_the_dollars_of_each_stage_are_read_from_the_ledger(tmp_path: Path) -> None:
+    def table(name: str, **prices: float) -> dict[str, object]:
+        return {"name": name, "urls": ["http://127.0.0.1:1"], "model": "m", **prices}
+
+    settings = config.Config.model_validate({
+        "sample": {"generators": [{"name": name, "model": name} for name in ("far", "free")]},
+        "rank": {"judge": "judge"},
+        "endpoints": [
+            table("far", price_in=10.0, price_out=1000.0), table("judge", price_in=100.0, price_out=0.0), table("free"),
+        ],
+    })  # fmt: skip
+    path = tmp_path / "calls.sqlite"
+    assert spending.by_stage(settings, path) == {}
+    for stage, name in (("sample", "far"), ("sample", "far"), ("rank", "judge")):
+        with Ledger(path, stage) as ledger:
+            sent = ledger.sent(call_key(name, "m", "{}", 0), name=name, model="m", request="{}", draw=0)
+            ledger.replied(sent, Reply(text="yes", finished=True, prompt_tokens=500, completion_tokens=20))
+    # sample: 2 x (500 x 10 + 20 x 1000) / 1e6 = 0.05; rank: 500 x 100 / 1e6 = 0.05
+    assert spending.by_stage(settings, path) == pytest.approx({"sample": 0.05, "rank": 0.05})
+    with Ledger(path, "sample") as ledger:
+        sent = ledger.sent(call_key("free", "m", "{}", 0), name="free", model="m", request="{}", draw=0)
+        ledger.replied(sent, Reply(text="yes", finished=True, prompt_tokens=5, completion_tokens=2))
+    assert spending.by_stage(settings, path) == {"sample": None, "rank": pytest.approx(0.05)}
+    assert spending.by_stage(runs.SETTINGS, path) == {}  # no endpoint: the ledger is not even opened
 
 
 def test_every_setting_that_may_change_is_a_setting() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import runs
 
-from starling import summary
+from starling import comparison, summary
 from starling.config import Config
 
 
@@ -88,3 +88,18 @@ def test_the_summary_of_an_unfinished_run_says_so(tmp_path: Path, printed) -> No
     summary.print_summary(runs.make(tmp_path / "run", ("prompts",)))
     text = printed()
     assert "Not measured yet" in text and "Rubric score" not in text and "report.html" not in text
+
+
+def test_runs_stand_below_each_other_with_what_they_won_and_took(tmp_path: Path, printed) -> None:
+    made = [runs.make(tmp_path / "one"), runs.make(tmp_path / "[red]two", ("prompts",))]
+    numbers = comparison.compare(made).numbers
+    summary.print_comparison(numbers)
+    text = printed()
+    assert text.startswith("Better than its base: one. Not measured: [red]two.")
+    (row,) = (line for line in text.splitlines() if "57.3 % (52.1 to 62.4)" in line)
+    assert row.split()[0] == "one" and "55.0 % (46.0 to 64.0)" in row and "46.8" in row and "3.21" in row
+    assert any("[red]two" in line and "not evaluated" in line and "1 min 1 s" in line for line in text.splitlines())
+    assert "cost" not in text
+    numbers["runs"][0] |= {"asked": True, "usd": 0.25}
+    summary.print_comparison(numbers)
+    assert "$0.2500" in printed()
