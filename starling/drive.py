@@ -43,7 +43,7 @@ def drive(run: Run, stages: list[str]) -> None:
         threads = device.setup(run.config.run.threads, run.config.run.seed)
         module = importlib.import_module(f"starling.stages.{stage}")
         run.started(stage, threads=threads)
-        with timed(run, stage):
+        with timed(run, stage), progress.noted_in(run.progress_path, stage):
             facts = module.run(run)
         device.release_memory()  # before the next stage asks for more
         run.finished(stage, facts)

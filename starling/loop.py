@@ -87,7 +87,8 @@ class Loop:
             self.load_state_dict(state)
         self.recorder.rewind(-1 if state is None else self.step)  # step 0 is a line too
         before = self.curriculum.warm_up_tokens if self.algorithm.online else 0
-        with progress.track("tune", before + self.curriculum.expected_tokens, "tokens") as advance:
+        total = before + self.curriculum.expected_tokens
+        with progress.track("tune", total, "tokens", self.recorder.curves) as advance:
             if state is None:
                 if self.algorithm.online:
                     self.warm_up(advance)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from starling.curves import Curves
 from starling.errors import DataError, explained
 
 _SECTION = "## Step "
@@ -29,14 +30,15 @@ class Mirror(Protocol):
 class Recorder:
     """Appends the metrics of one stage, and forgets those past a checkpoint when a stage resumes.
 
-    What it has written it also gives to the mirrors, which so never know more than the file. The diary is Markdown, a
-    section a step.
+    What it has written it also gives to the mirrors, which so never know more than the file, and to `curves`, which a
+    bar can show. The diary is Markdown, a section a step.
     """
 
     def __init__(self, path: Path, stage: str, mirrors: Sequence[Mirror] = (), diary: Path | None = None) -> None:
         self.path = path
         self.stage = stage
-        self._mirrors = mirrors
+        self.curves = Curves(stage)
+        self._mirrors: Sequence[Mirror] = (*mirrors, self.curves)
         self._diary = diary
 
     def rewind(self, step: int) -> None:

@@ -1,16 +1,22 @@
-"""Progress of long work: a live bar with rate and time left on a terminal, a plain line now and then elsewhere."""
+"""Progress of long work: a bar with rate, time left and curves on a terminal, a plain line now and then elsewhere."""
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from starling import underway
+from starling.curves import Curves
 
 console = Console(highlight=False, soft_wrap=True)
 error_console = Console(stderr=True, highlight=False, soft_wrap=True)
 _SECONDS_BETWEEN_LINES = 10.0
+_NAME, _BAR = 9, 28  # columns of the bar's name and of the bar, below which the curves stand
 
 Advance = Callable[..., None]
 
@@ -20,31 +26,77 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:,.0f} {task.fields['unit']}/s" if task.speed else "", style="cyan")
 
 
+class _Rows:
+    """The curves below a bar, as they stand whenever the terminal is drawn anew."""
+
+    def __init__(self, curves: Curves | None) -> None:
+        self._curves = curves
+
+    def __rich__(self) -> Group:
+        drawable = self._curves is not None and console.encoding.startswith("utf")
+        rows = self._curves.rows(_BAR) if self._curves and drawable else []
+        texts = (Text.assemble(" " * (_NAME + 1), (f"{line:<{_BAR}}", "cyan"), f" {said}") for line, said in rows)
+        return Group(*(_fitting(text) for text in texts))
+
+
+def _fitting(text: Text) -> Text:
+    text.truncate(console.width - 1, overflow="ellipsis")  # a line that the terminal breaks is drawn over wrongly
+    return text
+
+
+_keepers: list[underway.Keeper] = []  # of the stage at work, if any
+
+
 @contextmanager
-def track(stage: str, total: int, unit: str) -> Iterator[Advance]:
-    """Yield `advance(count, note="")`; `total` is in `unit`s, and may be a bound that is not reached."""
-    with (_bar if console.is_terminal else _lines)(stage, total, unit) as advance:
+def noted_in(path: Path, stage: str) -> Iterator[None]:
+    """Keep in this file how far the bars of a stage are, see `underway`."""
+    with underway.kept(path, stage) as keeper:
+        _keepers.append(keeper)
+        try:
+            yield
+        finally:
+            _keepers.remove(keeper)
+
+
+@contextmanager
+def track(stage: str, total: int, unit: str, curves: Curves | None = None) -> Iterator[Advance]:
+    """Yield `advance(count, note="")`; `total` is in `unit`s, and may be a bound that is not reached.
+
+    On a terminal the `curves` stand below the bar.
+    """
+    done, remark = 0, ""
+    with _bar(stage, total, unit, curves) if console.is_terminal else _lines(stage, total, unit) as show:
+
+        def advance(count: int, note: str | None = None) -> None:
+            nonlocal done, remark
+            done += count
+            remark = remark if note is None else note
+            show(count, note)
+            for keeper in _keepers:
+                keeper.note(stage, done, total, unit, remark)
+
         yield advance
 
 
 @contextmanager
-def _bar(stage: str, total: int, unit: str) -> Iterator[Advance]:
+def _bar(stage: str, total: int, unit: str, curves: Curves | None) -> Iterator[Advance]:
     columns = (
-        TextColumn("[bold]{task.description:>9}"),
-        BarColumn(bar_width=28),
+        TextColumn(f"[bold]{{task.description:>{_NAME}}}"),
+        BarColumn(bar_width=_BAR),
         MofNCompleteColumn(),
         _Rate(),
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[note]}", style="dim"),
     )
-    with Progress(*columns, console=console, speed_estimate_period=60) as progress:
-        task = progress.add_task(stage, total=total, unit=unit, note="")
+    progress = Progress(*columns, console=console, speed_estimate_period=60)
+    task = progress.add_task(stage, total=total, unit=unit, note="")
 
-        def advance(count: int, note: str | None = None) -> None:
-            progress.update(task, advance=count)
-            if note is not None:
-                progress.update(task, note=note)
+    def advance(count: int, note: str | None = None) -> None:
+        progress.update(task, advance=count)
+        if note is not None:
+            progress.update(task, note=note)
 
+    with Live(Group(progress, _Rows(curves)), console=console, refresh_per_second=10):
         yield advance
 
 

@@ -1,10 +1,8 @@
 """`starling serve`: a run or a model behind OpenAI's API, until it is told to stop."""
 
 import asyncio
-import errno
 import os
 import shutil
-import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,6 +14,7 @@ from starling import device, models, offer, progress, reward
 from starling.addresses import is_loopback
 from starling.engine import Engine
 from starling.errors import UsageError
+from starling.listening import bound, stop_asked
 from starling.offer import Offer
 from starling.server import Server
 
@@ -33,7 +32,7 @@ def serve(source: str, *, reward_model: str, host: str, port: int, engine: Engin
     found = offer.find(source, reward_model)
     if engine == "vllm":
         _become_vllm(found, host, port, key)
-    with bound(host, port) as listening:
+    with bound("serve", host, port) as listening:
         address = f"http://{'[::1]' if host == '::1' else host}:{listening.getsockname()[1]}/v1"
         device.setup(0, 0)
         asyncio.run(_until_stopped(found, listening, key, address))
@@ -49,27 +48,6 @@ def require_key(host: str, key: str) -> None:
         f"serve: --host {host} can be reached from other machines; put a token of your choice into the environment "
         f"variable {KEY}, which clients then give as their API key"
     )
-
-
-def bound(host: str, port: int) -> socket.socket:
-    """The socket that listens there; port 0 takes a free one."""
-    try:
-        family, kind, protocol, _name, place = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except socket.gaierror as error:
-        raise UsageError(f"serve: --host {host}: {error.strerror}") from error
-    listening = socket.socket(family, kind, protocol)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(place)
-        listening.listen(128)
-    except OSError as error:
-        listening.close()
-        if error.errno == errno.EADDRINUSE:
-            raise UsageError(f"serve: port {port} on {host} is in use; stop what holds it or give --port") from error
-        raise UsageError(f"serve: cannot listen on {host} port {port}: {error.strerror}") from error
-    return listening
 
 
 def vllm_command(found: Offer, host: str, port: int) -> list[str]:
@@ -98,9 +76,7 @@ async def running(found: Offer, listening: socket.socket, key: str) -> AsyncIter
 
 
 async def _until_stopped(found: Offer, listening: socket.socket, key: str, address: str) -> None:
-    stopped = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    stopped = stop_asked()
     async with running(found, listening, key):
         what = " and ".join(name for name in (found.policy_name, found.reward_name) if name)
         progress.console.print(f"serve: {what} on {address}; Ctrl-C ends it", markup=False)

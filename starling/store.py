@@ -120,6 +120,15 @@ class Run:
         return self.root / "metrics.jsonl"
 
     @property
+    def progress_path(self) -> Path:
+        return self.root / "progress.json"
+
+    @property
+    def saved_at(self) -> float:
+        """When a stage last began or ended here, in seconds since 1970."""
+        return (self.root / "manifest.json").stat().st_mtime
+
+    @property
     def report_path(self) -> Path:
         return self.root / "report.html"
 

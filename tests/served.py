@@ -12,6 +12,7 @@ from urllib.error import HTTPError
 
 from starling import serve
 from starling.engine import Engine
+from starling.listening import bound
 from starling.offer import Offer
 
 
@@ -42,7 +43,7 @@ class Served:
 @contextmanager
 def serving(offer: Offer, key: str = "") -> Iterator[Served]:
     """Serve on a free port of this machine."""
-    listening = serve.bound("127.0.0.1", 0)
+    listening = bound("serve", "127.0.0.1", 0)
     url = f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
     begun = threading.Event()
     found: dict[str, Any] = {}

@@ -151,6 +151,7 @@ def test_the_network_stays_behind_its_door() -> None:
         "endpoint_stream",
         "serve",
         "server",
+        "live",
     }  # who asks, who reads along, who answers
 
 

@@ -1,10 +1,14 @@
-"""Progress of long work; a test's output is no terminal, so it gets plain lines."""
+"""Progress of long work; a test's output is no terminal, so it gets plain lines unless it makes one."""
 
+import io
 import re
+from collections.abc import Iterator
 
 import pytest
+from rich.console import Console
 
 from starling import progress
+from starling.curves import Curves
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -57,3 +61,35 @@ def test_calls_that_an_earlier_attempt_left_in_flight_are_told(capsys) -> None:
     progress.note_interrupted(0)
     progress.note_interrupted(3)
     assert lines(capsys) == ["3 calls were in flight when an earlier attempt died; each may be asked once more"]
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.BytesIO]:
+    """What a terminal of 60 columns is sent."""
+    sent = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
+    monkeypatch.setattr(progress, "console", Console(file=sent, force_terminal=True, width=60, soft_wrap=True))
+    yield sent.buffer
+    sent.detach()
+
+
+def test_on_a_terminal_the_curves_stand_below_the_bar_as_wide_as_it(terminal: io.BytesIO) -> None:
+    curves = Curves("fit")
+    with progress.track("fit", 10, "tokens", curves) as advance:
+        for step in range(1, 57):
+            curves.show({"fit/nll": 2.0 - step / 56})
+        advance(5, note="nll 1.000")
+    last = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", terminal.getvalue().decode()).replace("\r", "").rstrip("\n").split("\n")
+    assert last[-1] == " " * 10 + "████▇▇▇▆▆▆▆▅▅▅▄▄▄▃▃▃▃▂▂▂▁▁▁▁" + " nll 1.00, from 1.98"
+    assert "fit" in last[-2] and "━" in last[-2]
+
+
+def test_a_line_too_long_for_the_terminal_is_cut_not_broken(terminal: io.BytesIO) -> None:
+    curves = Curves("tune")
+    curves.show({"tune/completions/mean_length": 123456.0})
+    text = next(iter(progress._Rows(curves).__rich__().renderables))
+    assert len(text.plain) == 59
+
+
+def test_a_stage_without_curves_has_a_bar_alone(terminal: io.BytesIO) -> None:
+    assert progress._Rows(None).__rich__().renderables == []
+    assert progress._Rows(Curves("rank")).__rich__().renderables == []

@@ -163,14 +163,27 @@ def report(
             metavar="FILE", help="Page for two or more RUNs (default compare.html); its numbers go beside it."
         ),
     ] = None,
+    live: Annotated[bool, typer.Option("--live", help="Serve the page of one RUN while it goes on.")] = False,
+    port: Annotated[
+        int | None,
+        typer.Option(metavar="PORT", min=0, max=65535, help="Of this machine, with --live; none: a free one."),
+    ] = None,
 ) -> dict[str, Any]:
-    """Write the HTML report of a run anew, or one page that compares several runs."""
+    """Write the HTML report of a run anew, one page that compares several runs, or serve a run's while it goes on."""
+    if port is not None and not live:
+        raise UsageError("report: --port goes with --live")
+    if live and (len(runs) > 1 or out is not None):
+        raise UsageError("report: --live serves one RUN and takes no --out; start it once for each")
     if len(runs) > 1:
         return _compare(runs, out)
     if out is not None:
         raise UsageError("report: --out is for two or more RUNs; the report of one is report.html in its folder")
     from starling.stages import report as stage
 
+    if live:
+        from starling import live as server
+
+        return server.serve(runs[0], stage.gather, stage.live, port or 0)
     opened = Run.read(runs[0])
     facts = stage.run(opened)
     progress.console.print(f"report: {opened.report_path}", markup=False)

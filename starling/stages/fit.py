@@ -190,7 +190,7 @@ def _train(
     recorder.rewind(first)
     tokens = [0, *accumulate(sum(examples[index].size for index in step) for step in plan)]
     number = first
-    with progress.track("fit", tokens[-1], "tokens") as advance, _ready(cfg, model.network):
+    with progress.track("fit", tokens[-1], "tokens", recorder.curves) as advance, _ready(cfg, model.network):
         advance(tokens[first])
         for number, step in enumerate(plan[first:], first + 1):
             rate = cfg.learning_rate * schedule.share(cfg.schedule, number, len(plan), cfg.warmup)

@@ -5,7 +5,7 @@ import platform
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from starling import config, differing, digest, page, plots
 from starling.before_after import SIDES
@@ -16,17 +16,39 @@ _LOOK = {"kl": "kl", "win_rate": "win_rate", "low": "win_rate_low", "high": "win
 _PARTED = "tune/validation/parted"
 
 
+class Gathered(NamedTuple):
+    """What a page is made of: its numbers, its plots, and the test prompts with their texts."""
+
+    numbers: Mapping[str, Any]
+    plots: Mapping[str, Plot]
+    cases: Sequence[Mapping[str, Any]]
+
+
 def run(run: Run) -> dict[str, Any]:
     """Write the page and its numbers; stages that are not done are said to be so."""
-    found = digest.digest(run)
-    made = _made(run)
-    drawn = _plots(found)
-    numbers = found | {"made": made, "plots": {name: plot.summary for name, plot in drawn.items()}}
-    cases = [_shown(case) for case in digest.read_cases(run)] if found["cases"] else []
-    kinds = sorted({case["kind"] for case in cases})
-    text = page.render("report.html.jinja", numbers, ["report.js"], plots=drawn, cases=cases, kinds=kinds)
-    page.write(run.report_path, text, numbers)
+    gathered = gather(run)
+    text = _render(gathered.numbers, gathered, ["report.js"])
+    page.write(run.report_path, text, gathered.numbers)
     return {"path": run.report_path.name, "bytes": len(text.encode()), "numbers": "report.json"}
+
+
+def gather(run: Run) -> Gathered:
+    """Read and draw all that the page shows."""
+    found = digest.digest(run)
+    drawn = _plots(found)
+    numbers = found | {"made": _made(run), "plots": {name: plot.summary for name, plot in drawn.items()}}
+    return Gathered(numbers, drawn, [_shown(case) for case in digest.read_cases(run)] if found["cases"] else [])
+
+
+def live(gathered: Gathered, said: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """The numbers and the page while the run goes on: with what is `said` of it, and a script that renews it."""
+    numbers = {**gathered.numbers, "live": said}
+    return numbers, _render(numbers, gathered, ["live.js", "report.js"])
+
+
+def _render(numbers: Mapping[str, Any], gathered: Gathered, scripts: Sequence[str]) -> str:
+    kinds = sorted({case["kind"] for case in gathered.cases})
+    return page.render("report.html.jinja", numbers, scripts, plots=gathered.plots, cases=gathered.cases, kinds=kinds)
 
 
 def _shown(case: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,184 @@
+"""`starling report --live`: a run's page from loopback while it goes on, made anew of its files when asked for."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from socket import socket
+from typing import Any, Generic, TypeVar
+
+from aiohttp import web
+
+from starling import figures, progress, underway
+from starling.addresses import is_loopback
+from starling.errors import StarlingError
+from starling.listening import bound, stop_asked
+from starling.store import ROAD, Run
+
+HOST = "127.0.0.1"
+RENEW_SECONDS = 5
+REST = 10  # times the processor time that drawing took no step is drawn: the processor is the run's
+CLOSING_SECONDS = 1.0
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "frame-ancestors 'none'",  # the page itself says the rest
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Gathered = TypeVar("Gathered")
+Pages = tuple[Mapping[str, Any], str]
+
+
+class View(Generic[Gathered]):
+    """A run as it stands: `gather` reads and draws what changes seldom, `render` makes numbers and page of it.
+
+    Only reads, and holds no lock on the run. After `gather` new steps wait for `REST` times the processor time that it
+    took, the end of a stage does not.
+    """
+
+    def __init__(
+        self, root: Path, gather: Callable[[Run], Gathered], render: Callable[[Gathered, Mapping[str, Any]], Pages]
+    ) -> None:
+        self._root = root
+        self._gather = gather
+        self._render = render
+        self._drawn: Gathered | None = None
+        self._seen: Any = (None, None)
+        self._rest_until = 0.0
+        self._read_at = 0.0
+
+    def look(self) -> Pages:
+        """The numbers and the page of this moment."""
+        run, now = Run.read(self._root), time.time()
+        seen = ((run.manifest, run.config), _stamp(run.metrics_path))
+        is_rested = time.monotonic() >= self._rest_until
+        if self._drawn is None or seen[0] != self._seen[0] or (seen != self._seen and is_rested):
+            begun = time.thread_time()
+            self._drawn, self._seen = self._gather(run), seen
+            self._rest_until = time.monotonic() + REST * (time.thread_time() - begun)
+        if seen == self._seen:
+            self._read_at = now
+        said = [f"Figures as of {_clock(self._read_at)}; looked at again every {RENEW_SECONDS} s."]
+        return self._render(self._drawn, {"lines": [*state(run, now), *said], "seconds": RENEW_SECONDS})
+
+
+def state(run: Run, now: float) -> list[str]:
+    """What the run is at: which stage, how far, how long to go, and when it was last heard of."""
+    running = next((stage for stage in ROAD if run.manifest["stages"].get(stage, {}).get("state") == "running"), None)
+    missing = next((stage for stage in ROAD if not run.is_done(stage)), None)
+    if missing is None:
+        return ["All stages are done; nothing more will change."]
+    if running is None:
+        return [f"No stage is under way; the next is {missing}."]
+    note = underway.read(run.progress_path)
+    if note is None or note.stage != running:
+        return [f"{running}: under way since {_clock(run.saved_at)}."]
+    done = f"{note.what}: {figures.number(note.done)} of {figures.number(note.total)} {note.unit}"
+    share = f" ({figures.share(min(note.done / note.total, 1.0))})" if note.total else ""
+    remark = f", {note.remark}" if note.remark else ""
+    if run.saved_at > note.at:  # an interrupted stage notes its time after its last sign of life
+        return [
+            f"{done}{share}{remark}; interrupted at {_clock(run.saved_at)}. `starling run --run {run.root}` goes on."
+        ]
+    age = max(now - note.at, 0.0)
+    left = f"about {figures.duration(max(note.total - note.done, 0) / note.rate)} left" if note.rate else "just begun"
+    return [f"{done}{share}, {left}{remark}. Last heard of {figures.duration(age)} ago."]
+
+
+class Server:
+    """The page at `/` and its numbers at `/report.json`, for this machine's own names alone.
+
+    A page of the web whose name was made to point here must not read the run in its visitor's place.
+    """
+
+    def __init__(self, view: View[Any]) -> None:
+        self._view = view
+        self._worker = ThreadPoolExecutor(1)  # looks come one after the other
+
+    def app(self) -> web.Application:
+        """The application to run."""
+        app = web.Application(middlewares=[self._guarded])
+        app.add_routes([web.get("/", self._page), web.get("/report.json", self._numbers)])
+        return app
+
+    def close(self) -> None:
+        self._worker.shutdown(cancel_futures=True)
+
+    @web.middleware
+    async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not is_loopback(request.url.host or ""):
+            return _said("only this machine's own names are served", 403)
+        try:
+            response = await handler(request)
+        except (StarlingError, OSError) as error:  # of the run's files; the next look may fare better
+            return _said(" ".join(str(error).split()), 503)
+        except web.HTTPException as error:
+            return _said(f"{request.method} {request.path}: {error.reason}", error.status)
+        response.headers.update(HEADERS)
+        return response
+
+    async def _look(self) -> Pages:
+        return await asyncio.get_running_loop().run_in_executor(self._worker, self._view.look)
+
+    async def _page(self, request: web.Request) -> web.Response:
+        return web.Response(text=(await self._look())[1], content_type="text/html")
+
+    async def _numbers(self, request: web.Request) -> web.Response:
+        return web.json_response((await self._look())[0])
+
+
+def serve(
+    root: Path,
+    gather: Callable[[Run], Gathered],
+    render: Callable[[Gathered, Mapping[str, Any]], Pages],
+    port: int,
+) -> dict[str, str]:
+    """Serve the page of a run until Ctrl-C or SIGTERM; returns where it stood."""
+    Run.read(root)
+    with bound("report", HOST, port) as listening:
+        address = f"http://{HOST}:{listening.getsockname()[1]}/"
+        asyncio.run(_until_stopped(View(root, gather, render), listening, f"{root} live on {address}"))
+    progress.console.print("report: closed", markup=False)
+    return {"address": address, "run": str(root)}
+
+
+@asynccontextmanager
+async def running(view: View[Any], listening: socket) -> AsyncIterator[None]:
+    """The server at work on a socket."""
+    server = Server(view)
+    runner = web.AppRunner(server.app(), shutdown_timeout=CLOSING_SECONDS, access_log=None)
+    await runner.setup()
+    try:
+        await web.SockSite(runner, listening).start()
+        yield
+    finally:
+        await runner.cleanup()
+        server.close()
+
+
+async def _until_stopped(view: View[Any], listening: socket, what: str) -> None:
+    stopped = stop_asked()
+    async with running(view, listening):
+        progress.console.print(f"report: {what}; Ctrl-C ends it", markup=False)
+        await stopped.wait()
+
+
+def _said(text: str, status: int) -> web.Response:
+    return web.Response(text=text, status=status, headers=HEADERS)
+
+
+def _stamp(path: Path) -> Sequence[int]:
+    """What changes with a file's content; empty where there is no such file."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return ()
+    return found.st_mtime_ns, found.st_size
+
+
+def _clock(at: float) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(at))
