@@ -84,6 +84,7 @@ def comparison_table(numbers: Mapping[str, Any]) -> Table:
     table = _table(
         "tuned against base, ties half, 95 % intervals", "run", "win rate", "held-out checks", "tokens", "KL", "time"
     )
+    table.columns[0].overflow = "fold"  # a name is read whole
     for column in table.columns[1:]:
         column.no_wrap = True
     asked = any(run["asked"] for run in numbers["runs"])
