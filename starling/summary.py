@@ -85,7 +85,7 @@ def comparison_table(numbers: Mapping[str, Any]) -> Table:
         "tuned against base, ties half, 95 % intervals", "run", "win rate", "held-out checks", "tokens", "KL", "time"
     )
     table.columns[0].overflow = "fold"  # a name is read whole
-    for column in table.columns[1:]:
+    for column in table.columns[3:]:
         column.no_wrap = True
     asked = any(run["asked"] for run in numbers["runs"])
     if asked:

@@ -103,3 +103,13 @@ def test_runs_stand_below_each_other_with_what_they_won_and_took(tmp_path: Path,
     numbers["runs"][0] |= {"asked": True, "usd": 0.25}
     summary.print_comparison(numbers)
     assert "$0.2500" in printed()
+
+
+def test_the_names_of_runs_are_whole_in_80_columns(tmp_path: Path, printed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    names = ("lam-1-of-seed-1", "lam-1-of-seed-2")
+    summary.print_comparison(comparison.compare([runs.make(tmp_path / name) for name in names]).numbers)
+    lines = printed().splitlines()
+    rows = [line for line in lines if "57.3 %" in line]
+    assert [row.split()[0] for row in rows] == [*names]
+    assert max(map(len, rows)) <= 80
