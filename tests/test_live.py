@@ -213,7 +213,7 @@ def test_a_line_that_is_being_written_is_passed_over(fitting: Run) -> None:
 
 def test_a_real_run_can_be_watched_while_its_stages_are_at_work(tiny_model: Path, tmp_path: Path) -> None:
     root, found, done = tmp_path / "run", [], threading.Event()
-    settings = small_road.recipe(tmp_path / "small", tiny_model, fit__epochs=20)
+    settings = small_road.recipe(tmp_path / "small", tiny_model, fit__epochs=8)
 
     def watch() -> None:
         seen = View(root, digest.digest, lambda numbers, said: ({**numbers, "live": said}, ""))
@@ -222,7 +222,7 @@ def test_a_real_run_can_be_watched_while_its_stages_are_at_work(tiny_model: Path
                 seen._rest_until = 0.0
                 numbers = seen.look()[0]
                 found.append((numbers["live"]["lines"][0], len(numbers["fit"]["curve"])))
-            time.sleep(0.02)
+            time.sleep(0.1)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
