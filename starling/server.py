@@ -5,7 +5,7 @@ import hmac
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from typing import TypeVar
 
 from aiohttp import web
@@ -185,13 +185,14 @@ class Server:
         async def send(index: int, text: str, finish: str | None) -> None:
             await response.write(server_replies.event(envelope.chunk(index, text, finish)))
 
-        try:
-            await self._fill(choices, wishes, asked.stops, send)
-            if asked.with_usage:
-                await response.write(server_replies.event(envelope.last_chunk(choices, prompt_tokens)))
-            await response.write(server_replies.DONE)
-        except StarlingError as error:  # too late for a status
-            await response.write(server_replies.event(server_replies.error(str(error), 500)))
+        with suppress(ConnectionError):  # the client is gone: nobody is left to tell
+            try:
+                await self._fill(choices, wishes, asked.stops, send)
+                if asked.with_usage:
+                    await response.write(server_replies.event(envelope.last_chunk(choices, prompt_tokens)))
+                await response.write(server_replies.DONE)
+            except StarlingError as error:  # too late for a status
+                await response.write(server_replies.event(server_replies.error(str(error), 500)))
         return response
 
     def _wishes(
