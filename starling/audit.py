@@ -115,8 +115,9 @@ def length(read: Sequence[Judgement]) -> dict[str, Any]:
 def pair_verdicts(read: Sequence[Judgement]) -> dict[str, Any]:
     """How far a ranking upholds the verdicts on pairs that were given before it; a tie in the ranking upholds half.
 
-    From the replies: a share of verdicts, and how often the answer that is named first wins. Where a log keeps only
-    each call's share, the mean of these.
+    From the replies: a share of verdicts, and how often the answer that is named first wins; the same of pairs in
+    brackets alone, since judges who write pairs in one form are often counted by it. Where a log keeps only each
+    call's share, the mean of these.
     """
     told = [call for call in read if call.pairs]
     won = [(call, pair, pair.winner) for call in told for pair in call.pairs if pair.winner is not None]
@@ -130,6 +131,9 @@ def pair_verdicts(read: Sequence[Judgement]) -> dict[str, Any]:
     return {
         "upheld": _score(upheld),
         "first_named_wins": _score((call.prompt, float(winner == pair.first)) for call, pair, winner in won),
+        "first_named_wins_in_brackets": _score(
+            (call.prompt, float(winner == pair.first)) for call, pair, winner in won if pair.bracketed
+        ),
         "no_winner_named": sum(pair.winner is None for call in told for pair in call.pairs),
         "pairs": sum(len(call.answers) * (len(call.answers) - 1) // 2 for call in read if call.reply is not None),
         "mean_of_calls": _score(kept),

@@ -88,7 +88,9 @@ def lines(found: Mapping[str, Any]) -> list[Line]:
             f"of {pairs['pairs']:,} pairs {pairs['no_winner_named']:,} without a winner, {silent:,} without a verdict"
         )
         listed.append(Line("ranking upholds its pair verdicts", figures.share_interval(pairs["upheld"]), left))
-        listed.append(Line("first-named of a pair wins", figures.share_interval(pairs["first_named_wins"]), ""))
+        listed.append(
+            Line("first-named of a pair wins", figures.share_interval(pairs["first_named_wins"]), _forms(pairs))
+        )
     elif pairs["mean_of_calls"]["n"]:
         listed.append(
             Line("ranking upholds its pair verdicts", figures.share_interval(pairs["mean_of_calls"]), "mean of calls")
@@ -100,6 +102,14 @@ def lines(found: Mapping[str, Any]) -> list[Line]:
     if found["reply_characters"]["n"]:
         listed.append(Line("characters of a reply", figures.number_interval(found["reply_characters"]), ""))
     return listed
+
+
+def _forms(pairs: Mapping[str, Any]) -> str:
+    """Where a log holds pairs in brackets and others: what those in brackets alone give."""
+    bracketed = pairs["first_named_wins_in_brackets"]
+    if bracketed["n"] in (0, pairs["first_named_wins"]["n"]):
+        return ""
+    return f"of the {bracketed['n']:,} written (A, B): A, {figures.share(bracketed['value'])}"
 
 
 def side_by_side(audits: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:

@@ -109,6 +109,15 @@ def test_pair_verdicts_by_hand() -> None:
     assert (found["no_winner_named"], found["pairs"]) == (1, 7)
     # first named and winner: 0 of (0, 1) alone
     assert found["first_named_wins"]["value"] == pytest.approx(1 / 3, abs=EXACT)
+    assert found["first_named_wins_in_brackets"]["n"] == 0
+
+
+def test_pairs_in_brackets_are_counted_apart_too() -> None:
+    pairs = [Pair(0, 1, 0), Pair(0, 2, 2, bracketed=True), Pair(1, 2, 1, bracketed=True)]
+    found = audit.pair_verdicts([call([1, 2, 3], pairs=pairs, reply="...")])
+    # first named and winner: (0, 1) and (1, 2) of all three; of the two in brackets (1, 2)
+    assert (found["first_named_wins"]["value"], found["first_named_wins"]["n"]) == (pytest.approx(2 / 3, abs=EXACT), 3)
+    assert (found["first_named_wins_in_brackets"]["value"], found["first_named_wins_in_brackets"]["n"]) == (0.5, 2)
 
 
 def test_a_tie_in_the_ranking_upholds_half_a_pair_verdict() -> None:
@@ -259,3 +268,7 @@ def test_published_figures(name, n, first, chi_square, variation, longer, means)
         assert 0.987 <= round(pairs["upheld"]["value"], 3) <= 0.994
         said = pairs["upheld"]["n"] + pairs["no_winner_named"]
         assert 0.99 < said / pairs["pairs"] <= 1
+    if name == "pointwise_pairwise_baseline":  # one reply of 98 writes `A vs B: A`; the published figure leaves it out
+        bracketed = pairs["first_named_wins_in_brackets"]
+        assert (f"{100 * bracketed['value']:.1f}", bracketed["n"]) == ("52.5", 2023)
+        assert (f"{100 * pairs['first_named_wins']['value']:.1f}", pairs["first_named_wins"]["n"]) == ("53.0", 2044)

@@ -148,7 +148,7 @@ def test_the_last_verdict_on_a_pair_counts():
     ],
 )
 def test_a_pair_says_who_was_named_first_and_who_won_if_anyone(line, winner):
-    assert parse_pairs(line, 3) == [Pair(2, 0, winner)]
+    assert parse_pairs(line, 3) == [Pair(2, 0, winner, bracketed=line.startswith("('"))]
 
 
 def test_a_pair_that_is_only_listed_has_no_verdict():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 _QUOTES = " \t\r\n'\"`*\u2018\u2019\u201c\u201d"
+_BRACKET = re.compile(r"[\s\-*>#\d.)]{0,12}[(\[][^)\]]{1,40},")  # (A, B); not (A) vs (B)
 _DOUBLE = re.compile(r"\[\s*\[")
 _TOKEN = re.compile(r"[\[\],]|[^\[\],]+")
 _LEAD = re.compile(r"\b(?:rank\w*|order|best to worst)\b", re.IGNORECASE)
@@ -57,11 +58,15 @@ Verdict = Ranked | Tied | Scored | Unparsed
 
 
 class Pair(NamedTuple):
-    """A verdict on two answers: who was named first and second, and who won; None where no winner is named."""
+    """A verdict on two answers: who was named first and second, and who won; None where no winner is named.
+
+    `bracketed` says that the pair stood in brackets, `(A, B): A`, not as `A vs B: A`.
+    """
 
     first: int
     second: int
     winner: int | None
+    bracketed: bool = False
 
 
 def letters(k: int) -> list[str]:
@@ -233,7 +238,7 @@ def parse_pairs(reply: str, k: int, labels: Sequence[str] | None = None) -> list
         if first != second:
             pair = frozenset((first, second))
             pairs.pop(pair, None)
-            pairs[pair] = Pair(first, second, winner if winner in pair else None)
+            pairs[pair] = Pair(first, second, winner if winner in pair else None, _BRACKET.match(text) is not None)
     return list(pairs.values())
 
 
