@@ -148,19 +148,19 @@ def ranking_row(ranking: Ranking) -> dict[str, Any]:
 
 
 def ranking_from_row(row: Mapping[str, Any], where: str) -> Ranking:
-    """A ranking from a row in Nectar form or in `prompt/chosen/rejected` form."""
+    """A ranking from a row in Nectar's form, with `answers` and `ranks` in two lists, or of `chosen` and `rejected`."""
     entries: list[Any]
     if "chosen" in row and "rejected" in row:
         messages, texts = _pair(row, where)
         entries = [{"answer": text, "model": name, "rank": rank} for rank, (name, text) in enumerate(texts.items(), 1)]
     elif isinstance(row.get("answers"), list):
-        entries = row["answers"]
+        entries = row["answers"] if row.get("ranks") is None else _ranked(row["answers"], row["ranks"], where)
         messages = row.get("messages") or _messages(row.get("prompt"))
         if messages is None:
             raise DataError(f"{where}: the row needs the `prompt` (or `messages`) that its answers answer")
     else:
         raise DataError(
-            f"{where}: a ranking needs `prompt` and `answers` (Nectar), or `prompt`, `chosen` and `rejected`; "
+            f"{where}: a ranking needs `prompt` and `answers` with their ranks, or `prompt`, `chosen` and `rejected`; "
             f"found: {', '.join(sorted(row))}"
         )
     check_messages(messages, where)
@@ -216,6 +216,12 @@ def _pair(row: Mapping[str, Any], where: str) -> tuple[list[Message], dict[str, 
     return messages, {"chosen": chosen[-1]["content"], "rejected": rejected[-1]["content"]}
 
 
+def _ranked(texts: list[Any], ranks: Any, where: str) -> list[dict[str, Any]]:
+    if not isinstance(ranks, list) or len(ranks) != len(texts):
+        raise DataError(f"{where}: `ranks` must be a list of one rank for each of the {len(texts)} answers")
+    return [{"answer": text, "rank": rank} for text, rank in zip(texts, ranks, strict=True)]
+
+
 def _messages(prompt: Any) -> Any:
     return messages_from_text(prompt) if isinstance(prompt, str) else prompt
 
@@ -263,7 +269,7 @@ def check_messages(messages: Any, where: str) -> None:
         if not _is_message(message):
             raise DataError(f"{where}: every message needs a `role` and a text `content`")
         if not message["content"].strip():
-            raise DataError(f"{where}: the {message['role']}'s message is empty")
+            raise DataError(f"{where}: the {message['role']}'s message is empty; fill it or take the row out")
     _check_roles(messages, where)
     if messages[-1]["role"] != "user":
         raise DataError(f"{where}: the last message is the {messages[-1]['role']}'s; a prompt ends on the user's")

@@ -40,7 +40,7 @@ def test_a_reply_is_read_with_the_answers_as_they_were_shown(tmp_path: Path) -> 
     (call,) = read.calls
     assert (call.ranks, call.order, call.models) == ([2, 3, 1], range(3), ["m0", "m1", "m2"])
     assert call.messages == [Message(role="user", content="Which?")]
-    assert call.pairs == [Pair(0, 2, 2), Pair(1, 0, None)]
+    assert call.pairs == [Pair(0, 2, 2, bracketed=True), Pair(1, 0, None, bracketed=True)]
     assert (call.good_natured, call.as_stored, call.reply) == (True, True, REPLY)
     assert (read.form, read.keeps_unread) == ("judge's replies", True)
 

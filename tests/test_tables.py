@@ -234,9 +234,19 @@ def test_a_chosen_and_a_rejected_answer_are_a_ranking(row: dict) -> None:
     ]
 
 
+def test_answers_and_ranks_in_two_lists_are_a_ranking() -> None:
+    found = tables.ranking_from_row({"prompt": "hi", "answers": ["dry", "wet"], "ranks": [2, 1]}, "here")
+    assert [(answer.answer, rank) for answer, rank in zip(found.answers, found.ranks, strict=True)] == [
+        ("dry", 2),
+        ("wet", 1),
+    ]
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
+        ({"prompt": "hi", "answers": ["a", "b"], "ranks": [1]}, "one rank for each of the 2 answers"),
+        ({"prompt": "hi", "answers": ["a", "b"], "ranks": [1, "2"]}, "answer 1 needs.*found: rank '2'"),
         ({"prompt": "hi"}, "a ranking needs `prompt` and `answers`.*found: prompt"),
         ({"prompt": "hi", "answers": [{"answer": "a", "rank": 0}]}, "answer 0 needs a text `answer` and a `rank`"),
         ({"prompt": "hi", "answers": [{"answer": "a", "rank": None}]}, "answer 0 needs"),
@@ -247,7 +257,19 @@ def test_a_chosen_and_a_rejected_answer_are_a_ranking(row: dict) -> None:
         ({"prompt": "hi", "chosen": [], "rejected": []}, "both be texts or both"),
         ({"prompt": "", "chosen": "a", "rejected": "b"}, "message is empty"),
     ],
-    ids=["no answers", "zero", "null", "bool", "nan", "no text", "text and list", "empty lists", "no prompt"],
+    ids=[
+        "one rank short",
+        "rank as text",
+        "no answers",
+        "zero",
+        "null",
+        "bool",
+        "nan",
+        "no text",
+        "text and list",
+        "empty lists",
+        "no prompt",
+    ],
 )
 def test_a_row_that_is_no_ranking_is_named(row: dict, message: str) -> None:
     with pytest.raises(DataError, match=rf"mine:3: .*{message}"):
