@@ -18,6 +18,10 @@ FIRST_TOKENS = 256  # room of a slot beyond the first prompt; it grows with the 
 Result = TypeVar("Result")
 
 
+class Closing(StarlingError):
+    """The engine ends, and with it what it was asked."""
+
+
 @dataclass(eq=False, slots=True)
 class _Job:
     request: Request
@@ -55,7 +59,7 @@ class Engine:
         with suppress(asyncio.CancelledError):
             await self._worker
         self._closed = True
-        self._fail(CLOSING)
+        self._fail(Closing(CLOSING))
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     @property
@@ -81,9 +85,16 @@ class Engine:
             self._leave(job)
 
     async def call(self, function: Callable[[], Result]) -> Result:
-        """Run a function in the thread, between two steps."""
+        """Run a function in the thread, between two steps; one that still waits at the end is refused."""
         self._refuse_when_closed()
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+        work = asyncio.get_running_loop().run_in_executor(self._thread, function)
+        try:
+            await asyncio.wait([work])
+        finally:
+            work.cancel()  # where its caller is gone; what is done stays done
+        if work.cancelled():
+            raise Closing(CLOSING)
+        return work.result()
 
     async def _work(self) -> None:
         with prepacked(self._model.network) if self._model else nullcontext():
@@ -109,7 +120,7 @@ class Engine:
         if error := step.exception():
             said = " ".join(str(error).split())[:300]
             self._sampling = None
-            self._fail(f"the model failed in the middle of an answer: {type(error).__name__}: {said}")
+            self._fail(StarlingError(f"the model failed in the middle of an answer: {type(error).__name__}: {said}"))
             return
         for drawn in step.result():
             self._running[drawn.key].heard.put_nowait(drawn)
@@ -134,11 +145,11 @@ class Engine:
 
     def _refuse_when_closed(self) -> None:
         if self._closed:
-            raise StarlingError(CLOSING)
+            raise Closing(CLOSING)
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, error: StarlingError) -> None:
         for job in (*self._waiting, *self._running.values()):
-            job.heard.put_nowait(StarlingError(reason))
+            job.heard.put_nowait(error)
         self._waiting.clear()
         self._running.clear()
         self._left.clear()

@@ -144,7 +144,7 @@ class Sampling:
             one.drawn += 1
             finished = token in self._stop
             ended = finished or one.drawn == len(one.uniform)
-            trunk_TH = self._cache.trunk_of(row) if ended else None
+            trunk_TH = self._cache.trunk_states(row) if ended else None
             key = self._cache.rows[row]
             found.append(Drawn(key, token, logprob, finished, ended, trunk_TH))
         self._tokens = tokens

@@ -19,6 +19,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 _NAME, _BAR = 9, 28  # columns of the bar's name and of the bar, below which the curves stand
 
 Advance = Callable[..., None]
+Show = Callable[[int, str], None]  # all that is done, and the last remark
 
 
 class _Rate(ProgressColumn):
@@ -71,7 +72,7 @@ def track(stage: str, total: int, unit: str, curves: Curves | None = None) -> It
             nonlocal done, remark
             done += count
             remark = remark if note is None else note
-            show(count, note)
+            show(done, remark)
             for keeper in _keepers:
                 keeper.note(stage, done, total, unit, remark)
 
@@ -79,7 +80,7 @@ def track(stage: str, total: int, unit: str, curves: Curves | None = None) -> It
 
 
 @contextmanager
-def _bar(stage: str, total: int, unit: str, curves: Curves | None) -> Iterator[Advance]:
+def _bar(stage: str, total: int, unit: str, curves: Curves | None) -> Iterator[Show]:
     columns = (
         TextColumn(f"[bold]{{task.description:>{_NAME}}}"),
         BarColumn(bar_width=_BAR),
@@ -91,25 +92,19 @@ def _bar(stage: str, total: int, unit: str, curves: Curves | None) -> Iterator[A
     progress = Progress(*columns, console=console, speed_estimate_period=60)
     task = progress.add_task(stage, total=total, unit=unit, note="")
 
-    def advance(count: int, note: str | None = None) -> None:
-        progress.update(task, advance=count)
-        if note is not None:
-            progress.update(task, note=note)
+    def show(done: int, remark: str) -> None:
+        progress.update(task, completed=done, note=remark)
 
     with Live(Group(progress, _Rows(curves)), console=console, refresh_per_second=10):
-        yield advance
+        yield show
 
 
 @contextmanager
-def _lines(stage: str, total: int, unit: str, seconds_between: float = _SECONDS_BETWEEN_LINES) -> Iterator[Advance]:
+def _lines(stage: str, total: int, unit: str, seconds_between: float = _SECONDS_BETWEEN_LINES) -> Iterator[Show]:
     begun = last = time.monotonic()
-    done = 0
-    remark = ""
 
-    def advance(count: int, note: str | None = None) -> None:
-        nonlocal done, last, remark
-        done += count
-        remark = remark if note is None else note
+    def show(done: int, remark: str) -> None:
+        nonlocal last
         now = time.monotonic()
         if now - last < seconds_between:
             return
@@ -119,7 +114,7 @@ def _lines(stage: str, total: int, unit: str, seconds_between: float = _SECONDS_
         tail = f"  {remark}" if remark else ""
         console.print(f"{stage}: {done:,}/{total:,} {unit}, {rate:,.0f}/s, {left:.0f} s left{tail}")
 
-    yield advance
+    yield show
 
 
 def note_interrupted(calls: int) -> None:

@@ -14,7 +14,7 @@ from starling import chat, packing, server_replies
 from starling.addresses import is_loopback
 from starling.api_requests import MAX_CHOICES, Chat, Completion, Refused, Room, Sampled, Scores, read
 from starling.device import seed_for
-from starling.engine import Engine
+from starling.engine import Closing, Engine
 from starling.errors import DataError, ModelError, StarlingError
 from starling.generate import Request
 from starling.models import Model
@@ -79,7 +79,7 @@ class Server:
         except (DataError, ModelError) as error:  # what is wrong with a prompt or an answer
             return _failed(str(error), 400)
         except StarlingError as error:
-            return _failed(str(error), 500)
+            return _failed(str(error), _status(error))
         except web.HTTPException as error:
             return _failed(f"{request.method} {request.path}: {error.reason}", error.status)
 
@@ -192,7 +192,7 @@ class Server:
                     await response.write(server_replies.event(envelope.last_chunk(choices, prompt_tokens)))
                 await response.write(server_replies.DONE)
             except StarlingError as error:  # too late for a status
-                await response.write(server_replies.event(server_replies.error(str(error), 500)))
+                await response.write(server_replies.event(server_replies.error(str(error), _status(error))))
         return response
 
     def _wishes(
@@ -266,6 +266,10 @@ def _unknown(name: str | None, known: Sequence[str]) -> Refused:
     return Refused(
         f"there is no model {name!r} here; there is {there}", status=404, code="model_not_found", param="model"
     )
+
+
+def _status(error: StarlingError) -> int:
+    return 503 if isinstance(error, Closing) else 500
 
 
 def _failed(

@@ -94,7 +94,7 @@ class Slots(Store):
         self.begins = [self.begins[row] for row in order]
         return tokens[order]
 
-    def trunk_of(self, row: int) -> Tensor | None:
+    def trunk_states(self, row: int) -> Tensor | None:
         """What the block put out for all that the row has taken in, its beginning included: (T, H)."""
         if self.trunk is None:
             return None

@@ -1,6 +1,7 @@
 """One thread that answers all requests at once."""
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from starling import models
-from starling.engine import Engine
+from starling.engine import Closing, Engine
 from starling.errors import StarlingError
 from starling.generate import Request, generate, stop_ids
 from starling.models import Model
@@ -173,3 +174,31 @@ def test_a_call_runs_between_steps_and_its_error_is_its_caller_s(model: Model) -
                 await engine.call(lambda: 1 // 0)
 
     within_a_minute(work)
+
+
+def test_a_call_that_waits_when_the_engine_closes_is_refused_and_the_one_under_way_is_finished() -> None:
+    async def work() -> None:
+        async with Engine(None, 1) as engine:
+            tasks = [asyncio.create_task(engine.call(lambda: time.sleep(0.1))) for _ in range(2)]
+            await asyncio.sleep(0.01)
+        done, refused = await asyncio.gather(*tasks, return_exceptions=True)
+        assert done is None
+        assert isinstance(refused, Closing) and str(refused) == "the server is closing"
+
+    within_a_minute(work)
+
+
+def test_a_call_whose_caller_is_gone_before_its_turn_is_not_made() -> None:
+    made = []
+
+    async def work() -> None:
+        async with Engine(None, 1) as engine:
+            first, second = (asyncio.create_task(engine.call(lambda: made.append(time.sleep(0.1)))) for _ in range(2))
+            await asyncio.sleep(0.01)
+            second.cancel()
+            await first
+            await engine.call(lambda: None)
+            assert second.cancelled()
+
+    within_a_minute(work)
+    assert len(made) == 1

@@ -16,10 +16,10 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
 
 
 def test_a_plain_line_says_what_is_done_how_fast_and_what_is_left(capsys) -> None:
-    with progress._lines("fit", 12_000, "tokens", seconds_between=0.0) as advance:
-        advance(1500)
-        advance(0, note="nll 0.512")
-        advance(4500)
+    with progress._lines("fit", 12_000, "tokens", seconds_between=0.0) as show:
+        show(1500, "")
+        show(1500, "nll 0.512")
+        show(6000, "nll 0.512")
     found = lines(capsys)
     assert len(found) == 3
     assert re.fullmatch(r"fit: 1,500/12,000 tokens, [\d,]+/s, \d+ s left", found[0])
@@ -28,14 +28,14 @@ def test_a_plain_line_says_what_is_done_how_fast_and_what_is_left(capsys) -> Non
 
 
 def test_a_bound_that_is_passed_leaves_no_time(capsys) -> None:
-    with progress._lines("tune", 10, "tokens", seconds_between=0.0) as advance:
-        advance(15)
+    with progress._lines("tune", 10, "tokens", seconds_between=0.0) as show:
+        show(15, "")
     assert re.fullmatch(r"tune: 15/10 tokens, [\d,]+/s, 0 s left", lines(capsys)[0])
 
 
 def test_nothing_done_is_no_division_by_zero(capsys) -> None:
-    with progress._lines("tune", 10, "tokens", seconds_between=0.0) as advance:
-        advance(0)
+    with progress._lines("tune", 10, "tokens", seconds_between=0.0) as show:
+        show(0, "")
     assert lines(capsys) == ["tune: 0/10 tokens, 0/s, 0 s left"]
 
 
@@ -47,8 +47,8 @@ def test_lines_come_now_and_then_only(capsys) -> None:
 
 
 def test_brackets_in_a_note_are_no_markup(capsys) -> None:
-    with progress._lines("rank", 2, "prompts", seconds_between=0.0) as advance:
-        advance(1, note="[B, A]")
+    with progress._lines("rank", 2, "prompts", seconds_between=0.0) as show:
+        show(1, "[B, A]")
     assert lines(capsys)[0].endswith("[B, A]")
 
 
@@ -81,6 +81,15 @@ def test_on_a_terminal_the_curves_stand_below_the_bar_as_wide_as_it(terminal: io
     last = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", terminal.getvalue().decode()).replace("\r", "").rstrip("\n").split("\n")
     assert last[-1] == " " * 10 + "████▇▇▇▆▆▆▆▅▅▅▄▄▄▃▃▃▃▂▂▂▁▁▁▁" + " nll 1.00, from 1.98"
     assert "fit" in last[-2] and "━" in last[-2]
+
+
+def test_a_remark_stays_until_the_next_one_and_counts_add_up(terminal: io.BytesIO) -> None:
+    progress.console.width = 100
+    with progress.track("fit", 9, "tokens") as advance:
+        advance(2, note="nll 0.9")
+        advance(3)
+    last = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", terminal.getvalue().decode()).rstrip("\n").split("\n")[-1]
+    assert "5/9" in last and last.rstrip().endswith("nll 0.9")
 
 
 def test_a_line_too_long_for_the_terminal_is_cut_not_broken(terminal: io.BytesIO) -> None:

@@ -267,3 +267,16 @@ def test_without_a_reward_model_there_are_no_rewards_and_closing_ends_a_stream(t
     with pytest.raises(openai.APIError):  # says so, or breaks off
         list(stream)
     client.close()
+
+
+def test_rewards_that_wait_when_the_server_closes_are_refused_in_a_line(scorer: Path) -> None:
+    body = {"inputs": [{"prompt": "Is rain wet?", "answers": ["Yes."]}]}
+    with ThreadPoolExecutor(1) as pool:
+        with serving(Offer(policy="", reward=str(scorer), reward_name="tiny-reward")) as closing:
+            closing.engine._thread.submit(time.sleep, 0.5)  # as another call would hold it
+            asked = pool.submit(closing.post, "/score", body)
+            while not closing.engine._thread._work_queue.qsize():
+                time.sleep(0.01)
+        status, said = asked.result(60)
+    assert status == 503
+    assert said["error"]["message"] == "the server is closing" and said["error"]["type"] == "server_error"
