@@ -1,4 +1,4 @@
-"""A process at work in a folder: alone there, its time, its memory."""
+"""A process at work in a folder: alone there, seen to be there, its time, its memory."""
 
 import fcntl
 import os
@@ -11,6 +11,8 @@ from pathlib import Path
 
 from starling.errors import StarlingError, UsageError, explained
 from starling.store import Run, refuse_file
+
+_TRIES, _SECONDS_BETWEEN = 10, 0.05  # at a folder that somebody may only be looking at
 
 
 @contextmanager
@@ -40,14 +42,36 @@ def alone(root: Path) -> Iterator[None]:
         root.mkdir(parents=True, exist_ok=True)
         handle = os.open(root, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(
-                f"run: another starling is at work in {root}; wait for it or choose another folder"
-            ) from None
-        except OSError:
-            pass  # a file system without locks: nobody can be told apart there
+        if not _taken(handle):
+            raise UsageError(f"run: another starling is at work in {root}; wait for it or choose another folder")
         yield
     finally:
         os.close(handle)
+
+
+def is_held(root: Path) -> bool | None:
+    """Whether a process is `alone` in the folder at this moment; None where the file system has no locks."""
+    handle = os.open(root, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
+    return False
+
+
+def _taken(handle: int) -> bool:
+    """Whether the lock is ours now; where the file system has none nobody can be told apart, and it is."""
+    for attempt in range(_TRIES):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # for an instant also where `is_held` looks
+            time.sleep(_SECONDS_BETWEEN * (attempt < _TRIES - 1))
+        except OSError:
+            return True
+        else:
+            return True
+    return False

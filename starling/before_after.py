@@ -7,6 +7,7 @@ from typing import Any
 from starling import figures, stats
 from starling.config import Config
 from starling.judges import rubric
+from starling.judges.checks import HELD_OUT
 
 Figure = dict[str, Any]
 SIDES = ("base", "tuned")
@@ -194,3 +195,16 @@ def _says(change: Mapping[str, Any], good: int) -> str:
 
 def _bare(value: float | None, n: int) -> Figure | None:
     return None if value is None else {"value": value, "low": None, "high": None, "n": n}
+
+
+def checks_of(case: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A test prompt's checks as they are written, and whether each is held out."""
+    return [
+        {
+            "text": f"{check['check']}("
+            + ", ".join(f"{key} = {value}" for key, value in check.items() if key != "check" and value is not None)
+            + ")",
+            "held_out": check["check"] in HELD_OUT,
+        }
+        for check in case["checks"]
+    ]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from starling import before_after, comparison, differing, digest, page, plots
+from starling import before_after, comparison, differing, page, plots
 from starling.comparison import Compared
 from starling.errors import UsageError
 from starling.plots import Plot
@@ -75,7 +75,7 @@ def _shown(case: Mapping[int, Mapping[str, Any]], numbers: Mapping[str, Any]) ->
     held_out = [("held-out checks", "held_out")] if some["base"]["held_out"] is not None else []
     return {
         **{key: some[key] for key in ("prompt_id", "family", "kind", "messages", "reference")},
-        "checks": digest.checks_of(some),
+        "checks": before_after.checks_of(some),
         "tags": _tags(outcomes),
         "bases": [{"answer": answer, "finished": finished, "runs": at} for (answer, finished), at in bases.items()],
         "answers": [

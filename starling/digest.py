@@ -4,6 +4,7 @@ A stage that is not done yet is there with its state and without figures.
 """
 
 import math
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from starling import before_after, data_files, figures, metrics
 from starling.config import Config
 from starling.judges import rubric
 from starling.judges.checks import HELD_OUT
+from starling.standing import Standing, standing
 from starling.store import ROAD, Run
 
 STAGES = ROAD[:-1]
@@ -44,7 +46,6 @@ def digest(run: Run) -> dict[str, Any]:
         "result": result,
         "road": road(run, facts),
         "budgets": budgets(run.config, facts),
-        "seconds": sum(entry["seconds"] for entry in road(run, facts)),
         "peak_memory_mib": max(
             (entry.get("peak_memory_mib", 0) for entry in run.manifest["stages"].values()), default=0
         ),
@@ -53,7 +54,17 @@ def digest(run: Run) -> dict[str, Any]:
         "judge": _judge(facts["rank"], facts["sample"]),
         "cases": [case_numbers(case) for case in cases],
     }
-    return without_nan(found | {"glance": _glance(found)})
+    return without_nan(at_moment(found, standing(run, time.time())))
+
+
+def at_moment(found: Mapping[str, Any], now: Standing | None) -> dict[str, Any]:
+    """The same with state and time of the stage that is not done as it stands `now`, and what follows from them."""
+    road = [
+        {**entry, "state": now.state, "seconds": now.seconds} if now and entry["stage"] == now.stage else entry
+        for entry in found["road"]
+    ]
+    told = {**found, "road": road, "seconds": sum(entry["seconds"] for entry in road)}
+    return told | {"glance": _glance(told)}
 
 
 def read_cases(run: Run) -> list[dict[str, Any]]:
@@ -106,7 +117,7 @@ def road(run: Run, facts: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any
         {
             "stage": stage,
             "noun": NOUNS[stage],
-            "state": {"running": "under way"}.get(entry.get("state", ""), entry.get("state", "not begun")),
+            "state": entry.get("state", "not begun"),
             "seconds": float(entry.get("seconds", 0.0)),
             "counts": counts[stage] if facts[stage] else [],
         }
@@ -156,19 +167,6 @@ def case_numbers(case: Mapping[str, Any]) -> dict[str, Any]:
         "gain": case["tuned"]["score"] - case["base"]["score"],
         **sides,
     }
-
-
-def checks_of(case: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A test prompt's checks as they are written, and whether each is held out."""
-    return [
-        {
-            "text": f"{check['check']}("
-            + ", ".join(f"{key} = {value}" for key, value in check.items() if key != "check" and value is not None)
-            + ")",
-            "held_out": check["check"] in HELD_OUT,
-        }
-        for check in case["checks"]
-    ]
 
 
 def _counts(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:

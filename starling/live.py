@@ -11,11 +11,12 @@ from typing import Any, Generic, TypeVar
 
 from aiohttp import web
 
-from starling import figures, progress, underway
+from starling import progress
 from starling.addresses import is_loopback
 from starling.errors import StarlingError
 from starling.listening import bound, stop_asked
-from starling.store import ROAD, Run
+from starling.standing import Standing, clock, said, standing
+from starling.store import Run
 
 HOST = "127.0.0.1"
 RENEW_SECONDS = 5
@@ -31,6 +32,7 @@ HEADERS = {
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Gathered = TypeVar("Gathered")
 Pages = tuple[Mapping[str, Any], str]
+Render = Callable[[Gathered, Standing | None, Mapping[str, Any]], Pages]
 
 
 class View(Generic[Gathered]):
@@ -40,9 +42,7 @@ class View(Generic[Gathered]):
     took, the end of a stage does not.
     """
 
-    def __init__(
-        self, root: Path, gather: Callable[[Run], Gathered], render: Callable[[Gathered, Mapping[str, Any]], Pages]
-    ) -> None:
+    def __init__(self, root: Path, gather: Callable[[Run], Gathered], render: Render[Gathered]) -> None:
         self._root = root
         self._gather = gather
         self._render = render
@@ -62,31 +62,10 @@ class View(Generic[Gathered]):
             self._rest_until = time.monotonic() + REST * (time.thread_time() - begun)
         if seen == self._seen:
             self._read_at = now
-        said = [f"Figures as of {_clock(self._read_at)}; looked at again every {RENEW_SECONDS} s."]
-        return self._render(self._drawn, {"lines": [*state(run, now), *said], "seconds": RENEW_SECONDS})
-
-
-def state(run: Run, now: float) -> list[str]:
-    """What the run is at: which stage, how far, how long to go, and when it was last heard of."""
-    running = next((stage for stage in ROAD if run.manifest["stages"].get(stage, {}).get("state") == "running"), None)
-    missing = next((stage for stage in ROAD if not run.is_done(stage)), None)
-    if missing is None:
-        return ["All stages are done; nothing more will change."]
-    if running is None:
-        return [f"No stage is under way; the next is {missing}."]
-    note = underway.read(run.progress_path)
-    if note is None or note.stage != running:
-        return [f"{running}: under way since {_clock(run.saved_at)}."]
-    done = f"{note.what}: {figures.number(note.done)} of {figures.number(note.total)} {note.unit}"
-    share = f" ({figures.share(min(note.done / note.total, 1.0))})" if note.total else ""
-    remark = f", {note.remark}" if note.remark else ""
-    if run.saved_at > note.at:  # an interrupted stage notes its time after its last sign of life
-        return [
-            f"{done}{share}{remark}; interrupted at {_clock(run.saved_at)}. `starling run --run {run.root}` goes on."
-        ]
-    age = max(now - note.at, 0.0)
-    left = f"about {figures.duration(max(note.total - note.done, 0) / note.rate)} left" if note.rate else "just begun"
-    return [f"{done}{share}, {left}{remark}. Last heard of {figures.duration(age)} ago."]
+        found = standing(run, now)
+        read = f"Figures as of {clock(self._read_at, now)}; looked at again every {RENEW_SECONDS} s."
+        lines = [said(run, found, now), read]
+        return self._render(self._drawn, found, {"lines": lines, "seconds": RENEW_SECONDS})
 
 
 class Server:
@@ -134,7 +113,7 @@ class Server:
 def serve(
     root: Path,
     gather: Callable[[Run], Gathered],
-    render: Callable[[Gathered, Mapping[str, Any]], Pages],
+    render: Render[Gathered],
     port: int,
 ) -> dict[str, str]:
     """Serve the page of a run until Ctrl-C or SIGTERM; returns where it stood."""
@@ -178,7 +157,3 @@ def _stamp(path: Path) -> Sequence[int]:
     except FileNotFoundError:
         return ()
     return found.st_mtime_ns, found.st_size
-
-
-def _clock(at: float) -> str:
-    return time.strftime("%H:%M:%S", time.localtime(at))

@@ -2,13 +2,18 @@
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from starling import data_files, tables
+from starling.at_work import alone
 from starling.config import Config
+from starling.metrics import Recorder
 from starling.records import Candidate, Prompt, Ranking
 from starling.store import Run
+from starling.underway import Keeper
 
 HOSTILE = (
     '<script>alert("answer")</script> [bold]not bold[/bold] ${1} {{ 7 * 7 }} <img src="http://evil.example/x.png">'
@@ -29,6 +34,7 @@ SETTINGS = Config.model_validate({
     },
     "evaluate": {"answer_tokens": 80, "resamples": 200},
 })  # fmt: skip
+BEFORE_FIT = ("prompts", "sample", "rank")
 ALL = ("prompts", "sample", "rank", "fit", "tune", "evaluate")
 
 
@@ -45,6 +51,19 @@ def make(root: Path, stages: tuple[str, ...] = ALL, judge: str = "rubric", **sco
         run.spent(stage, 61.0, 3584)
         run.finished(stage, found)
     return run
+
+
+@contextmanager
+def fitting(root: Path) -> Iterator[Run]:
+    """A run in which a process is at work on `fit`, two steps in."""
+    run = make(root, BEFORE_FIT)
+    with alone(root):
+        run.started("fit")
+        recorder = Recorder(run.metrics_path, "fit")
+        recorder.log(1, {"nll": 1.5, "pair_accuracy": 0.5})
+        recorder.log(2, {"nll": 1.25, "pair_accuracy": 0.6})
+        Keeper(run.progress_path, "fit").note("fit", 1200, 4800, "tokens", "nll 1.250")
+        yield run
 
 
 def prompt(name: str, split: str, text: str = HOSTILE_PROMPT, kind: str = "writing") -> Prompt:

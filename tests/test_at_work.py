@@ -1,6 +1,9 @@
 """A process at work in a run's folder."""
 
+import fcntl
 import json
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -49,3 +52,16 @@ def test_a_folder_is_held_by_one_at_a_time(tmp_path: Path) -> None:
             pass
     with at_work.alone(tmp_path / "run"):
         pass
+
+
+def test_whether_a_folder_is_held_can_be_seen_by_many_and_holds_nobody_up(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    with at_work.alone(root):
+        assert at_work.is_held(root) and at_work.is_held(root)
+    assert at_work.is_held(root) is False
+    looking = os.open(root, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)  # as `is_held` does, for longer
+    assert at_work.is_held(root) is False
+    threading.Timer(0.1, os.close, [looking]).start()
+    with at_work.alone(root):
+        assert at_work.is_held(root)

@@ -8,6 +8,7 @@ import pytest
 import runs
 
 from starling import digest
+from starling.at_work import alone
 from starling.store import Run
 
 
@@ -36,11 +37,13 @@ def test_budgets_say_what_was_used_and_allowed(run: Run) -> None:
 def test_stages_stand_in_road_order_with_their_state(tmp_path: Path) -> None:
     run = runs.make(tmp_path / "run", ("prompts", "sample"))
     run.started("rank")
-    states = [(step["stage"], step["state"]) for step in digest.digest(run)["road"]]
+    with alone(run.root):
+        states = [(step["stage"], step["state"]) for step in digest.digest(run)["road"]]
     assert states == [
         ("prompts", "done"), ("sample", "done"), ("rank", "under way"), ("fit", "not begun"), ("tune", "not begun"),
         ("evaluate", "not begun"),
     ]  # fmt: skip
+    assert digest.digest(run)["road"][2]["state"] == "stopped"
 
 
 def test_an_unfinished_run_says_which_stage_is_missing(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 import runs
 
 from starling import data_files, export, show, show_row
+from starling.at_work import alone
 from starling.errors import DataError
 from starling.layouts import EXPORTS
 from starling.store import Run
@@ -38,7 +39,9 @@ def test_a_run_shows_states_times_and_facts(run: Run, shown) -> None:
 def test_a_run_under_way_is_shown(tmp_path: Path, shown) -> None:
     run = runs.make(tmp_path / "run", ("prompts",))
     run.started("sample")
-    assert "under way" in shown(run.root)
+    with alone(run.root):
+        assert "under way" in shown(run.root)
+    assert "stopped" in shown(run.root)
 
 
 def test_a_table_shows_so_many_rows(run: Run, shown) -> None:

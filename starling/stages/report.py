@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from starling import config, differing, digest, page, plots
+from starling import before_after, config, differing, digest, page, plots
 from starling.before_after import SIDES
 from starling.plots import Plot, Series
+from starling.standing import Standing
 from starling.store import Run
 
 _LOOK = {"kl": "kl", "win_rate": "win_rate", "low": "win_rate_low", "high": "win_rate_high"}
@@ -40,9 +41,9 @@ def gather(run: Run) -> Gathered:
     return Gathered(numbers, drawn, [_shown(case) for case in digest.read_cases(run)] if found["cases"] else [])
 
 
-def live(gathered: Gathered, said: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
-    """The numbers and the page while the run goes on: with what is `said` of it, and a script that renews it."""
-    numbers = {**gathered.numbers, "live": said}
+def live(gathered: Gathered, now: Standing | None, said: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """The numbers and the page as the run stands `now`: with what is `said` of it, and a script that renews it."""
+    numbers = digest.at_moment(gathered.numbers, now) | {"live": said}
     return numbers, _render(numbers, gathered, ["live.js", "report.js"])
 
 
@@ -60,7 +61,7 @@ def _shown(case: Mapping[str, Any]) -> dict[str, Any]:
         rows.append(("held-out checks", ("held_out",)))
     return {
         **case,
-        "checks": digest.checks_of(case),
+        "checks": before_after.checks_of(case),
         "pieces": pieces,
         "alike": alike,
         "aspects": [*rows, ("reward", ("reward",)), ("tokens", ("tokens",))],
