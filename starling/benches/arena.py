@@ -58,9 +58,10 @@ def _print(result: Mapping[str, Any], left_out: Sequence[LeftOut]) -> None:
 def said(result: Mapping[str, Any]) -> list[str]:
     """In words what the ratings allow one to say: of the first two, of length, of the models that are not rated."""
     first, second = result["ratings"][:2]
-    lead = (
-        f"{first['model']} leads {second['model']} by {figures.number_change(first['ahead']).removeprefix('+')} points"
-    )
+    points = f"{figures.number_change(first['ahead']).removeprefix('+')} points"
+    lead = f"{first['model']} leads {second['model']} by {points}"
+    if abs(first["ahead"]["value"]) < 0.5:  # points that are written as 0
+        lead = f"{first['model']} and {second['model']} stand level: {points}"
     if not figures.has_interval(first["ahead"]):
         lead += "; verdicts on one prompt give no interval."
     elif first["ahead"]["low"] > 0:

@@ -35,10 +35,12 @@ def serve(
             f"arena: the page needs {error.name}, which is not installed; `pip install 'starling-rlaif[arena]'`"
         ) from None
     from starling.arena import Arena
+    from starling.listening import bound
     from starling.speakers import load_contestants
     from starling.votes import Votes
 
-    arena_page.gate(host)  # refused before a model is loaded
+    arena_page.gate(host)  # this and a port in use are refused before a model is loaded
+    bound("arena", host, port).close()
     with Votes(kept) as votes:
         contestants, ledgers = load_contestants(model, kept.with_name(kept.name + ".calls"), answer_tokens)
         try:
