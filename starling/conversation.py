@@ -20,6 +20,8 @@ from starling.texts import terminal, visible
 
 HELP = "/reset begins anew, /system TEXT gives a system prompt and begins anew, /quit ends"
 
+_FRAME_ROWS = 8  # of a table of answers, its notes among them, and one below it
+
 
 @dataclass(slots=True)
 class Course:
@@ -89,17 +91,25 @@ class Conversation:
         if self._console.is_terminal:
             with Live(console=self._console, transient=True, vertical_overflow="ellipsis") as live:
                 for _piece in self._pieces():
-                    live.update(self._beside())
+                    live.update(self._beside(self._ends()))
         else:
             for _piece in self._pieces():
                 pass
-        self._console.print(self._beside())
+        self._console.print(self._beside([terminal(course.text.strip()) for course in self._courses]))
 
-    def _beside(self) -> Table:
+    def _ends(self) -> list[Text]:
+        """What each answer ends in so far, as much as the screen has room for."""
+        count = len(self._courses)
+        width = max((self._console.width - 3 * count - 1) // count, 1)
+        room = max(self._console.height - _FRAME_ROWS, 1)
+        texts = (terminal(course.text.strip()) for course in self._courses)
+        return [Text("\n").join(text.wrap(self._console, width, overflow="fold")[-room:]) for text in texts]
+
+    def _beside(self, texts: Sequence[Text]) -> Table:
         table = Table(expand=True, show_lines=False)
         for course in self._courses:
             table.add_column(terminal(course.voice.name), ratio=1, overflow="fold")
-        table.add_row(*(terminal(course.text.strip()) for course in self._courses))
+        table.add_row(*texts)
         table.add_row(*(Text(visible(course.note), style="red" if course.error else "dim") for course in self._courses))
         return table
 

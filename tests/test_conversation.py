@@ -102,6 +102,22 @@ def test_two_models_stand_side_by_side_each_with_its_own_history(terminal: bool)
     assert rows
 
 
+def test_answers_longer_than_the_screen_show_their_ends_while_they_grow_and_all_of_themselves_after() -> None:
+    talk, out = held(Parrot("left"), Parrot("right"))
+    console = talk._console
+    console.size = (80, 24)
+    words = " ".join(f"word{number}" for number in range(400))
+    talk._courses[0].text, talk._courses[1].text = words, "short"
+    ends = talk._ends()
+    assert ends[0].plain.endswith("word399") and "word0 " not in ends[0].plain
+    assert ends[1].plain == "short"
+    frame = console.render_lines(talk._beside(ends))
+    assert 20 <= len(frame) <= 24
+    assert all(f"word{number}" in ends[0].plain for number in range(390, 400)), "no line is cut at the side"
+    talk.take(words)
+    assert "word0 " in out.getvalue() and "word399" in out.getvalue()
+
+
 def test_a_side_that_fails_leaves_the_other_its_answer() -> None:
     class Mute(Parrot):
         def answer(self, messages: Sequence[Message]) -> Generator[str, None, None]:

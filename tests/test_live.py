@@ -99,7 +99,7 @@ def test_the_road_shows_the_time_of_the_stage_under_way_as_it_passes(fitting: Ru
     assert entry["state"] == "under way" and entry["seconds"] == pytest.approx(90, abs=20)
     assert numbers["seconds"] - first["seconds"] == pytest.approx(entry["seconds"] - first["road"][3]["seconds"])
     page = Page(text)
-    assert "under way for" in page.text
+    assert "fit under way" in page.text and "so far" in page.text
     assert [kind for kind, place, said in page.numbers if figures.FORMATS[kind](at(numbers, place)) != said] == []
 
 
@@ -110,7 +110,7 @@ def test_a_run_whose_process_is_gone_is_told_from_a_slow_one_at_the_next_look(tm
     numbers, text = seen.look()
     assert "; stopped, last heard of at " in numbers["live"]["lines"][0]
     assert numbers["road"][3]["state"] == "stopped"
-    assert "stopped after" in Page(text).text
+    assert "fit stopped" in Page(text).text
 
 
 def test_a_look_sees_new_steps_and_draws_only_when_something_changed(fitting: Run) -> None:
