@@ -3,7 +3,6 @@
 import hashlib
 import hmac
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -26,7 +25,7 @@ _AT_ONCE = 8  # people who wait for answers
 
 
 def serve(arena: Arena, host: str, port: int) -> None:
-    """Serve the page until Ctrl-C or SIGTERM; anywhere but on loopback only to people with the token."""
+    """Serve the page until Ctrl-C; anywhere but on loopback only to people with the token."""
     page = build(arena)
     allowed = gate(host)
     try:
@@ -40,18 +39,11 @@ def serve(arena: Arena, host: str, port: int) -> None:
                             "give another --port") from None  # fmt: skip
     progress.console.print(f"arena: {url} (Ctrl-C ends it; votes are kept)", markup=False)
     try:
-        _until_stopped()
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        progress.console.print("arena: closed")
     finally:
         page.close(verbose=False)
-    progress.console.print("arena: closed")
-
-
-def _until_stopped() -> None:
-    stopped = threading.Event()
-    before = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    stopped.wait()
-    for number, handler in before.items():  # a second Ctrl-C ends it at once
-        signal.signal(number, handler)
 
 
 def gate(host: str) -> Callable[[str, str], bool] | None:
