@@ -1,10 +1,12 @@
 """`starling chat`: a conversation on the terminal with one model, or with two side by side."""
 
+import signal
 import sys
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from threading import Event
 from typing import Any
 
 from rich.console import Console
@@ -21,6 +23,7 @@ from starling.texts import terminal, visible
 HELP = "/reset begins anew, /system TEXT gives a system prompt and begins anew, /quit ends"
 
 _FRAME_ROWS = 8  # of a table of answers, its notes among them, and one below it
+_ECHO = 2  # columns beside it for the ^C that a terminal writes there: on a line of its own it would move the table
 
 
 @dataclass(slots=True)
@@ -74,54 +77,57 @@ class Conversation:
         self.turns += 1
         for course in self._courses:
             course.messages.append(Message(role="user", content=line))
-        if len(self._courses) == 1:
-            for piece in self._pieces():
-                self._console.out(visible(piece), end="", highlight=False)
-            self._console.out("")
-            self._say(self._courses[0].note)
-        else:
-            self._show_beside()
+        with _held_back() as interrupted:
+            if len(self._courses) == 1:
+                for piece in self._pieces(interrupted):
+                    self._console.out(visible(piece), end="", highlight=False)
+                self._console.out("")
+                self._say(self._courses[0].note)
+            else:
+                self._show_beside(interrupted)
         for course in self._courses:
             if course.error:
                 course.messages.pop()  # a turn without an answer would spoil the next one
             else:
                 course.messages.append(Message(role="assistant", content=course.text.strip()))
+        if interrupted.is_set():
+            raise KeyboardInterrupt
 
-    def _show_beside(self) -> None:
+    def _show_beside(self, interrupted: Event) -> None:
         if self._console.is_terminal:
             with Live(console=self._console, transient=True, vertical_overflow="ellipsis") as live:
-                for _piece in self._pieces():
+                for _piece in self._pieces(interrupted):
                     live.update(self._beside(self._ends()))
         else:
-            for _piece in self._pieces():
+            for _piece in self._pieces(interrupted):
                 pass
         self._console.print(self._beside([terminal(course.text.strip()) for course in self._courses]))
 
     def _ends(self) -> list[Text]:
         """What each answer ends in so far, as much as the screen has room for."""
         count = len(self._courses)
-        width = max((self._console.width - 3 * count - 1) // count, 1)
+        width = max((self._console.width - _ECHO - 3 * count - 1) // count, 1)
         room = max(self._console.height - _FRAME_ROWS, 1)
         texts = (terminal(course.text.strip()) for course in self._courses)
         return [Text("\n").join(text.wrap(self._console, width, overflow="fold")[-room:]) for text in texts]
 
     def _beside(self, texts: Sequence[Text]) -> Table:
-        table = Table(expand=True, show_lines=False)
+        table = Table(width=max(self._console.width - _ECHO, 1), show_lines=False)
         for course in self._courses:
             table.add_column(terminal(course.voice.name), ratio=1, overflow="fold")
         table.add_row(*texts)
         table.add_row(*(Text(visible(course.note), style="red" if course.error else "dim") for course in self._courses))
         return table
 
-    def _pieces(self) -> Iterator[str]:
-        """The pieces of the answers as they come, the voices taking turns."""
+    def _pieces(self, interrupted: Event) -> Iterator[str]:
+        """The pieces of the answers as they come, the voices taking turns; no more of them once it is set."""
         with ExitStack() as stack:
             begun = time.monotonic()
             under_way = []
             for course in self._courses:
                 course.text, course.error, course.seconds = "", "", 0.0
                 under_way.append((course, stack.enter_context(closing(_guarded(course)))))
-            while under_way:
+            while under_way and not interrupted.is_set():
                 for course, answer in list(under_way):
                     piece = next(answer, None)
                     if piece is None:
@@ -130,6 +136,8 @@ class Conversation:
                     course.seconds = time.monotonic() - begun
                     course.text += piece
                     yield piece
+            for course, _ in under_way:
+                course.voice.remark = "; ".join(filter(None, (course.voice.remark, "broken off")))
 
     def _say(self, text: str) -> None:
         self._console.print(Text(visible(text), style="dim"), soft_wrap=True)
@@ -152,6 +160,17 @@ def talk(model: str, against: str, system: str) -> dict[str, Any]:
         "turns": conversation.turns,
         "conversations": [{"model": course.voice.name, "messages": course.messages} for course in courses],
     }
+
+
+@contextmanager
+def _held_back() -> Iterator[Event]:
+    """Ctrl-C sets the event, for the next piece to see: in the middle of drawing it would leave half a table."""
+    interrupted = Event()
+    before = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _guarded(course: Course) -> Generator[str, None, None]:

@@ -118,6 +118,25 @@ def test_answers_longer_than_the_screen_show_their_ends_while_they_grow_and_all_
     assert "word0 " in out.getvalue() and "word399" in out.getvalue()
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_ctrl_c_breaks_an_answer_off_between_pieces_and_what_was_said_stays(count: int) -> None:
+    class Impatient(Parrot):
+        def answer(self, messages: Sequence[Message]) -> Generator[str, None, None]:
+            yield "said before"
+            signal.raise_signal(signal.SIGINT)
+            yield ", and with it"
+            raise AssertionError("nobody asks for more")
+
+    talk, out = held(*[Impatient(f"p{at}") for at in range(count)], terminal=count == 2)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        talk.take("hello")
+    assert "said before, and with it" in out.getvalue()
+    assert out.getvalue().count("broken off") >= count
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert talk._courses[0].messages[-1]["content"] == "said before, and with it"
+
+
 def test_a_side_that_fails_leaves_the_other_its_answer() -> None:
     class Mute(Parrot):
         def answer(self, messages: Sequence[Message]) -> Generator[str, None, None]:
