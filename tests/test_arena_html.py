@@ -1,5 +1,6 @@
 """What the arena's page shows."""
 
+import re
 from html.parser import HTMLParser
 from typing import Any
 
@@ -59,6 +60,11 @@ def test_ratings_show_every_model_and_what_may_be_said() -> None:
     assert length == "No ratings at equal length: 12 of 12 verdicts come without the answers' lengths."
     assert counted.startswith("12 verdicts on 12 prompts")
     assert apart == "1 verdicts are on models that are not rated."
+
+
+def test_models_with_equal_ratings_stand_level() -> None:
+    verdicts = [Verdict("x", "y", float(number % 2), f"p{number}") for number in range(12)]
+    assert re.match(r"[xy] and [xy] stand level: 0 \(-\d+ to \+\d+\) points", bench.said(ratings.rate(verdicts))[0])
 
 
 def test_where_there_are_no_ratings_the_reason_is_shown() -> None:

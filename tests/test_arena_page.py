@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from arena_models import scripted
 
-from starling import votes
+from starling import cli, votes
 from starling.arena import Arena
 from starling.errors import UsageError
+from starling.listening import bound
 from starling.records import Call, Failure
 from starling.votes import Votes
 
@@ -110,3 +111,14 @@ def test_the_page_is_built_without_telling_the_models(arena: Arena) -> None:
     assert "secret" not in config
     assert "vote-n" in config
     assert "http" not in arena_page.look()["head"] + arena_page.look()["css"]
+
+
+def test_a_port_in_use_is_told_in_a_line_before_a_model_is_loaded(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with bound("arena", "127.0.0.1", 0) as held:
+        port = held.getsockname()[1]
+        arguments = ["arena", "serve", str(tiny_model), str(tmp_path / "none"), "--port", str(port)]
+        assert cli.main([*arguments, "--votes", str(tmp_path / "votes.sqlite")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: arena: port {port} on 127.0.0.1 is in use") and said.count("\n") == 1
