@@ -9,7 +9,7 @@ from aiohttp import web
 from servers import Server, completion, fails, replies_with, says, shown_answers
 
 from starling import bench, models, reward
-from starling.benches import alpaca_annotations, alpaca_eval
+from starling.benches import alpaca_annotations, alpaca_eval, verdicts
 from starling.benches.asked import Asked
 from starling.errors import CallError, DataError, UsageError
 
@@ -80,6 +80,22 @@ def test_a_judge_that_always_names_the_first_prefers_nobody(sides: dict[str, Any
     with Server(always=replies_with(first)) as server:
         judged(server, **sides)
     assert set(preferences(sides["out"]).values()) == {1.5}
+
+
+def test_verdicts_in_json_are_asked_by_a_schema_and_prefer_the_same(sides: dict[str, Any]) -> None:
+    def reply(prompt: str) -> str:
+        return json.dumps({"winner": longest(prompt).partition("[[")[2].partition("]]")[0]})
+
+    with Server(always=replies_with(reply)) as server:
+        found = judged(server, output="json", **sides)
+        wanted = [request["response_format"]["json_schema"]["schema"] for request in server.requests]
+        judged(server, output="json", **sides)
+        assert len(server.requests) == 6
+    assert preferences(sides["out"]) == {"one": 2.0, "two": 1.0, "three": 1.5}  # as in words
+    assert [schema["properties"]["winner"]["enum"] for schema in wanted] == [["A", "B", "tie"]] * 6
+    assert found["judge"]["output"] == "json"
+    in_words = verdicts.template_hash("alpaca_pair")
+    assert found["judge"]["template_hash"] == verdicts.template_hash("alpaca_pair", "json") != in_words
 
 
 def test_in_one_order_half_is_asked_and_the_seed_draws_who_comes_first(tmp_path: Path) -> None:
@@ -261,6 +277,12 @@ def test_other_models_annotations_beside_ours_tell_difficulty(sides: dict[str, A
         ({"model": "smollm2", "judge": ("smollm2",), "against": "b.json", "version": 2}, "--version 2 needs"),
         ({"model": "smollm2", "judge": ("smollm2",), "against": "no-file"}, "needs --data FILE with the instructions"),
         ({"annotations": (Path("a.json"),), "judgments": Path("b")}, "--judgments means nothing"),
+        ({"annotations": (Path("a.json"),), "output": "json"}, "leave out --output"),
+        ({"model": "smollm2", "judge": ("smollm2",), "against": "b", "output": "json"}, "needs an endpoint as judge"),
+        (
+            {"model": "m", "judge": ("openai:j@http://h",), "against": "b", "version": 2, "output": "json"},
+            "leave out --output json",
+        ),
     ],
 )
 def test_what_is_unclear_is_refused_in_one_line(asked: dict[str, Any], said: str) -> None:

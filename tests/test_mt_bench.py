@@ -73,6 +73,26 @@ def test_marks_are_averaged_by_turn_and_category_and_what_is_unreadable_is_liste
     assert json.loads((tmp_path / "out" / "result.json").read_text())["rows"] == result["rows"]
 
 
+def test_marks_in_json_are_asked_by_a_schema_and_written_where_fastchat_reads_them(tmp_path: Path) -> None:
+    def reply(prompt: str) -> str:
+        return re.sub(r"(?s).*\[\[([\d.]+)\]\]", r'{"rating": \1}', marks(prompt))
+
+    options = {"answers": answers(tmp_path), "data": questions(tmp_path), "out": tmp_path / "out", "output": "json"}
+    with Server(always=replies_with(reply)) as server:
+        result = run(judge=f"openai:j@{server.url}", **options)
+        wanted = [request["response_format"]["json_schema"]["schema"] for request in server.requests]
+        assert len(wanted) == 8 and {tuple(schema["required"]) for schema in wanted} == {("rating",)}
+        run(judge=f"openai:j@{server.url}", **options)
+        assert len(server.requests) == 8  # all is on file
+    assert rows_of(result)["ours"]["value"] == 6.75  # as in words
+    assert "not one JSON object" in result["left_out"]["items"][0]["detail"]  # question 3 gets prose
+    written = data_files.read_rows(tmp_path / "out" / "model_judgment" / "j_single.jsonl")
+    assert [(row["score"], row["judgment"]) for row in written[:2]] == [(8, '{"rating": 8}'), (5.5, '{"rating": 5.5}')]
+    assert written[0]["judge"][1] == f"mt_mark-{result['judge']['template_hash']}"
+    with pytest.raises(UsageError, match=r"needs an endpoint as judge.*nothing holds smollm2 to a schema"):
+        run(judge="smollm2", **options)
+
+
 def test_a_judge_sees_references_of_mathematics_and_the_whole_conversation_at_the_second_turn(tmp_path: Path) -> None:
     with Server(always=replies_with(marks)) as server:
         run(answers=answers(tmp_path), judge=f"openai:j@{server.url}", data=questions(tmp_path), out=tmp_path / "out")
@@ -307,6 +327,8 @@ def test_an_estimate_counts_the_calls_and_makes_none(tmp_path: Path, capsys: pyt
         (["--model", "m"], "needs --judge MODEL"),
         (["--answers", "gone.jsonl", "--judge", "j"], "--answers gone.jsonl: there is no such file"),
         (["--judgments", "x.jsonl", "--judge", "j"], "leave out --answers, --judge"),
+        (["--judgments", "x.jsonl", "--output", "json"], "leave out --answers, --judge, --output"),
+        (["--model", "m", "--judge", "smollm2", "--output", "json"], "needs an endpoint as judge"),
         (["--model", "m", "--judge", "j", "--scores", "stored"], "--scores means nothing to mt_bench"),
     ],
 )

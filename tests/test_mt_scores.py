@@ -87,6 +87,20 @@ def test_a_win_needs_both_orders_and_an_error_is_neither_win_nor_tie() -> None:
     assert found.notes == ["x against y: these judgments do not tell which is better; the interval holds 50 %"]
 
 
+def test_what_the_order_does_to_a_judge_that_is_shown_both_is_told() -> None:
+    said = [
+        (1, 1, "model_1", "model_2"), (1, 2, "model_1", "model_1"), (2, 1, "model_2", "model_1"),
+        (2, 2, "tie", "tie"), (3, 1, "model_1", "tie"),
+    ]  # fmt: skip
+    shown = [(where, row | {"g1_user_prompt": "which?"}) for where, row in games(*said)]
+    found = values(mt_scores.of_games(shown, QUESTIONS))
+    # the first shown gets 2, 1, 0, 1 and 1.5 of the 2 points of a turn: 5.5 / 10; two of five turns agree
+    assert found["points of the one shown first"] == (0.55, 5) and found["both orders agree"] == (0.4, 5)
+    turned = values(mt_scores.of_games(shown, QUESTIONS, model="y"))
+    assert turned["points of the one shown first"] == (0.55, 5)  # whichever model is asked about
+    assert "both orders agree" not in values(mt_scores.of_games(games(*said), QUESTIONS))  # rewards see no order
+
+
 def test_a_pair_named_the_other_way_round_is_the_same_pair() -> None:
     given = games((1, 1, "model_1", "model_1")) + games((2, 1, "model_2", "model_2"), sides=("y", "x"))
     found = mt_scores.of_games(given, QUESTIONS)

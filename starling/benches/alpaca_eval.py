@@ -17,7 +17,6 @@ from starling.benches import (
     panel,
     results,
     scoring,
-    verdicts,
 )
 from starling.benches import answers as answering
 from starling.benches.alpaca_annotations import Annotated, written
@@ -28,14 +27,15 @@ from starling.benches.cost import Part
 from starling.benches.left_out import LeftOut
 from starling.errors import DataError, UsageError
 from starling.records import Score
-from starling.speakers import SEED, endpoint_of, open_speaker
+from starling.speakers import endpoint_of, open_speaker
 from starling.store import write_atomically
 
 NAME = "alpaca_eval"
 ABOUT = "how often a judge prefers the model to its rival, also at equal length"
 OPTIONS = frozenset(
-    ("model", "answers", "judge", "against", "annotations", "data", "version", "one_order", "out", "estimate")
+    ("model", "answers", "judge", "output", "against", "annotations", "data", "version", "one_order", "out", "estimate")
 )
+SAMPLING = ("judge", "output", "against", "data", "estimate", "one_order")  # what annotations that are there need not
 MAX_TOKENS = 2048  # of an output
 ANSWERS, VERDICTS = "answers", "verdicts"  # what the ledger's calls are for
 OUTPUTS, ANNOTATIONS = "model_outputs.json", "annotations.json"
@@ -72,7 +72,7 @@ def _refuse_unclear(asked: Asked) -> None:
                 raise UsageError(f"bench: {NAME} needs --judge MODEL and --against FILE, the rival's outputs")
     elif not asked.annotations:
         raise UsageError(f"bench: {NAME} needs --model MODEL, --answers FILE, or --annotations FILE to score again")
-    elif given := [key for key in ("judge", "against", "data", "estimate", "one_order") if getattr(asked, key)]:
+    elif given := [key for key in SAMPLING if getattr(asked, key) != getattr(Asked(), key)]:
         raise UsageError(f"bench: --annotations are scored as they are; leave out --{given[0].replace('_', '-')}")
     if asked.answers and not asked.answers.is_file():
         raise UsageError(f"bench: --answers {asked.answers}: there is no such file")
@@ -83,6 +83,10 @@ def _refuse_unclear(asked: Asked) -> None:
             "bench: --version 2 needs a judge's log-probabilities, which a model in this process is not asked for; "
             "give --judge openai:NAME@URL, or --version 1"
         )
+    if asked.output == "json" and asked.version == 2:
+        raise UsageError("bench: --version 2 reads the probabilities of a letter; leave out --output json")
+    if asked.output == "json" and asked.judge:
+        scoring.refuse_json(asked.judge)
     panel.names(asked.judge)
     if asked.out is not None and asked.out.is_file():
         raise UsageError(f"bench: --out {asked.out} is a file; {NAME} writes a folder")
@@ -146,7 +150,7 @@ def _judged(
     names = panel.names(asked.judge)
     with filing.filed(out, VERDICTS) as ledger:
         judged = [
-            alpaca_judging.judged(judge, pairs, asked.version, ledger, one_order=asked.one_order)
+            alpaca_judging.judged(judge, pairs, asked.version, ledger, one_order=asked.one_order, output=asked.output)
             for judge in asked.judge
         ]
     rows = [written(pairs, one.said, one.label, ours.name, theirs.name) for one in judged]
@@ -284,7 +288,7 @@ def _parts(asked: Asked, source: str, questions: Sequence[Question]) -> list[Par
             sides.append(blank)
     orders = [True] if asked.one_order else [True, False]
     calls = [
-        verdicts.call_of(alpaca_judging.showing_of(pair, asked.version, model_first=first), SEED, 0)
+        alpaca_judging.call_of(pair, asked.version, asked.output, model_first=first)
         for pair in alpaca_judging.pairs(*sides)
         for first in orders
     ]

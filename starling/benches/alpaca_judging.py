@@ -18,14 +18,18 @@ from typing import Any, NamedTuple
 from starling import models, progress
 from starling.benches import answers, scoring, verdicts
 from starling.benches.answers import Answers
-from starling.benches.verdicts import Heard, Showing
+from starling.benches.verdicts import Form, Heard, Showing
+from starling.judges import pairwise
+from starling.judges.asking import Output
 from starling.judges.parse import Ranked, Tied, Unparsed, parse_winner
+from starling.judges.parse_json import read_winner
 from starling.judges.protocol import Chat
 from starling.ledger import Ledger
-from starling.records import Failure
+from starling.records import Call, Failure
 from starling.speakers import SEED, open_speaker
 
 VERDICT, LETTER = TEMPLATES = ("alpaca_pair", "alpaca_letter")  # of version 1 and of version 2
+FORM = Form(parse_winner, read_winner, pairwise.STRATEGY.schema(2))  # of version 1
 TOP = 20  # log-probabilities that are asked for: the most that OpenAI gives
 RIVAL, MODEL = 1.0, 2.0
 
@@ -87,25 +91,36 @@ def showing_of(pair: Pair, version: int, *, model_first: bool) -> Showing:
     )
 
 
-def judged(name: str, pairs: Sequence[Pair], version: int, ledger: Ledger, *, one_order: bool) -> Judged:
+def call_of(pair: Pair, version: int, output: Output, *, model_first: bool) -> Call:
+    """The first call about a pair."""
+    schema = FORM.schema if output == "json" else None
+    return verdicts.call_of(showing_of(pair, version, model_first=model_first), SEED, 0, schema)
+
+
+def judged(
+    name: str, pairs: Sequence[Pair], version: int, ledger: Ledger, *, one_order: bool, output: Output = "text"
+) -> Judged:
     """What MODEL says of the pairs: a reward model by its rewards, any other asked by the version's template."""
     if scoring.is_reward_model(name):
         identity = models.identity(name)
         return Judged(identity, f"{identity['name']}, rewards", compare(name, pairs))
     with progress.track("verdicts", (1 if one_order else 2) * len(pairs), "verdicts") as advance:
         speaker = open_speaker(name, ledger, lambda call, reply: advance(1))
-        said = judge(speaker.chat, pairs, version, seed=SEED, one_order=one_order)
-    identity = verdicts.identity_of(speaker, template_of(version))
+        said = judge(speaker.chat, pairs, version, seed=SEED, one_order=one_order, output=output)
+    identity = verdicts.identity_of(speaker, template_of(version), output)
     return Judged(identity, f"{identity['name']}, v{version}, template {identity['template_hash']}", said)
 
 
-def judge(chat: Chat, pairs: Sequence[Pair], version: int, *, seed: int, one_order: bool) -> list[Preferred]:
+def judge(
+    chat: Chat, pairs: Sequence[Pair], version: int, *, seed: int, one_order: bool, output: Output = "text"
+) -> list[Preferred]:
     """The judge's preference on each pair, in order; one that cannot be read in any of its orders has none."""
     looks = [(at, first) for at, pair in enumerate(pairs) for first in orders_of(pair, seed, one_order=one_order)]
     showings = [showing_of(pairs[at], version, model_first=first) for at, first in looks]
     heard: list[tuple[float | Unparsed, str]]
     if version == 1:
-        heard = [(_share_of_a(one), one.reply) for one in verdicts.ask(chat, showings, parse_winner, seed=seed)]
+        asked = verdicts.ask(chat, showings, FORM, output=output, seed=seed)
+        heard = [(_share_of_a(one), one.reply) for one in asked]
     else:
         heard = _by_letter(chat, showings, seed)
     found: list[list[tuple[float | Unparsed, str]]] = [[] for _ in pairs]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from starling.errors import UsageError
+from starling.judges.asking import Output
 from starling.reward import Precision
 
 
@@ -17,6 +18,7 @@ class Asked:
     scores: str = ""
     answers: Path | None = None
     judge: Sequence[str] = ()
+    output: Output = "text"
     against: str = ""
     judgments: Path | None = None
     annotations: Sequence[Path] = ()

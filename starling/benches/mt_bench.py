@@ -29,7 +29,7 @@ from starling.speakers import open_speaker
 
 NAME = "mt_bench"
 ABOUT = "two turns, by a judge's marks from 1 to 10, or in pairs"
-OPTIONS = frozenset(("model", "answers", "judge", "against", "judgments", "data", "out", "estimate"))
+OPTIONS = frozenset(("model", "answers", "judge", "output", "against", "judgments", "data", "out", "estimate"))
 MAX_TOKENS = 1024  # of an answer, as in FastChat
 ANSWERS, VERDICTS = "answers", "verdicts"  # what the ledger's calls are for
 
@@ -66,7 +66,7 @@ def run(asked: Asked) -> dict[str, Any]:
     members = []
     with filing.filed(out, VERDICTS) as ledger:
         for name, one in zip(panel.names(asked.judge), asked.judge, strict=True):
-            judge, rows = mt_judging.judge(one, found.questions, sides, ledger)
+            judge, rows = mt_judging.judge(one, found.questions, sides, ledger, asked.output)
             members.append(_Judged(name, judge, rows, _written(rows, out, name, sides, answered)))
     judge, figures = members[0].judge, members[0].figures
     about: dict[str, Any] = {}
@@ -90,8 +90,10 @@ def run(asked: Asked) -> dict[str, Any]:
 def _refuse_unclear(asked: Asked) -> None:
     given = [key for key in ("model", "answers", "judgments") if getattr(asked, key)]
     if asked.judgments:
-        if asked.answers or asked.judge or asked.estimate:
-            raise UsageError("bench: --judgments are scored as they are: leave out --answers, --judge and --estimate")
+        if asked.answers or asked.judge or asked.estimate or asked.output == "json":
+            raise UsageError(
+                "bench: --judgments are scored as they are: leave out --answers, --judge, --output and --estimate"
+            )
     elif len(given) != 1:
         raise UsageError(
             f"bench: {NAME} needs one of --model MODEL (answers are sampled), --answers FILE and --judgments FILE"
@@ -105,6 +107,8 @@ def _refuse_unclear(asked: Asked) -> None:
     elif not asked.against and (unfit := [one for one in asked.judge if scoring.is_reward_model(one)]):
         raise UsageError(f"bench: {unfit[0]} is a reward model, which gives no marks; compare: add --against MODEL")
     panel.names(asked.judge)
+    if asked.output == "json" and asked.judge:
+        scoring.refuse_json(asked.judge)
     if asked.out is not None and asked.out.is_file():
         raise UsageError(f"bench: --out {asked.out} is a file; {NAME} writes a folder")
 
@@ -238,7 +242,7 @@ def _parts(asked: Asked, questions: Sequence[Question], source: str) -> list[Par
             unknown += 1
     tasks = mt_judging.tasks(questions, *(side.by_question for side in sides))
     shown = [showing for task in tasks for showing in task.showings]
-    texts = [verdicts.call_of(showing, 0, 0).messages[0]["content"] for showing in shown]
+    texts = [mt_judging.call_of(showing, asked.output).messages[0]["content"] for showing in shown]
     answers_shown = sum(name.startswith("answer") for showing in shown for name, _ in showing.texts)
     return parts + [
         Part(

@@ -10,9 +10,14 @@ from starling import models, progress
 from starling.benches import answers as answering
 from starling.benches import fastchat, scoring, verdicts
 from starling.benches.answers import Question, Side
-from starling.benches.verdicts import Heard, Showing
+from starling.benches.verdicts import Form, Heard, Showing
+from starling.judges import pairwise, pointwise
+from starling.judges.asking import Output
 from starling.judges.parse import Ranked, Scored, Tied, Unparsed, Verdict, parse_winner
+from starling.judges.parse_json import read_mark as mark_of
+from starling.judges.parse_json import read_winner as winner_of
 from starling.ledger import Ledger
+from starling.records import Call
 from starling.speakers import open_speaker
 
 MARK, PAIR = "mt_mark", "mt_pair"
@@ -81,6 +86,12 @@ def read_winner(reply: str) -> Verdict:
     return Unparsed(f"the reply names {len(said)} winners") if len(said) > 1 else parse_winner(reply)
 
 
+FORMS = {
+    MARK: Form(read_mark, mark_of, pointwise.STRATEGY.schema(1)),
+    PAIR: Form(read_winner, winner_of, pairwise.STRATEGY.schema(2)),
+}
+
+
 def preference(verdict: Verdict, *, swapped: bool = False) -> float | None:
     """WIN, TIE or LOSS of the answer that was shown first, or second if `swapped`; None where nothing was read."""
     if isinstance(verdict, Tied):
@@ -92,7 +103,7 @@ def preference(verdict: Verdict, *, swapped: bool = False) -> float | None:
 
 
 def judge(
-    name: str, questions: Sequence[Question], sides: Sequence[Side], ledger: Ledger
+    name: str, questions: Sequence[Question], sides: Sequence[Side], ledger: Ledger, output: Output = "text"
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Who judges one side's answers, or two sides' in pairs, and its judgments as FastChat writes them."""
     said = [side.answers.by_question for side in sides]
@@ -102,12 +113,12 @@ def judge(
         identity, template = models.identity(name), "rewards"
         heard = iter(_compared(name, questions, todo, said))
     else:
-        template, read = (PAIR, read_winner) if is_pair else (MARK, read_mark)
+        template = PAIR if is_pair else MARK
         shown = [showing for task in todo for showing in task.showings]
         with progress.track("verdicts", len(shown), "verdicts") as advance:
             speaker = open_speaker(name, ledger, lambda call, reply: advance(1))
-            heard = iter(verdicts.ask(speaker.chat, shown, read))
-        identity = verdicts.identity_of(speaker, template)
+            heard = iter(verdicts.ask(speaker.chat, shown, FORMS[template], output=output))
+        identity = verdicts.identity_of(speaker, template, output)
     common = {"judge": [identity["name"], f"{template}-{identity['template_hash']}"], "tstamp": time.time()}
     names = {"model_1": sides[0].name, "model_2": sides[1].name} if is_pair else {"model": sides[0].name}
     rows = []
@@ -116,6 +127,11 @@ def judge(
         about = {"question_id": fastchat.number(task.question), "turn": task.turn} | common | names
         rows.append(about | (_game_row(*own) if is_pair else _mark_row(*own)))
     return identity, rows
+
+
+def call_of(showing: Showing, output: Output) -> Call:
+    """The first call about what is shown."""
+    return verdicts.call_of(showing, 0, 0, FORMS[showing.template].schema if output == "json" else None)
 
 
 def case_of(row: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ intervals are ours, by bootstrap over questions, since the turns of a question a
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from starling import stats
@@ -15,16 +16,18 @@ from starling.benches.mt_judging import LOSS, TIE, WIN
 from starling.errors import DataError
 
 RESAMPLES = 2000
+AGREE, FIRST = "both orders agree", "points of the one shown first"
 Judgments = Sequence[tuple[str, Mapping[str, Any]]]
 _WINNERS = {"model_1": WIN, "model_2": LOSS, "tie": TIE}
 
 
 class Case(NamedTuple):
-    """A mark, or what came of a game, of one turn of one question."""
+    """A mark, or what came of a game, of one turn of one question, and the judgment that says so."""
 
     question: Question
     turn: int
     value: float
+    row: Mapping[str, Any] = MappingProxyType({})
 
 
 class Figures(NamedTuple):
@@ -48,7 +51,11 @@ def of_marks(judgments: Judgments, questions: Sequence[Question], model: str = "
 
 
 def of_games(judgments: Judgments, questions: Sequence[Question], model: str = "", against: str = "") -> Figures:
-    """Win rates of each pair that is judged, or of those with `model` and `against` alone; `model` stands first."""
+    """Win rates of each pair that is judged, or of those with `model` and `against` alone; `model` stands first.
+
+    Where a judge was shown both orders, also how often they agree, and what the answer that it was shown first got: a
+    win is a point, a tie half. A judge that does not look at the order gives half the points to either place.
+    """
     names = _orientations(judgments, model, against)
     found, left_out = _sorted(
         judgments, questions, lambda row: names.get(_pair(row), ""), lambda row: _game(row, names)
@@ -58,6 +65,10 @@ def of_games(judgments: Judgments, questions: Sequence[Question], model: str = "
         rows += _rows(name, cases, "share", categories=len(found) == 1)
         for kind, value in (("wins", WIN), ("ties", TIE), ("losses", LOSS)):
             counted = [Case(case.question, case.turn, float(case.value == value)) for case in cases]
+            rows.append(results.row(_score(kind, counted), unit="share", level=1))
+        shown_twice = [case for case in cases if case.row.get("g1_user_prompt")]  # to a judge that sees an order
+        for kind, read in ((AGREE, _agrees), (FIRST, _first)) if shown_twice else ():
+            counted = [Case(case.question, case.turn, read(case.row)) for case in shown_twice]
             rows.append(results.row(_score(kind, counted), unit="share", level=1))
     return Figures(rows, _by_category(found), left_out, [_sentence(row) for row in rows if row["level"] == 0])
 
@@ -70,7 +81,7 @@ def _sorted(
 ) -> tuple[dict[str, list[Case]], list[LeftOut]]:
     """The cases of each name, the last judgment of a turn counts; and what is no case, or has no judgment."""
     known = {question.id: question for question in questions}
-    latest: dict[tuple[str, str, int], tuple[str, float | str]] = {}
+    latest: dict[tuple[str, str, int], tuple[str, float | str, Mapping[str, Any]]] = {}
     left_out: list[LeftOut] = []
     for where, row in judgments:
         name = name_of(row)
@@ -83,15 +94,15 @@ def _sorted(
             continue
         if (name, question, turn) in latest:
             left_out.append(LeftOut(case, "judged again later", latest[name, question, turn][0]))
-        latest[name, question, turn] = (where, read(row))
+        latest[name, question, turn] = (where, read(row), row)
     found: dict[str, list[Case]] = {}
-    for (name, question, turn), (where, value) in latest.items():
+    for (name, question, turn), (where, value, row) in latest.items():
         if isinstance(value, str):
             left_out.append(
                 LeftOut(f"{name}, question {question}, turn {turn}", "unreadable verdict", f"{where}: {value}")
             )
         else:
-            found.setdefault(name, []).append(Case(known[question], turn, value))
+            found.setdefault(name, []).append(Case(known[question], turn, value, row))
     if not found:
         raise DataError(f"bench: none of the {len(judgments):,} judgments can be counted{_why(left_out)}")
     for name in found:
@@ -155,6 +166,15 @@ def _won(row: Mapping[str, Any]) -> float | str:
     if unknown:
         return str(row.get("reason") or f"the winner is {unknown[0]!r}")
     return _WINNERS[said[0]] if said[0] == said[1] else TIE
+
+
+def _agrees(row: Mapping[str, Any]) -> float:
+    return float(row["g1_winner"] == row["g2_winner"])
+
+
+def _first(row: Mapping[str, Any]) -> float:
+    """Points of the answer that is shown first, of both looks together: model_1's first, then model_2's."""
+    return (_WINNERS[row["g1_winner"]] + 1 - _WINNERS[row["g2_winner"]]) / 2
 
 
 def _rows(name: str, cases: Sequence[Case], unit: str, *, categories: bool) -> list[dict[str, Any]]:

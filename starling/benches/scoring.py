@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 from starling import models, progress, reward
 from starling.benches.verdicts import Heard
+from starling.errors import UsageError
 from starling.judges.parse import Ranked, Tied, Unparsed, Verdict
 from starling.records import Message
 from starling.reward import Question
+from starling.speakers import endpoint_of
 from starling.store import is_run
 
 Shown = tuple[Sequence[Message], str]  # a conversation that waits for an answer, and the answer
@@ -18,6 +20,15 @@ def is_reward_model(name: str) -> bool:
         return False
     kinds = models.load_config(name).architectures or []
     return any(kind.endswith("ForSequenceClassification") for kind in kinds)
+
+
+def refuse_json(judges: Sequence[str]) -> None:
+    """Refuse replies in JSON of judges that nothing holds to a schema; a reward model beside others replies nothing."""
+    free = [one for one in judges if endpoint_of(one) is None]
+    if len(free) == len(judges) or not all(map(is_reward_model, free)):
+        raise UsageError(
+            f"bench: --output json needs an endpoint as judge, openai:NAME@URL; nothing holds {free[0]} to a schema"
+        )
 
 
 def compare(name: str, pairs: Sequence[tuple[Shown, Shown]]) -> list[Heard]:

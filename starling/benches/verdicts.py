@@ -4,14 +4,15 @@ What is shown stands between borders with a tag of its own (`judges.frame`), so 
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from string import Template
-from typing import Any
+from typing import Any, NamedTuple
 
 from starling.judges import frame
-from starling.judges.asking import template_text
+from starling.judges.asking import Output, template_text
 from starling.judges.parse import Unparsed, Verdict
+from starling.judges.parse_json import read_object
 from starling.judges.protocol import Chat
 from starling.records import Call, Failure
 from starling.speakers import Speaker
@@ -19,7 +20,13 @@ from starling.speakers import Speaker
 ATTEMPTS = 2  # how often a judge is asked at most until its reply can be read
 MAX_TOKENS = 2048  # of a judge's reply, as in FastChat
 
-Read = Callable[[str], Verdict]
+
+class Form(NamedTuple):
+    """A kind of verdict: how a reply in words is read, and how an object of the JSON schema is."""
+
+    read_text: Callable[[str], Verdict]
+    read_json: Callable[[dict[str, Any]], Verdict]
+    schema: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,18 +53,18 @@ class Heard:
     key: str = ""
 
 
-def template_hash(*names: str) -> str:
-    """Tells the wording of these templates from every other."""
-    text = "\0".join(template_text(name, "text") for name in names)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def template_hash(name: str, output: Output = "text") -> str:
+    """Tells the wording of a template, with how to reply, from every other."""
+    return hashlib.sha256(template_text(name, output).encode()).hexdigest()[:16]
 
 
-def ask(chat: Chat, showings: Sequence[Showing], read: Read, *, seed: int = 0) -> list[Heard]:
+def ask(chat: Chat, showings: Sequence[Showing], form: Form, *, output: Output = "text", seed: int = 0) -> list[Heard]:
     """The verdict on each showing, in order; one that cannot be read is asked for once more, then stays Unparsed."""
+    schema = form.schema if output == "json" else None
     heard = [Heard(id=showing.id, verdict=Unparsed("not asked")) for showing in showings]
     waiting = list(zip(showings, heard, strict=True))
     for attempt in range(ATTEMPTS):
-        calls = [call_of(showing, seed, attempt) for showing, _ in waiting]
+        calls = [call_of(showing, seed, attempt, schema) for showing, _ in waiting]
         unread = []
         for (showing, one), call, outcome in zip(waiting, calls, chat.chat(calls) if calls else [], strict=True):
             one.prompt, one.key = call.messages[0]["content"], outcome.key
@@ -65,7 +72,7 @@ def ask(chat: Chat, showings: Sequence[Showing], read: Read, *, seed: int = 0) -
                 one.verdict = Unparsed(outcome.reason)
                 continue
             one.reply = outcome.text
-            one.verdict = read(frame.without_quotes(outcome.text))
+            one.verdict = _read(outcome.text, form, output)
             if not outcome.finished:  # its last word was not said
                 one.verdict = Unparsed(f"the reply was cut off at {MAX_TOKENS} tokens")
             if isinstance(one.verdict, Unparsed):
@@ -74,21 +81,31 @@ def ask(chat: Chat, showings: Sequence[Showing], read: Read, *, seed: int = 0) -
     return heard
 
 
-def call_of(showing: Showing, seed: int, attempt: int) -> Call:
-    """The call of an attempt; its tag follows from the seed and all that is shown."""
+def _read(reply: str, form: Form, output: Output) -> Verdict:
+    if output == "text":
+        return form.read_text(frame.without_quotes(reply))
+    if not reply.strip():
+        return Unparsed("an empty reply")
+    found = read_object(reply)
+    return found if isinstance(found, Unparsed) else form.read_json(found)
+
+
+def call_of(showing: Showing, seed: int, attempt: int, schema: Mapping[str, Any] | None = None) -> Call:
+    """The call of an attempt, in words or by a JSON schema; its tag follows from the seed and all that is shown."""
     shown = [text for pair in showing.texts for text in pair]
     identity = "\0".join([str(seed), str(attempt), showing.template, *shown])
     tag = hashlib.sha256(identity.encode("utf-8", "replace")).hexdigest()[:8]
     texts = "\n\n".join(
         frame.block(name, tag, frame.defuse(text, showing.answers, tag)) for name, text in showing.texts
     )
-    content = Template(template_text(showing.template, "text")).substitute(tag=tag, texts=texts)
-    return Call(messages=[{"role": "user", "content": content}], max_tokens=MAX_TOKENS, draw=attempt)
+    template = template_text(showing.template, "text" if schema is None else "json")
+    content = Template(template).substitute(tag=tag, texts=texts)
+    return Call(messages=[{"role": "user", "content": content}], max_tokens=MAX_TOKENS, draw=attempt, schema=schema)
 
 
-def identity_of(speaker: Speaker, *templates: str) -> dict[str, Any]:
+def identity_of(speaker: Speaker, template: str, output: Output = "text") -> dict[str, Any]:
     """Who judges: the model, and the hash of the wording that it is asked by."""
     found = dict(speaker.identity)
     if "template_hash" in found:  # that of its chat template
         found["chat_template_hash"] = found.pop("template_hash")
-    return found | {"template_hash": template_hash(*templates)}
+    return found | {"template_hash": template_hash(template, output)} | ({"output": output} if output == "json" else {})

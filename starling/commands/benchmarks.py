@@ -1,7 +1,7 @@
 """The command that tests a model: `bench`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -37,6 +37,10 @@ def bench(
         list[str] | None,
         typer.Option(metavar="MODEL", show_default="none", help="Who judges the answers; given again, a panel does."),
     ] = None,
+    output: Annotated[
+        Literal["text", "json"],
+        typer.Option(help="How a judge replies; json asks the endpoint to hold its verdict to a JSON schema."),
+    ] = "text",
     against: Annotated[
         str,
         typer.Option(metavar="MODEL|FILE", show_default="none", help="Compare in pairs with another MODEL's answers."),
@@ -85,8 +89,8 @@ def bench(
     return benchmarks.run(
         name,
         Asked(
-            model=model, scores=scores, answers=answers, judge=tuple(judge or ()), against=against, judgments=judgments,
-            annotations=tuple(annotations or ()), version=version, one_order=one_order, data=data, run=run,
-            tasks=tasks, out=out, dtype=dtype, estimate=estimate,
+            model=model, scores=scores, answers=answers, judge=tuple(judge or ()), output=output, against=against,
+            judgments=judgments, annotations=tuple(annotations or ()), version=version, one_order=one_order, data=data,
+            run=run, tasks=tasks, out=out, dtype=dtype, estimate=estimate,
         ),
     )  # fmt: skip
