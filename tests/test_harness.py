@@ -66,3 +66,17 @@ def test_a_harness_that_fails_is_quoted(fake_harness, tmp_path: Path) -> None:
         harness.run("folder", "broken", tmp_path / "out", {"weights_sha256": "a"})
     with pytest.raises(UsageError, match="no path with a comma"):
         harness.run("a,b", "arc", tmp_path / "out", {"weights_sha256": "a"})
+
+
+def test_tasks_of_a_folder_are_known_to_the_harness_and_run_again_when_they_change(
+    fake_harness, tmp_path: Path
+) -> None:
+    own, out, identity = tmp_path / "tasks", tmp_path / "out", {"weights_sha256": "a"}
+    own.mkdir()
+    (own / "arc.yaml").write_text("task: arc")
+    assert harness.command("folder", "arc", out, own)[-2:] == ["--include_path", str(own)]
+    assert "--include_path" not in harness.command("folder", "arc", out)
+    first = harness.run("folder", "arc", out, identity, own)
+    assert harness.run("folder", "arc", out, identity, own) == first
+    (own / "arc.yaml").write_text("task: arc # changed")
+    assert harness.run("folder", "arc", out, identity, own) != first

@@ -7,9 +7,34 @@ from pathlib import Path
 import pytest
 from harness_results import results, write
 
+from starling import builtin, cli
 from starling.benches import harness, lm_eval
 from starling.benches.asked import Asked
-from starling.errors import UsageError
+from starling.errors import StarlingError, UsageError
+
+CAPITALS = {
+    "France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Germany": "Berlin", "Japan": "Tokyo", "Egypt": "Cairo",
+    "Russia": "Moscow", "China": "Beijing", "Greece": "Athens", "Cuba": "Havana", "Kenya": "Nairobi", "Peru": "Lima",
+    "England": "London", "Ireland": "Dublin", "Portugal": "Lisbon", "Austria": "Vienna", "Norway": "Oslo",
+    "Sweden": "Stockholm", "Poland": "Warsaw", "Hungary": "Budapest", "Canada": "Ottawa", "Iraq": "Baghdad",
+    "Iran": "Tehran", "Finland": "Helsinki",
+}  # fmt: skip
+TASK = """
+task: capitals
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {rows}
+output_type: multiple_choice
+test_split: test
+doc_to_text: "The capital of {{{{country}}}} is"
+doc_to_choice: "{{{{cities}}}}"
+doc_to_target: 0
+metric_list:
+  - metric: acc
+metadata:
+  version: 1.0
+"""
 
 
 def test_intervals_by_hand_and_shares_end_at_0_and_1(tmp_path: Path) -> None:
@@ -90,3 +115,47 @@ def test_without_the_harness_one_line_says_what_to_install(tiny_model, tmp_path:
 def test_what_cannot_be_run_is_refused(asked: Asked, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         lm_eval.run(asked)
+
+
+def own_task(folder: Path) -> Path:
+    """A folder with a task for the harness: capitals of countries, each among three others."""
+    folder.mkdir()
+    cities = list(CAPITALS.values())
+    rows = [
+        {"country": country, "cities": [cities[(at + step) % len(cities)] for step in range(4)]}
+        for at, country in enumerate(CAPITALS)
+    ]
+    (folder / "capitals.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "capitals.yaml").write_text(TASK.format(rows=folder / "capitals.jsonl"))
+    return folder
+
+
+def test_a_folder_without_tasks_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no task in it"):
+        lm_eval.run(Asked(model="smollm2", tasks="capitals", tasks_from=tmp_path))
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(900)
+def test_the_real_harness_tells_a_loss_as_plainly_as_a_gain(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The built-in model knows capitals, one without training does not."""
+    pytest.importorskip("lm_eval", reason="needs the extra `lm-eval`: pip install 'lm-eval[hf]'")
+    try:
+        builtin.path()
+    except StarlingError as error:
+        pytest.skip(f"the model cannot be fetched: {error}")
+    own, out = own_task(tmp_path / "tasks"), tmp_path / "out"
+    asked = ["--tasks", "capitals", "--tasks-from", str(own)]
+    assert (
+        cli.main(["bench", "lm_eval", "--model", str(tiny_model), "--against", "smollm2", *asked, "--out", str(out)])
+        == 0
+    )
+    told = capsys.readouterr().out
+    assert "Against smollm2: 1 worse, 0 better, 0 unclear" in told and "capitals acc: worse" in told
+    found = json.loads((out / "result.json").read_text())
+    assert [(row["name"], row["n"]) for row in found["rows"]] == [("capitals acc", 24)]
+    turned = ["--scores", str(out / "against"), "--against", str(out / "model"), "--out", str(tmp_path / "turned")]
+    assert cli.main(["bench", "lm_eval", *turned]) == 0
+    assert "capitals acc: better" in capsys.readouterr().out

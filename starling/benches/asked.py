@@ -27,6 +27,7 @@ class Asked:
     data: str = ""
     run: Path | None = None
     tasks: str = ""
+    tasks_from: Path | None = None
     out: Path | None = None
     dtype: Precision = "float32"
     estimate: bool = False

@@ -1,5 +1,6 @@
 """lm-evaluation-harness, run in a process of its own on a folder, and the results files that it writes."""
 
+import hashlib
 import importlib.util
 import json
 import math
@@ -62,13 +63,17 @@ class Results(NamedTuple):
     version: str
 
 
-def run(folder: str, tasks: str, out: Path, identity: Mapping[str, Any]) -> Path:
-    """Let the harness test the model in `folder`, unless `out` holds the results of the same tasks and weights."""
+def run(folder: str, tasks: str, out: Path, identity: Mapping[str, Any], tasks_from: Path | None = None) -> Path:
+    """Let the harness test the model in `folder`, unless `out` holds the results of the same tasks and weights.
+
+    It knows its own tasks and those of `tasks_from`, a folder of its YAML files.
+    """
     if importlib.util.find_spec("lm_eval") is None:
         raise UsageError(
             f"bench: lm_eval needs lm-evaluation-harness; install it with `pip install 'starling-rlaif[{EXTRA}]'`"
         )
-    wanted = json.dumps({"tasks": sorted(tasks.split(",")), "weights": identity["weights_sha256"]})
+    asked = {"tasks": sorted(tasks.split(",")), "weights": identity["weights_sha256"]}
+    wanted = json.dumps(asked | ({"tasks_from": _digest(tasks_from)} if tasks_from else {}))
     request = out / "request.json"
     if request.exists() and request.read_text() == wanted and (done := newest(out)):
         progress.console.print(f"bench: {done} holds these tasks already; remove it to run them again", markup=False)
@@ -81,7 +86,7 @@ def run(folder: str, tasks: str, out: Path, identity: Mapping[str, Any]) -> Path
     progress.console.print(f"bench: lm-evaluation-harness is at work, what it says is in {log}", markup=False)
     with log.open("w") as said:
         code = subprocess.run(
-            command(folder, tasks, out), stdout=said, stderr=subprocess.STDOUT, check=False
+            command(folder, tasks, out, tasks_from), stdout=said, stderr=subprocess.STDOUT, check=False
         ).returncode
     found = newest(out) if code == 0 else None
     if found is None:
@@ -93,11 +98,19 @@ def run(folder: str, tasks: str, out: Path, identity: Mapping[str, Any]) -> Path
     return found
 
 
-def command(folder: str, tasks: str, out: Path) -> list[str]:
+def _digest(folder: Path) -> str:
+    """Tells the files of a folder from all others."""
+    digest = hashlib.sha256()
+    for file in sorted(one for one in folder.rglob("*") if one.is_file() and "__pycache__" not in one.parts):
+        digest.update(f"{file.relative_to(folder)}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\0".encode())
+    return digest.hexdigest()
+
+
+def command(folder: str, tasks: str, out: Path, tasks_from: Path | None = None) -> list[str]:
     """The harness's command line: weights as they are, no chat template, no code of a data set or model."""
     return [
         sys.executable, "-m", "lm_eval", "--model", "hf", "--model_args", f"pretrained={folder},dtype=bfloat16",
-        "--tasks", tasks, "--output_path", str(out),
+        "--tasks", tasks, "--output_path", str(out), *(["--include_path", str(tasks_from)] if tasks_from else []),
     ]  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from starling.errors import UsageError
 from starling.records import Score
 
 ABOUT = "public benchmarks by lm-evaluation-harness"
-OPTIONS = frozenset(("model", "scores", "tasks", "against", "out"))
+OPTIONS = frozenset(("model", "scores", "tasks", "tasks_from", "against", "out"))
 _SEEN = float(stats.norm.ppf(0.975) + stats.norm.ppf(0.8))  # standard errors that are seen in 80 of 100 comparisons
 
 
@@ -42,8 +42,10 @@ def run(asked: Asked) -> dict[str, Any]:
         )
     if asked.model and not asked.tasks:
         raise UsageError("bench: lm_eval needs --tasks, the harness's names with commas between: mmlu,gsm8k,truthfulqa")
+    if asked.tasks_from and not list(asked.tasks_from.rglob("*.yaml")):
+        raise UsageError(f"bench: --tasks-from {asked.tasks_from}: there is no task in it, no YAML file of the harness")
     out = asked.out or Path("runs") / "bench-lm_eval"
-    identity, path = _tested(asked.model or asked.scores, asked.tasks, out / "model")
+    identity, path = _tested(asked.model or asked.scores, asked, out / "model")
     found = harness.read(path)
     more, lost, notes = _compared(asked, found, out)
     result = results.result(
@@ -133,7 +135,7 @@ def _moved(old: Figure, new: Figure) -> Moved:
 def _compared(asked: Asked, found: Results, out: Path) -> tuple[dict[str, Any], list[LeftOut], list[str]]:
     if not asked.against:
         return {}, [], []
-    identity, path = _tested(asked.against, asked.tasks, out / "against")
+    identity, path = _tested(asked.against, asked, out / "against")
     before = harness.read(path)
     moved, lost = compare(before, found)
     counts = {word: sum(one.says == word for one in moved) for word in ("worse", "better", "unclear")}
@@ -151,7 +153,7 @@ def _compared(asked: Asked, found: Results, out: Path) -> tuple[dict[str, Any], 
     return {"against": against}, [*before.left_out, *lost], [heading, *said]
 
 
-def _tested(name: str, tasks: str, out: Path) -> tuple[dict[str, Any], Path]:
+def _tested(name: str, asked: Asked, out: Path) -> tuple[dict[str, Any], Path]:
     """Who is tested, and the harness's results: those in a file or folder of its own, else it runs now."""
     given = Path(name)
     if given.is_file():
@@ -160,11 +162,11 @@ def _tested(name: str, tasks: str, out: Path) -> tuple[dict[str, Any], Path]:
         return {"name": harness.read(last).model, "results": last.name}, last
     if name.startswith("openai:"):
         raise UsageError(f"bench: lm_eval needs the weights, which {name} does not give; give a folder or a Hub name")
-    if not tasks:
+    if not asked.tasks:
         raise UsageError(f"bench: {name} is no results file; for a MODEL give --tasks as well")
     folder = models.resolve(offer.policy_of(name))
     identity = models.identity(folder) | {"name": name}
-    return identity, harness.run(folder, tasks, out, identity)
+    return identity, harness.run(folder, asked.tasks, out, identity, asked.tasks_from)
 
 
 BENCH = Benchmark(ABOUT, OPTIONS, run)

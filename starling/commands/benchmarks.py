@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from starling.command import command
-from starling.commands.options import DtypeOption, LearntFromOption, TasksOption
+from starling.commands.options import DtypeOption, LearntFromOption, TasksFromOption, TasksOption
 
 
 @command("bench")
@@ -69,6 +69,7 @@ def bench(
     ] = "",
     run: LearntFromOption = None,
     tasks: TasksOption = "",
+    tasks_from: TasksFromOption = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -91,6 +92,6 @@ def bench(
         Asked(
             model=model, scores=scores, answers=answers, judge=tuple(judge or ()), output=output, against=against,
             judgments=judgments, annotations=tuple(annotations or ()), version=version, one_order=one_order, data=data,
-            run=run, tasks=tasks, out=out, dtype=dtype, estimate=estimate,
+            run=run, tasks=tasks, tasks_from=tasks_from, out=out, dtype=dtype, estimate=estimate,
         ),
     )  # fmt: skip

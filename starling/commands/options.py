@@ -33,6 +33,10 @@ LearntFromOption = Annotated[
     Path | None,
     typer.Option("--run", metavar="RUN", show_default="none", help="Hold its training prompts against the test's."),
 ]
+TasksFromOption = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", show_default="none", help="lm_eval: tasks of yours; code that they name is run."),
+]
 TasksOption = Annotated[
     str, typer.Option(metavar="TASK,...", show_default="none", help="lm_eval: the harness's names of its tasks.")
 ]
