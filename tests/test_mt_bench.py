@@ -12,7 +12,7 @@ from small_road import write_lines
 
 from starling import bench, cli, data_files, models, reward
 from starling.benches.asked import Asked
-from starling.errors import UsageError
+from starling.errors import DataError, UsageError
 
 QUESTIONS = [
     {"question_id": 1, "category": "writing", "turns": ["Write.", "Again."]},
@@ -202,6 +202,27 @@ def test_missing_doubled_and_unknown_questions_are_told_and_the_rest_is_judged(t
     assert result["left_out"]["reasons"] == {
         "answers no question of this set": 1, "answered twice": 1, "without an answer": 1,
     }  # fmt: skip
+
+
+def test_models_that_answered_no_question_in_common_are_told_and_no_call_is_made(tmp_path: Path) -> None:
+    ours = answers(tmp_path, answer_row(1, "a", "b"))
+    theirs = answers(tmp_path, answer_row(2, "a", "b", model="rival"), name="rival.jsonl")
+    with Server() as server:
+        with pytest.raises(DataError, match=r"no question of this set is answered by ours and rival; left out: 4"):
+            run(
+                answers=ours, against=str(theirs), judge=f"openai:j@{server.url}", data=questions(tmp_path),
+                out=tmp_path / "out",
+            )  # fmt: skip
+        assert server.requests == []
+
+
+def test_judgments_of_a_form_that_is_not_known_are_told_and_the_rest_is_scored(tmp_path: Path) -> None:
+    newer = {"id": 1, "kind": "v2", "mark": 8}
+    with pytest.raises(DataError, match=r"none of the 1 judgments can be counted.*names no model"):
+        run(judgments=write_lines(tmp_path / "newer.jsonl", [newer]), data=questions(tmp_path))
+    row = {"question_id": 1, "turn": 1, "model": "m", "score": 8}
+    found = run(judgments=write_lines(tmp_path / "mixed.jsonl", [row, newer]), data=questions(tmp_path))
+    assert (rows_of(found)["m"]["n"], found["left_out"]["reasons"]["names no model"]) == (1, 1)
 
 
 def test_a_plot_by_category_is_written(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from starling.benches.answers import Answers, Question, Side
 from starling.benches.asked import Asked
 from starling.benches.cost import Part
 from starling.benches.fastchat import QuestionSet
-from starling.errors import UsageError
+from starling.errors import DataError, UsageError
 from starling.speakers import open_speaker
 
 NAME = "mt_bench"
@@ -63,6 +63,11 @@ def run(asked: Asked) -> dict[str, Any]:
     sides = [side for side in (ours, theirs) if side]
     without = [*found.left_out, *(left for side in sides for left in side.answers.left_out)]
     answered = [one for one in found.questions if all(one.id in side.answers.by_question for side in sides)]
+    if not answered:
+        raise DataError(
+            f"bench: no question of this set is answered by {' and '.join(side.name for side in sides)}; "
+            f"left out: {len(without)}, the first: {without[0].item}: {without[0].reason} ({without[0].detail})"
+        )
     members = []
     with filing.filed(out, VERDICTS) as ledger:
         for name, one in zip(panel.names(asked.judge), asked.judge, strict=True):
@@ -137,7 +142,7 @@ def _written(
     kind, key = ("single", "model") if len(sides) == 1 else ("pair", "model_1")
     path = out / "model_judgment" / f"{fastchat.file_name(name)}_{kind}.jsonl"
     fastchat.put(path, rows, key, sides[0].name)
-    placed = [(f"{path.name}, {sides[0].name}", row) for row in rows]
+    placed = [(f"{path}, {sides[0].name}", row) for row in rows]
     return _figures(placed, questions, sides[0].name, sides[1].name if len(sides) > 1 else "")
 
 
@@ -221,8 +226,8 @@ def _notes(questions: Sequence[Question], data: dict[str, Any], sides: Sequence[
     lacking = [one for one in questions if one.category in fastchat.WITH_REFERENCE and not one.references]
     if lacking:
         notes.append(
-            f"{len(lacking)} questions of {', '.join(sorted({one.category for one in lacking}))} are judged without a "
-            f"reference answer, as there is none, first {lacking[0].id}"
+            f"judged without a reference answer, as there is none: {len(lacking)} of "
+            f"{', '.join(sorted({one.category for one in lacking}))}, first {lacking[0].id}"
         )
     for side in sides:
         if side.answers.cut:

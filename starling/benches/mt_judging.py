@@ -187,7 +187,7 @@ def _winner(preferred: float | None) -> str:
 def _reasons(heard: Iterable[Heard]) -> dict[str, str]:
     """Why a judgment could not be read, beside what FastChat writes."""
     found = [one.verdict.reason for one in heard if isinstance(one.verdict, Unparsed)]
-    return {"reason": "; ".join(found)} if found else {}
+    return {"reason": "; ".join(dict.fromkeys(found))} if found else {}
 
 
 def _shown(question: Question, answers: Turns, turn: int) -> list[tuple[str, str]]:

@@ -85,6 +85,8 @@ def _sorted(
     left_out: list[LeftOut] = []
     for where, row in judgments:
         name = name_of(row)
+        if not (row.get("model") or row.get("model_1")):
+            left_out.append(LeftOut(where, "names no model", "a judgment needs `model`, or `model_1` and `model_2`"))
         if not name:
             continue
         question, turn = str(row.get("question_id")), row.get("turn", 1)
