@@ -21,6 +21,19 @@ def test_figures_are_read_with_error_cases_level_and_direction(tmp_path: Path) -
     assert (found.model, found.version, found.left_out) == ("org/model", "0.4.13", [])
 
 
+def test_where_all_or_none_are_right_the_error_is_not_zero(tmp_path: Path) -> None:
+    held = results(acc=1.0, exact=0.0, perplexity=0.0)
+    held["results"]["mmlu"]["acc_stderr,none"] = held["results"]["gsm8k"]["exact_match_stderr,strict-match"] = 0.0
+    held["results"]["lambada"]["perplexity_stderr,none"] = 0.0
+    found = {one.key.task: one.error for one in harness.read(write(tmp_path / "r.json", held)).figures}
+    # Wilson's interval of 250 of 250 begins at n / (n + z^2) = 250 / 253.8415, that of 0 of 9 ends at z^2 / (n + z^2)
+    assert 1 - 1.959964 * found["mmlu"] == pytest.approx(250 / 253.841459, abs=1e-6)
+    assert 1.959964 * found["gsm8k"] == pytest.approx(3.841459 / 12.841459, abs=1e-6)
+    assert found["lambada"] == 0.0  # no share
+    held["results"]["mmlu"]["acc,none"] = 0.5
+    assert harness.read(write(tmp_path / "r.json", held)).figures[0].error == 0.0  # what the harness says
+
+
 @pytest.mark.parametrize("text", ["no json", "[]", '{"scores": {}}', '{"results": [1]}', '{"results": {"a": 1}}'])
 def test_a_file_of_another_form_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text)

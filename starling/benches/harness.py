@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 from starling import progress
@@ -17,6 +18,7 @@ from starling.errors import DataError, StarlingError, UsageError
 from starling.store import write_atomically
 
 EXTRA = "lm-eval"
+_Z = NormalDist().inv_cdf(0.975)
 _SHARES = ("acc", "exact_match", "em", "f1", "mc1", "mc2", "pass@", "prompt_level", "inst_level")
 
 
@@ -143,14 +145,14 @@ def read(path: Path) -> Results:
             if not _is_number(value):
                 lost.append(LeftOut(key.name, "a figure that is no number", repr(value)[:60]))
                 continue
-            error = found.get(f"{metric}_stderr,{chosen}")
+            n = _cases(task, held)
             better = held.get("higher_is_better", {}).get(task, {}).get(metric, True)
             figures.append(
                 Figure(
                     key=key,
                     value=float(value),
-                    error=float(error) if _is_number(error) else math.nan,
-                    n=_cases(task, held),
+                    error=_error(found.get(f"{metric}_stderr,{chosen}"), metric, value, n),
+                    n=n,
                     good=-1 if better is False else 1,
                     level=int(task in below),
                     shots=held.get("n-shot", {}).get(task),
@@ -160,6 +162,19 @@ def read(path: Path) -> Results:
     if not figures:
         raise DataError(f"bench: {path} holds no figure in its table `results`")
     return Results(figures, lost, str(held.get("model_name", path.name)), str(held.get("lm_eval_version", "")))
+
+
+def _error(said: Any, metric: str, value: float, n: int) -> float:
+    """The harness's standard error; NaN where it tells none.
+
+    Where all of n answers are right, or none, it says 0, as if no other answer could be different. There it is
+    z / (n + z^2) for z = 1.96, with which the 95 % interval ends where Wilson's does (1927).
+    """
+    if not _is_number(said):
+        return math.nan
+    if said == 0 and value in (0, 1) and n and metric.startswith(_SHARES):
+        return _Z / (n + _Z**2)
+    return float(said)
 
 
 def _cases(task: str, held: Mapping[str, Any]) -> int:
