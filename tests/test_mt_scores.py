@@ -74,6 +74,14 @@ def test_models_of_one_file_stand_best_first_and_one_can_be_chosen() -> None:
         mt_scores.of_marks(both, QUESTIONS, "gone")
 
 
+def test_a_judge_that_gives_one_mark_to_all_is_told() -> None:
+    assert mt_scores.of_marks(marks((1, 1, 3), (2, 1, 3)), QUESTIONS).notes == [
+        "all 2 marks are 3: this judge tells no answer from another"
+    ]
+    assert mt_scores.of_marks(marks((1, 1, 3), (2, 1, 4)), QUESTIONS).notes == []
+    assert mt_scores.of_marks(marks((1, 1, 3)), QUESTIONS).notes == []
+
+
 def test_a_win_needs_both_orders_and_an_error_is_neither_win_nor_tie() -> None:
     given = games(
         (1, 1, "model_1", "model_1"), (1, 2, "model_1", "tie"), (2, 1, "model_1", "model_2"), (2, 2, "tie", "tie"),

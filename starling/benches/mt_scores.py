@@ -47,6 +47,9 @@ def of_marks(judgments: Judgments, questions: Sequence[Question], model: str = "
     for name in sorted(found, key=lambda one: -means[one]):
         rows += _rows(name, found[name], "points", categories=len(found) == 1)
     notes = [] if len(found) == 1 else ["--model NAME shows the categories of one of them"]
+    given = [case.value for cases in found.values() for case in cases]
+    if len(given) > 1 and len(set(given)) == 1:
+        notes.append(f"all {len(given):,} marks are {given[0]:g}: this judge tells no answer from another")
     return Figures(rows, _by_category(found), left_out, notes)
 
 
