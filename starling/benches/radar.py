@@ -41,7 +41,10 @@ def draw(
             values = [figures.get(category, math.nan) for category in categories]
             axes.plot([*angles, angles[0]], [*values, values[0]], linewidth=1.6, marker="o", markersize=3, label=name)
             axes.fill(angles, [low if math.isnan(value) else value for value in values], alpha=0.08)
-        axes.tick_params(axis="x", pad=9)
+        axes.tick_params(axis="x", pad=4)
+        for label, angle in zip(axes.get_xticklabels(), angles, strict=True):  # beside the rim, not across it
+            side = math.sin(angle)
+            label.set_horizontalalignment("center" if abs(side) < 0.01 else "left" if side > 0 else "right")
         axes.set_title(title, pad=16)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), frameon=False, fontsize=8)
         written = [stem.with_name(f"{stem.name}.{ending}") for ending in ("svg", "png")]
