@@ -1,12 +1,19 @@
 """The command that tests a model: `bench`."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from starling.command import command
-from starling.commands.options import DtypeOption, LearntFromOption, TasksFromOption, TasksOption
+from starling.commands.options import (
+    AnnotationsOption,
+    DtypeOption,
+    LearntFromOption,
+    OutputOption,
+    TasksFromOption,
+    TasksOption,
+)
 
 
 @command("bench")
@@ -37,10 +44,7 @@ def bench(
         list[str] | None,
         typer.Option(metavar="MODEL", show_default="none", help="Who judges the answers; given again, a panel does."),
     ] = None,
-    output: Annotated[
-        Literal["text", "json"],
-        typer.Option(help="How a judge replies; json asks the endpoint to hold its verdict to a JSON schema."),
-    ] = "text",
+    output: OutputOption = "text",
     against: Annotated[
         str,
         typer.Option(metavar="MODEL|FILE", show_default="none", help="Compare in pairs with another MODEL's answers."),
@@ -49,14 +53,7 @@ def bench(
         Path | None,
         typer.Option(metavar="FILE", show_default="none", help="Score judgments that are there; no call is made."),
     ] = None,
-    annotations: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE",
-            show_default="none",
-            help="alpaca_eval: score annotations that are there, or such of other models beside; may be given again.",
-        ),
-    ] = None,
+    annotations: AnnotationsOption = None,
     version: Annotated[
         int,
         typer.Option(min=1, max=2, help="alpaca_eval: 1 = a verdict, 2 = the probabilities of both letters."),

@@ -33,6 +33,18 @@ LearntFromOption = Annotated[
     Path | None,
     typer.Option("--run", metavar="RUN", show_default="none", help="Hold its training prompts against the test's."),
 ]
+OutputOption = Annotated[
+    Literal["text", "json"],
+    typer.Option(help="How a judge replies; json asks the endpoint to hold its verdict to a JSON schema."),
+]
+AnnotationsOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE",
+        show_default="none",
+        help="alpaca_eval: score annotations that are there, or such of other models beside; may be given again.",
+    ),
+]
 TasksFromOption = Annotated[
     Path | None,
     typer.Option(metavar="DIR", show_default="none", help="lm_eval: tasks of yours; code that they name is run."),
