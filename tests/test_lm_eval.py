@@ -136,7 +136,7 @@ def test_a_folder_without_tasks_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_the_real_harness_tells_a_loss_as_plainly_as_a_gain(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
