@@ -64,6 +64,17 @@ def test_what_fell_stands_before_what_rose_and_direction_counts(tmp_path: Path) 
     assert said.endswith("one below 11.9 pt would probably not be seen.")
 
 
+def test_no_change_of_a_share_passes_100_points(tmp_path: Path) -> None:
+    held = results(acc=1.0)
+    held["results"]["mmlu"]["acc_stderr,none"] = 0.3
+    after = results(acc=0.0)
+    after["results"]["mmlu"]["acc_stderr,none"] = 0.3
+    found = [harness.read(write(tmp_path / f"{name}.json", one)) for name, one in (("a", held), ("b", after))]
+    # -1 +- 1.95996 * sqrt(2) * 0.3 = 0.83154
+    assert (compared := lm_eval.compare(*found)[0][0]).low == -1.0
+    assert compared.high == pytest.approx(-0.16846, abs=1e-5)
+
+
 def test_other_shots_versions_and_missing_tasks_are_not_compared(tmp_path: Path) -> None:
     before = harness.read(write(tmp_path / "a.json", results()))
     fewer = results(**{"n-shot": {"gsm8k": 0}})

@@ -118,6 +118,9 @@ def _moved(old: Figure, new: Figure) -> Moved:
     error = float(np.hypot(old.error, new.error))
     difference, half = new.value - old.value, float(stats.norm.ppf(0.975)) * error
     low, high = difference - half, difference + half
+    is_share = old.is_share and new.is_share
+    if is_share:
+        low, high = float(np.clip(low, -1, 1)), float(np.clip(high, -1, 1))
     sign = new.good * (1 if low > 0 else -1 if high < 0 else 0)
     return Moved(
         name=new.key.name,
@@ -126,7 +129,7 @@ def _moved(old: Figure, new: Figure) -> Moved:
         low=low,
         high=high,
         smallest=_SEEN * error,
-        is_share=old.is_share and new.is_share,
+        is_share=is_share,
         level=new.level,
         says={1: "better", -1: "worse", 0: "unclear"}[sign],
     )
