@@ -25,7 +25,7 @@ from starling.packing import Packed
 
 class Features(NamedTuple):
     """What is the same for every update on a packed batch: trunk states (1, T, H), and at each of the N answer tokens,
-    in packed order, the reference's hidden states (N, H) and logprobs (N,)."""
+    in packed order, the reference's hidden states (N, H) and logprobs (N,); without the reference those of none."""
 
     trunk_1TH: Tensor
     ref_hidden_NH: Tensor
@@ -62,10 +62,12 @@ class Policy:
         return len(blocks)
 
     @torch.no_grad()
-    def features(self, packed: Packed, trunk_1TH: Tensor | None = None) -> Features:
+    def features(self, packed: Packed, trunk_1TH: Tensor | None = None, *, reference: bool = True) -> Features:
         """Run the frozen parts once; the trunk only where its states are not known from sampling."""
         if trunk_1TH is None:
             trunk_1TH = packing.hidden_states(self._trunk, packed)[None]
+        if not reference:
+            return Features(trunk_1TH, trunk_1TH[0, :0], torch.zeros(0, device=trunk_1TH.device))
         with device.autocast(self.network.device):
             hidden_TH = packing.hidden_states(self._reference, packed, trunk_1TH)
         ref_hidden_NH = hidden_TH[predicting_positions(packed)]

@@ -42,14 +42,16 @@ def appraised(
     it.
     """
     on_policy = algorithm.old_logprobs and only_update and not kl_coef and not cfg.overlap
-    mask_BT, anchor_BT = experience.mask_BT, experience.ref_logprob_BT
-    value_BT = torch.zeros_like(experience.reward_BT)
+    mask_BT, reward_BT = experience.mask_BT, experience.reward_BT
+    value_BT = torch.zeros_like(reward_BT)
+    anchor_BT = value_BT if algorithm.old_logprobs else experience.ref_logprob_BT
     if algorithm.critic:
         value_BT, _ = pad(policy.values(experience.features), experience.lengths)
     if algorithm.old_logprobs and not on_policy:
         old_N = experience.sampled_N if cfg.overlap else policy.logprobs(experience.packed, experience.features)
         anchor_BT, _ = pad(old_N, experience.lengths)
-    reward_BT = kl.in_reward(experience.reward_BT, anchor_BT, experience.ref_logprob_BT, mask_BT, kl_coef)
+    if kl_coef:
+        reward_BT = kl.in_reward(reward_BT, anchor_BT, experience.ref_logprob_BT, mask_BT, kl_coef)
     advantage_BT, return_BT = algorithm.advantage(experience, reward_BT, value_BT, cfg)
     return Batch(experience, advantage_BT, return_BT, value_BT, anchor_BT, on_policy)
 
