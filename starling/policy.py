@@ -46,11 +46,12 @@ class Policy:
         self._temperature = temperature
         decoder = self.network.get_decoder()
         self._trunk = decoder_parts.trunk_of(decoder, layers)
-        self._reference = decoder_parts.top_of(decoder, layers).requires_grad_(False)
         self._lora = lora
         if lora is None:
+            self._reference = decoder_parts.reference_of(decoder, layers)
             self.top = decoder_parts.top_of(decoder, layers).requires_grad_(True)
         else:
+            self._reference = decoder_parts.top_of(decoder, layers).requires_grad_(False)
             self.top = adapters.adapted(self._reference, lora)
         self.trained = decoder_parts.trainable(self.top)
         self.critic = ValueHead(self.network.config.hidden_size).to(self.network.device)
@@ -110,7 +111,7 @@ class Policy:
         """A hash of the weights that the top began with: what tells the model from another of the same shape."""
         digest = hashlib.sha256()
         for weight in self._reference.parameters():
-            digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
+            digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     @contextmanager
@@ -124,7 +125,7 @@ class Policy:
         with torch.no_grad():
             for name, weight in self.trained.items():
                 if not self.has_adapters:
-                    weight.copy_(torch.lerp(first[name], weight, share))
+                    weight.copy_(torch.lerp(first[name].to(weight.dtype), weight, share))
                 elif ".lora_B." in name:  # what an adapter adds is linear in B, and 0 at first
                     weight.mul_(share)
             try:
