@@ -65,15 +65,7 @@ class Loop:
         self.kl_control = KLControl(self.cfg.kl_coef, target, self.cfg.kl_horizon)
         self._kept: dict[int, Part] = {}
         self._gap_told = False
-        self.optimiser = torch.optim.AdamW(
-            [
-                {"params": list(policy.trained.values()), "lr": self.cfg.learning_rate},
-                {"params": list(policy.critic.parameters()), "lr": self.cfg.value_learning_rate},
-            ],
-            betas=(0.9, 0.95),
-            weight_decay=0.0,
-            fused=True,
-        )
+        self.optimiser = update.optimiser(policy, self.cfg)
 
     def train(self, checkpoint: Checkpoint) -> None:
         """Go on from the checkpoint, or from the start, to the last step or the first limit."""

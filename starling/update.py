@@ -1,4 +1,4 @@
-"""An update of policy and critic: advantages before it, and its gradient."""
+"""An update of policy and critic: advantages before it, its gradient, and the optimiser that takes it."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -22,6 +22,19 @@ _NAMES = {
     "margin": "rewards/margins",
 }
 GAP = "sampling/logprob_gap"
+
+
+def optimiser(policy: Policy, cfg: TuneTable) -> torch.optim.AdamW:
+    """AdamW over policy and critic, at the rates of the start."""
+    return torch.optim.AdamW(
+        [
+            {"params": list(policy.trained.values()), "lr": cfg.learning_rate},
+            {"params": list(policy.critic.parameters()), "lr": cfg.value_learning_rate},
+        ],
+        betas=(0.9, 0.95),
+        weight_decay=0.0,
+        fused=True,
+    )
 
 
 @torch.no_grad()
