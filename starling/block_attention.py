@@ -57,8 +57,9 @@ class BlockAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        given, low = ctx.saved_tensors, ctx.low
-        query_GTRD, key_GTD, value_GTD = _copies(*given, ctx.scale, low)
+        query, key, value = given = ctx.saved_tensors
+        low = ctx.low
+        query_GTRD, key_GTD, value_GTD = _copies(query, key, value, ctx.scale, low)
         grad_GTRD = _by_key_head(grads[0], len(key_GTD), low)
         low_query_GTRD, low_key_GTD = query_GTRD.to(low), key_GTD.to(low)
         to_query_GTRD = torch.empty_like(low_query_GTRD)
