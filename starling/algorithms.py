@@ -47,12 +47,14 @@ Advantage = Callable[[Experience, Tensor, Tensor, TuneTable], tuple[Tensor, Tens
 class Algorithm:
     """`reads` are the settings that it reads of those that not every algorithm does. `old_logprobs`: whether what
     trains computes the logprobs of the policy that sampled before a step's first update; else the reference is the
-    anchor. `best_only`: whether of ranked answers it sees those ranked first alone."""
+    anchor. `reference`: whether loss or critic need the reference, KL in the reward or not. `best_only`: whether of
+    ranked answers it sees those ranked first alone."""
 
     loss: Callable[[Tensor, Batch, TuneTable, Totals], Loss]
     advantage: Advantage
     reads: Set[str]
     old_logprobs: bool = False
+    reference: bool = True
     best_only: bool = False
 
     @property
@@ -67,6 +69,10 @@ class Algorithm:
     @property
     def kl_in_reward(self) -> bool:
         return "kl_coef" in self.reads
+
+    def compares(self, cfg: TuneTable) -> bool:
+        """Whether what it learns from depends on the reference."""
+        return self.reference or cfg.kl_coef > 0
 
 
 # advantages
@@ -201,15 +207,15 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     "awr": Algorithm(loss=_awr, advantage=_by_critic, reads=READS["awr"]),
     "ppo": Algorithm(loss=_ppo, advantage=_by_critic, reads=READS["ppo"], old_logprobs=True),
     "p3o": Algorithm(loss=_p3o, advantage=_as_it_is, reads=READS["p3o"], old_logprobs=True),
-    "grpo": Algorithm(loss=_grpo, advantage=_within_group, reads=READS["grpo"], old_logprobs=True),
-    "rloo": Algorithm(loss=_rloo, advantage=_leave_one_out, reads=READS["rloo"], old_logprobs=True),
+    "grpo": Algorithm(loss=_grpo, advantage=_within_group, reads=READS["grpo"], old_logprobs=True, reference=False),
+    "rloo": Algorithm(loss=_rloo, advantage=_leave_one_out, reads=READS["rloo"], old_logprobs=True, reference=False),
     "reinforce_pp": Algorithm(
-        loss=_reinforce_pp, advantage=_still_to_come, reads=READS["reinforce_pp"], old_logprobs=True
+        loss=_reinforce_pp, advantage=_still_to_come, reads=READS["reinforce_pp"], old_logprobs=True, reference=False
     ),
     "dpo": Algorithm(loss=_dpo, advantage=_as_it_is, reads=READS["dpo"]),
     "ipo": Algorithm(loss=_ipo, advantage=_as_it_is, reads=READS["ipo"]),
     "listwise_dpo": Algorithm(loss=_listwise_dpo, advantage=_as_it_is, reads=READS["listwise_dpo"]),
-    "sft": Algorithm(loss=_sft, advantage=_as_it_is, reads=READS["sft"], best_only=True),
+    "sft": Algorithm(loss=_sft, advantage=_as_it_is, reads=READS["sft"], reference=False, best_only=True),
 }
 
 

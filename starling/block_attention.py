@@ -38,28 +38,28 @@ class BlockAttention(torch.autograd.Function):
     """softmax(scale q k^T) v within the blocks: query (1, heads, T, D), key, value (1, key heads, T, D) -> as query.
 
     The products with the values and those of the gradient are in `low`, as matrix products under autocast are; the
-    scores and the softmax are in float32. No score is kept: backward makes them again, piece by piece, so that memory
-    grows with T.
+    scores and the softmax are in float32. Kept is what was given: backward makes its copies in float32 and the scores
+    again, these piece by piece, so that memory grows with T.
     """
 
     @staticmethod
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, blocks: Sequence[Block], scale: float, low: torch.dtype
     ) -> Tensor:
-        query_GTRD = _by_key_head(query, key.shape[1], torch.float32).mul_(scale)
-        key_GTD, value_GTD = key[0].float().contiguous(), value[0].to(low).contiguous()
+        query_GTRD, key_GTD, value_GTD = _copies(query, key, value, scale, low)
         out_GTRD = query_GTRD.new_empty(query_GTRD.shape, dtype=low)
         for piece in _pieces(blocks):
             weight = _weights(query_GTRD, key_GTD, piece).to(low)
             torch.bmm(weight, _joined(value_GTD, piece), out=out_GTRD[:, piece.rows].flatten(1, 2))
-        ctx.save_for_backward(query_GTRD, key_GTD, value_GTD)
-        ctx.blocks, ctx.scale, ctx.dtypes = blocks, scale, (query.dtype, key.dtype, value.dtype)
+        ctx.save_for_backward(query, key, value)
+        ctx.blocks, ctx.scale, ctx.low = blocks, scale, low
         return out_GTRD.transpose(1, 2).reshape(query.shape)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        query_GTRD, key_GTD, value_GTD = ctx.saved_tensors
-        low = value_GTD.dtype
+        query, key, value = given = ctx.saved_tensors
+        low = ctx.low
+        query_GTRD, key_GTD, value_GTD = _copies(query, key, value, ctx.scale, low)
         grad_GTRD = _by_key_head(grads[0], len(key_GTD), low)
         low_query_GTRD, low_key_GTD = query_GTRD.to(low), key_GTD.to(low)
         to_query_GTRD = torch.empty_like(low_query_GTRD)
@@ -74,7 +74,13 @@ class BlockAttention(torch.autograd.Function):
             _add(to_key_GTD, piece, torch.bmm(to_score.transpose(1, 2), low_query_GTRD[:, piece.rows].flatten(1, 2)))
         to_query = to_query_GTRD.mul_(ctx.scale).transpose(1, 2).reshape(grads[0].shape)
         found = (to_query, to_key_GTD[None], to_value_GTD[None])
-        return *(grad.to(dtype) for grad, dtype in zip(found, ctx.dtypes, strict=True)), None, None, None
+        return *(grad.to(tensor.dtype) for grad, tensor in zip(found, given, strict=True)), None, None, None
+
+
+def _copies(query: Tensor, key: Tensor, value: Tensor, scale: float, low: torch.dtype) -> tuple[Tensor, ...]:
+    """What the products read: scaled queries and keys in float32, values in `low`; those that share a key together."""
+    query_GTRD = _by_key_head(query, key.shape[1], torch.float32).mul_(scale)
+    return query_GTRD, key[0].float().contiguous(), value[0].to(low).contiguous()
 
 
 def _pieces(blocks: Sequence[Block]) -> Iterator[Piece]:

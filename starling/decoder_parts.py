@@ -25,6 +25,17 @@ def top_of(decoder: Any, layers: int) -> PreTrainedModel:
     return copy.deepcopy(top).float()
 
 
+def reference_of(decoder: Any, layers: int) -> PreTrainedModel:
+    """The same to compare with: what linear layers multiply with stays as the decoder has it, which is what autocast
+    would make of float32 copies."""
+    reference: Any = top_of(decoder, layers).requires_grad_(False)
+    blocks = decoder.layers[_num_frozen(decoder, layers) :]
+    for copied, layer in zip(reference.layers.modules(), blocks.modules(), strict=True):
+        if isinstance(layer, nn.Linear):
+            copied.to(layer.weight.dtype)
+    return reference
+
+
 def trainable(top: PreTrainedModel) -> dict[str, nn.Parameter]:
     """The parameters of a top that are trained, by name: its own, or those of its adapters."""
     return {name: weight for name, weight in top.named_parameters() if weight.requires_grad}

@@ -14,6 +14,8 @@ from starling.packing import Packed
 from starling.policy import Features, Policy, pad
 from starling.rollout import Group
 
+KL_EVERY, KL_ANSWERS = 4, 16  # where the reference serves the KL alone: every so many prompts, but so many answers
+
 
 class Scale(NamedTuple):
     """What turns raw rewards into scaled ones: fixed before tuning, on ranked answers."""
@@ -23,7 +25,10 @@ class Scale(NamedTuple):
 
 
 class Experience(NamedTuple):
-    """Some groups in one packed sequence, and what never changes about them: (B, T) over their B answers."""
+    """Some groups in one packed sequence, and what never changes about them: (B, T) over their B answers.
+
+    Where the algorithm does not compare with the reference, its logprobs are (0, T).
+    """
 
     packed: Packed
     features: Features
@@ -67,26 +72,50 @@ class Batch(NamedTuple):
 
 
 def gather(
-    policy: Policy, groups: Sequence[Group], raw: Sequence[Sequence[float]], scale: Scale, cfg: TuneTable
+    policy: Policy,
+    groups: Sequence[Group],
+    raw: Sequence[Sequence[float]],
+    scale: Scale,
+    cfg: TuneTable,
+    *,
+    reference: bool = True,
 ) -> Part:
     """Run the frozen parts of the policy over the groups, packed up to the token limit, and shape their raw rewards.
 
-    Without raw rewards all are 0.
+    Without raw rewards all are 0; without `reference` it does not run.
     """
     packs = [(group.prompt_ids, [answer.ids for answer in group.answers]) for group in groups]
     found = []
     for chosen in packing.microbatches([packing.size(pack) for pack in packs], cfg.microbatch_tokens):
         packed = packing.pack([packs[index] for index in chosen])
         own = [groups[index] for index in chosen]
-        features = policy.features(packed, trunk_states(own))
+        features = policy.features(packed, trunk_states(own), reference=reference)
         lengths = [len(answer.ids) for group in own for answer in group.answers]
-        ref_logprob_BT, mask_BT = pad(features.ref_logprob_N, lengths)
+        ones_BT, mask_BT = pad(torch.ones(sum(lengths), device=features.ref_logprob_N.device), lengths)
+        ref_logprob_BT = pad(features.ref_logprob_N, lengths)[0] if reference else ones_BT[:0]
         reward_B = torch.zeros(len(lengths))
         if raw:
             reward_B = torch.cat([shaped(groups[index], raw[index], scale, cfg) for index in chosen])
         reward_BT = on_last_token(reward_B, mask_BT)
         found.append(Experience(packed, features, lengths, mask_BT, ref_logprob_BT, reward_BT, own))
     return Part(groups, raw, found)
+
+
+def compared(policy: Policy, parts: Sequence[Part], cfg: TuneTable) -> tuple[list[Group], Tensor]:
+    """The groups on which a step's KL is measured, and the reference's logprobs of their answers' tokens, in order: all
+    where these are known already.
+
+    Where nothing else needs the reference it runs for the KL alone, on every fourth prompt of the step, or on as many
+    more as make 16 answers.
+    """
+    groups = [group for part in parts for group in part.groups]
+    found = [experience for part in parts for experience in part.experiences]
+    if all(len(experience.ref_logprob_BT) for experience in found):
+        return groups, torch.cat([experience.features.ref_logprob_N for experience in found])
+    stride = min(KL_EVERY, sum(len(group.answers) for group in groups) // KL_ANSWERS)
+    chosen = groups[:: max(stride, 1)]
+    part = gather(policy, chosen, (), Scale(0.0, 1.0), cfg)
+    return chosen, torch.cat([experience.features.ref_logprob_N for experience in part.experiences])
 
 
 def trunk_states(groups: Sequence[Group]) -> Tensor | None:

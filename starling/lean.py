@@ -5,7 +5,7 @@ values of the forward pass are the same bit for bit; without gradients, and in f
 own code runs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ _NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
 _MLPS = ("LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP", "GemmaMLP", "Gemma2MLP", "Gemma3MLP")
 # Norms whose output is read by linear layers alone, which under autocast round it in any case.
 _BEFORE_LINEAR = ("input_layernorm", "post_attention_layernorm")
+_CACHED = 2**17  # numbers at a time: of float32 half a MiB
 
 
 def enable(model: nn.Module) -> None:
@@ -35,7 +36,7 @@ def _lean(family: type, way: type) -> type:
 
 
 class LeanNorm(nn.Module):
-    """An RMS norm that keeps its input and a number a token."""
+    """An RMS norm that keeps its input alone."""
 
     weight: nn.Parameter
     variance_epsilon: float
@@ -66,27 +67,47 @@ class LeanMLP(nn.Module):
 
 
 class _RMSNorm(torch.autograd.Function):
-    """weight * x / sqrt(mean(x^2) + eps) over the last axis, in float32 and given back in `low`, if there is one."""
+    """weight * x / sqrt(mean(x^2) + eps) over the last axis, in float32 and given back in `low`, if there is one.
+
+    Some rows at a time, so that what is between input and output stays in the processor's cache.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, low: torch.dtype | None) -> Tensor:
-        exact = x.float()
-        scale = torch.rsqrt(exact.pow(2).mean(-1, keepdim=True) + eps)
-        ctx.save_for_backward(x, weight, scale)
-        found = weight * (exact * scale).to(x.dtype)
-        return found if low is None else found.to(low)
+        ctx.save_for_backward(x, weight)
+        ctx.eps = eps
+        found = x.new_empty(x.shape, dtype=low or torch.promote_types(x.dtype, weight.dtype))
+        for rows, out in _some_rows(x, found):
+            unit, _ = _unit(rows, eps)
+            out.copy_(weight * unit.to(x.dtype))
+        return found
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, scale = ctx.saved_tensors
-        grad, unit = grads[0].float(), x.float() * scale
-        of_x = of_weight = None
-        if ctx.needs_input_grad[1]:
-            of_weight = (grad * unit).flatten(0, -2).sum(0).to(weight.dtype)
-        if ctx.needs_input_grad[0]:
-            grad = grad * weight
-            of_x = ((grad - unit * (grad * unit).mean(-1, keepdim=True)) * scale).to(x.dtype)
-        return of_x, of_weight, None, None
+        x, weight = ctx.saved_tensors
+        of_x, terms = x.new_empty(x.shape), x.new_empty(x.shape, dtype=torch.float32)
+        for rows, grad, out, term in _some_rows(x, grads[0], of_x, terms):
+            unit, scale = _unit(rows, ctx.eps)
+            torch.mul(grad, unit, out=term)
+            grad = grad.float() * weight
+            out.copy_((grad - unit.mul_((grad * unit).mean(-1, keepdim=True))).mul_(scale))
+        of_weight = terms.flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        return of_x if ctx.needs_input_grad[0] else None, of_weight, None, None
+
+
+def _unit(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """x / sqrt(mean(x^2) + eps) over the last axis in float32, and what x was multiplied by."""
+    exact = x.float()
+    scale = torch.rsqrt(exact.pow(2).mean(-1, keepdim=True) + eps)
+    return exact * scale, scale
+
+
+def _some_rows(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The same rows of all tensors: as many as a processor's cache holds, all of them elsewhere. Those of a contiguous
+    tensor are views."""
+    width = tensors[0].shape[-1]
+    rows = max(_CACHED // width, 1) if tensors[0].device.type == "cpu" else max(tensors[0].numel() // width, 1)
+    return zip(*(tensor.reshape(-1, width).split(rows) for tensor in tensors), strict=True)
 
 
 class _GatedDown(torch.autograd.Function):

@@ -15,7 +15,7 @@ from starling.curriculum import Curriculum, chunks, count_tokens
 from starling.device import generator
 from starling.distributed.vllm import Server
 from starling.errors import DataError, StarlingError
-from starling.experience import Part, Scale, gather, teach_critic, whitened
+from starling.experience import Part, Scale, compared, gather, teach_critic, whitened
 from starling.losses.kl_control import KLControl
 from starling.metrics import Recorder
 from starling.models import Model
@@ -65,15 +65,7 @@ class Loop:
         self.kl_control = KLControl(self.cfg.kl_coef, target, self.cfg.kl_horizon)
         self._kept: dict[int, Part] = {}
         self._gap_told = False
-        self.optimiser = torch.optim.AdamW(
-            [
-                {"params": list(policy.trained.values()), "lr": self.cfg.learning_rate},
-                {"params": list(policy.critic.parameters()), "lr": self.cfg.value_learning_rate},
-            ],
-            betas=(0.9, 0.95),
-            weight_decay=0.0,
-            fused=True,
-        )
+        self.optimiser = update.optimiser(policy, self.cfg)
 
     def train(self, checkpoint: Checkpoint) -> None:
         """Go on from the checkpoint, or from the start, to the last step or the first limit."""
@@ -114,7 +106,7 @@ class Loop:
         self.scale = Scale(float(flat.mean()), float(flat.std()))
         for index, rewards in enumerate(raw):
             if self.algorithm.critic:
-                self._kept[index] = gather(self.policy, self.curriculum.parts[index], rewards, self.scale, self.cfg)
+                self._kept[index] = self._gathered(self.curriculum.parts[index], rewards)
             advance(count_tokens(self.curriculum.parts[index]), note="warm-up on ranked answers")
         teach_critic(self.policy, list(self._kept.values()), self.cfg, generator(self.seed, "critic"))
         if not self.curriculum.num_ranked_parts:
@@ -151,11 +143,9 @@ class Loop:
     def _learn_from_fresh(self, fresh: Sequence[Sequence[Group]]) -> tuple[list[Part], dict[str, float]]:
         """Score the rollouts, a list for each update, and update on them."""
         scored = [self.rewards(groups) for groups in fresh]
-        parts = [
-            gather(self.policy, groups, raw, self.scale, self.cfg)
-            for groups, (raw, _means) in zip(fresh, scored, strict=True)
-        ]
-        metrics = step_metrics.of_answers(parts, self.scale) | step_metrics.of_rollouts(parts)
+        parts = [self._gathered(groups, raw) for groups, (raw, _means) in zip(fresh, scored, strict=True)]
+        metrics = step_metrics.of_answers(parts, self.scale)
+        metrics |= step_metrics.of_rollouts(parts, *compared(self.policy, parts, self.cfg))
         for _raw, found in scored:
             metrics |= {name: metrics.get(name, 0.0) + value / len(scored) for name, value in found.items()}
         self._note_rewards(parts)
@@ -302,10 +292,14 @@ class Loop:
             return self._kept[index]
         groups = self.curriculum.parts[index]
         raw = self.rewards(groups)[0] if self.algorithm.online else ()
-        part = gather(self.policy, groups, raw, self.scale, self.cfg)
+        part = self._gathered(groups, raw)
         if index < self.curriculum.num_warm_up_parts:
             self._kept[index] = part
         return part
+
+    def _gathered(self, groups: Sequence[Group], raw: Sequence[Sequence[float]]) -> Part:
+        reference = self.algorithm.compares(self.cfg)
+        return gather(self.policy, groups, raw, self.scale, self.cfg, reference=reference)
 
     def _sample(self, advance: progress.Advance) -> list[Sequence[Group]]:
         """Fresh answers to this step's prompts, a list for each update."""

@@ -20,17 +20,18 @@ SLOTS = 64  # answers under way at once
 def of_tune(config: Config, network: PretrainedConfig) -> dict[str, int]:
     """Bytes of each part at the fullest moment: an update, with all that stays in memory beside it.
 
-    n trained blocks of W weights: trained, gradient and AdamW's two moments 16 W, reference 4 W, the best weights so
-    far 4 W, the copies in bfloat16 that an update multiplies with 2 W; all float32 but those. Policy and reward model
-    2 bytes a weight. The rest follows from tokens: activations of the trained blocks and the logits of a microbatch,
-    features of the warm-up, keys and values of the answers under way. With LoRA what is trained are the adapters.
+    n trained blocks of W weights: trained, gradient and AdamW's two moments 16 W, the best weights so far 4 W, all
+    float32; the reference and the copies that an update multiplies with 2 W each in bfloat16, the reference 4 W where
+    LoRA shares it. Policy and reward model 2 bytes a weight. The rest follows from tokens: activations of the trained
+    blocks and the logits of a microbatch, features of the warm-up, keys and values of the answers under way. With LoRA
+    what is trained are the adapters.
     """
     cfg, algorithm = config.tune, algorithms.chosen(config.tune)
     whole, top, adapters = _weights(network, cfg.layers, cfg.lora_rank)
     trained = adapters if cfg.lora_rank else top
     hidden, blocks = network.hidden_size, cfg.layers or network.num_hidden_layers
     keys = _key_width(network)
-    active = 30 * hidden + 8 * network.intermediate_size + 4 * keys  # bytes a token and block, as autograd keeps them
+    active = 28 * hidden + 8 * network.intermediate_size + 4 * keys  # bytes a token and block, as autograd keeps them
     critic = _critic(hidden) if algorithm.critic else 0
     rewarded = algorithm.online and any(reward.name == "model" for reward in cfg.rewards)
     answers = config.sample.answers or len(config.sample.generators)
@@ -41,7 +42,7 @@ def of_tune(config: Config, network: PretrainedConfig) -> dict[str, int]:
         "program": PROGRAM,
         "policy": 2 * whole,
         "trained weights, gradient, AdamW": 16 * trained,
-        "reference, best weights, copies": 6 * top + 4 * trained,
+        "reference, best weights, copies": (6 if cfg.lora_rank else 4) * top + 4 * trained,
         "reward model": 2 * whole if rewarded else 0,
         "critic": 16 * critic,
         "activations of a microbatch": cfg.microbatch_tokens * (active * blocks + 4 * network.vocab_size),

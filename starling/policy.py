@@ -25,7 +25,7 @@ from starling.packing import Packed
 
 class Features(NamedTuple):
     """What is the same for every update on a packed batch: trunk states (1, T, H), and at each of the N answer tokens,
-    in packed order, the reference's hidden states (N, H) and logprobs (N,)."""
+    in packed order, the reference's hidden states (N, H) and logprobs (N,); without the reference those of none."""
 
     trunk_1TH: Tensor
     ref_hidden_NH: Tensor
@@ -46,11 +46,12 @@ class Policy:
         self._temperature = temperature
         decoder = self.network.get_decoder()
         self._trunk = decoder_parts.trunk_of(decoder, layers)
-        self._reference = decoder_parts.top_of(decoder, layers).requires_grad_(False)
         self._lora = lora
         if lora is None:
+            self._reference = decoder_parts.reference_of(decoder, layers)
             self.top = decoder_parts.top_of(decoder, layers).requires_grad_(True)
         else:
+            self._reference = decoder_parts.top_of(decoder, layers).requires_grad_(False)
             self.top = adapters.adapted(self._reference, lora)
         self.trained = decoder_parts.trainable(self.top)
         self.critic = ValueHead(self.network.config.hidden_size).to(self.network.device)
@@ -62,10 +63,12 @@ class Policy:
         return len(blocks)
 
     @torch.no_grad()
-    def features(self, packed: Packed, trunk_1TH: Tensor | None = None) -> Features:
+    def features(self, packed: Packed, trunk_1TH: Tensor | None = None, *, reference: bool = True) -> Features:
         """Run the frozen parts once; the trunk only where its states are not known from sampling."""
         if trunk_1TH is None:
             trunk_1TH = packing.hidden_states(self._trunk, packed)[None]
+        if not reference:
+            return Features(trunk_1TH, trunk_1TH[0, :0], torch.zeros(0, device=trunk_1TH.device))
         with device.autocast(self.network.device):
             hidden_TH = packing.hidden_states(self._reference, packed, trunk_1TH)
         ref_hidden_NH = hidden_TH[predicting_positions(packed)]
@@ -108,7 +111,7 @@ class Policy:
         """A hash of the weights that the top began with: what tells the model from another of the same shape."""
         digest = hashlib.sha256()
         for weight in self._reference.parameters():
-            digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
+            digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     @contextmanager
@@ -122,7 +125,7 @@ class Policy:
         with torch.no_grad():
             for name, weight in self.trained.items():
                 if not self.has_adapters:
-                    weight.copy_(torch.lerp(first[name], weight, share))
+                    weight.copy_(torch.lerp(first[name].to(weight.dtype), weight, share))
                 elif ".lora_B." in name:  # what an adapter adds is linear in B, and 0 at first
                     weight.mul_(share)
             try:

@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from starling.experience import Part, Scale
+from starling.generate import Sampled
 from starling.losses import kl
+from starling.rollout import Group
 
 
 def of_answers(parts: Sequence[Part], scale: Scale) -> dict[str, float]:
@@ -31,15 +34,20 @@ def _spread(row: Sequence[float]) -> float:
     return float(torch.tensor(row).std()) if len(row) > 1 else 0.0
 
 
-def of_rollouts(parts: Sequence[Part]) -> dict[str, float]:
-    """KL of the policy that sampled to the reference: nats an answer by k1, nats a token by k3; and its entropy, nats
-    an answer, from the same samples."""
+def of_rollouts(parts: Sequence[Part], compared: Sequence[Group], ref_logprob_N: Tensor) -> dict[str, float]:
+    """KL of the policy that sampled to the reference, on the groups that were compared: nats an answer by k1, nats a
+    token by k3, and over how many answers, where it is not all; and the policy's entropy, nats an answer, from all
+    samples."""
     answers = [answer for part in parts for group in part.groups for answer in group.answers]
-    logprob_N = torch.tensor([value for answer in answers for value in answer.logprobs])
-    experiences = [experience for part in parts for experience in part.experiences]
-    ref_logprob_N = torch.cat([experience.features.ref_logprob_N for experience in experiences]).cpu()
-    return {
-        "objective/kl": float(kl.k1(logprob_N, ref_logprob_N).sum()) / len(answers),
+    chosen = [answer for group in compared for answer in group.answers]
+    logprob_N, ref_logprob_N = _logprobs(chosen), ref_logprob_N.cpu()
+    found = {
+        "objective/kl": float(kl.k1(logprob_N, ref_logprob_N).sum()) / len(chosen),
         "objective/kl_k3": float(kl.k3(logprob_N, ref_logprob_N).mean()),
-        "objective/entropy": -float(logprob_N.sum()) / len(answers),
+        "objective/entropy": -float(_logprobs(answers).sum()) / len(answers),
     }
+    return found if len(chosen) == len(answers) else found | {"objective/kl_answers": float(len(chosen))}
+
+
+def _logprobs(answers: Sequence[Sampled]) -> Tensor:
+    return torch.tensor([value for answer in answers for value in answer.logprobs])

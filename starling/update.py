@@ -1,4 +1,4 @@
-"""An update of policy and critic: advantages before it, and its gradient."""
+"""An update of policy and critic: advantages before it, its gradient, and the optimiser that takes it."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -24,6 +24,19 @@ _NAMES = {
 GAP = "sampling/logprob_gap"
 
 
+def optimiser(policy: Policy, cfg: TuneTable) -> torch.optim.AdamW:
+    """AdamW over policy and critic, at the rates of the start."""
+    return torch.optim.AdamW(
+        [
+            {"params": list(policy.trained.values()), "lr": cfg.learning_rate},
+            {"params": list(policy.critic.parameters()), "lr": cfg.value_learning_rate},
+        ],
+        betas=(0.9, 0.95),
+        weight_decay=0.0,
+        fused=True,
+    )
+
+
 @torch.no_grad()
 def appraised(
     policy: Policy,
@@ -42,14 +55,16 @@ def appraised(
     it.
     """
     on_policy = algorithm.old_logprobs and only_update and not kl_coef and not cfg.overlap
-    mask_BT, anchor_BT = experience.mask_BT, experience.ref_logprob_BT
-    value_BT = torch.zeros_like(experience.reward_BT)
+    mask_BT, reward_BT = experience.mask_BT, experience.reward_BT
+    value_BT = torch.zeros_like(reward_BT)
+    anchor_BT = value_BT if algorithm.old_logprobs else experience.ref_logprob_BT
     if algorithm.critic:
         value_BT, _ = pad(policy.values(experience.features), experience.lengths)
     if algorithm.old_logprobs and not on_policy:
         old_N = experience.sampled_N if cfg.overlap else policy.logprobs(experience.packed, experience.features)
         anchor_BT, _ = pad(old_N, experience.lengths)
-    reward_BT = kl.in_reward(experience.reward_BT, anchor_BT, experience.ref_logprob_BT, mask_BT, kl_coef)
+    if kl_coef:
+        reward_BT = kl.in_reward(reward_BT, anchor_BT, experience.ref_logprob_BT, mask_BT, kl_coef)
     advantage_BT, return_BT = algorithm.advantage(experience, reward_BT, value_BT, cfg)
     return Batch(experience, advantage_BT, return_BT, value_BT, anchor_BT, on_policy)
 

@@ -15,6 +15,7 @@ from starling.experience import (
     Experience,
     Part,
     Scale,
+    compared,
     gather,
     on_last_token,
     shaped,
@@ -23,6 +24,7 @@ from starling.experience import (
     whitened,
 )
 from starling.generate import Request, Sampled, generate
+from starling.packing import Packed, pack
 from starling.policy import Policy
 from starling.records import Message, Prompt
 from starling.rollout import Group
@@ -39,6 +41,10 @@ def group(*answers: Sampled) -> Group:
 
 def judged_by_critic(policy: Policy, experience: Experience, cfg: TuneTable) -> Batch:
     return appraised(policy, experience, ALGORITHMS["apa"], cfg, 0.0)
+
+
+def packed_alone(group: Group) -> Packed:
+    return pack([(group.prompt_ids, [answer.ids for answer in group.answers])])
 
 
 def answers(*lengths: int) -> Group:
@@ -75,6 +81,47 @@ def test_states_kept_from_sampling_stand_for_the_trunks_own_pass(policy: Policy)
     logprob = policy.logprobs(kept.packed, kept.features)
     torch.testing.assert_close(logprob, policy.logprobs(run.packed, run.features))
     logprob.sum().backward()  # states of inference mode would refuse
+
+
+@pytest.mark.parametrize(
+    ("prompts", "draws", "chosen"),
+    [
+        (16, 4, [0, 4, 8, 12]),  # every fourth: 16 answers
+        (17, 8, [0, 4, 8, 12, 16]),
+        (12, 4, [0, 3, 6, 9]),  # every fourth would be 12 answers
+        (4, 2, [0, 1, 2, 3]),  # 8 answers are all there are
+    ],
+)
+def test_where_nothing_needs_the_reference_a_share_of_whole_prompts_measures_the_kl(
+    prompts: int, draws: int, chosen: list[int], policy: Policy
+) -> None:
+    groups = [answers(*range(1 + number % 3, 1 + number % 3 + draws)) for number in range(prompts)]
+    halves = [groups[: prompts // 2], groups[prompts // 2 :]]
+    without = [gather(policy, half, (), PLAIN, TuneTable(), reference=False) for half in halves]
+    found, ref_logprob_N = compared(policy, without, TuneTable())
+    assert [id(group) for group in found] == [id(groups[at]) for at in chosen]
+    alone = torch.cat([policy.features(packed_alone(group)).ref_logprob_N for group in found])
+    torch.testing.assert_close(ref_logprob_N, alone, atol=0.01, rtol=0)
+
+
+def test_where_the_reference_is_known_all_answers_measure_the_kl(policy: Policy) -> None:
+    groups = [answers(1, 2, 3, 4) for _ in range(16)]
+    part = gather(policy, groups, (), PLAIN, TuneTable())
+    found, ref_logprob_N = compared(policy, [part], TuneTable())
+    assert found == groups
+    assert torch.equal(ref_logprob_N, torch.cat([one.features.ref_logprob_N for one in part.experiences]))
+
+
+def test_without_the_reference_all_else_is_the_same_and_it_has_no_rows(policy: Policy) -> None:
+    groups = [answers(3, 5), answers(2, 9)]
+    known, bare = (
+        gather(policy, groups, [[1.0, 2.0], [0.0, 1.0]], PLAIN, TuneTable(), reference=known).experiences[0]
+        for known in (True, False)
+    )
+    assert bare.ref_logprob_BT.shape == (0, 9)
+    assert torch.equal(bare.mask_BT, known.mask_BT)
+    assert torch.equal(bare.reward_BT, known.reward_BT)
+    assert torch.equal(bare.features.trunk_1TH, known.features.trunk_1TH)
 
 
 def test_on_last_token_by_hand() -> None:

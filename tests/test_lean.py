@@ -100,6 +100,21 @@ def kept_bytes(network: nn.Module) -> int:
     return sum(kept.values())
 
 
+def test_a_norm_of_more_rows_than_the_cache_holds_gives_the_same_bits_and_gradients() -> None:
+    plain, changed = pair("llama")
+    width = plain.config.hidden_size
+    rows = 2 * lean._CACHED // width + 5  # two full pieces, and a small one
+    apart = torch.randn(rows, 2, width)[:, 0]  # its rows do not lie side by side
+    inputs = [apart.detach().requires_grad_() for _ in range(2)]
+    found = [network.norm(x[None]) for network, x in zip((plain, changed), inputs, strict=True)]
+    assert torch.equal(*found)
+    for output in found:
+        output.square().sum().backward()
+    assert torch.allclose(inputs[0].grad, inputs[1].grad, rtol=1e-4, atol=1e-5)
+    weight, expected = changed.norm.weight.grad, plain.norm.weight.grad
+    assert torch.allclose(weight, expected, rtol=1e-4)
+
+
 def test_a_third_less_is_kept_for_the_backward_pass() -> None:
     plain, changed = pair("llama")
     assert kept_bytes(changed) < 0.67 * kept_bytes(plain)

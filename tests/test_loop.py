@@ -228,8 +228,9 @@ def test_rewards_that_stay_the_same_end_tuning_with_a_line(
     assert "tune: step 3: all answers of 3 steps in a row got the same reward, 0;" in capsys.readouterr().out
 
 
-def test_a_policy_that_goes_too_far_is_stopped(tiny_model: Path, tmp_path: Path) -> None:
-    changes = {"tune__kl_limit": 1e-6, "tune__learning_rate": 1e-2, "tune__steps": 9, "tune__validate_every": 5}
+@pytest.mark.parametrize("own", [{}, {"tune__algorithm": "grpo", "tune__kl_coef": 0.0}], ids=["apa", "grpo"])
+def test_a_policy_that_goes_too_far_is_stopped(own: dict, tiny_model: Path, tmp_path: Path) -> None:
+    changes = own | {"tune__kl_limit": 1e-6, "tune__learning_rate": 1e-2, "tune__steps": 9, "tune__validate_every": 5}
     found = loop(settings(tmp_path, tiny_model, **changes), Recorder(tmp_path / "m.jsonl", "tune"))
     found.train(Checkpoint(tmp_path / "c.pt", 1e9))
     assert found.facts()["stopped_by"] == "kl_limit"

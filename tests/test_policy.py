@@ -6,7 +6,7 @@ import pytest
 import torch
 from tolerances import CLOSE
 
-from starling import models, packing
+from starling import decoder_parts, models, packing
 from starling.adapters import Lora, plain_weights
 from starling.generate import Request, generate
 from starling.packing import pack
@@ -58,6 +58,21 @@ def test_at_first_the_policy_is_the_reference_exactly(tiny_model: Path, dtype: t
     packed = pack(GROUPS)
     features = policy.features(packed)
     assert torch.equal(policy.logprobs(packed, features), features.ref_logprob_N)
+
+
+@pytest.mark.parametrize("layers", [2, 0])
+def test_the_reference_takes_half_the_memory_of_a_copy_in_float32_and_says_the_same(
+    layers: int, tiny_model: Path
+) -> None:
+    policy = Policy(models.load_policy(str(tiny_model), torch.bfloat16), layers)
+    exact = decoder_parts.top_of(policy.network.get_decoder(), layers)
+    held, whole = (sum(weight.nbytes for weight in part.parameters()) for part in (policy._reference, exact))
+    norms = sum(weight.nbytes for name, weight in exact.named_parameters() if "norm" in name)
+    assert held == (whole - norms) / 2 + norms
+    packed = pack(GROUPS)
+    features = policy.features(packed)
+    policy._reference = exact
+    assert all(torch.equal(*pair) for pair in zip(policy.features(packed), features, strict=True))
 
 
 @torch.no_grad()

@@ -4,11 +4,12 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 from loops import fresh, gathered, loop, settings
 from tolerances import CLOSE
 
 from starling import step_metrics
-from starling.experience import Scale
+from starling.experience import Scale, compared
 from starling.loop import Loop
 from starling.metrics import Recorder
 
@@ -24,11 +25,25 @@ def test_divergence_and_entropy_by_hand(found: Loop) -> None:
     sampled = [logprob for group in groups for answer in group.answers for logprob in answer.logprobs]
     reference = [value for one in part.experiences for value in one.ref_logprob_BT[one.mask_BT].tolist()]
     ratios = [here - there for here, there in zip(sampled, reference, strict=True)]
-    figures = step_metrics.of_rollouts([part])
+    figures = step_metrics.of_rollouts([part], *compared(found.policy, [part], found.cfg))
     assert figures["objective/kl"] == pytest.approx(sum(ratios) / 4, abs=CLOSE)  # four answers
     mean = sum(math.exp(-ratio) - 1 + ratio for ratio in ratios) / len(ratios)
     assert figures["objective/kl_k3"] == pytest.approx(mean, abs=CLOSE)
     assert figures["objective/entropy"] == pytest.approx(-sum(sampled) / 4, rel=CLOSE)
+
+
+def test_divergence_on_a_share_says_over_how_many_answers_and_entropy_is_of_all(found: Loop) -> None:
+    groups = fresh(found, 2)
+    part = gathered(found, groups, [[0.0, 0.0], [0.0, 0.0]])
+    here, all_here = (
+        [logprob for group in chosen for answer in group.answers for logprob in answer.logprobs]
+        for chosen in (groups[1:], groups)
+    )
+    figures = step_metrics.of_rollouts([part], groups[1:], torch.tensor(here) - 0.25)
+    assert figures["objective/kl_answers"] == 2
+    assert figures["objective/kl"] == pytest.approx(0.25 * len(here) / 2, abs=CLOSE)  # a quarter of a nat a token
+    assert figures["objective/kl_k3"] == pytest.approx(math.exp(-0.25) - 1 + 0.25, abs=CLOSE)
+    assert figures["objective/entropy"] == pytest.approx(-sum(all_here) / 4, rel=CLOSE)
 
 
 def test_rewards_by_hand(found: Loop) -> None:

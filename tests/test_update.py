@@ -8,10 +8,12 @@ import torch
 from loops import fresh, gathered, loop, settings
 from tolerances import CLOSE
 
-from starling.experience import Batch, Part
+from starling.algorithms import ALGORITHMS
+from starling.experience import Batch, Part, gather
 from starling.loop import Loop
 from starling.metrics import Recorder
 from starling.rollout import Group
+from starling.tune_settings import READS, TuneTable
 from starling.update import GAP, appraised, gradient
 
 REWARDS = [[1.0, -1.0], [0.5, -0.5], [2.0, -2.0], [-1.0, 1.0]]
@@ -94,6 +96,32 @@ def test_old_logprobs_of_an_only_update_are_those_of_its_own_forward_pass(
         grads.append([weight.grad for weight in found.policy.top.parameters()])
     assert figures[0] == figures[1]
     assert all(torch.equal(one, other) for one, other in zip(*grads, strict=True))
+
+
+@pytest.mark.parametrize("name", ["grpo", "rloo", "reinforce_pp"])
+def test_without_kl_in_the_reward_the_gradient_needs_no_reference(name: str, tiny_model: Path, tmp_path: Path) -> None:
+    found = made(tmp_path, tiny_model, algorithm=name, kl_coef=0.0)
+    assert not found.algorithm.compares(found.cfg)
+    move(found)
+    groups = material(found)
+    gradients = []
+    for reference in (True, False):
+        part = gather(found.policy, groups, REWARDS, found.scale, found.cfg, reference=reference)
+        found.policy.top.zero_grad()
+        gradient(found.policy, batches_of(found, part), found.algorithm, found.cfg)
+        gradients.append([weight.grad.clone() for weight in found.policy.trained.values()])
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+    assert max(float(part.abs().max()) for part in gradients[0]) > 0
+
+
+NEED_NO_REFERENCE = {"grpo", "rloo", "reinforce_pp", "sft"}
+
+
+@pytest.mark.parametrize("name", READS)
+def test_what_compares_with_the_reference(name: str) -> None:
+    algorithm = ALGORITHMS[name]
+    assert algorithm.compares(TuneTable(kl_coef=0.0)) == (name not in NEED_NO_REFERENCE)
+    assert algorithm.compares(TuneTable(kl_coef=0.01))
 
 
 @pytest.mark.parametrize("kl_coef", [0.0, 0.1])
