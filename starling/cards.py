@@ -55,7 +55,7 @@ def page(template: str, front: str, found: Mapping[str, Any]) -> str:
     environment = Environment(
         loader=PackageLoader("starling", "pages"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"md": markdown, "number": figures.number, "share": figures.share}
+    environment.filters |= {"md": markdown, **figures.FORMATS}
     return f"---\n{front}\n---\n\n{environment.get_template(template).render(found)}"
 
 

@@ -29,8 +29,8 @@ from starling.settings import (
 from starling.tune_settings import TuneTable
 
 __all__ = [
-    "Config", "EndpointTable", "EvaluateTable", "FitTable", "Generator", "JudgeTable", "PanelTable", "PromptsTable", "RankTable",
-    "RunTable", "SampleTable", "Source", "Table", "TuneTable", "dump", "find_recipe", "load",
+    "Config", "EndpointTable", "EvaluateTable", "FitTable", "Generator", "JudgeTable", "PanelTable", "PromptsTable",
+    "RankTable", "RunTable", "SampleTable", "Source", "Table", "TuneTable", "dump", "find_recipe", "load",
 ]  # fmt: skip
 
 DEFAULT_RECIPE = "smollm2"

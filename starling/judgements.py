@@ -69,9 +69,10 @@ def read(path: Path, member: str = "") -> Log:
 
 def with_members(path: Path) -> list[Log]:
     """What `read` reads, and where a panel ranked, after it the log of each of its judges."""
+    together = read(path)
     table = path / "rank" if is_run(path) else path
     first = next((row for file in _files(table) for row in data_files.stream_rows(file)), {})
-    return [read(path), *(read(path, judge) for judge in panel_rows.judges(first))]
+    return [together, *(read(path, judge) for judge in panel_rows.judges(first))]
 
 
 def _log_name(path: Path, member: str) -> str:

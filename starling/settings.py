@@ -267,7 +267,7 @@ class PanelTable(JudgeTable):
             return data
         keys = JudgeTable.model_fields.keys() - {"judge", "key_env", "deadline_seconds"}
         shared = {key: value for key, value in data.items() if key in keys}
-        whole = [shared | one if isinstance(one, Mapping) else one for one in members]
+        whole = [{**shared, **one} if isinstance(one, Mapping) else one for one in members]
         return {"judge": PANEL, **data, "judges": whole}
 
     @field_validator("judges")
