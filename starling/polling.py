@@ -19,7 +19,7 @@ Votes = Sequence[float | None]
 
 
 def verdicts(judge: Judge, judged: Sequence[Judged]) -> list[float | None]:
-    """For each pair 1 where the second answer is better, 0 where the first is, 0.5 for a tie, None where unread.
+    """For each pair 1 where the first answer is better, 0 where the second is, 0.5 for a tie, None where unread.
 
     A panel's is the verdict of more than half of its members, else a tie; None unless all of them could be read.
     """
