@@ -90,8 +90,8 @@ def named(between: Sequence[str]) -> str:
     return " and ".join(between) if len(between) == 2 else f"all {len(between)}"
 
 
-def show(found: Mapping[str, Any]) -> None:
-    """Print what each judge of the panel said, and how far they agree."""
+def show(found: Mapping[str, Any], limit: float) -> None:
+    """Print what each judge of the panel said, and how far they agree; name who is unread on more than `limit`."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in ("judge", "prompts ranked", "could not be read"):
         table.add_column(column, overflow="fold")
@@ -101,9 +101,17 @@ def show(found: Mapping[str, Any]) -> None:
         )
     progress.console.print(table, soft_wrap=False)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("agreement", "Kendall's tau-b, prompts", "Krippendorff's alpha (ordinal), answers"):
+    for column in ("agreement", "Kendall's tau-b, prompts", "Krippendorff's alpha, answers"):
         table.add_column(column, overflow="fold")
     for one in found["agreement"]:
         tau = "" if one["tau"] is None else figures.number_interval(one["tau"])
         table.add_row(texts.terminal(named(one["between"])), tau, figures.number_interval(one["alpha"]))
     progress.console.print(table, soft_wrap=False)
+    for one in found["members"]:
+        if one["unparsed"]["value"] > limit:
+            reason, times = next(iter(one["reasons"].items()))
+            said = (
+                f"rank: {one['judge']} could not be read on {one['unranked']:,} of {one['unparsed']['n']:,} prompts, which "
+                f"the others rank without it; most often ({times:,}): {reason}"
+            )
+            progress.console.print(texts.terminal(said))

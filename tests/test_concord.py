@@ -79,16 +79,24 @@ def test_a_shard_more_or_less_changes_nothing() -> None:
 def test_without_rankings_there_is_no_agreement_but_a_fact(capsys: pytest.CaptureFixture[str]) -> None:
     found = concord_of([]).facts([None, None])
     assert (found["agreement"][0]["tau"]["n"], found["agreement"][0]["alpha"]["n"]) == (0, 0)
-    concord.show(found)
+    concord.show(found, 0.2)
     assert "no cases" in capsys.readouterr().out
 
 
 def test_judges_and_their_agreement_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [said([1, 2, 3], [1, 2, 3]), said([1, 2, 3], [2, 1, 3]), said([1, 2, 3], None)]
-    concord.show(concord_of(rows).facts([None, None]))
+    concord.show(concord_of(rows).facts([None, None]), 0.2)
     text = " ".join(capsys.readouterr().out.split())
     assert "judge 1 2 33.3 %" in text and "n = 3" in text
+    assert (
+        "judge 1 could not be read on 1 of 3 prompts, which the others rank without it; most often (1): prose" in text
+    )
     assert "judge 0 and judge 1 0.67 (0.33 to 1.00), n = 2" in text and "n = 6" in text
+
+
+def test_a_judge_at_the_limit_is_not_named(capsys: pytest.CaptureFixture[str]) -> None:
+    concord.show(concord_of([said([1, 2, 3], [1, 2, 3]), said([1, 2, 3], None)]).facts([None, None]), 0.5)
+    assert "could not be read on" not in " ".join(capsys.readouterr().out.split())
 
 
 # ordinal alpha

@@ -72,7 +72,7 @@ def run(run: Run) -> dict[str, Any]:
     report("rank", spending)
     told_apart = {"panel": panel.facts([_asking(one) for one in named])} if panel else {}
     if panel:
-        concord.show(told_apart["panel"])
+        concord.show(told_apart["panel"], cfg.max_unparsed)
     effects = tally.position_effects()
     for line in _effect_lines(effects):
         progress.console.print(line, markup=False)
