@@ -111,7 +111,7 @@ def show(found: Mapping[str, Any], limit: float) -> None:
         if one["unparsed"]["value"] > limit:
             reason, times = next(iter(one["reasons"].items()))
             said = (
-                f"rank: {one['judge']} could not be read on {one['unranked']:,} of {one['unparsed']['n']:,} prompts, which "
-                f"the others rank without it; most often ({times:,}): {reason}"
+                f"rank: {one['judge']} could not be read on {one['unranked']:,} of {one['unparsed']['n']:,} prompts, "
+                f"which the others rank without it; most often ({times:,}): {reason}"
             )
             progress.console.print(texts.terminal(said))
