@@ -21,11 +21,12 @@ Votes = Sequence[float | None]
 def verdicts(judge: Judge, judged: Sequence[Judged]) -> list[float | None]:
     """For each pair 1 where the first answer is better, 0 where the second is, 0.5 for a tie, None where unread.
 
-    A panel's is the verdict of more than half of its members, else a tie; None unless all of them could be read.
+    A panel's is the verdict of more than half of its members, else a tie; None unless all of them could be read. A
+    member that could be read nowhere has no part in it.
     """
     if not isinstance(judge, Panel):
         return [_verdict(one) for one in judged]
-    opinions = panel.together(_members(judge, judged), VERDICTS)
+    opinions = panel.together(_voters(_members(judge, judged)), VERDICTS)
     return [opinions[str(at)].value for at in range(len(judged))]
 
 
@@ -53,14 +54,20 @@ def facts(
         }
         for one in judge.members
     ]
-    opinions = panel.together(said, VERDICTS)
+    voters = _voters(said)
+    opinions = panel.together(voters, VERDICTS)
+    silent = [one.name for one in said if one not in voters]
     return {
         "rule": VERDICTS.words,
         "members": members,
         "same": VERDICTS.same,
         "agreement": panel.agreement(said, {str(at): family for at, family in enumerate(clusters)}, VERDICTS),
         "partly": sum(opinion.partly for opinion in opinions.values()),
-        "notes": panel.notes(opinions, "comparisons"),
+        "silent": silent,
+        "notes": [
+            *(f"{name} could be read on no comparison: it has no part in the panel's vote" for name in silent),
+            *panel.notes(opinions, "comparisons"),
+        ],
     }
 
 
@@ -77,7 +84,7 @@ def show(found: Mapping[str, Any], whole: Mapping[str, Any], name: str) -> None:
     progress.console.print(table, soft_wrap=False)
     panel.show(found)
     for note in found["notes"]:
-        progress.console.print(note, markup=False)
+        progress.console.print(texts.terminal(note))
 
 
 def _members(judge: Panel, judged: Sequence[Judged]) -> list[Member]:
@@ -90,6 +97,11 @@ def _members(judge: Panel, judged: Sequence[Judged]) -> list[Member]:
         )
         for at, one in enumerate(judge.members)
     ]
+
+
+def _voters(members: Sequence[Member]) -> Sequence[Member]:
+    """Those that could be read on some pair; all where none could."""
+    return [one for one in members if one.said] or members
 
 
 def _verdict(judged: Judged) -> float | None:

@@ -61,6 +61,16 @@ def test_a_pair_that_one_of_them_could_not_judge_counts_for_the_other_alone() ->
     assert (between["same"]["value"], between["same"]["n"], between["alpha"]["value"]) == (1, 2, pytest.approx(1))
 
 
+def test_who_could_be_read_nowhere_has_no_part_in_the_vote_and_is_named() -> None:
+    judge, judged = asked([BETTER, WORSE, EVEN], [UNREAD] * 3, [BETTER, WORSE, WORSE])
+    assert polling.verdicts(judge, judged) == [1, 0, 0.5]
+    found = polling.facts(judge, judged, ["a", "b", "c"], win_rate)
+    assert found is not None
+    assert (found["silent"], found["partly"], len(found["notes"])) == (["judge 1"], 0, 1)
+    judge, judged = asked([UNREAD], [UNREAD])
+    assert polling.verdicts(judge, judged) == [None]
+
+
 def test_agreement_by_hand() -> None:
     judge, judged = asked([BETTER, BETTER, WORSE, WORSE], [BETTER, WORSE, WORSE, WORSE])
     found = polling.facts(judge, judged, list("abcd"), win_rate)
