@@ -144,7 +144,7 @@ def test_what_was_answered_before_an_end_is_not_asked_again(tiny_model, tmp_path
         assert facts == rank.run(run) | {"spending": facts["spending"]}
     assert (facts["ranked"], [one["ranked"] for one in facts["panel"]["members"]]) == (15, [15, 15])
     assert max(Counter(steady.asked()).values()) == 1 and len(steady.requests) == 15
-    assert len(fallen.requests) == 16 and len(set(fallen.asked())) == 15  # only the refused call was made again
+    assert len(set(fallen.asked())) == 15 and 16 <= len(fallen.requests) <= 15 + 6  # again: refused or in flight
 
 
 def test_the_run_is_audited_shown_exported_and_estimated(tiny_model, tmp_path, sampled, capsys) -> None:
