@@ -10,6 +10,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from starling import audit, audit_text, figures, judgements
 from starling.before_after import judge_named
+from starling.endpoints import judges_of
+from starling.judges.several import members_named
 from starling.layouts import NAME, Form
 from starling.store import Run, versions
 from starling.texts import markdown
@@ -53,7 +55,7 @@ def page(template: str, front: str, found: Mapping[str, Any]) -> str:
     environment = Environment(
         loader=PackageLoader("starling", "pages"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"md": markdown, "number": figures.number, "share": figures.share}
+    environment.filters |= {"md": markdown, **figures.FORMATS}
     return f"---\n{front}\n---\n\n{environment.get_template(template).render(found)}"
 
 
@@ -82,7 +84,7 @@ def lineage(run: Run | None, facts: Mapping[str, Any]) -> dict[str, Any]:
         {"name": name, "answers": count, "licence": known.get(name, _CHECK)} for name, count in facts["models"].items()
     ]
     hosts = {one["host"] for one in generators} | _hosts(facts["judges"])
-    hosts |= set() if run is None else {_behind(run, run.config.rank.judge)[1]}
+    hosts |= set() if run is None else {_behind(run, one.judge)[1] for one in judges_of(run.config.rank)}
     return {
         "run": run,
         "prompts": stages["prompts"],
@@ -158,4 +160,5 @@ def _sources(prompts: Mapping[str, Any], counted: Mapping[str, int]) -> list[dic
 
 def _hosts(judges: Mapping[str, int]) -> set[str]:
     """Where hosted judges were asked: their names end in @host."""
-    return {name.rpartition("@")[2].partition(":")[0] for name in judges if "@" in name}
+    alone = {one for name in judges for one in members_named(name)}
+    return {name.rpartition("@")[2].partition(":")[0] for name in alone if "@" in name}

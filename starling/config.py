@@ -14,9 +14,11 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from starling import mistakes
 from starling.errors import UsageError
 from starling.settings import (
+    PANEL,
     EndpointTable,
     Generator,
     JudgeTable,
+    PanelTable,
     PromptsTable,
     RankTable,
     RunTable,
@@ -27,8 +29,8 @@ from starling.settings import (
 from starling.tune_settings import TuneTable
 
 __all__ = [
-    "Config", "EndpointTable", "EvaluateTable", "FitTable", "Generator", "JudgeTable", "PromptsTable", "RankTable",
-    "RunTable", "SampleTable", "Source", "Table", "TuneTable", "dump", "find_recipe", "load",
+    "Config", "EndpointTable", "EvaluateTable", "FitTable", "Generator", "JudgeTable", "PanelTable", "PromptsTable",
+    "RankTable", "RunTable", "SampleTable", "Source", "Table", "TuneTable", "dump", "find_recipe", "load",
 ]  # fmt: skip
 
 DEFAULT_RECIPE = "smollm2"
@@ -92,7 +94,7 @@ class FitTable(Table):
     """Time between checkpoints: the most that an interruption costs."""
 
 
-class EvaluateTable(JudgeTable):
+class EvaluateTable(PanelTable):
     answer_tokens: int = Field(80, ge=1)
     """Token cap of one test answer, the same for both models."""
     draws: int = Field(1, ge=1)
@@ -126,7 +128,7 @@ class Config(Table):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two endpoints are called {name!r}")
-            if name in ("rubric", "smollm2", own):
+            if name in ("rubric", "smollm2", PANEL, own):
                 raise ValueError(f"{name!r} is taken; choose another name")
         return endpoints
 

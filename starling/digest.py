@@ -106,6 +106,7 @@ def result_of(facts: Mapping[str, Any], cases: list[dict[str, Any]], config: Con
         "settings": facts["settings"],
         "outcomes": {name: outcomes.count(name) for name in ("better", "same", "worse", "unread")},
         "held_out_outcomes": {name: held_out.count(name) for name in ("better", "same", "worse")},
+        **_panel(facts),
     }
 
 
@@ -232,7 +233,13 @@ def _judge(rank: Mapping[str, Any], sample: Mapping[str, Any]) -> dict[str, Any]
             "unparsed_share": probe["unparsed"] / probe["prompts"] if probe["prompts"] else None,
             "reasons": [{"reason": reason, "count": count} for reason, count in probe["reasons"].items()],
         },
+        **_panel(rank),
     }  # fmt: skip
+
+
+def _panel(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What a stage says of each judge of its panel, if it had one."""
+    return {"panel": facts["panel"]} if "panel" in facts else {}
 
 
 def _glance(found: Mapping[str, Any]) -> list[dict[str, str]]:

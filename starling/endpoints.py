@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from starling.config import Config, JudgeTable
+from starling.config import Config, JudgeTable, PanelTable
 from starling.errors import UsageError
 
 _LEAST = {"concurrency": 1, "attempts": 1, "requests_per_minute": 0, "tokens_per_minute": 0, "timeout_seconds": 1e-3}
@@ -122,6 +122,31 @@ def of_judge(config: Config, cfg: JudgeTable) -> Endpoint | None:
     return find(config, cfg.judge, key_env=cfg.key_env, concurrency=cfg.concurrency)
 
 
+def judges_of(cfg: JudgeTable) -> tuple[JudgeTable, ...]:
+    """The judges that a stage names, each with its settings: one, or the members of its panel."""
+    return cfg.judges if isinstance(cfg, PanelTable) and cfg.judges else (cfg,)
+
+
+def of_judges(config: Config, cfg: JudgeTable) -> list[tuple[JudgeTable, Endpoint | None]]:
+    """A stage's judges, each with the endpoint behind it; one that is named in two ways is refused."""
+    found = [(one, of_judge(config, one)) for one in judges_of(cfg)]
+    seen: dict[tuple[str, str], str] = {}
+    for one, endpoint in found:
+        same = endpoint.name if endpoint else folder_of(one.judge)
+        before = seen.setdefault((same, "" if one.judge == "rubric" else one.strategy), one.judge)
+        if before is not one.judge:
+            raise UsageError(
+                f"config: the judges {before} and {one.judge} are one, {same}, asked {one.strategy}; name it once"
+            )
+    return found
+
+
+def folder_of(model: str) -> str:
+    """A MODEL that is a folder by its one full path, however it is spelt; any other as it is."""
+    path = Path(model)
+    return str(path.resolve()) if path.exists() else model
+
+
 def of_generators(config: Config) -> dict[str, Endpoint]:
     """The endpoints of the generators, by MODEL."""
     found: dict[str, Endpoint] = {}
@@ -138,12 +163,12 @@ def of_generators(config: Config) -> dict[str, Endpoint]:
 
 
 def of_stage(config: Config, stage: str) -> list[Endpoint]:
-    """The endpoints that a stage asks; `tune` looks at its steps with rank's judge."""
+    """The endpoints that a stage asks; `tune` looks at its steps with rank's judges."""
     if stage == "sample":
         return list(of_generators(config).values())
     judges = {"rank": config.rank, "tune": config.rank, "evaluate": config.evaluate}
-    endpoint = of_judge(config, judges[stage]) if stage in judges else None
-    return [endpoint] if endpoint else []
+    asked = of_judges(config, judges[stage]) if stage in judges else []
+    return list({endpoint.name: endpoint for _, endpoint in asked if endpoint}.values())
 
 
 def refuse_unready(config: Config, stages: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ Nothing here is exact: every assumption is in the result, and what cannot be kno
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -120,8 +120,9 @@ def _parts(config: Config, run: Run | None, stage: str, prompt: Range) -> list[P
     """What a stage asks of each of its endpoints."""
     if stage == "sample":
         return _sample_parts(config, run, prompt)
-    judge = endpoints.of_stage(config, stage)
-    if not judge:
+    asked = config.evaluate if stage == "evaluate" else config.rank
+    judges = [(one, endpoint) for one, endpoint in endpoints.of_judges(config, asked) if endpoint]
+    if not judges:
         return []
     sample, tune = config.sample, as_read(config.tune)
     if stage == "rank":
@@ -136,8 +137,32 @@ def _parts(config: Config, run: Run | None, stage: str, prompt: Range) -> list[P
             prompts.update({k: min(count, looked_at) for k, count in _answers(config, run).items()})
     else:
         prompts, cap = {2: config.prompts.test * config.evaluate.draws}, config.evaluate.answer_tokens
-    asked = config.evaluate if stage == "evaluate" else config.rank
-    return [_judging(stage, judge[0], asked, {k: n for k, n in prompts.items() if k > 1}, (prompt, cap))]
+    several = {k: n for k, n in prompts.items() if k > 1}
+    return _of_one_endpoint([_judging(stage, endpoint, one, several, (prompt, cap)) for one, endpoint in judges])
+
+
+def _of_one_endpoint(parts: Sequence[Part]) -> list[Part]:
+    """The parts with those of one endpoint, which a panel asks in several ways, as one."""
+    found: dict[str, Part] = {}
+    for part in parts:
+        before = found.get(part.endpoint.name)
+        found[part.endpoint.name] = part if before is None else _sum_of(before, part)
+    return list(found.values())
+
+
+def _sum_of(one: Part, other: Part) -> Part:
+    calls = one.calls[0] + other.calls[0]
+
+    def mean(of_one: Range, of_other: Range) -> Range:
+        expected = (one.calls[0] * of_one[0] + other.calls[0] * of_other[0]) / max(1, calls)
+        return expected, max(of_one[1], of_other[1])
+
+    return replace(
+        one,
+        calls=(calls, one.calls[1] + other.calls[1]),
+        characters_in=mean(one.characters_in, other.characters_in),
+        tokens_out=mean(one.tokens_out, other.tokens_out),
+    )
 
 
 def _judging(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from starling import data_files, tables
+from starling import data_files, panel_rows, tables
 from starling.errors import DataError
 from starling.judges.parse import Pair, Ranked, Unparsed, parse_good_natured, parse_pairs, parse_ranking
 from starling.judges.protocol import Judged
@@ -53,14 +53,30 @@ class Log:
     calls: Sequence[Judgement]
 
 
-def read(path: Path) -> Log:
-    """A ranking table, a published log, rows without a ranking, a folder of such files, or a run."""
+def read(path: Path, member: str = "") -> Log:
+    """A ranking table, a published log, rows without a ranking, a folder of such files, or a run.
+
+    Of a panel's rankings only what its judge `member` said; "" = what they said together.
+    """
     if is_run(path):
         run = Run.read(path)
         run.facts("rank")
         stages = [run.root / stage for stage in ("rank", "unranked") if (run.root / stage).exists()]
-        return replace(pooled([_read_rows(stage) for stage in stages]), name=str(path), form="run", keeps_unread=True)
-    return _read_rows(path)
+        logs = [_read_rows(stage, member) for stage in stages]
+        return replace(pooled(logs), name=_log_name(path, member), form="run", keeps_unread=True)
+    return replace(_read_rows(path, member), name=_log_name(path, member))
+
+
+def with_members(path: Path) -> list[Log]:
+    """What `read` reads, and where a panel ranked, after it the log of each of its judges."""
+    together = read(path)
+    table = path / "rank" if is_run(path) else path
+    first = next((row for file in _files(table) for row in data_files.stream_rows(file)), {})
+    return [together, *(read(path, judge) for judge in panel_rows.judges(first))]
+
+
+def _log_name(path: Path, member: str) -> str:
+    return f"{path}: {member}" if member else str(path)
 
 
 def pooled(logs: Sequence[Log]) -> Log:
@@ -104,17 +120,22 @@ def of_rankings(name: str, rankings: Sequence[Ranking]) -> Log:
     return Log(name=name, form="rankings", keeps_unread=False, calls=calls)
 
 
-def _read_rows(path: Path) -> Log:
-    files = [path]
-    if path.is_dir():
-        files = next((found for ending in _TABLE_ENDINGS if (found := sorted(path.glob(ending)))), [])
-        if not files:
-            raise DataError(f"{path}: the folder holds no Parquet or JSONL files")
+def _files(path: Path) -> list[Path]:
+    """A table's files: itself, or the shards of a folder."""
+    if not path.is_dir():
+        return [path]
+    files = next((found for ending in _TABLE_ENDINGS if (found := sorted(path.glob(ending)))), [])
+    if not files:
+        raise DataError(f"{path}: the folder holds no Parquet or JSONL files")
+    return files
+
+
+def _read_rows(path: Path, member: str = "") -> Log:
     read = [
         found
-        for file in files
+        for file in _files(path)
         for number, row in enumerate(data_files.read_rows(file), 1)
-        for found in _judgements(row, f"{file}:{number}")
+        for found in _judgements(panel_rows.of_member(row, member) if member else row, f"{file}:{number}")
     ]
     if not read:
         raise DataError(f"{path}: there is no row in it")

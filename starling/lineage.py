@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from starling import data_files, tables, unusable
+from starling.config import PANEL
+from starling.endpoints import judges_of
 from starling.judges import rubric
 from starling.ledger_tables import read_calls
 from starling.records import Candidate, Ranking
@@ -49,8 +51,12 @@ def explain(run: Run, ranking: Ranking) -> dict[str, Any]:
 
 def strategy(run: Run) -> str:
     """How the run's judge ranks."""
-    if run.config.rank.judge == rubric.NAME:
+    cfg = run.config.rank
+    if cfg.judge == rubric.NAME:
         return "a program"
+    if cfg.judge == PANEL:
+        asked = [one.judge if one.judge == rubric.NAME else f"{one.judge} {one.strategy}" for one in judges_of(cfg)]
+        return f"each judge by itself ({', '.join(asked)}), then the mean of their ranks"
     asking = (run.facts("rank") if run.is_done("rank") else {}).get("asking") or {}
     return str(asking.get("strategy") or "kwise")
 
@@ -74,6 +80,7 @@ def explain_alone(ranking: Ranking) -> dict[str, Any]:
         "call_keys": list(ranking.calls),
         "calls": [],
         "used": [],
+        **({"panel": [dict(one) for one in ranking.panel]} if ranking.panel else {}),
     }  # fmt: skip
 
 

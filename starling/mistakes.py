@@ -8,6 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+LONGEST = 200  # characters of a value that are shown beside what is wrong with it
+
 
 def explain(error: ValidationError, path: Path, text: str, config: type[BaseModel]) -> str:
     """What is wrong first, where it stands, and the nearest known key."""
@@ -24,7 +26,9 @@ def explain(error: ValidationError, path: Path, text: str, config: type[BaseMode
         return f"config: {place} lacks {key!r} ({path}){more}"
     near = difflib.get_close_matches(str(first["input"]), _choices(first), 1, 0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"config: {place} {key} = {first['input']!r}: {first['msg']}{hint}{line(path, text, where)}{more}"
+    given = f" = {first['input']!r}"
+    shown = given if len(given) <= LONGEST and "{" not in given else ""  # tables hold more than was written
+    return f"config: {place} {key}{shown}: {first['msg']}{hint}{line(path, text, where)}{more}"
 
 
 def _choices(error: Any) -> list[str]:
@@ -38,7 +42,9 @@ def _known_keys(where: list[str], config: type[BaseModel]) -> list[str]:
         if part.isdigit():
             continue
         annotation = model.model_fields[part].annotation
-        model = getattr(annotation, "__args__", (annotation,))[0]
+        while inside := getattr(annotation, "__args__", ()):  # a tuple of tables, or none
+            annotation = inside[0]
+        model = annotation
     return list(model.model_fields)
 
 

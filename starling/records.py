@@ -105,7 +105,8 @@ class Ranking:
     one. `agreement` is the share of the judge's pair verdicts that its ranking upholds, `self_agreement` Kendall's tau
     between its repeats, `calls` the ledger's keys of all calls made. `repeats` says beside `orders` for the how-manyth
     time each call was asked; `unread` calls could not be read to the last attempt. `where` names file and row it was
-    read from.
+    read from. Of a panel `panel` has what each of its judges said, in the columns of a ranking, with the reason where
+    it could not be read.
     """
 
     prompt_id: str
@@ -124,6 +125,7 @@ class Ranking:
     calls: Sequence[str] = ()
     repeats: Sequence[int] = ()
     unread: int = 0
+    panel: Sequence[Mapping[str, Any]] = ()
     where: str = field(default="", compare=False)
 
 

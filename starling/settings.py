@@ -3,9 +3,20 @@
 `tune_settings.py` has those of `tune`, `config.py` those of `fit` and `evaluate`, and puts all together.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
+
+PANEL = "panel"  # stands for `judge` where there are several
 
 
 class Table(BaseModel):
@@ -241,7 +252,61 @@ class JudgeTable(Table):
         return corrected
 
 
-class RankTable(JudgeTable):
+class PanelTable(JudgeTable):
+    """The judge of a stage, or several."""
+
+    judges: tuple[JudgeTable, ...] | None = Field(None, validate_default=True)
+    """Two judges or more in the place of `judge`, each by its name or as a table of its own with the keys above. Of
+    what a table does not name the stage's value holds; a key_env is each judge's own. Left out = one judge."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _what_is_not_named_is_the_stages(cls, data: Any) -> Any:
+        members = as_tables(data.get("judges"), "judge") if isinstance(data, Mapping) else None
+        if not isinstance(members, list):
+            return data
+        keys = JudgeTable.model_fields.keys() - {"judge", "key_env", "deadline_seconds"}
+        shared = {key: value for key, value in data.items() if key in keys}
+        whole = [{**shared, **one} if isinstance(one, Mapping) else one for one in members]
+        return {"judge": PANEL, **data, "judges": whole}
+
+    @field_validator("judges")
+    @classmethod
+    def _are_several(cls, judges: tuple[JudgeTable, ...] | None, info: ValidationInfo) -> Any:
+        beside = info.data.get("judge", PANEL)
+        if judges is None:
+            if info.data.get("judge") == PANEL:
+                raise ValueError(f"judge = {PANEL!r} stands for several; name them here, or one in judge")
+            return judges
+        if beside != PANEL:
+            raise ValueError(f"judge = {beside!r} stands beside them; put it among them or leave it out")
+        if len(judges) < 2:
+            raise ValueError(f"a panel has two or more, not {len(judges)}; name a single one in judge")
+        names = [one.judge if one.judge == "rubric" else f"{one.strategy}:{one.judge}" for one in judges]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two of them are {name}; name each once")
+        if any(one.judge == PANEL or "judge" not in one.model_fields_set for one in judges):
+            raise ValueError(f"each of them needs a judge, and none is a {PANEL} itself")
+        if info.data.get("key_env"):
+            raise ValueError("key_env is each judge's own, so that no key goes to another's host; name it there")
+        if any("deadline_seconds" in one.model_fields_set for one in judges):
+            raise ValueError("deadline_seconds is the stage's, for all of them together; name it there")
+        return judges
+
+    @field_serializer("judges")
+    def _own_keys(self, judges: tuple[JudgeTable, ...] | None) -> Any:
+        """Of each judge what differs from the stage, so that a later value of the stage's reaches the rest."""
+        if judges is None:
+            return None
+        keys = [key for key in JudgeTable.model_fields if key not in ("judge", "deadline_seconds")]
+        return [
+            {"judge": one.judge} | {key: value for key in keys if (value := getattr(one, key)) != getattr(self, key)}
+            for one in judges
+        ]
+
+
+class RankTable(PanelTable):
     shard_prompts: int = Field(1000, ge=1)
     """Prompts in one shard, rounded up to a multiple of the number of answers: what is in memory at once."""
     tie_margin: float = Field(0.02, ge=0)

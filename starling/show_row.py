@@ -90,8 +90,22 @@ def _judged(found: Mapping[str, Any]) -> Table:
     for number, order in enumerate(found["orders"], 1):
         shown = ", ".join(f"{letter} {models[at]}" for letter, at in zip(letters(len(order)), order, strict=True))
         table.add_row(Text(f"shown in order {number}"), terminal(shown))
+    for one in found.get("panel", ()):
+        table.add_row(terminal(one["judge"]), terminal(_said(one, models)))
     table.add_row(Text("calls"), terminal(_calls_said(found)))
     return table
+
+
+def _said(member: Mapping[str, Any], models: Sequence[str]) -> str:
+    """How a judge of a panel ranked, and in which orders it was shown the answers."""
+    if not member["ranks"]:
+        return f"could not be read: {member['reason']}"
+    ranks = ", ".join(f"{model} {rank:g}" for model, rank in zip(models, member["ranks"], strict=True))
+    orders = (
+        ", ".join(f"{letter} {models[at]}" for letter, at in zip(letters(len(order)), order, strict=True))
+        for order in member["orders"]
+    )
+    return "\n".join([f"ranks: {ranks}", *(f"shown in order: {order}" for order in orders)])
 
 
 def _calls_said(found: Mapping[str, Any]) -> str:

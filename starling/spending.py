@@ -49,7 +49,7 @@ def of_stage(config: Config, ledger: Ledger, clients: Iterable[Client] = ()) -> 
             found[client.name] = _entry(client.name, client.endpoint.model, 0, 0, 0, 0) | {"usd": 0.0}
         if client.name in found:
             found[client.name]["from_ledger"] += client.counts.from_ledger
-            found[client.name]["answered_as"] = sorted(client.answered_as)
+            found[client.name]["answered_as"] = sorted({*found[client.name]["answered_as"], *client.answered_as})
     for entry in found.values():
         entry.pop("stage", None)
     return list(found.values())

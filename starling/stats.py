@@ -101,6 +101,22 @@ def krippendorff_alpha(
     return Score(name=name, value=float(value), low=float(low), high=float(high), n=len(judged_UJ))
 
 
+def ordinal_alpha(name: str, values_UJ: NDArray[np.float64], clusters: Sequence[str]) -> Score:
+    """Krippendorff's alpha with the distance of ordinal data, for which only the order of the values counts.
+
+    Two values c < k are as far apart as half of the values equal to c or k and all between them are many:
+
+        delta(c, k) = sum of n_g over g from c to k, less (n_c + n_k) / 2
+
+    which is the difference of their middle ranks among all values that have a partner; so it is the alpha above of
+    these ranks. In the draws of the interval they stay as they are.
+    """
+    told_UJ = ~np.isnan(values_UJ) & ((~np.isnan(values_UJ)).sum(1) > 1)[:, None]
+    rank_UJ = np.full(values_UJ.shape, np.nan)
+    rank_UJ[told_UJ] = stats.rankdata(values_UJ[told_UJ])
+    return krippendorff_alpha(name, rank_UJ, clusters)
+
+
 def _alpha(total_RM: NDArray[np.float64]) -> NDArray[np.float64]:
     """Alpha from the number of values, their sum and sum of squares, and the squared differences within cases."""
     count_R, sum_R, square_R, within_R = total_RM.T

@@ -17,6 +17,7 @@ import starling
 from starling import config as configuration
 from starling import metrics
 from starling.config import Config
+from starling.endpoints import judges_of
 from starling.errors import DataError, UsageError, explained
 from starling.ledger import Ledger
 
@@ -247,7 +248,8 @@ def first_difference(mine: Config, other: Config) -> str:
 def _endpoints(config: Config, stage: str) -> list[dict[str, Any]]:
     """What the rows of a stage depend on in the endpoints that it names."""
     named = {generator.model for generator in config.sample.generators} if stage == "sample" else set()
-    named |= {table.judge for key, table in (("rank", config.rank), ("evaluate", config.evaluate)) if key == stage}
+    asked = {"rank": config.rank, "evaluate": config.evaluate}.get(stage)
+    named |= {one.judge for one in judges_of(asked)} if asked else set()
     return [table.settled() for table in config.endpoints if table.name in named]
 
 

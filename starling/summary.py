@@ -9,7 +9,8 @@ from rich.table import Table
 
 from starling import digest, figures, progress
 from starling.before_after import SIDES, judge_named
-from starling.config import Config, JudgeTable
+from starling.config import PANEL, Config, JudgeTable
+from starling.endpoints import judges_of
 from starling.judges.llm import calls_of
 from starling.store import Run
 from starling.texts import terminal, visible
@@ -174,6 +175,8 @@ def _tuning(cfg: TuneTable) -> str:
 
 
 def _judge(cfg: JudgeTable, answers: int) -> str:
+    if cfg.judge == PANEL:
+        return f"a panel: {'; '.join(_judge(one, answers) for one in judges_of(cfg))}"
     named = judge_named(cfg.judge)
     if cfg.judge == "rubric":
         return named

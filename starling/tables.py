@@ -43,6 +43,13 @@ RANKINGS = pa.schema([
     ("rankings", pa.list_(pa.list_(pa.float64()))), ("marks", pa.list_(pa.float64())), ("self_agreement", pa.float64()),
     ("calls", pa.list_(pa.string())), ("repeats", pa.list_(pa.int64())), ("unread", pa.int64()),
 ])  # fmt: skip
+_MEMBER = [
+    ("judge", pa.string()), ("ranks", pa.list_(pa.float64())), ("reason", pa.string()), ("good_natured", pa.bool_()),
+    *((name, RANKINGS.field(name).type) for name in (
+        "template_hash", "orders", "agreement", "rankings", "marks", "self_agreement", "calls", "repeats", "unread",
+    )),
+]  # fmt: skip
+PANEL_RANKINGS = RANKINGS.append(pa.field("panel", pa.list_(pa.struct(_MEMBER))))
 LEFT_OUT = "left_out.jsonl"  # of `sample/`: answers that are not ranked, with the reason
 _NAMES = {"user": "Human", "assistant": "Assistant", "system": "System"}
 _ROLES = {name: role for role, name in _NAMES.items()}
@@ -144,6 +151,17 @@ def ranking_row(ranking: Ranking) -> dict[str, Any]:
         "calls": list(ranking.calls),
         "repeats": list(ranking.repeats),
         "unread": ranking.unread,
+        **({"panel": [_member_row(one, best_first) for one in ranking.panel]} if ranking.panel else {}),
+    }
+
+
+def _member_row(said: Mapping[str, Any], best_first: Sequence[int]) -> dict[str, Any]:
+    """What a judge of a panel said, of the answers as the panel's ranking sorts them."""
+    place = {old: new for new, old in enumerate(best_first)}
+    return {
+        **said,
+        "ranks": [said["ranks"][old] for old in best_first] if said["ranks"] else [],
+        "orders": [[place[old] for old in order] for order in said["orders"]],
     }
 
 
@@ -175,7 +193,7 @@ def ranking_from_row(row: Mapping[str, Any], where: str) -> Ranking:
         good_natured=row.get("good_natured") is not False,
         source=", ".join(map(str, source)) if isinstance(source, list) else str(source),
         calls=row.get("calls") or (), repeats=row.get("repeats") or (), unread=row.get("unread") or 0,
-        where=where,
+        panel=row.get("panel") or (), where=where,
     )  # fmt: skip
 
 

@@ -194,6 +194,62 @@ def test_settings_of_the_judge_that_fit_together_load(tmp_path: Path, overrides:
     config.load(toml(tmp_path), overrides)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["rank.judges=[]"], r"\[rank\] judges = \[\]: .*two or more, not 0; name a single one in judge"),
+        (['evaluate.judges=["rubric"]'], r"\[evaluate\] judges: .*two or more, not 1; name a single one in judge"),
+        (['rank.judges=["m", "rubric", "m"]'], r"\[rank\] judges: .*two of them are kwise:m; name each once"),
+        (['rank.judges=["rubric", {judge="rubric", strategy="direct"}]'], r"two of them are rubric"),
+        (["rank.judge=m", 'rank.judges=["rubric", "n"]'], r"judge = 'm' stands beside them; put it among them or"),
+        (["rank.judge=panel"], r"judges = None: .*judge = 'panel' stands for several; name them here"),
+        (['rank.judges=["rubric", "panel"]'], r"each of them needs a judge, and none is a panel itself"),
+        (['rank.judges=["rubric", {strategy="direct"}]'], r"two of them are rubric|each of them needs a judge"),
+        (['rank.judges=["a", {judge="b", deadline_seconds=3}]'], r"deadline_seconds is the stage's"),
+        (["rank.key_env=KEY", 'rank.judges=["a", "b"]'], r"key_env is each judge's own"),
+        (['rank.judges=["a", {judge="b", strtegy="kwise"}]'], r"\[rank.judges.1\] has no key 'strtegy'; .*'strategy'"),
+        (['rank.judges=["a", {judge="b", strategy="kwis"}]'], r"\[rank.judges.1\] strategy = 'kwis': .*'kwise'"),
+        (["rank.judges=3"], r"\[rank\] judges = 3: "),
+    ],
+)
+def test_a_panel_that_is_none_fails_in_one_line(tmp_path: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as failed:
+        config.load(toml(tmp_path), overrides)
+    assert "\n" not in str(failed.value) and len(str(failed.value)) < 350
+
+
+def test_a_panels_judge_has_the_stages_values_for_what_it_does_not_name(tmp_path: Path) -> None:
+    text = '[rank]\nrepeats = 2\nconcurrency = 3\n[[rank.judges]]\njudge = "rubric"\n[[rank.judges]]\njudge = "m"\n'
+    loaded = config.load(toml(tmp_path, text + 'strategy = "direct"\nrepeats = 3\nkey_env = "KEY"\n'))
+    assert loaded.rank.judge == "panel"
+    first, second = loaded.rank.judges or ()
+    assert (first.repeats, first.strategy, first.concurrency, first.key_env) == (2, "kwise", 3, "")
+    assert (second.repeats, second.strategy, second.concurrency, second.key_env) == (3, "direct", 3, "KEY")
+
+
+def test_the_resolved_panel_loads_again_and_takes_a_new_value_of_the_stage(tmp_path: Path) -> None:
+    loaded = config.load(toml(tmp_path), ['rank.judges=["rubric", {judge="m", attempts=5}]', "rank.concurrency=3"])
+    path = tmp_path / "resolved.toml"
+    path.write_text(config.dump(loaded))
+    assert config.load(path).settled() == loaded.settled()
+    later = config.load(path, ["rank.concurrency=7", "rank.deadline_seconds=60"])
+    assert [one.concurrency for one in later.rank.judges or ()] == [7, 7]
+    assert later.settled() == loaded.settled()  # a run that is under way may go on with it
+    other = config.load(path, ["rank.attempts=9"])
+    assert [one.attempts for one in other.rank.judges or ()] == [9, 5]
+    assert other.settled() != loaded.settled()
+
+
+def test_a_line_of_a_panels_judge_is_named(tmp_path: Path) -> None:
+    text = '[[rank.judges]]\njudge = "rubric"\n[[rank.judges]]\njudge = "m"\nstrategy = "vote"\n'
+    with pytest.raises(UsageError, match=r"\[rank.judges.1\] strategy = 'vote': .*mine.toml:5"):
+        config.load(toml(tmp_path, text))
+
+
+def test_a_recipe_with_one_judge_is_resolved_as_before_there_were_panels() -> None:
+    assert "judges" not in config.dump(config.load(config.find_recipe("smollm2")))
+
+
 def test_a_configuration_without_generators_says_what_it_lacks(tmp_path: Path) -> None:
     (tmp_path / "bare.toml").write_text("[run]\nseed = 1\n")
     with pytest.raises(UsageError, match=r"the file lacks 'sample'"):
@@ -224,7 +280,11 @@ def test_the_resolved_configuration_comes_back_as_it_was(tmp_path: Path) -> None
 
 def test_the_resolved_configuration_names_every_key(tmp_path: Path) -> None:
     text = config.dump(config.load(toml(tmp_path)))
-    assert [key for _, key in tables_and_keys() if key not in text] == []
+    tables = {
+        name: getattr(config.Config.model_fields[name].annotation, "model_fields", {}) for name, _ in tables_and_keys()
+    }
+    named = [key for table, key in tables_and_keys() if tables[table][key].default is not None]  # None is left out
+    assert [key for key in named if key not in text] == []
 
 
 def test_tables_stand_in_road_order() -> None:

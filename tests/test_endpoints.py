@@ -153,3 +153,19 @@ def test_a_bad_short_form_is_a_usage_error(text: str) -> None:
 def test_an_endpoint_that_cannot_work_is_refused(changes: dict, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         Endpoint(**({"name": "n", "urls": ("http://x",), "model": "m"} | changes))
+
+
+def test_every_judge_of_a_panel_has_its_endpoint_and_one_named_twice_is_refused(tmp_path: Path) -> None:
+    a, b = "openai:a@http://127.0.0.1:9/v1", "openai:b@http://127.0.0.1:9/v1"
+    loaded = load(tmp_path, "rank.judge=panel", f'rank.judges=["rubric", "{a}", "{b}"]')
+    assert [endpoint.name for endpoint in endpoints.of_stage(loaded, "rank")] == ["a@127.0.0.1:9", "b@127.0.0.1:9"]
+    assert [one.judge for one in endpoints.judges_of(loaded.rank)] == ["rubric", a, b]
+    assert [one.judge for one in endpoints.judges_of(loaded.evaluate)] == ["rubric"]
+    again = load(tmp_path, "rank.judge=panel", f'rank.judges=["{a}", "{a}/"]')
+    with pytest.raises(UsageError, match=r"^config: the judges openai:a.* are one, a@127.0.0.1:9, asked kwise; name"):
+        endpoints.of_stage(again, "rank")
+    ways = load(tmp_path, "rank.judge=panel", f'rank.judges=["{a}", {{judge="{a}", strategy="direct"}}]')
+    assert [endpoint.name for endpoint in endpoints.of_stage(ways, "rank")] == ["a@127.0.0.1:9"]
+    here = load(tmp_path, "rank.judge=panel", f'rank.judges=["{tmp_path}", "{tmp_path}/."]')
+    with pytest.raises(UsageError, match="are one"):
+        endpoints.of_stage(here, "rank")

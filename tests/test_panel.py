@@ -76,3 +76,15 @@ def test_judges_are_called_by_model_and_by_host_where_two_models_have_one_name()
     for twice in ([here, here], ["a/b", "a-b"], ["panel", here]):
         with pytest.raises(UsageError, match="two judges of the panel are called"):
             panel.names(twice)
+
+
+def test_two_paths_to_one_run_are_one_judge(tmp_path, monkeypatch) -> None:
+    run = tmp_path / "runs" / "a"
+    (run / "tune" / "policy").mkdir(parents=True)
+    (run / "manifest.json").write_text("{}")
+    (tmp_path / "other").symlink_to(run)
+    monkeypatch.chdir(tmp_path)
+    for spelling in ("runs/a/", "./runs/a", "runs/../runs/a", str(run), "other", "runs/a/tune/policy"):
+        with pytest.raises(UsageError, match=f"^bench: the judges runs/a and {spelling} are one model; give each"):
+            panel.names(["runs/a", spelling])
+    assert panel.names(["runs/a", "runs/b"]) == ["runs/a", "runs/b"]

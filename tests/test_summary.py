@@ -113,3 +113,13 @@ def test_the_names_of_runs_are_whole_in_80_columns(tmp_path: Path, printed, monk
     rows = [line for line in lines if "57.3 %" in line]
     assert [row.split()[0] for row in rows] == [*names]
     assert max(map(len, rows)) <= 80
+
+
+def test_the_plan_names_every_judge_of_a_panel() -> None:
+    panel = {"judge": "panel", "judges": ["rubric", {"judge": "openai:big@localhost", "strategy": "pairwise"}]}
+    told = summary.plan(settings(rank=panel, evaluate=panel))
+    for stage in ("rank: by", "judge:"):
+        assert any(
+            f"{stage} a panel: rubric, a program, not an LLM; openai:big@localhost, a language model" in line
+            for line in told
+        )

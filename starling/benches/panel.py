@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
+from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -17,12 +18,14 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from starling import figures, progress, stats, texts
+from starling import endpoints, figures, progress, stats, texts
 from starling.benches import fastchat
+from starling.config import PANEL as NAME
 from starling.errors import UsageError
+from starling.judges import several
 from starling.speakers import endpoint_of, stage_of
+from starling.store import is_run
 
-NAME = "panel"
 TIE = 0.5
 
 
@@ -72,6 +75,7 @@ def names(judges: Sequence[str]) -> list[str]:
     calls = [stage_of(judge) for judge in judges]
     endpoints = [endpoint_of(judge) for judge in judges]
     short = [endpoint.model if endpoint else judge for endpoint, judge in zip(endpoints, judges, strict=True)]
+    _refuse_two_spellings(judges)
     found = [one if short.count(one) == 1 else call for one, call in zip(short, calls, strict=True)]
     taken = [NAME] if len(judges) > 1 else []  # the panel writes files as its members do
     for one in map(fastchat.file_name, found):
@@ -83,9 +87,19 @@ def names(judges: Sequence[str]) -> list[str]:
     return found
 
 
+def _refuse_two_spellings(judges: Sequence[str]) -> None:
+    """Stop where a folder, or the policy of a run, is given by two paths."""
+    seen: dict[str, str] = {}
+    for judge in judges:
+        folder = endpoints.folder_of(str(Path(judge) / "tune" / "policy") if is_run(judge) else judge)
+        before = seen.setdefault(folder, judge)
+        if before != judge:
+            raise UsageError(f"bench: the judges {before} and {judge} are one model; give each --judge once")
+
+
 def title(members: Sequence[str]) -> str:
     """What a panel is called."""
-    return f"{NAME} of {', '.join(members)}"
+    return several.title(members)
 
 
 def together(members: Sequence[Member], rule: Rule) -> dict[str, Opinion]:

@@ -40,9 +40,10 @@ def audit(
 
     if out is not None and (out.is_dir() or out.suffix != ".html"):
         raise UsageError(f"audit: --out {out} is to be an .html file")
-    logs = [judgements.read(path) for path in files]
     if pool:
-        logs = [judgements.pooled(logs)]
+        logs = [judgements.pooled([judgements.read(path) for path in files])]
+    else:
+        logs = [log for path in files for log in judgements.with_members(path)]
     audits, between = [audit.audit(log) for log in logs], audit.between(logs)
     audit_text.print_audits(audits, between)
     if out is not None:

@@ -27,7 +27,8 @@ class Judged:
     where it could not be read), `marks` its mark, `repeats` for the how-manyth time it was asked. `unread` calls stayed
     unreadable, or failed, to the last attempt. `agreement` is the share of pair verdicts that the ranking upholds,
     `self_agreement` Kendall's tau between repeats, mean over their pairs. `calls` are the ledger's keys of all calls
-    made, in the order they were made, also of those that failed.
+    made, in the order they were made, also of those that failed. Of a panel `members` are what each of its judges says;
+    its `self_agreement` is Kendall's tau between them, and calls one by one stand with the members alone.
     """
 
     ranks: Sequence[float] | None
@@ -42,6 +43,7 @@ class Judged:
     unread: int = 0
     self_agreement: float | None = None
     calls: Sequence[str] = ()
+    members: Sequence["Judged"] = ()
 
 
 class Judge(Protocol):

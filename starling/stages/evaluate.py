@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from starling import chat, contamination, data_files, models, packing, progress, stats, tables
+from starling import chat, contamination, data_files, models, packing, polling, progress, stats, tables
 from starling.config import Config
 from starling.judges import rubric
 from starling.judges.make import make_judge
@@ -65,14 +65,17 @@ def run(run: Run) -> dict[str, Any]:
             answers=(base, tuned),
             assessed=(_assess(prompt, base), _assess(prompt, tuned)),
             rewards=reward,
-            verdict=None if verdict.ranks is None else preference(verdict.ranks),
+            verdict=verdict,
         )
-        for prompt, base, tuned, reward, verdict in zip(prompts, *answers, rewards, judged, strict=True)
+        for prompt, base, tuned, reward, verdict in zip(
+            prompts, *answers, rewards, polling.verdicts(judge, judged), strict=True
+        )
     ]
+    found = scores(config, cases)
     table = {
         "judge": judge.name,
         "unparsed": sum(case.verdict is None for case in cases),
-        "scores": [asdict(score) for score in scores(config, cases)],
+        "scores": [asdict(score) for score in found],
         "contamination": contaminated,
         "drift": _drift(config, paths[1], cases),
         "tokens": sum(answer.num_tokens for case in cases for answer in case.answers),
@@ -80,9 +83,26 @@ def run(run: Run) -> dict[str, Any]:
         | {"answer_tokens": config.evaluate.answer_tokens},
     }
     rows = [_case_row(case, config.evaluate.length_band, config.rank.tie_margin) for case in cases]
+    families = [_family(case) for case in cases]
+    if panel := polling.facts(judge, judged, families, partial(_win_rate, config, families)):
+        table |= {"panel": panel}
+        votes = polling.of_members(judge, judged)
+        rows = [row | {"verdicts": {name: votes[name][at] for name in votes}} for at, row in enumerate(rows)]
+        polling.show(panel, asdict(found[0]), judge.name)
     data_files.write_jsonl(run.folder("evaluate") / "cases.jsonl", rows)
     write_atomically(run.folder("evaluate") / "scores.json", json.dumps(table, indent=1) + "\n")
     return table
+
+
+def _family(case: Case) -> str:
+    return case.prompt.family or case.prompt.id
+
+
+def _win_rate(config: Config, families: Sequence[str], votes: polling.Votes) -> Score:
+    """One judge's win rate over the cases that it could read, ties half."""
+    read = [(vote, family) for vote, family in zip(votes, families, strict=True) if vote is not None]
+    values, clusters = [vote for vote, _ in read], [family for _, family in read]
+    return stats.cluster_mean("win_rate", values, clusters, resamples=config.evaluate.resamples, seed=config.run.seed)
 
 
 def scores(config: Config, cases: Sequence[Case]) -> list[Score]:
@@ -92,7 +112,7 @@ def scores(config: Config, cases: Sequence[Case]) -> list[Score]:
     alike = [case for case in judged if alike_in_length(case, config.evaluate.length_band)]
 
     def figure(name: str, chosen: Sequence[Case], value: Callable[[Case], float]) -> Score:
-        families = [case.prompt.family or case.prompt.id for case in chosen]
+        families = [_family(case) for case in chosen]
         values = [value(case) for case in chosen]
         return stats.cluster_mean(name, values, families, resamples=config.evaluate.resamples, seed=config.run.seed)
 

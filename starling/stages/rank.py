@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from starling import audit, data_files, judgements, models, progress, streams, tables
+from starling import audit, concord, data_files, endpoints, judgements, models, panel_rows, progress, streams, tables
+from starling.concord import Concord
 from starling.config import JudgeTable
 from starling.errors import StopStage
 from starling.judges.aggregate import PositionEffects
 from starling.judges.llm import LlmJudge, calls_of
 from starling.judges.make import clients_of, make_judge
 from starling.judges.protocol import Judge, Judged
+from starling.judges.several import Panel
 from starling.ledger import Ledger
 from starling.local import LocalChat
 from starling.models import Model
@@ -29,8 +31,9 @@ def run(run: Run) -> dict[str, Any]:
     """
     cfg = run.config.rank
     answers = streams.Answers(run)
+    named = endpoints.judges_of(cfg)
     tally = Tally(cfg.first_repeats)
-    asks = cfg.judge != "rubric"
+    asks = any(one.judge != "rubric" for one in named)
     planned = sum(_planned(cfg, k) * prompts for k, prompts in answers.sizes().items())
     asked: list[Call] = []
     with (
@@ -45,24 +48,31 @@ def run(run: Run) -> dict[str, Any]:
                 advance(1)
 
         judge = make_judge(cfg, run.config, ledger, told)
+        members = judge.members if isinstance(judge, Panel) else ()
+        panel = Concord(members, [one.first_repeats for one in named]) if members else None
         for number, items in enumerate(answers.shards(cfg.shard_prompts)):
             path = run.folder("rank") / f"{number:05d}.parquet"
             kept = run.root / "unranked" / f"{number:05d}.jsonl"
             planned = sum(_planned(cfg, len(of_prompt)) for _, of_prompt in items)
             if path.exists():
-                tally.add(data_files.read_rows(path), data_files.read_rows(kept) if kept.exists() else [])
+                ranked, unranked = data_files.read_rows(path), data_files.read_rows(kept) if kept.exists() else []
+                _count(ranked, unranked, tally, panel)
                 advance(planned)
                 continue
             asked.clear()
             ranked, unranked = _judge(judge, items)
             advance(max(planned - len(asked), 0))
-            tally.add(ranked, unranked)
+            _count(ranked, unranked, tally, panel)
             _refuse_unparsed(run, tally.reasons, len(answers), judge.name)
             if unranked:
                 data_files.write_jsonl(kept, unranked)
-            data_files.write_parquet(path, ranked, tables.RANKINGS)  # last: where it stands the shard is done
+            schema = tables.PANEL_RANKINGS if panel else tables.RANKINGS
+            data_files.write_parquet(path, ranked, schema)  # last: where it stands the shard is done
         spending = of_stage(run.config, ledger, clients_of(judge))
     report("rank", spending)
+    told_apart = {"panel": panel.facts([_asking(one) for one in named])} if panel else {}
+    if panel:
+        concord.show(told_apart["panel"], cfg.max_unparsed)
     effects = tally.position_effects()
     for line in _effect_lines(effects):
         progress.console.print(line, markup=False)
@@ -70,16 +80,31 @@ def run(run: Run) -> dict[str, Any]:
         "judge": judge.name,
         "template_hash": judge.template_hash,
         **tally.facts(),
-        "asking": {"strategy": cfg.strategy, "output": cfg.output} | tally.asking() if asks else None,
+        "asking": {**how, **tally.asking()} if (how := _asking(cfg)) and not panel else None,
         "position_effects": [asdict(found) for found in effects],
         "spending": spending,
         "probe": _probe(run, answers),
+        **told_apart,
     }
 
 
 def _planned(cfg: JudgeTable, k: int) -> int:
-    """What a prompt with `k` answers adds to the progress: its calls, or for a program the prompt itself."""
-    return 1 if cfg.judge == "rubric" else calls_of(cfg, k)[0]
+    """What a prompt with `k` answers adds to the progress: its calls, or for a program alone the prompt itself."""
+    asked = [one for one in endpoints.judges_of(cfg) if one.judge != "rubric"]
+    return sum(calls_of(one, k)[0] for one in asked) if asked else 1
+
+
+def _asking(cfg: JudgeTable) -> dict[str, Any] | None:
+    """How a language model is asked; None for a program."""
+    return None if cfg.judge == "rubric" else {"strategy": cfg.strategy, "output": cfg.output}
+
+
+def _count(
+    ranked: Sequence[dict[str, Any]], unranked: Sequence[dict[str, Any]], tally: Tally, panel: Concord | None
+) -> None:
+    tally.add(ranked, unranked)
+    if panel:
+        panel.add(ranked, unranked)
 
 
 def _judge(judge: Judge, items: Sequence[Item]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -90,11 +115,16 @@ def _judge(judge: Judge, items: Sequence[Item]) -> tuple[list[dict[str, Any]], l
         for (prompt, answers), verdict in judged
         if verdict.ranks is not None
     ]
-    unranked = [_unranked(prompt, verdict) for (prompt, _), verdict in judged if verdict.ranks is None]
+    unranked = [_unranked(prompt, verdict, judge) for (prompt, _), verdict in judged if verdict.ranks is None]
     return ranked, unranked
 
 
-def _unranked(prompt: Prompt, verdict: Judged) -> dict[str, Any]:
+def _entries(judge: Judge, verdict: Judged) -> list[dict[str, Any]]:
+    """What each judge of a panel says; nothing for a single judge."""
+    return panel_rows.entries(judge.members, verdict.members) if isinstance(judge, Panel) else []
+
+
+def _unranked(prompt: Prompt, verdict: Judged, judge: Judge) -> dict[str, Any]:
     return {
         "prompt_id": prompt.id,
         "reason": verdict.reason,
@@ -104,6 +134,7 @@ def _unranked(prompt: Prompt, verdict: Judged) -> dict[str, Any]:
         "repeats": list(verdict.repeats),
         "unread": verdict.unread,
         "calls": list(verdict.calls),
+        **({"panel": entries} if (entries := _entries(judge, verdict)) else {}),
     }
 
 
@@ -126,6 +157,7 @@ def _ranking(prompt: Prompt, answers: Sequence[Candidate], verdict: Judged, judg
         calls=verdict.calls,
         repeats=verdict.repeats,
         unread=verdict.unread,
+        panel=_entries(judge, verdict),
     )
 
 
