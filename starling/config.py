@@ -13,19 +13,8 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from starling import mistakes
 from starling.errors import UsageError
-from starling.settings import (
-    PANEL,
-    EndpointTable,
-    Generator,
-    JudgeTable,
-    PanelTable,
-    PromptsTable,
-    RankTable,
-    RunTable,
-    SampleTable,
-    Source,
-    Table,
-)
+from starling.judge_settings import PANEL, JudgeTable, PanelTable, RankTable
+from starling.settings import EndpointTable, Generator, PromptsTable, RunTable, SampleTable, Source, Table
 from starling.tune_settings import TuneTable
 
 __all__ = [

@@ -96,14 +96,15 @@ def test_losses_import_nothing_of_ours_but_losses() -> None:
 def test_records_and_errors_import_nothing_of_ours_and_config_only_errors() -> None:
     assert [
         set(imports(PACKAGE / f"{name}.py"))
-        for name in ("records", "errors", "mistakes", "settings", "tune_settings", "config")
+        for name in ("records", "errors", "mistakes", "settings", "judge_settings", "tune_settings", "config")
     ] == [
         set(),
         set(),
         set(),
         set(),
         {"settings"},
-        {"errors", "mistakes", "settings", "tune_settings"},
+        {"settings"},
+        {"errors", "mistakes", "settings", "judge_settings", "tune_settings"},
     ]
 
 
@@ -252,7 +253,7 @@ def test_every_key_of_the_configuration_is_read(table: str, key: str) -> None:
     readers = [
         path
         for path in FILES
-        if name_of(path) not in ("config", "settings", "tune_settings")
+        if name_of(path) not in ("config", "settings", "judge_settings", "tune_settings")
         and any(
             isinstance(node, ast.Attribute) and node.attr == key and isinstance(node.ctx, ast.Load)
             for node in ast.walk(tree(path))
