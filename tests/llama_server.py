@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from starling import builtin
+from starling.errors import StarlingError
+
 SERVER = """
 import sys, xllamacpp
 params = xllamacpp.CommonParams()
@@ -52,3 +55,14 @@ def serving(model: Path, noise: Path, *, slots: int = 1, context: int = 4096, ex
     finally:
         process.kill()
         process.communicate()
+
+
+@contextmanager
+def serving_builtin(folder: Path, *, slots: int) -> Iterator[str]:
+    """The same with the built-in model, fetched into `folder`."""
+    try:
+        model = builtin.gguf(folder)
+    except StarlingError as error:
+        pytest.skip(f"the model cannot be fetched: {error}")
+    with serving(model, folder / "noise.txt", slots=slots) as address:
+        yield address

@@ -280,11 +280,8 @@ def test_the_resolved_configuration_comes_back_as_it_was(tmp_path: Path) -> None
 
 def test_the_resolved_configuration_names_every_key(tmp_path: Path) -> None:
     text = config.dump(config.load(toml(tmp_path)))
-    tables = {
-        name: getattr(config.Config.model_fields[name].annotation, "model_fields", {}) for name, _ in tables_and_keys()
-    }
-    named = [key for table, key in tables_and_keys() if tables[table][key].default is not None]  # None is left out
-    assert [key for key in named if key not in text] == []
+    missing = [(table, key) for table, key in tables_and_keys() if key not in text]
+    assert sorted(missing) == [("evaluate", "judges"), ("rank", "judges")]  # one judge: it stands in `judge`
 
 
 def test_tables_stand_in_road_order() -> None:

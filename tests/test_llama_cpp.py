@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from llama_server import serving
+from llama_server import serving_builtin
 from small_road import recipe
 
-from starling import builtin, config, data_files
+from starling import config, data_files
 from starling.client import Client
 from starling.endpoints import Endpoint
-from starling.errors import StarlingError, StopStage
+from starling.errors import StopStage
 from starling.ledger import Ledger
 from starling.records import Call, Reply
 from starling.stages import prompts, rank, sample
@@ -35,12 +35,7 @@ price_out = 1.5
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where a llama.cpp server with the built-in model listens."""
-    folder = tmp_path_factory.mktemp("gguf")
-    try:
-        model = builtin.gguf(folder)
-    except StarlingError as error:
-        pytest.skip(f"the model cannot be fetched: {error}")
-    with serving(model, folder / "noise.txt", slots=SLOTS) as address:
+    with serving_builtin(tmp_path_factory.mktemp("gguf"), slots=SLOTS) as address:
         yield address
 
 

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llama_server import serving
+from llama_server import serving_builtin
 from small_road import write_lines
 
-from starling import bench, builtin, data_files
+from starling import bench, data_files
 from starling.benches.asked import Asked
-from starling.errors import StarlingError
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
 SAID = {
@@ -34,12 +33,7 @@ SELECT outcome, count(*) FROM attempts JOIN askers ON asker = askers.id WHERE st
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The built-in model behind a llama.cpp server, as `--judge` names it."""
-    folder = tmp_path_factory.mktemp("gguf")
-    try:
-        model = builtin.gguf(folder)
-    except StarlingError as error:
-        pytest.skip(f"the model cannot be fetched: {error}")
-    with serving(model, folder / "noise.txt", slots=2) as address:
+    with serving_builtin(tmp_path_factory.mktemp("gguf"), slots=2) as address:
         yield f"openai:smollm2@{address}/v1"
 
 
