@@ -4,8 +4,9 @@
 
 DATA is a folder with `alpaca_rankings.jsonl.gz` (an instruction and many models' answers, each with the probability
 that a judge prefers it to one fixed rival) and `rm_benchmarks/` (the sets of `starling bench starling_rm`). Each seed
-draws seven answers to each of so many instructions; variants of a seed see the same rankings. A fit that is finished
-is not made again. Prints a table and writes it, with what stands behind it, to DIR/figures.json.
+draws seven answers to each of so many instructions, of those that fit the window; variants of a seed see the same
+rankings. A fit that is finished is not made again. Prints every fit's figures and writes them, with what stands behind
+them, to DIR/figures.json.
 """
 
 import argparse
@@ -18,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
-from starling import bench, device
+from starling import bench, chat, device, models
 from starling.benches.asked import Asked
 from starling.config import FitTable
 from starling.metrics import Recorder
@@ -51,7 +53,7 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="keep the weights of every fit")
     parser.add_argument("--out", type=Path, default=Path("runs/fit_alpaca"))
     options = parser.parse_args()
-    rows = read(options.data / "alpaca_rankings.jsonl.gz")
+    rows = read(options.data / "alpaca_rankings.jsonl.gz", models.new_reward_model(options.model).tokenizer)
     found = {}
     for seed in options.seeds:
         for variant in options.variants:
@@ -61,9 +63,22 @@ def main() -> None:
     (options.out / "figures.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def read(path: Path, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
+    """Instructions to which at least `K` answers fit the window whole, with those answers."""
     with gzip.open(path, "rt") as file:
-        return [json.loads(line) for line in file]
+        rows = [json.loads(line) for line in file]
+    kept = []
+    for row in rows:
+        messages = [Message(role="user", content=row["prompt"])]
+        given = [answer for answer in row["answers"] if answer["answer"].strip()]
+        texts = [answer["answer"] for answer in given]
+        shared, endings = chat.conversation_ids(tokenizer, messages, texts, [True] * len(texts))
+        room = TABLE.max_tokens - len(shared)
+        fitting = [answer for answer, ending in zip(given, endings, strict=True) if len(ending) <= room]
+        if len(fitting) >= K:
+            kept.append({**row, "answers": fitting})
+    print(f"{len(kept)} of {len(rows)} instructions have {K} answers or more that fit {TABLE.max_tokens} tokens")
+    return kept
 
 
 def rankings(rows: Sequence[dict[str, Any]], seed: int, shown: int) -> tuple[list[Ranking], list[Ranking]]:
@@ -76,7 +91,7 @@ def rankings(rows: Sequence[dict[str, Any]], seed: int, shown: int) -> tuple[lis
 
 
 def _ranking(row: dict[str, Any], number: int, seed: int, shown: int) -> Ranking:
-    answers = [answer for answer in row["answers"] if answer["answer"].strip()]
+    answers = row["answers"]
     drawn = torch.randperm(len(answers), generator=device.generator(seed, "alpaca", number)).tolist()[:shown]
     chosen = [answers[index] for index in drawn]
     name = f"alpaca-{number}"
