@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from starling import device, progress
+from starling import device, figures, progress
 from starling.errors import CallError, DataError, ModelError
 from starling.records import Message
 from starling.speakers import Voice, open_voice
@@ -40,7 +40,7 @@ class Course:
     def note(self) -> str:
         """Length and speed of the answer, and what else there is to know of it."""
         rate = self.voice.tokens / self.seconds if self.seconds else 0.0
-        counted = f"{self.voice.tokens:,} tokens, {rate:,.1f}/s"
+        counted = f"{self.voice.tokens:,} tokens, {figures.rate(rate)}"
         return self.error or "; ".join(filter(None, (counted, self.voice.remark)))
 
 

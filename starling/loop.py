@@ -86,7 +86,7 @@ class Loop:
                     self.warm_up(advance)
                 self.recorder.log(0, self._look())
             else:
-                advance(before + self.curriculum.ranked_tokens_before(self.step) + self.tokens)
+                advance(before + self.curriculum.ranked_tokens_before(self.step) + self.tokens, found=True)
             while self.step < self.curriculum.num_steps and not self.stopped_by:
                 self.take_step(advance)
                 if checkpoint.due:
