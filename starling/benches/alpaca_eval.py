@@ -298,6 +298,7 @@ def _parts(asked: Asked, source: str, questions: Sequence[Question]) -> list[Par
             purpose=VERDICTS, model=judge, calls=len(calls),
             characters=sum(len(call.messages[0]["content"]) for call in calls),
             max_tokens=1 if asked.version == 2 else calls[0].max_tokens if calls else 0,
+            written=alpaca_judging.tokens_of(asked.version, asked.output),
             read=unwritten * len(calls), read_cap=MAX_TOKENS,
         )
         for judge in asked.judge

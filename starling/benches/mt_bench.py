@@ -248,6 +248,7 @@ def _parts(asked: Asked, questions: Sequence[Question], source: str) -> list[Par
     tasks = mt_judging.tasks(questions, *(side.by_question for side in sides))
     shown = [showing for task in tasks for showing in task.showings]
     texts = [mt_judging.call_of(showing, asked.output).messages[0]["content"] for showing in shown]
+    form = mt_judging.FORMS[mt_judging.PAIR if asked.against else mt_judging.MARK]
     answers_shown = sum(name.startswith("answer") for showing in shown for name, _ in showing.texts)
     return parts + [
         Part(
@@ -256,6 +257,7 @@ def _parts(asked: Asked, questions: Sequence[Question], source: str) -> list[Par
             calls=len(shown),
             characters=sum(map(len, texts)),
             max_tokens=verdicts.MAX_TOKENS,
+            written=verdicts.tokens_alone(form.schema) if asked.output == "json" else 0,
             read=answers_shown * unknown // len(sides),
             read_cap=MAX_TOKENS,
         )
