@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -68,13 +69,13 @@ def test_a_folder_a_run_and_an_endpoint_answer(tmp_path: Path, tiny_model: Path)
         found, ledgers = load_contestants(names, tmp_path / "calls.sqlite", 6)
         try:
             assert [each.name for each in found] == [names[0], str(run.root), names[2]]
-            assert found[2].answer(HELLO, 1).text == "from afar"
-            assert found[0].answer(HELLO, 1) == found[0].answer(HELLO, 1)
+            assert found[2].answer(HELLO, 1, Event()).text == "from afar"
+            assert found[0].answer(HELLO, 1, Event()) == found[0].answer(HELLO, 1, Event())
             (asked,) = server.requests
             assert (asked["max_tokens"], asked["temperature"], asked["messages"]) == (6, 1.0, HELLO)
-            found[2].answer(HELLO, 1)
+            found[2].answer(HELLO, 1, Event())
             assert len(server.requests) == 1  # the ledger has it
-            found[2].answer(HELLO, 2)
+            found[2].answer(HELLO, 2, Event())
             assert len(server.requests) == 2
         finally:
             for ledger in ledgers:
@@ -84,7 +85,7 @@ def test_a_folder_a_run_and_an_endpoint_answer(tmp_path: Path, tiny_model: Path)
 def test_a_conversation_past_the_window_is_refused(tmp_path: Path, tiny_model: Path) -> None:
     (found, _), _ = load_contestants([str(tiny_model), "openai:x@http://127.0.0.1:1"], tmp_path / "calls.sqlite", 100)
     with pytest.raises(ModelError, match="passes its window of 512"):
-        found.answer([Message(role="user", content="rain " * 500)], 1)
+        found.answer([Message(role="user", content="rain " * 500)], 1, Event())
 
 
 @pytest.mark.parametrize("names", [[], ["smollm2"], ["smollm2", "smollm2"], ["a/", "a"]])
