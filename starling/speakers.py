@@ -28,6 +28,7 @@ from starling.waiting import turn
 SEED = 0  # of what a benchmark asks a model in this process
 TIMEOUT_SECONDS = 900.0  # of a benchmark's call: a small server needs minutes for the longest replies
 ENDPOINT_TEMPERATURE = 1.0  # what an endpoint takes where it is told nothing
+ATTEMPTS = 3  # at an answer in the arena, where a person waits: an endpoint that is down is soon said to be
 ANSWER_TOKENS = 1024  # after which an answer in a chat is cut, and said to be
 
 
@@ -130,7 +131,7 @@ def load_contestants(
     for name in named:
         if name in behind:
             ledgers.append(Ledger(ledger_path, "arena"))
-            model = Client(behind[name], ledgers[-1])
+            model = Client(replace(behind[name], attempts=ATTEMPTS, patience_seconds=0.0), ledgers[-1])
             found.append(Contestant(name, model, max_tokens=answer_tokens, temperature=ENDPOINT_TEMPERATURE))
         else:
             found.append(_local_contestant(name, folders[name], answer_tokens))

@@ -1,6 +1,7 @@
 """Models that speak: to a benchmark, in the arena, in a chat."""
 
 import shutil
+import time
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -8,10 +9,10 @@ from typing import Any
 import pytest
 import runs
 import torch
-from servers import Server, says
+from servers import Server, resets, says
 
 from starling import chat, models, speakers
-from starling.errors import DataError, ModelError, UsageError
+from starling.errors import CallError, DataError, ModelError, UsageError
 from starling.generate import stop_ids
 from starling.ledger import Ledger
 from starling.models import Model
@@ -80,6 +81,19 @@ def test_a_folder_a_run_and_an_endpoint_answer(tmp_path: Path, tiny_model: Path)
         finally:
             for ledger in ledgers:
                 ledger.close()
+
+
+def test_an_endpoint_that_goes_down_is_not_waited_for_while_a_person_waits(tmp_path: Path) -> None:
+    with Server(says("up"), always=resets) as server:
+        names = [f"openai:{name}@{server.url}" for name in "ab"]
+        (found, _), ledgers = load_contestants(names, tmp_path / "calls.sqlite", 6)
+        assert found.answer(HELLO, 1, Event()).text == "up"
+        begun = time.monotonic()
+        with pytest.raises(CallError, match="the connection broke"):
+            found.answer(HELLO, 2, Event())
+        assert time.monotonic() - begun < 10 and len(server.requests) == 1 + speakers.ATTEMPTS
+        for ledger in ledgers:
+            ledger.close()
 
 
 def test_a_conversation_past_the_window_is_refused(tmp_path: Path, tiny_model: Path) -> None:
