@@ -112,7 +112,8 @@ def _prepare(network: PreTrainedModel) -> None:
 
 def load_policy(name: str, dtype: torch.dtype = torch.bfloat16) -> Model:
     """A causal LM for sampling and tuning, its attention routed through packing."""
-    network = _load(AutoModelForCausalLM, name, dtype=dtype)
+    network, loaded = _load(AutoModelForCausalLM, name, dtype=dtype, output_loading_info=True)
+    _require_weights(name, loaded)
     _prepare(network)
     return Model(network.eval(), load_tokenizer(name))
 

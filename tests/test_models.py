@@ -202,8 +202,16 @@ def test_a_model_without_a_head_is_no_reward_model(tiny_model: Path, tmp_path: P
 def test_a_backbone_that_is_not_whole_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_model, tmp_path / "torn")
     edit_config(tmp_path / "torn", num_hidden_layers=5)
-    with pytest.raises(ModelError, match=r"torn: 9 weights are missing .* first model\.layers\.4\."):
-        models.new_reward_model(str(tmp_path / "torn"))
+    for load in (models.new_reward_model, models.load_policy):
+        with pytest.raises(ModelError, match=r"torn: 9 weights are missing .* first model\.layers\.4\."):
+            load(str(tmp_path / "torn"))
+
+
+def test_a_reward_model_is_no_policy(reward_folder: Path) -> None:
+    """Its LM head would have to be made up, unless the embeddings serve as one."""
+    edit_config(reward_folder, tie_word_embeddings=False)
+    with pytest.raises(ModelError, match=r"1 weights are missing .* first lm_head\.weight"):
+        models.load_policy(str(reward_folder))
 
 
 def test_a_classifier_of_other_labels_gets_the_head_of_a_reward_model(tiny_model: Path, tmp_path: Path) -> None:
