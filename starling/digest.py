@@ -10,7 +10,7 @@ from typing import Any
 
 from starling import before_after, data_files, figures, metrics
 from starling.config import Config
-from starling.judges import rubric
+from starling.judges import naming, rubric
 from starling.judges.checks import HELD_OUT
 from starling.standing import Standing, standing
 from starling.store import ROAD, Run
@@ -93,7 +93,10 @@ def result_of(facts: Mapping[str, Any], cases: list[dict[str, Any]], config: Con
     return {
         "judge": facts["judge"],
         "judge_named": before_after.judge_named(facts["judge"]),
-        "headline": before_after.headline(scores, facts["judge"], explained),
+        "headline": [
+            *before_after.headline(scores, facts["judge"], explained),
+            *([facts["caution"]] if "caution" in facts else []),
+        ],
         "tone": before_after.tone(scores["win_rate"]),
         "win_rates": before_after.win_rates(scores),
         "by_kind": before_after.win_rates_by_kind(scores),
@@ -270,6 +273,8 @@ def _bias(judge: Mapping[str, Any]) -> str:
     text = f"The longer answer stands above in {figures.share(longer['share'])} of {figures.number(longer['n'])} pairs."
     if judge["is_program"]:
         text += " The rubric reads each answer alone, so order cannot sway it; length can, through its checks."
+    elif naming.reads_alone(judge["judge"]):
+        text += " The judge reads each answer alone, so order cannot sway it; length can."
     probe = judge["probe"]
     if probe:
         text += f" The run's own model as judge: {probe['unparsed']} of {probe['prompts']} replies could not be read."

@@ -141,6 +141,13 @@ def of_judges(config: Config, cfg: JudgeTable) -> list[tuple[JudgeTable, Endpoin
     return found
 
 
+def local_judges(config: Config, stages: Sequence[str]) -> list[str]:
+    """The MODELs in this process that judge in these stages; `tune` looks at its steps with rank's judges."""
+    judges = {"rank": config.rank, "tune": config.rank, "evaluate": config.evaluate}
+    asked = [one for stage in stages if stage in judges for one in of_judges(config, judges[stage])]
+    return [one.judge for one, endpoint in asked if endpoint is None and one.judge != "rubric"]
+
+
 def folder_of(model: str) -> str:
     """A MODEL that is a folder by its one full path, however it is spelt; any other as it is."""
     path = Path(model)

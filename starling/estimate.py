@@ -62,10 +62,10 @@ def estimate(config: Config, root: Path, stages: Sequence[str] = STAGES) -> dict
         assumptions.append(f"a prompt has {PROMPT_CHARACTERS} characters, since none are read yet (`starling prompts`)")
         if not config.sample.generators:
             assumptions.append(f"a prompt brings {UNREAD_ANSWERS} answers")
+    left = [stage for stage in stages if not (run and run.is_done(stage))]
     parts = [
         part
-        for stage in stages
-        if not (run and run.is_done(stage))
+        for stage in left
         for part in _parts(config, run, stage, prompt_characters or (PROMPT_CHARACTERS, PROMPT_CHARACTERS * 2.0))
     ]
     found = [
@@ -80,6 +80,9 @@ def estimate(config: Config, root: Path, stages: Sequence[str] = STAGES) -> dict
     ]
     return {
         "stages": found,
+        "free": [
+            {"stage": stage, "judge": judge} for stage in left for judge in endpoints.local_judges(config, [stage])
+        ],
         "usd": _sum([part["usd"] for part in found]),
         "seconds": sum(part["seconds"] for part in found),
         "spent_usd": already,
@@ -91,8 +94,9 @@ def estimate(config: Config, root: Path, stages: Sequence[str] = STAGES) -> dict
 
 def lines(found: dict[str, Any]) -> list[str]:
     """The estimate for people."""
+    free = [f"{one['stage']}: judge {one['judge']} runs in this process: 0 calls" for one in found["free"]]
     if not found["stages"]:
-        return ["cost: no stage that is left asks an endpoint; nothing is spent"]
+        return [*free, "cost: no stage that is left asks an endpoint; nothing is spent"]
     told = [
         f"{part['stage']}: {part['endpoint']}: {_span(part['calls'])} calls"
         + (f" ({part['on_file']:,} more are on file)" if part["on_file"] else "")
@@ -100,6 +104,7 @@ def lines(found: dict[str, Any]) -> list[str]:
         f"{_money(part['usd'])}, about {figures.duration(part['seconds'])}"
         for part in found["stages"]
     ]
+    told += free
     more = " and what is unknown" if found["unknown"] else ""
     total = f"cost: {_money(found['usd'])}{more}, about {figures.duration(found['seconds'])} of calls"
     if found["spent_usd"]:

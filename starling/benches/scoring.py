@@ -18,8 +18,7 @@ def is_reward_model(name: str) -> bool:
     """Whether MODEL is a folder or Hub name with a head that gives rewards, rather than one that writes."""
     if name.startswith("openai:") or is_run(name):
         return False
-    kinds = models.load_config(name).architectures or []
-    return any(kind.endswith("ForSequenceClassification") for kind in kinds)
+    return models.is_reward_model(name)
 
 
 def refuse_json(judges: Sequence[str]) -> None:

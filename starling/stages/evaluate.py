@@ -8,10 +8,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from starling import chat, contamination, data_files, models, packing, polling, progress, stats, tables
+from starling import chat, contamination, data_files, models, own_reward, packing, polling, progress, stats, tables
 from starling.config import Config
 from starling.judges import rubric
-from starling.judges.make import make_judge
 from starling.judges.ranks import ranks_with_ties
 from starling.judges.rubric import Assessment
 from starling.ledger import Ledger
@@ -57,8 +56,9 @@ def run(run: Run) -> dict[str, Any]:
         rewards = list(zip(*(_rewards(reward_model, prompts, own, config, advance) for own in answers), strict=True))
     with Ledger(run.ledger_path, "evaluate") as ledger:
         progress.note_interrupted(ledger.interrupted)
-        judge = make_judge(config.evaluate, config, ledger)
-        judged = judge.rank([(p, [b, a]) for p, a, b in zip(prompts, *answers, strict=True)])
+        shown = [(p, [b, a]) for p, a, b in zip(prompts, *answers, strict=True)]
+        judge, judged = polling.ask(config.evaluate, config, ledger, shown)
+    about = own_reward.tell(run, judge) | polling.tell_unread(judged)
     cases = [
         Case(
             prompt=prompt,
@@ -74,6 +74,7 @@ def run(run: Run) -> dict[str, Any]:
     found = scores(config, cases)
     table = {
         "judge": judge.name,
+        **about,
         "unparsed": sum(case.verdict is None for case in cases),
         "scores": [asdict(score) for score in found],
         "contamination": contaminated,
@@ -82,7 +83,10 @@ def run(run: Run) -> dict[str, Any]:
         "settings": own_settings(models.load_policy(paths[1]).network)
         | {"answer_tokens": config.evaluate.answer_tokens},
     }
-    rows = [_case_row(case, config.evaluate.length_band, config.rank.tie_margin) for case in cases]
+    rows = [
+        _case_row(case, config.evaluate.length_band, config.rank.tie_margin) | polling.why_unread(said)
+        for case, said in zip(cases, judged, strict=True)
+    ]
     families = [_family(case) for case in cases]
     if panel := polling.facts(judge, judged, families, partial(_win_rate, config, families)):
         table |= {"panel": panel}
