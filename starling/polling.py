@@ -49,16 +49,20 @@ def verdicts(judge: Judge, judged: Sequence[Judged]) -> list[float | None]:
 
 def tell_unread(judged: Sequence[Judged]) -> dict[str, Any]:
     """Why answers could not be judged, counted by reason, the commonest printed too; nothing where all could be."""
-    reasons = Counter(one.reason for one in judged if one.ranks is None)
+    reasons = _reasons(judged)
     if not reasons:
         return {}
-    reason, times = reasons.most_common(1)[0]
+    reason, times = next(iter(reasons.items()))
     progress.console.print(
-        f"evaluate: {reasons.total():,} of {len(judged):,} pairs could not be judged and do not count; most often "
-        f"({times:,}): {reason}",
+        f"evaluate: {sum(reasons.values()):,} of {len(judged):,} pairs could not be judged and do not count; most "
+        f"often ({times:,}): {reason}",
         markup=False,
     )
-    return {"reasons": dict(reasons.most_common())}
+    return {"reasons": reasons}
+
+
+def _reasons(judged: Sequence[Judged]) -> dict[str, int]:
+    return dict(Counter(one.reason for one in judged if one.ranks is None).most_common())
 
 
 def why_unread(said: Judged) -> dict[str, str]:
@@ -87,8 +91,9 @@ def facts(
             "template_hash": one.template_hash,
             "win_rate": asdict(win_rate(votes[one.name])),
             "unparsed": votes[one.name].count(None),
+            "reasons": _reasons([pair.members[at] for pair in judged]),
         }
-        for one in judge.members
+        for at, one in enumerate(judge.members)
     ]
     voters = _voters(said)
     opinions = panel.together(voters, VERDICTS)

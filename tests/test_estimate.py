@@ -83,6 +83,14 @@ def test_a_road_without_endpoints_costs_nothing(tiny_model: Path, tmp_path: Path
     assert estimate.lines(found) == ["cost: no stage that is left asks an endpoint; nothing is spent"]
 
 
+def test_a_judge_in_this_process_is_said_to_take_no_calls(tiny_model: Path, tmp_path: Path) -> None:
+    cfg = config.load(recipe(tmp_path, tiny_model, rank__judges=["rubric", "far/rm"], evaluate__judge="far/rm"))
+    found = estimate.estimate(cfg, tmp_path / "no-run")
+    assert found["stages"] == []
+    assert found["free"] == [{"stage": stage, "judge": "far/rm"} for stage in ("rank", "tune", "evaluate")]
+    assert estimate.lines(found)[0] == "rank: judge far/rm runs in this process: 0 calls"
+
+
 def test_what_the_run_has_on_file_is_not_counted_and_nothing_is_written(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

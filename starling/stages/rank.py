@@ -9,8 +9,8 @@ from starling import audit, concord, data_files, judgements, models, panel_rows,
 from starling.concord import Concord
 from starling.config import JudgeTable
 from starling.errors import StopStage, UsageError
+from starling.judges import naming
 from starling.judges.aggregate import PositionEffects
-from starling.judges.by_reward import RewardJudge
 from starling.judges.llm import LlmJudge
 from starling.judges.make import Named, clients_of, make_judge, named_judges, reward_judges
 from starling.judges.protocol import Judge, Judged
@@ -45,7 +45,8 @@ def run(run: Run) -> dict[str, Any]:
             advance(looks)
 
         def told(call: Call, outcome: Reply | Failure) -> None:
-            count(call.draw == 0)  # a call counts once, however often it is made
+            if call.draw == 0:  # a call counts once, however often it is made
+                count(1)
 
         judge = make_judge(cfg, run.config, ledger, told, count)
         members = judge.members if isinstance(judge, Panel) else ()
@@ -64,7 +65,7 @@ def run(run: Run) -> dict[str, Any]:
             ranked, unranked = _judge(judge, items)
             advance(max(planned - done, 0))
             _count(ranked, unranked, tally, panel)
-            _refuse_unparsed(run, tally.reasons, len(answers), judge)
+            _refuse_unparsed(run, tally.reasons, len(answers), judge.name)
             if unranked:
                 data_files.write_jsonl(kept, unranked)
             schema = tables.PANEL_RANKINGS if panel else tables.RANKINGS
@@ -214,7 +215,7 @@ def _effect_lines(effects: Sequence[PositionEffects]) -> list[str]:
     return lines
 
 
-def _refuse_unparsed(run: Run, reasons: Counter[str], prompts: int, judge: Judge) -> None:
+def _refuse_unparsed(run: Run, reasons: Counter[str], prompts: int, judge: str) -> None:
     """Stop once too many of all prompts are unranked; their shards go, since failed calls may be asked again."""
     limit = run.config.rank.max_unparsed
     share = reasons.total() / prompts
@@ -227,7 +228,7 @@ def _refuse_unparsed(run: Run, reasons: Counter[str], prompts: int, judge: Judge
         how = "Use a reward model that reads them, or with another --run and --from this one raise "
         raise StopStage(
             f"rank: {reasons.total()} of {prompts} prompts have no readable ranking "
-            f"({share:.0%}, limit {limit:.0%}); most often ({count}): {worst}; judge: {judge.name}. "
-            + (how if isinstance(judge, RewardJudge) else f"{asked}rank.max_new_tokens where replies are cut off, or ")
+            f"({share:.0%}, limit {limit:.0%}); most often ({count}): {worst}; judge: {judge}. "
+            + (how if naming.is_by_reward(judge) else f"{asked}rank.max_new_tokens where replies are cut off, or ")
             + "rank.max_unparsed"
         )
