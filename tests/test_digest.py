@@ -76,7 +76,7 @@ def test_the_judges_effects_are_told(run: Run) -> None:
 def test_a_judge_that_reads_each_answer_alone_is_said_to_see_no_order(run: Run) -> None:
     facts = run.manifest["stages"]["rank"]["facts"]
     for judge, said in (
-        ("reward:rm#0a1b2c3d4e5f", True),
+        ("reward:rm#0a1b", True),
         ("panel of rubric, reward:rm#0a1b", True),
         ("kwise:m", False),
     ):

@@ -86,14 +86,12 @@ def test_what_a_person_gets_wrong_is_one_line_before_anything_is_sampled(
     road: tuple[Path, str], tiny_model: Path, tmp_path: Path, fails: Any, reward_model: Any
 ) -> None:
     root, judge = road
+    taken = str(tmp_path / "taken")
     models.save(reward_model, tmp_path / "taken")
     wrong = {
         "no such folder": {"rank__judge": str(tmp_path / "absent")},
         "is a run; name its reward model": {"evaluate__judge": str(root)},
-        "is fit.reward_model too": {
-            "rank__judge": str(tmp_path / "taken"),
-            "fit__reward_model": str(tmp_path / "taken"),
-        },
+        "is fit.reward_model too": {"rank__judge": taken, "fit__reward_model": taken},
         "tune.rewards names the judge": {"rank__judge": judge, "tune__rewards": ["judge"]},
     }
     for number, (said, changes) in enumerate(wrong.items()):
