@@ -14,7 +14,8 @@ import numpy as np
 from scipy import stats as scipy_stats
 
 from starling import stats
-from starling.judgements import Judgement, Log
+from starling.judgement_rows import Judgement
+from starling.judgements import Log
 from starling.judges import naming
 from starling.records import Score
 

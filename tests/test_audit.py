@@ -8,7 +8,8 @@ import pytest
 from tolerances import EXACT
 
 from starling import audit, judgements
-from starling.judgements import Judgement, Log
+from starling.judgement_rows import Judgement
+from starling.judgements import Log
 from starling.judges.parse import Pair
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "shared" / "data" / "gpt4_rankings"

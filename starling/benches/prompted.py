@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from starling import contamination, data_files, paired, progress, tables
+from starling import contamination, data_files, paired, progress, turns
 from starling.benches import answers, cost, filing
 from starling.benches.answers import Answers, Given, Question, Side
 from starling.benches.asked import Asked
@@ -33,7 +33,7 @@ def text_of(prompt: Prompt) -> str:
     first = prompt.messages[0]
     if len(prompt.messages) == 1 and first["role"] == "user":
         return first["content"]
-    return tables.text_from_messages(prompt.messages)
+    return turns.text_from_messages(prompt.messages)
 
 
 def digest(prompts: Sequence[Prompt], more: Mapping[str, Any]) -> str:
