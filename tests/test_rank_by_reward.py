@@ -52,6 +52,8 @@ def test_each_prompts_answers_are_ranked_by_reward_and_all_is_told(
     run = start(tmp_path, tiny_model, sampled, **QUIET, rank__judge=judge)
     facts = rank.run(run)
     assert (facts["ranked"], facts["unranked"], facts["asking"], facts["position_effects"]) == (15, 0, None, [])
+    said = f"rank: {facts['judge']} ranks by its rewards; it reads each answer alone"
+    assert said in capsys.readouterr().out.replace("\n", "")
     assert (facts["spending"], facts["reward_models"][0]["name"]) == ([], judge)
     assert facts["judge"] == f"reward:{judge}#{facts['reward_models'][0]['weights_sha256'][:12]}"
     expected = rewards_of(run, judge)

@@ -49,6 +49,8 @@ def run(run: Run) -> dict[str, Any]:
                 count(1)
 
         judge = make_judge(cfg, run.config, ledger, told, count)
+        for one in reward_judges(judge):
+            progress.console.print(f"rank: {one.name} ranks by its rewards; it reads each answer alone", markup=False)
         members = judge.members if isinstance(judge, Panel) else ()
         panel = Concord(members, [one.cfg.first_repeats for one in named]) if members else None
         for number, items in enumerate(answers.shards(cfg.shard_prompts)):
