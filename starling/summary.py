@@ -10,7 +10,7 @@ from rich.table import Table
 from starling import builtin, digest, figures, progress
 from starling.before_after import SIDES, judge_named
 from starling.config import PANEL, Config, JudgeTable
-from starling.endpoints import judges_of, of_judge
+from starling.endpoints import judges_of
 from starling.errors import ModelError
 from starling.judges.llm import calls_of
 from starling.store import Run
@@ -181,7 +181,8 @@ def _judge(config: Config, cfg: JudgeTable, answers: int) -> str:
     named = judge_named(cfg.judge)
     if cfg.judge == "rubric":
         return named
-    if cfg.judge != builtin.NAME and of_judge(config, cfg) is None and _is_by_reward(cfg.judge):
+    elsewhere = cfg.judge.startswith("openai:") or cfg.judge in [endpoint.name for endpoint in config.endpoints]
+    if not elsewhere and cfg.judge != builtin.NAME and _is_by_reward(cfg.judge):
         return f"{cfg.judge}, a reward model, which is asked nothing"
     least, most = calls_of(cfg, answers)
     calls = _count(least, "call") if least == most else f"{least} to {most} calls"

@@ -13,7 +13,7 @@ from small_road import content
 from test_rank import items_of, ranking_of, sampled, start
 from tolerances import CLOSE
 
-from starling import audit, cli, data_files, judgements, lineage, models, progress, reward
+from starling import audit, chat, cli, data_files, judgements, lineage, models, progress, reward
 from starling.errors import StopStage, UsageError
 from starling.judges.ranks import mean_ranks, ranks_with_ties
 from starling.judges.rubric import RubricJudge
@@ -60,7 +60,7 @@ def test_each_prompts_answers_are_ranked_by_reward_and_all_is_told(
     for row in data_files.read_rows(run.folder("rank")):
         alone = expected[row["prompt_id"]]
         told = {row["answers"][at]["model"]: mark for (at,), mark in zip(row["orders"], row["marks"], strict=True)}
-        assert told == pytest.approx(alone, abs=CLOSE)
+        assert told == pytest.approx(alone, rel=CLOSE, abs=CLOSE)
         names = [one["model"] for one in row["answers"]]
         assert [one["rank"] for one in row["answers"]] == sorted(ranks_with_ties([told[name] for name in names], 0))
         assert (row["judge"], row["template_hash"], row["calls"]) == (facts["judge"], facts["template_hash"], [])
@@ -160,25 +160,28 @@ def test_other_weights_in_the_folder_of_a_judge_that_has_ranked_are_refused(
 def test_prompts_that_the_model_cannot_read_are_listed_and_too_many_stop_the_stage(
     tiny_model: Path, tmp_path: Path, sampled: Run, judge: str
 ) -> None:
-    config = Path(judge) / "config.json"
-    config.write_text(config.read_text().replace('"max_position_embeddings": 512', '"max_position_embeddings": 40'))
-    lengths = reward.load_reward_model(judge)
+    tokenizer = models.load_tokenizer(judge)
+    tokens = {}
+    for prompt, answers in items_of(sampled):
+        texts, ends = [one.answer or " " for one in answers], [one.finished for one in answers]
+        shared, own = chat.conversation_ids(tokenizer, prompt.messages, texts, ends)
+        tokens[prompt.id] = len(shared) + max(map(len, own))
+    window = sorted(tokens.values())[7]
+    too_long = {name for name, length in tokens.items() if length > window}
+    file = Path(judge) / "config.json"
+    file.write_text(file.read_text().replace('"max_position_embeddings": 512', f'"max_position_embeddings": {window}'))
     run = start(tmp_path, tiny_model, sampled, **QUIET, rank__judge=judge, rank__max_unparsed=1.0)
     facts = rank.run(run)
-    too_long = {
-        prompt.id
-        for prompt, answers in items_of(run)
-        if lengths.refusal(
-            Question(messages=prompt.messages, answers=[one.answer for one in answers],
-                     finished=[one.finished for one in answers], where="", reads_empty=True)
-        )
-    }  # fmt: skip
-    assert 0 < len(too_long) < 15 and (facts["ranked"], facts["unranked"]) == (15 - len(too_long), len(too_long))
+    assert too_long and (facts["ranked"], facts["unranked"]) == (15 - len(too_long), len(too_long))
     rows = data_files.read_rows(run.root / "unranked" / "00000.jsonl")
     assert {row["prompt_id"] for row in rows} == too_long
-    assert {row["reason"] for row in rows} == {"longer than the reward model's window of 40 tokens"}
+    reason = f"longer than the reward model's window of {window} tokens"
+    assert {row["reason"] for row in rows} == {reason}
+    assert {row["replies"][0] for row in rows} == {
+        f"prompt {name}: takes {tokens[name]} tokens, the reward model's window is {window}; shorten it"
+        for name in too_long
+    }
     assert not set(ranking_of(run)) & too_long
-    reasons = Counter({"longer than the reward model's window of 40 tokens": 3})
     run = start(tmp_path / "few", tiny_model, sampled, **QUIET, rank__judge=judge)
     with pytest.raises(StopStage, match=r"3 of 5 .* Use a reward model that reads them, or .* raise rank.max_unparsed"):
-        rank._refuse_unparsed(run, reasons, 5, facts["judge"])
+        rank._refuse_unparsed(run, Counter({reason: 3}), 5, facts["judge"])

@@ -45,7 +45,8 @@ def test_a_reward_model_that_is_there_already_is_named() -> None:
 def test_a_judge_is_told_for_what_it_is(reward_model: Any, tmp_path: Path) -> None:
     models.save(reward_model, tmp_path / "rm")
     rm = str(tmp_path / "rm")
-    lines = summary.plan(settings(rank={"judges": ["rubric", rm]}, evaluate={"judge": str(tmp_path / "absent")}))
+    panel = {"judge": "panel", "judges": ["rubric", rm]}
+    lines = summary.plan(settings(rank=panel, evaluate={"judge": str(tmp_path / "absent")}))
     by = f"rank: by a panel: rubric, a program, not an LLM; {rm}, a reward model, which is asked nothing"
     assert any(line.startswith(by) for line in lines)
     assert any(f"{tmp_path / 'absent'}, a language model, asked kwise" in line for line in lines)
