@@ -82,12 +82,14 @@ def test_rewards_are_those_of_the_score_command(wild: str) -> None:
         assert [judged.ranks.index(rank) for rank in (1, 2, 3)] == sorted(range(3), key=lambda at: -alone[at])
 
 
-def test_an_empty_answer_is_read_as_the_bare_end_of_a_turn(known: str) -> None:
+def test_an_empty_answer_is_read_as_the_bare_end_of_a_turn(known: str, wild: str) -> None:
     prompt, (low, empty, blank, high) = cut("p", "a 1", "", " \n", "b 9")
     ended = [replace(empty, finished=True), replace(blank, finished=True)]
     (found,) = RewardJudge(known).rank([(prompt, [low, *ended, high])])
     assert found.ranks == [4, 2, 2, 1]  # .1, .45, .45, .9
     assert found.marks[1] == found.marks[2] == pytest.approx(known_rewards.FINISHED, abs=CLOSE)
+    (found,) = RewardJudge(wild).rank([(prompt, [low, *ended, high])])
+    assert found.marks[1] == found.marks[2]  # nothing but blanks is as empty
 
 
 def test_what_is_longer_than_the_window_is_left_unread_with_the_reason_and_never_cut(known: str) -> None:
