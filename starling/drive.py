@@ -31,6 +31,10 @@ def drive(run: Run, stages: list[str]) -> None:
     if pending:
         endpoints.refuse_unready(run.config, pending)
         trackers.refuse_missing(run.config.run.trackers)
+        if "evaluate" in pending and run.config.evaluate.benchmarks:
+            from starling import run_benchmarks  # loads PyTorch
+
+            run_benchmarks.refuse_unready(run.config, run.root)
         run.refuse_damage(ROAD[: ROAD.index(pending[0])])
         progress.console.print(f"run {run.root}, seed {run.config.run.seed}", markup=False)
     for stage in stages:

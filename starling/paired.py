@@ -69,6 +69,13 @@ def compare(name: str, before: Sequence[float], after: Sequence[float], clusters
     )
 
 
+def verdict(change: Change, good: int) -> str:
+    """better, worse, or unclear; `good` is 1 where more is better, -1 where less is."""
+    if not change.n or not change.is_shown:
+        return "unclear"
+    return "better" if good * change.value > 0 else "worse"
+
+
 def sentence(change: Change, *, good: int = 1, unit: str = "prompts") -> str:
     """What the figures allow one to say; `good` is 1 where more is better, -1 where less is, 0 where neither."""
     if not change.n:

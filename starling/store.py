@@ -22,6 +22,7 @@ from starling.errors import DataError, UsageError, explained
 from starling.ledger import Ledger
 
 FORMAT = 1
+LEDGER = "calls.sqlite"
 ROAD = ("prompts", "sample", "rank", "fit", "tune", "evaluate", "report")
 
 
@@ -73,7 +74,8 @@ class Run:
         if run.config.settled() != config.settled():
             changed = ", ".join(_differences(run.config.settled(), config.settled()))
             raise UsageError(f"run: {root} was made with other settings ({changed}); choose another --run folder")
-        if run.config != config:  # limits, prices, the budget: no row depends on them
+        if run.config != config:  # limits, prices, the budget: no row depends on them; more that is asked for
+            run._reopen(asked_anew(run.config, config))
             write_atomically(root / "config.toml", configuration.dump(config))
             run.config = config
         return run
@@ -114,7 +116,7 @@ class Run:
 
     @property
     def ledger_path(self) -> Path:
-        return self.root / "calls.sqlite"
+        return self.root / LEDGER
 
     @property
     def metrics_path(self) -> Path:
@@ -194,6 +196,7 @@ class Run:
             with Ledger(self.ledger_path) as ledger:
                 ledger.take_over(other.ledger_path)
         self.manifest["stages"] |= {stage: other.manifest["stages"][stage] for stage in taken}
+        self._reopen([stage for stage in asked_anew(other.config, self.config) if stage in taken])
         self._save()
 
     def refuse_damage(self, stages: Sequence[str]) -> None:
@@ -210,6 +213,14 @@ class Run:
                 f"run: {len(damaged)} of {len(outputs)} finished files in {self.root} are missing or changed, "
                 f"first {damaged[0]}; restore them or begin anew in another --run folder"
             )
+
+    def _reopen(self, stages: Sequence[str]) -> None:
+        """Let finished stages go on; those behind them begin anew."""
+        for stage in filter(self.is_done, stages):
+            self.manifest["stages"][stage] |= {"state": "running"}
+            for later in ROAD[ROAD.index(stage) + 1 :]:
+                self.manifest["stages"].pop(later, None)
+            self._save()
 
     def _save(self) -> None:
         self.manifest["versions"] = versions()
@@ -234,6 +245,18 @@ def stages_that_agree(mine: Config, other: Config) -> list[str]:
             break
         agreeing.append(stage)
     return agreeing
+
+
+def asked_anew(old: Config, new: Config) -> list[str]:
+    """The stages of which `new` asks for more, or less, than `old` in what may grow."""
+    return [
+        stage
+        for stage in ROAD[:-1]
+        if any(
+            getattr(getattr(old, stage), key) != getattr(getattr(new, stage), key)
+            for key in getattr(new, stage).may_grow
+        )
+    ]
 
 
 def first_difference(mine: Config, other: Config) -> str:

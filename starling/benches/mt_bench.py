@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from starling import progress
+from starling import contamination, progress
+from starling.account import Account
 from starling.benches import answers as answering
 from starling.benches import (
     cost,
@@ -29,7 +30,7 @@ from starling.speakers import open_speaker
 
 NAME = "mt_bench"
 ABOUT = "two turns, by a judge's marks from 1 to 10, or in pairs"
-OPTIONS = frozenset(("model", "answers", "judge", "output", "against", "judgments", "data", "out", "estimate"))
+OPTIONS = frozenset(("model", "answers", "judge", "output", "against", "judgments", "data", "run", "out", "estimate"))
 MAX_TOKENS = 1024  # of an answer, as in FastChat
 ANSWERS, VERDICTS = "answers", "verdicts"  # what the ledger's calls are for
 
@@ -50,14 +51,14 @@ def run(asked: Asked) -> dict[str, Any]:
     data = {"name": name, "cases": len(found.questions), "sha256": found.sha256}
     if asked.judgments:
         return _of_judgments(asked, asked.judgments, found, data)
-    source = str(asked.answers or asked.model)
+    source = _source(asked)
     out = (
         asked.out or Path("runs") / f"bench-{NAME}-{fastchat.file_name(Path(source).name if asked.answers else source)}"
     )
     if asked.estimate:
-        return cost.estimate(_parts(asked, found.questions, source), filing.ledger_of(out))
-    ours = _side(source, found.questions, out)
-    theirs = _side(asked.against, found.questions, out) if asked.against else None
+        return cost.estimate(_parts(asked, found.questions), filing.ledger_of(out))
+    ours = _side(source, found.questions, out, asked.account)
+    theirs = _side(asked.against, found.questions, out, asked.account) if asked.against else None
     if theirs and theirs.name == ours.name:
         raise UsageError(f"bench: both sides are called {ours.name}; give one of the answer files another model_id")
     sides = [side for side in (ours, theirs) if side]
@@ -69,15 +70,18 @@ def run(asked: Asked) -> dict[str, Any]:
             f"left out: {len(without)}, the first: {without[0].item}: {without[0].reason} ({without[0].detail})"
         )
     members = []
-    with filing.filed(out, VERDICTS) as ledger:
-        for name, one in zip(panel.names(asked.judge), asked.judge, strict=True):
-            judge, rows = mt_judging.judge(one, found.questions, sides, ledger, asked.output)
+    with filing.filed(out, VERDICTS, asked.account) as ledger:
+        for name, one in zip(panel.names(asked.judge, asked.account), asked.judge, strict=True):
+            judge, rows = mt_judging.judge(one, found.questions, sides, ledger, asked.output, asked.account)
             members.append(_Judged(name, judge, rows, _written(rows, out, name, sides, answered)))
     judge, figures = members[0].judge, members[0].figures
     about: dict[str, Any] = {}
     if len(members) > 1:
         judge, figures, about = _together(members, out, sides, answered)
     notes = [*figures.notes, *_notes(found.questions, data, sides)]
+    if asked.run is not None:
+        about["contamination"] = contamination.of_turns({one.id: one.turns for one in found.questions}, asked.run)
+        notes += contamination.lines(about["contamination"])
     result = results.result(
         NAME,
         model=ours.identity,
@@ -92,12 +96,24 @@ def run(asked: Asked) -> dict[str, Any]:
     return result
 
 
+def plan(asked: Asked) -> list[Part]:
+    """What is going to be asked of whom; what cannot work is refused."""
+    _refuse_unclear(asked)
+    found, _ = mt_questions.find(asked.data)
+    return [] if asked.judgments else _parts(asked, found.questions)
+
+
+def _source(asked: Asked) -> str:
+    return str(asked.answers or asked.model)
+
+
 def _refuse_unclear(asked: Asked) -> None:
-    given = [key for key in ("model", "answers", "judgments") if getattr(asked, key)]
+    given, account = [key for key in ("model", "answers", "judgments") if getattr(asked, key)], asked.account
     if asked.judgments:
-        if asked.answers or asked.judge or asked.estimate or asked.output == "json":
+        if asked.answers or asked.judge or asked.run or asked.estimate or asked.output == "json":
             raise UsageError(
-                "bench: --judgments are scored as they are: leave out --answers, --judge, --output and --estimate"
+                "bench: --judgments are scored as they are: leave out --answers, --judge, --output, --run and "
+                "--estimate"
             )
     elif len(given) != 1:
         raise UsageError(
@@ -109,16 +125,16 @@ def _refuse_unclear(asked: Asked) -> None:
         raise UsageError(f"bench: {NAME} needs --judge MODEL, as in --judge openai:NAME@URL")
     elif "rubric" in asked.judge:
         raise UsageError(f"bench: the rubric needs checks that the questions of {NAME} have not; give --judge MODEL")
-    elif not asked.against and (unfit := [one for one in asked.judge if scoring.is_reward_model(one)]):
+    elif not asked.against and (unfit := [one for one in asked.judge if scoring.is_reward_model(one, account)]):
         raise UsageError(f"bench: {unfit[0]} is a reward model, which gives no marks; compare: add --against MODEL")
-    panel.names(asked.judge)
+    panel.names(asked.judge, account)
     if asked.output == "json" and asked.judge:
-        scoring.refuse_json(asked.judge)
+        scoring.refuse_json(asked.judge, account)
     if asked.out is not None and asked.out.is_file():
         raise UsageError(f"bench: --out {asked.out} is a file; {NAME} writes a folder")
 
 
-def _side(source: str, questions: Sequence[Question], out: Path) -> Side:
+def _side(source: str, questions: Sequence[Question], out: Path, account: Account | None) -> Side:
     """Answers that stand in a file, or those of a MODEL, written as FastChat does."""
     if Path(source).is_file():
         name, given, left_out = fastchat.read_answers(Path(source))
@@ -126,8 +142,8 @@ def _side(source: str, questions: Sequence[Question], out: Path) -> Side:
         answers = Answers(by_question=matched.by_question, left_out=[*left_out, *matched.left_out])
         return Side(name=name, identity={"name": name, "answers": source}, answers=answers)
     turns = sum(len(one.turns) for one in questions)
-    with filing.filed(out, ANSWERS) as ledger, progress.track(ANSWERS, turns, "answers") as advance:
-        speaker = open_speaker(source, ledger, lambda call, reply: advance(1))
+    with filing.filed(out, ANSWERS, account) as ledger, progress.track(ANSWERS, turns, "answers") as advance:
+        speaker = open_speaker(source, ledger, lambda call, reply: advance(1), account)
         answers = answering.ask(questions, speaker.chat, max_tokens=MAX_TOKENS)
     name = speaker.identity["name"]
     rows = fastchat.answer_rows(name, answers, time.time())
@@ -235,10 +251,10 @@ def _notes(questions: Sequence[Question], data: dict[str, Any], sides: Sequence[
     return notes
 
 
-def _parts(asked: Asked, questions: Sequence[Question], source: str) -> list[Part]:
+def _parts(asked: Asked, questions: Sequence[Question]) -> list[Part]:
     """The calls of a test; answers that are not there yet count with their cap."""
     parts, sides, unknown = [], [], 0
-    for one in (source, asked.against) if asked.against else (source,):
+    for one in filter(None, (_source(asked), asked.against)):
         if Path(one).is_file():
             sides.append(answering.match(questions, fastchat.read_answers(Path(one))[1]))
         else:
@@ -260,5 +276,5 @@ def _parts(asked: Asked, questions: Sequence[Question], source: str) -> list[Par
             read_cap=MAX_TOKENS,
         )
         for judge in asked.judge
-        if not scoring.is_reward_model(judge)  # that is asked nothing
+        if not scoring.is_reward_model(judge, asked.account)  # that is asked nothing
     ]
