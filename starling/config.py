@@ -18,8 +18,9 @@ from starling.settings import EndpointTable, Generator, PromptsTable, RunTable, 
 from starling.tune_settings import TuneTable
 
 __all__ = [
-    "BenchmarkTable", "Config", "EndpointTable", "EvaluateTable", "FitTable", "Generator", "JudgeTable", "PanelTable", "PromptsTable",
-    "RankTable", "RunTable", "SampleTable", "Source", "Table", "TuneTable", "dump", "find_recipe", "load",
+    "BenchmarkTable", "Config", "EndpointTable", "EvaluateTable", "FitTable", "Generator", "JudgeTable", "PanelTable",
+    "PromptsTable", "RankTable", "RunTable", "SampleTable", "Source", "Table", "TuneTable", "dump", "find_recipe",
+    "load",
 ]  # fmt: skip
 
 DEFAULT_RECIPE = "smollm2"

@@ -106,6 +106,7 @@ def result_of(facts: Mapping[str, Any], cases: list[dict[str, Any]], config: Con
         "settings": facts["settings"],
         "outcomes": {name: outcomes.count(name) for name in ("better", "same", "worse", "unread")},
         "held_out_outcomes": {name: held_out.count(name) for name in ("better", "same", "worse")},
+        "benchmarks": facts.get("benchmarks", []),
         **_panel(facts),
     }
 

@@ -4,9 +4,10 @@ import importlib
 from pathlib import Path
 
 from starling import config, endpoints, progress, trackers
+from starling.agreeing import first_difference
 from starling.at_work import timed
 from starling.config import Config
-from starling.store import ROAD, Run, first_difference, is_run
+from starling.store import ROAD, Run, is_run
 
 
 def settings(recipe: str, run: Path | None, overrides: list[str] | None) -> tuple[Path, Config]:

@@ -163,7 +163,7 @@ def of_generators(config: Config) -> dict[str, Endpoint]:
 
 
 def of_stage(config: Config, stage: str) -> list[Endpoint]:
-    """The endpoints that a stage asks, `evaluate` for its benchmarks too; `tune` looks at its steps with rank's judges."""
+    """The endpoints that a stage asks: `evaluate` for its benchmarks too, `tune` by rank's judges at its looks."""
     if stage == "sample":
         return list(of_generators(config).values())
     judges = {"rank": config.rank, "tune": config.rank, "evaluate": config.evaluate}

@@ -1,8 +1,8 @@
-"""The benchmarks that a run asks for: refused or priced beforehand, run after the test, not repeated where they stand."""
+"""The benchmarks that a run asks for: refused or priced beforehand, run after the test, taken where they stand."""
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from starling.limits import Allowance
 from starling.store import LEDGER, Run, is_run, write_atomically
 
 STAGE, FOLDER = "evaluate", "benchmarks"
+ASSUMED = f"a benchmark's reply takes {cost.SHARE_OF_CAP:.0%} of its cap, until some were seen"
 _REQUEST = "asked.json"
 
 
@@ -60,11 +61,6 @@ def expected(config: Config, root: Path) -> list[dict[str, Any]]:
         parts = bench.plan(table.name, asked)
         found += [one | {"benchmark": table.title} for one in cost.expected(parts, root / LEDGER, asked.account)]
     return found
-
-
-def judged_by(tables: Sequence[BenchmarkTable]) -> str:
-    """The benchmarks by their names, each with its judges."""
-    return ", ".join(one.title + (f" (judge: {', '.join(one.judge)})" if one.judge else "") for one in tables)
 
 
 def _asked(config: Config, root: Path, table: BenchmarkTable, allowance: Allowance | None = None) -> Asked:

@@ -90,6 +90,7 @@ def _estimated(part: Part, spent: Sequence[Spent], account: Account | None) -> d
         "completion_tokens": tokens_out,
         "usd": None if usd["at_most"] is None else usd,
         "in_this_process": endpoint is None,
+        "concurrency": endpoint.concurrency if endpoint else 0,
     }
 
 
