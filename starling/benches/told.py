@@ -106,6 +106,13 @@ def _sentence(row: Mapping[str, Any]) -> str:
     }[tone(row["tuned"])]
 
 
+def worse(entries: Sequence[Entry]) -> list[str]:
+    """The figures that say worse."""
+    return [
+        f"{entry['title']} ({row['label']})" for entry in entries for row in entry["rows"] if row["says"] == "worse"
+    ]
+
+
 def table(entries: Sequence[Entry]) -> Table:
     """The first figures of each benchmark on a terminal; parts of them stand in `result.json` and on the page."""
     found = Table(title="benchmarks", title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
