@@ -97,6 +97,8 @@ class BenchmarkTable(Table):
     variable VARIABLE holds the key; several are a panel; () = none."""
     output: Literal["text", "json"] = "text"
     """How it replies; json asks the endpoint to hold the reply to a JSON schema."""
+    marks: bool = False
+    """mt_bench: whether both models' answers get marks from 1 to 10, instead of being shown in pairs."""
     data: str = ""
     """FILE, folder or data set with its rows, of mt_bench also "builtin"; "" = what `starling bench` takes."""
     version: Literal[1, 2] = 1

@@ -73,6 +73,7 @@ def _asked(config: Config, root: Path, table: BenchmarkTable, allowance: Allowan
         against=config.run.model if of_policy else "",
         judge=table.judge,
         output=table.output,
+        marks=table.marks,
         version=table.version,
         one_order=table.one_order,
         data=table.data,

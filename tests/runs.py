@@ -217,8 +217,9 @@ def _evaluate(run: Run, judge: str, replaced: dict[str, dict[str, float]]) -> di
 
 def _benchmark(title: str, kind: str, rows: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
     return {
-        "title": title, "bench": title, "kind": kind, "judge": HOSTILE_NAME, "template_hash": "", "data": "own <b>7</b>",
-        "cases": 98, "date": "2027-01-01", "rows": rows, "says": [], "left_out": 0, "contamination": None,
+        "title": title, "bench": title, "kind": kind, "judge": HOSTILE_NAME, "template_hash": "",
+        "data": "own <b>7</b>", "cases": 98, "date": "2027-01-01", "rows": rows, "says": [], "left_out": 0,
+        "contamination": None,
     } | more  # fmt: skip
 
 
@@ -234,7 +235,7 @@ def benchmarks() -> tuple[dict[str, Any], ...]:
              row | {"label": HOSTILE, "level": 1, "kind": "number"}],
             says=["prompts, strict: worse, -25.0 pt (12 down)."], left_out=2, contamination=held,
         ),
-        _benchmark("mt_bench", "win_rate", [row | {"label": "tuned against base", "says": "unclear"}], template_hash="a7"),
+        _benchmark("mt_bench", "win_rate", [row | {"label": "tuned", "says": "unclear"}], template_hash="a7"),
         _benchmark("reward_bench_2", "reward_model", [row | {"label": "overall", "length_only": base}], judge=""),
     )  # fmt: skip
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import Server, fails, replies_with
+from servers import Server, replies_with
+from servers import fails as fails_with
 from small_road import recipe, write_lines
 
 from starling import cli, estimate, run_benchmarks
@@ -184,7 +185,7 @@ def test_a_judge_that_fails_in_the_middle_is_asked_the_rest_later_wherever_it_st
 
 
 async def refused(request: Any, payload: Any) -> Any:
-    return await fails(401, "no")(request, payload)
+    return await fails_with(401, "no")(request, payload)
 
 
 def test_the_runs_budget_holds_for_benchmarks(run: Path, tmp_path: Path, fails: Line) -> None:

@@ -25,6 +25,7 @@ class Asked:
     judge: Sequence[str] = ()
     output: Output = "text"
     against: str = ""
+    marks: bool = False
     judgments: Path | None = None
     annotations: Sequence[Path] = ()
     version: int = 1
