@@ -94,3 +94,18 @@ def test_without_a_standard_error_a_change_has_no_interval() -> None:
     rows = [row("t acc", 0.5, 0.4, 0.6)]
     found = told.told("lm_eval", result(rows=rows, against={"rows": rows, "changes": [change], "says": []}))
     assert found["rows"][0]["change"] == {"value": 0.1, "low": None, "high": None, "n": 40}
+
+
+def test_runs_share_a_row_where_judge_and_data_are_the_same() -> None:
+    one, other = told.told("safety", result(against=AGAINST)), told.told("safety", result(against=AGAINST))
+    won = told.told("mt_bench", result(rows=[row("a against b", 0.25, 0.1, 0.4)]))
+    found = told.beside([[one, won], [], [other | {"judge": "another"}, won]])
+    assert [(line["title"], line["label"], line["kind"]) for line in found] == [
+        ("safety", "refused", "share_change"),
+        ("safety", "Polite where both refuse", "share_change"),
+        ("mt_bench", "tuned against base, ties half", "share_interval"),
+        ("safety", "refused", "share_change"),
+        ("safety", "Polite where both refuse", "share_change"),
+    ]
+    assert found[0]["figures"] == [figure(-0.25, -0.4, -0.1), None, None]
+    assert found[2]["figures"][0] == found[2]["figures"][2] == figure(0.25, 0.1, 0.4)

@@ -113,6 +113,27 @@ def worse(entries: Sequence[Entry]) -> list[str]:
     ]
 
 
+def beside(runs: Sequence[Sequence[Entry]]) -> list[dict[str, Any]]:
+    """The first figures of several runs' benchmarks, a row for each with a figure of each run, None where it has none.
+
+    Figures stand in one row only where judge, wording and data are the same.
+    """
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    for at, entries in enumerate(runs):
+        for entry in entries:
+            judged_on = {key: entry[key] for key in ("title", "judge", "template_hash", "data")}
+            for row in entry["rows"]:
+                shown, kind = (row["change"], "change") if entry["kind"] == CHANGE else (row["tuned"], "interval")
+                if row["level"] or not shown:
+                    continue
+                key = (*judged_on.values(), entry["kind"], row["label"])
+                empty = judged_on | {
+                    "label": row["label"], "kind": f"{row['kind']}_{kind}", "figures": [None] * len(runs),
+                }  # fmt: skip
+                found.setdefault(key, empty)["figures"][at] = shown
+    return list(found.values())
+
+
 def table(entries: Sequence[Entry]) -> Table:
     """The first figures of each benchmark on a terminal; parts of them stand in `result.json` and on the page."""
     found = Table(title="benchmarks", title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
