@@ -39,15 +39,8 @@ OPTIONS = frozenset(
         "estimate",
     )
 )  # fmt: skip
-SAMPLING = (
-    "judge",
-    "output",
-    "against",
-    "data",
-    "estimate",
-    "one_order",
-    "run",
-)  # what annotations that are there need not
+# What annotations that are there need not.
+SAMPLING = ("judge", "output", "against", "data", "estimate", "one_order", "run")
 MAX_TOKENS = 2048  # of an output
 ANSWERS, VERDICTS = "answers", "verdicts"  # what the ledger's calls are for
 OUTPUTS, ANNOTATIONS = "model_outputs.json", "annotations.json"
@@ -234,7 +227,7 @@ def _finish(
         notes += told.notes
         about = {"panel": panel.about(list(of_members.items()), told.agreement, panel.PREFERENCES)}
     if asked.run is not None:
-        instructions = {one.id: one.turns for one in _questions(asked)}
+        instructions = {f"instruction {at}": one.turns for at, one in enumerate(_questions(asked), 1)}
         about["contamination"] = contamination.of_turns(instructions, asked.run)
         notes += contamination.lines(about["contamination"])
     digest = hashlib.sha256()
