@@ -127,9 +127,8 @@ def _refuse_unclear(asked: Asked) -> None:
     elif (asked.marks or not asked.against) and (
         unfit := [one for one in asked.judge if scoring.is_reward_model(one, account)]
     ):
-        raise UsageError(
-            f"bench: {unfit[0]} is a reward model, which gives no marks; compare in pairs: --against MODEL"
-        )
+        instead = "leave out --marks" if asked.marks else "add --against MODEL"
+        raise UsageError(f"bench: {unfit[0]} is a reward model, which gives no marks; compare: {instead}")
     panel.names(asked.judge, account)
     if asked.output == "json" and asked.judge:
         scoring.refuse_json(asked.judge, account)
