@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from starling import bench, progress, spending
 from starling.account import Account
 from starling.benches import cost, harness, told
 from starling.benches.asked import Asked
+from starling.benches.cost import Part
 from starling.benches.results import RESULT
 from starling.benches.told import Entry
 from starling.config import BenchmarkTable, Config
@@ -48,19 +49,22 @@ def run(run: Run) -> list[Entry]:
 def refuse_unready(config: Config, root: Path) -> None:
     """Stop before anything is sampled where a benchmark lacks a judge, its data or a package."""
     for table in config.evaluate.benchmarks:
-        with _in_words_of_the_settings("config: [[evaluate.benchmarks]]", table):
-            bench.plan(table.name, _asked(config, root, table))
+        _planned(table, _asked(config, root, table))
 
 
 def expected(config: Config, root: Path) -> list[dict[str, Any]]:
     """What the benchmarks will ask of whom, as `benches.cost` has it, less what the run has on file."""
-    refuse_unready(config, root)
     found = []
     for table in config.evaluate.benchmarks:
         asked = _asked(config, root, table)
-        parts = bench.plan(table.name, asked)
-        found += [one | {"benchmark": table.title} for one in cost.expected(parts, root / LEDGER, asked.account)]
+        parts = cost.expected(_planned(table, asked), root / LEDGER, asked.account)
+        found += [part | {"benchmark": table.title} for part in parts]
     return found
+
+
+def _planned(table: BenchmarkTable, asked: Asked) -> Sequence[Part]:
+    with _in_words_of_the_settings("config: [[evaluate.benchmarks]]", table):
+        return bench.plan(table.name, asked)
 
 
 def _asked(config: Config, root: Path, table: BenchmarkTable, allowance: Allowance | None = None) -> Asked:
