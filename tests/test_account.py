@@ -31,8 +31,8 @@ def test_an_endpoint_of_the_run_is_known_by_its_name_with_its_limits(account: Ac
     assert endpoint_of("far") is None and stage_of("far") == stage_of("far", account) == "far"
     assert panel.names(["far", "openai:k@http://h/v1"], account) == ["j", "k"]
     assert not scoring.is_reward_model("far", account)
-    with pytest.raises(UsageError, match="no endpoint 'fra'; did you mean 'far'"):
-        endpoint_of("fra", account)
+    with pytest.raises(UsageError, match="no endpoint 'farr'; did you mean 'far'"):
+        endpoint_of("farr", account)
 
 
 def test_its_patience_is_its_own_and_that_of_an_address_long(account: Account, tmp_path: Path) -> None:

@@ -72,11 +72,13 @@ def shows_good(prompt: str) -> str:
     return "[[A]]"
 
 
-def endpoint(url: str, **more: Any) -> list[str]:
-    """`--set` with a named endpoint for the judge."""
+def with_endpoint(finished: Path, folder: Path, url: str, **more: Any) -> str:
+    """The recipe of the finished run with an endpoint for the judge."""
     table = {"name": "far", "urls": [url], "model": "j", "attempts": 1, "concurrency": 1} | more
-    written = ", ".join(f"{key} = {json.dumps(value)}" for key, value in table.items())
-    return ["--set", f"endpoints=[{{{written}}}]"]
+    lines = ["[[endpoints]]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
+    path = folder / "far.toml"
+    path.write_text("\n".join([(finished / "small.toml").read_text(), *lines]))
+    return str(path)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,7 @@ def endpoint(url: str, **more: Any) -> list[str]:
         ({"name": "alpaca_eval", "judge": "m"}, "alpaca_eval: alpaca_eval needs `data` FILE with the instructions"),
         ({"name": "lm_eval"}, "lm_eval: lm_eval needs `tasks`"),
         ({"name": "mt_bench", "judge": "rubric", "folder": "mine"}, "mine: the rubric needs checks that"),
-        ({"name": "mt_bench", "judge": "openai:j", "data": "builtin"}, "mt_bench: 'openai:j' is no endpoint"),
+        ({"name": "mt_bench", "judge": "openai:j", "data": "builtin"}, "'openai:j' is no endpoint"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_refused_before_anything_is_sampled(
@@ -164,17 +166,17 @@ def test_what_stands_is_taken_and_what_is_no_longer_asked_for_leaves_the_table(
 
 
 def test_a_judge_that_fails_in_the_middle_is_asked_the_rest_later_wherever_it_stands_then(
-    run: Path, tmp_path: Path, fails: Line, capsys: pytest.CaptureFixture[str]
+    run: Path, finished: Path, tmp_path: Path, fails: Line
 ) -> None:
     table = {"name": "mt_bench", "data": str(data(tmp_path)["mt_bench"]), "judge": "far"}
     good = replies_with(shows_good)
     with Server(good, good, good, always=refused) as dying:
-        said = fails(1, "evaluate", "--run", run, *asks(table), *endpoint(dying.url))
+        said = fails(1, "evaluate", with_endpoint(finished, tmp_path, dying.url), "--run", run, *asks(table))
         assert "evaluate: mt_bench: " in said and len(dying.requests) == 4
     opened = Run.read(run)
     assert not opened.is_done("evaluate") and (run / "evaluate" / "scores.json").exists()
     with Server(always=good) as server:
-        assert evaluate(run, *asks(table), *endpoint(server.url)) == 0
+        assert evaluate(run, with_endpoint(finished, tmp_path, server.url), *asks(table)) == 0
         assert len(server.requests) == 8 - 3  # 2 questions x 2 turns x 2 orders, less what is on file
         assert evaluate(run) == 0 and len(server.requests) == 5
     (found,) = scores(run)["benchmarks"]
@@ -188,14 +190,14 @@ async def refused(request: Any, payload: Any) -> Any:
     return await fails_with(401, "no")(request, payload)
 
 
-def test_the_runs_budget_holds_for_benchmarks(run: Path, tmp_path: Path, fails: Line) -> None:
+def test_the_runs_budget_holds_for_benchmarks(run: Path, finished: Path, tmp_path: Path, fails: Line) -> None:
     table = {"name": "mt_bench", "data": str(data(tmp_path)["mt_bench"]), "judge": "far"}
     with Server(always=replies_with(shows_good)) as server:
         # a reply of at most 2048 tokens may cost 0.2 dollars
-        priced = endpoint(server.url, price_in=0.0, price_out=100.0)
-        said = fails(1, "evaluate", "--run", run, *asks(table), *priced, "--set", "run.budget_usd=0.1")
+        priced = with_endpoint(finished, tmp_path, server.url, price_in=0.0, price_out=100.0)
+        said = fails(1, "evaluate", priced, "--run", run, *asks(table), "--set", "run.budget_usd=0.1")
         assert "evaluate: stopped before the budget of $0.1" in said and server.requests == []
-        unpriced = [*asks(table), *endpoint(server.url), "--set", "run.budget_usd=0.1"]
+        unpriced = [with_endpoint(finished, tmp_path, server.url), *asks(table), "--set", "run.budget_usd=0.1"]
         assert "price of far is not known" in fails(2, "evaluate", "--run", run, *unpriced)
 
 
@@ -233,7 +235,7 @@ def test_the_estimate_has_the_benchmarks_calls_of_a_finished_run_too(
     said = capsys.readouterr().out
     assert "evaluate, mt_bench verdicts: j@127.0.0.1:1: 8 calls" in said
     assert re.search(r"evaluate, mt_bench answers: .*run: 4 calls, .* in this process", said)
-    assert "evaluate, ifeval against" in said and "40 % of its cap" in said
+    assert "evaluate, ifeval against" in said and "40% of its cap" in said
     assert Run.read(run).is_done("evaluate")  # looking changes nothing
     opened = Run.read(run)
     parts = run_benchmarks.expected(opened.config, run)

@@ -92,8 +92,8 @@ def _changes(before: Judged, after: Judged) -> list[Change]:
     for turn in (0, *sorted({turn for turn, *_ in both})):  # 0: all
         some = [case for case in both if turn in (0, case[0])]
         name = f"turn {turn}" if turn else MARK
-        values = [[case[side] for case in some] for side in (2, 3)]
-        change = paired.compare(name, *values, [question for _, question, *_ in some])
+        old_marks, new_marks = [was for _, _, was, _ in some], [now for *_, now in some]
+        change = paired.compare(name, old_marks, new_marks, [question for _, question, *_ in some])
         found.append(Change(change, 1, "turns", name))
     return found
 

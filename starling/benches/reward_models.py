@@ -55,11 +55,13 @@ def run(name: str, bench: Bench, asked: Asked) -> dict[str, Any]:
         "left_out": left_out.told(scored.left_out),
         "versions": versions(),
     }
+    notes: list[str] = []
     if asked.run is not None:
         prompts = [Prompt(id=item.id, messages=item.question.messages) for item in found]
-        result["contamination"] = contamination.check(prompts, asked.run)
+        held = contamination.check(prompts, asked.run)
+        result["contamination"], notes = held, contamination.lines(held)
     table.print_result(result, bench.about)
-    for line in contamination.lines(result["contamination"]) if asked.run is not None else ():
+    for line in notes:
         progress.console.print(texts.terminal(line), soft_wrap=False)
     if out is not None:
         _write(out, result, scored)

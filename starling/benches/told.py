@@ -139,6 +139,7 @@ def table(entries: Sequence[Entry]) -> Table:
     found = Table(title="benchmarks", title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for column in ("", "base", "tuned", "change (95 % interval)", "n", "judge"):
         found.add_column(column, overflow="fold", justify="right" if column == "n" else "left")
+    found.columns[3].no_wrap = True
     for entry in entries:
         for row in entry["rows"]:
             if row["level"] == 0:
