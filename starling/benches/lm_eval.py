@@ -71,6 +71,11 @@ def plan(asked: Asked) -> list[Part]:
         raise UsageError("bench: lm_eval needs --tasks, the harness's names with commas between: mmlu,gsm8k,truthfulqa")
     if asked.tasks_from and not list(asked.tasks_from.rglob("*.yaml")):
         raise UsageError(f"bench: --tasks-from {asked.tasks_from}: there is no task in it, no YAML file of the harness")
+    for name in filter(None, (asked.model, asked.against)):
+        if name.startswith("openai:"):
+            raise UsageError(
+                f"bench: lm_eval needs the weights, which {name} does not give; give a folder or a Hub name"
+            )
     if asked.model and _results(asked.model) is None:
         harness.refuse_missing()
     return []
@@ -170,8 +175,6 @@ def _tested(name: str, asked: Asked, out: Path) -> tuple[dict[str, Any], Path]:
     """Who is tested, and the harness's results: those in a file or folder of its own, else it runs now."""
     if (results := _results(name)) is not None:
         return {"name": harness.read(results).model, "results": results.name}, results
-    if name.startswith("openai:"):
-        raise UsageError(f"bench: lm_eval needs the weights, which {name} does not give; give a folder or a Hub name")
     if not asked.tasks:
         raise UsageError(f"bench: {name} is no results file; for a MODEL give --tasks as well")
     folder = models.resolve(offer.policy_of(name))
