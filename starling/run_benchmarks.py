@@ -23,6 +23,7 @@ from starling.store import LEDGER, Run, is_run, write_atomically
 STAGE, FOLDER = "evaluate", "benchmarks"
 ASSUMED = f"a benchmark's reply takes {cost.SHARE_OF_CAP:.0%} of its cap, until some were seen"
 _REQUEST = "asked.json"
+_PLEASED = "The judge is the reward model that the policy was tuned to please, so this is no proof of quality."
 
 
 def run(run: Run) -> list[Entry]:
@@ -41,7 +42,10 @@ def run(run: Run) -> list[Entry]:
             with _in_words_of_the_settings(f"{STAGE}:", table):
                 bench.run(table.name, _asked(run.config, run.root, table, allowance))
             write_atomically(request, wanted)
-        entries.append(told.told(table.title, json.loads((folder / RESULT).read_text())))
+        entry = told.told(table.title, json.loads((folder / RESULT).read_text()))
+        if any(Path(judge).resolve() == (run.root / "fit" / "model").resolve() for judge in table.judge):
+            entry["says"].append(_PLEASED)
+        entries.append(entry)
     told.show(entries)
     return entries
 

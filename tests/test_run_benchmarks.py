@@ -253,3 +253,11 @@ def test_a_benchmark_says_in_its_request_all_that_its_result_depends_on(run: Pat
     assert request["settings"]["name"] == "reward_bench" and list(request["files"]) == [str(rows["reward_bench"])]
     assert any(name.endswith(".safetensors") for name in request["weights"])
     assert all(name.startswith("fit/model/") for name in request["weights"])
+
+
+def test_the_runs_own_reward_model_as_a_judge_is_said_to_be_no_proof(run: Path, tmp_path: Path) -> None:
+    table = {"name": "mt_bench", "data": str(data(tmp_path)["mt_bench"]), "judge": str(run / "fit" / "model")}
+    assert evaluate(run, *asks(table)) == 0
+    (found,) = scores(run)["benchmarks"]
+    assert found["kind"] == "win_rate" and "tuned to please, so this is no proof" in found["says"][-1]
+    assert not [one for one in read_spent(run / "calls.sqlite") if one.stage == "evaluate mt_bench verdicts"]
