@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from starling import before_after, data_files, figures, metrics
+from starling.benches import told
 from starling.config import Config
 from starling.judges import naming, rubric
 from starling.judges.checks import HELD_OUT
@@ -109,6 +110,7 @@ def result_of(facts: Mapping[str, Any], cases: list[dict[str, Any]], config: Con
         "settings": facts["settings"],
         "outcomes": {name: outcomes.count(name) for name in ("better", "same", "worse", "unread")},
         "held_out_outcomes": {name: held_out.count(name) for name in ("better", "same", "worse")},
+        "benchmarks": facts.get("benchmarks", []),
         **_panel(facts),
     }
 
@@ -304,6 +306,8 @@ def _worse(result: Mapping[str, Any]) -> str:
     )
     if kinds:
         text += f" Kinds of prompt that lose clearly: {', '.join(kinds)}."
+    if behind := told.worse(result["benchmarks"]):
+        text += f" Benchmark figures that are clearly worse: {', '.join(behind)}."
     lost = f"{outcomes['worse']} of {result['comparisons']} lost, {outcomes['better']} won"
     lost_held_out = f"{held_out['worse']} of {sum(held_out.values())} lost, {held_out['better']} won"
     return f"{text} Single comparisons: {lost}; on held-out checks {lost_held_out}."

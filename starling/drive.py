@@ -4,9 +4,10 @@ import importlib
 from pathlib import Path
 
 from starling import config, endpoints, progress, trackers
+from starling.agreeing import first_difference
 from starling.at_work import timed
 from starling.config import Config
-from starling.store import ROAD, Run, first_difference, is_run
+from starling.store import ROAD, Run, is_run
 
 
 def settings(recipe: str, run: Path | None, overrides: list[str] | None) -> tuple[Path, Config]:
@@ -33,6 +34,10 @@ def drive(run: Run, stages: list[str]) -> None:
         if endpoints.local_judges(run.config, pending):
             _refuse_unfit_judges(run, pending)
         trackers.refuse_missing(run.config.run.trackers)
+        if "evaluate" in pending and run.config.evaluate.benchmarks:
+            from starling import run_benchmarks  # loads PyTorch
+
+            run_benchmarks.refuse_unready(run.config, run.root)
         run.refuse_damage(ROAD[: ROAD.index(pending[0])])
         progress.console.print(f"run {run.root}, seed {run.config.run.seed}", markup=False)
     for stage in stages:

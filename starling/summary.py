@@ -9,6 +9,7 @@ from rich.table import Table
 
 from starling import builtin, digest, figures, progress
 from starling.before_after import SIDES, judge_named
+from starling.benches import told
 from starling.config import PANEL, Config, JudgeTable
 from starling.endpoints import judges_of
 from starling.errors import ModelError
@@ -54,6 +55,7 @@ def plan(config: Config) -> list[str]:
         f"evaluate: {prompts.test} test prompts x 2 models x {_count(config.evaluate.draws, 'answer')}; "
         f"judge: {_judge(config, config.evaluate, 2)}; "
         f"with validation {_at_most(config.evaluate.token_budget)}",
+        *([f"  benchmarks: {_benchmarks(config)}"] if config.evaluate.benchmarks else []),
     ]
 
 
@@ -68,6 +70,8 @@ def print_summary(run: Run) -> None:
     if found["result"]:
         console.print(before_after_table(found["result"]))
         console.print(win_rate_table(found["result"]))
+        if found["result"]["benchmarks"]:
+            console.print(told.table(found["result"]["benchmarks"]))
     console.print(cost_table(found))
     if run.report_path.exists():
         console.print(f"report: {escape(str(run.report_path))}")
@@ -199,6 +203,12 @@ def _is_by_reward(model: str) -> bool:
         return models.is_reward_model(model)
     except ModelError:
         return False
+
+
+def _benchmarks(config: Config) -> str:
+    """Their names, each with its judges."""
+    asked = config.evaluate.benchmarks
+    return ", ".join(one.title + (f" (judge: {', '.join(one.judge)})" if one.judge else "") for one in asked)
 
 
 def _count(number: int, noun: str, several: str = "") -> str:
