@@ -14,7 +14,9 @@ import numpy as np
 from scipy import stats as scipy_stats
 
 from starling import stats
-from starling.judgements import Judgement, Log
+from starling.judgement_rows import Judgement
+from starling.judgements import Log
+from starling.judges import naming
 from starling.records import Score
 
 RESAMPLES = 2000
@@ -255,9 +257,12 @@ def _plain(score: Score) -> dict[str, Any]:
 def _missing(found: Mapping[str, Any], read: Sequence[Judgement]) -> dict[str, str]:
     """Which figures this log cannot give, and why."""
     replies = any(call.reply is not None for call in read)
-    pairs = found["pair_verdicts"]
+    pairs, judges = found["pair_verdicts"], found["judges"]
+    alone = bool(judges) and all(map(naming.reads_alone, judges))
     checks = {
-        "position": (not found["positions"], "no ranking says in which one order its answers were shown"),
+        "position": (not found["positions"],
+                     "the judge reads each answer alone, so no order can sway it" if alone
+                     else "no ranking says in which one order its answers were shown"),
         "length effect": (not found["length"]["n"], "no two answers differ in both rank and length"),
         "pair verdicts": (not pairs["upheld"]["n"] and not pairs["mean_of_calls"]["n"],
                           "no reply names a winner" if replies else "neither replies nor `agreement` are kept"),

@@ -8,6 +8,7 @@ from starling import figures, stats
 from starling.config import Config
 from starling.judges import rubric
 from starling.judges.checks import HELD_OUT
+from starling.judges.naming import is_by_reward
 from starling.judges.several import is_panel
 
 Figure = dict[str, Any]
@@ -53,11 +54,13 @@ _NO_SPREAD = "No spread between prompt families was seen, so how sure this is ca
 
 
 def judge_named(name: str) -> str:
-    """A judge's name with what it is: a program or a language model; a panel's says who they are."""
+    """A judge's name with what it is: a program, a reward model or a language model; a panel's says who they are."""
     if name == rubric.NAME:
         return "rubric, a program, not an LLM"
     if is_panel(name):
         return name
+    if is_by_reward(name):
+        return f"{name}, a reward model"
     return f"{name}, a language model"
 
 

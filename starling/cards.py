@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starling import audit, audit_text, figures, judgements
 from starling.before_after import judge_named
 from starling.endpoints import judges_of
+from starling.judges.naming import is_by_reward
 from starling.judges.several import members_named
 from starling.layouts import NAME, Form
 from starling.store import Run, versions
@@ -161,4 +162,5 @@ def _sources(prompts: Mapping[str, Any], counted: Mapping[str, int]) -> list[dic
 def _hosts(judges: Mapping[str, int]) -> set[str]:
     """Where hosted judges were asked: their names end in @host."""
     alone = {one for name in judges for one in members_named(name)}
-    return {name.rpartition("@")[2].partition(":")[0] for name in alone if "@" in name}
+    asked = {name for name in alone if not is_by_reward(name)}  # a folder's name may hold an @
+    return {name.rpartition("@")[2].partition(":")[0] for name in asked if "@" in name}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from starling import digest, figures, matched, spending
+from starling.benches import told
 from starling.errors import UsageError
 from starling.matched import Prompts
 from starling.store import Run
@@ -42,6 +43,7 @@ def compare(runs: Sequence[Run]) -> Compared:
         "kind": KIND,
         "headline": [*_standing(entries), *_against_first(pairs)],
         "runs": entries,
+        "benchmarks": told.beside([(one["result"] or {}).get("benchmarks", []) for one in found]),
         "settings": _settings(runs),
         "pairs": pairs,
         "prompts": shared,

@@ -14,12 +14,13 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from starling import mistakes
 from starling.errors import UsageError
 from starling.judge_settings import PANEL, JudgeTable, PanelTable, RankTable
-from starling.settings import EndpointTable, Generator, PromptsTable, RunTable, SampleTable, Source, Table
+from starling.settings import EndpointTable, Generator, PromptsTable, RunTable, SampleTable, Source, Table, as_tables
 from starling.tune_settings import TuneTable
 
 __all__ = [
-    "Config", "EndpointTable", "EvaluateTable", "FitTable", "Generator", "JudgeTable", "PanelTable", "PromptsTable",
-    "RankTable", "RunTable", "SampleTable", "Source", "Table", "TuneTable", "dump", "find_recipe", "load",
+    "BenchmarkTable", "Config", "EndpointTable", "EvaluateTable", "FitTable", "Generator", "JudgeTable", "PanelTable",
+    "PromptsTable", "RankTable", "RunTable", "SampleTable", "Source", "Table", "TuneTable", "dump", "find_recipe",
+    "load",
 ]  # fmt: skip
 
 DEFAULT_RECIPE = "smollm2"
@@ -83,7 +84,48 @@ class FitTable(Table):
     """Time between checkpoints: the most that an interruption costs."""
 
 
+class BenchmarkTable(Table):
+    name: Literal[
+        "mt_bench", "alpaca_eval", "ifeval", "safety", "lm_eval", "reward_bench", "reward_bench_2", "starling_rm"
+    ]
+    """What `starling bench` knows it by: the first five compare the tuned policy with the base, the last three test
+    the run's reward model."""
+    folder: str = Field("", pattern=r"^([A-Za-z0-9][\w.-]*)?$")
+    """Its folder below `evaluate/benchmarks/`, which tells two of one name apart; "" = its name."""
+    judge: tuple[str, ...] = ()
+    """mt_bench, alpaca_eval: MODEL that judges, an endpoint's name or openai:NAME@URL#VARIABLE, where the environment
+    variable VARIABLE holds the key; several are a panel; () = none."""
+    output: Literal["text", "json"] = "text"
+    """How it replies; json asks the endpoint to hold the reply to a JSON schema."""
+    marks: bool = False
+    """mt_bench: whether both models' answers get marks from 1 to 10, instead of being shown in pairs."""
+    data: str = ""
+    """FILE, folder or data set with its rows, of mt_bench also "builtin"; "" = what `starling bench` takes."""
+    version: Literal[1, 2] = 1
+    """alpaca_eval: 1 = a verdict, 2 = the probabilities of both letters."""
+    one_order: bool = False
+    """alpaca_eval: whether a pair is shown in one order, drawn by seed, instead of both."""
+    tasks: str = ""
+    """lm_eval: the harness's names of its tasks, with commas between; "" = none."""
+    tasks_from: str = ""
+    """lm_eval: folder of tasks of your own; "" = none."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Reward models: type of the weights."""
+
+    @field_validator("judge", mode="before")
+    @classmethod
+    def _one_or_several(cls, judge: Any) -> Any:
+        return (judge,) if isinstance(judge, str) else judge
+
+    @property
+    def title(self) -> str:
+        """What its folder and its figures are called."""
+        return self.folder or self.name
+
+
 class EvaluateTable(PanelTable):
+    may_grow = frozenset({"benchmarks"})
+
     answer_tokens: int = Field(80, ge=1)
     """Token cap of one test answer, the same for both models."""
     draws: int = Field(1, ge=1)
@@ -94,6 +136,23 @@ class EvaluateTable(PanelTable):
     """Answers whose lengths differ by at most this share of the longer one count as equally long."""
     resamples: int = Field(10_000, ge=100)
     """Bootstrap resamples over prompt families."""
+    benchmarks: tuple[BenchmarkTable, ...] = ()
+    """Benchmarks that are run after the test, each by its name or as a table of its own; more may be asked for later;
+    () = none."""
+
+    @field_validator("benchmarks", mode="before")
+    @classmethod
+    def _names_are_benchmarks(cls, benchmarks: Any) -> Any:
+        return as_tables(benchmarks, "name")
+
+    @field_validator("benchmarks")
+    @classmethod
+    def _are_told_apart(cls, benchmarks: tuple[BenchmarkTable, ...]) -> Any:
+        titles = [one.title for one in benchmarks]
+        for title in titles:
+            if titles.count(title) > 1:
+                raise ValueError(f"two of them go into the folder {title!r}; give each a `folder` of its own")
+        return benchmarks
 
 
 class Config(Table):

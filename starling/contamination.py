@@ -6,7 +6,7 @@ from typing import Any
 
 from starling import tables
 from starling.overlap import Benchmarks
-from starling.records import Prompt
+from starling.records import Message, Prompt
 from starling.store import Run
 
 NGRAM = 13  # words in a row, as language models' training data is cleaned of test sets
@@ -17,6 +17,15 @@ LEARNT_FROM = ("train", "validation")
 def check(questions: Sequence[Prompt], root: Path) -> dict[str, Any]:
     """As `between`, for the training and validation prompts of a run's folder."""
     return between(questions, tables.prompts_of(Run.read(root), *LEARNT_FROM))
+
+
+def of_turns(turns: Mapping[str, Sequence[str]], root: Path) -> dict[str, Any]:
+    """As `check`, for questions by id, each with the user's turns."""
+    questions = [
+        Prompt(id=name, messages=[Message(role="user", content=text) for text in texts])
+        for name, texts in turns.items()
+    ]
+    return check(questions, root)
 
 
 def between(questions: Sequence[Prompt], known: Sequence[Prompt]) -> dict[str, Any]:

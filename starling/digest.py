@@ -93,7 +93,10 @@ def result_of(facts: Mapping[str, Any], cases: list[dict[str, Any]], config: Con
     return {
         "judge": facts["judge"],
         "judge_named": before_after.judge_named(facts["judge"]),
-        "headline": before_after.headline(scores, facts["judge"], explained),
+        "headline": [
+            *before_after.headline(scores, facts["judge"], explained),
+            *([facts["caution"]] if "caution" in facts else []),
+        ],
         "tone": before_after.tone(scores["win_rate"]),
         "win_rates": before_after.win_rates(scores),
         "by_kind": before_after.win_rates_by_kind(scores),
@@ -106,6 +109,7 @@ def result_of(facts: Mapping[str, Any], cases: list[dict[str, Any]], config: Con
         "settings": facts["settings"],
         "outcomes": {name: outcomes.count(name) for name in ("better", "same", "worse", "unread")},
         "held_out_outcomes": {name: held_out.count(name) for name in ("better", "same", "worse")},
+        "benchmarks": facts.get("benchmarks", []),
         **_panel(facts),
     }
 

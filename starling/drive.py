@@ -4,9 +4,10 @@ import importlib
 from pathlib import Path
 
 from starling import config, endpoints, progress, trackers
+from starling.agreeing import first_difference
 from starling.at_work import timed
 from starling.config import Config
-from starling.store import ROAD, Run, first_difference, is_run
+from starling.store import ROAD, Run, is_run
 
 
 def settings(recipe: str, run: Path | None, overrides: list[str] | None) -> tuple[Path, Config]:
@@ -30,7 +31,13 @@ def drive(run: Run, stages: list[str]) -> None:
     pending = [stage for stage in stages if not run.is_done(stage)]
     if pending:
         endpoints.refuse_unready(run.config, pending)
+        if endpoints.local_judges(run.config, pending):
+            _refuse_unfit_judges(run, pending)
         trackers.refuse_missing(run.config.run.trackers)
+        if "evaluate" in pending and run.config.evaluate.benchmarks:
+            from starling import run_benchmarks  # loads PyTorch
+
+            run_benchmarks.refuse_unready(run.config, run.root)
         run.refuse_damage(ROAD[: ROAD.index(pending[0])])
         progress.console.print(f"run {run.root}, seed {run.config.run.seed}", markup=False)
     for stage in stages:
@@ -48,3 +55,12 @@ def drive(run: Run, stages: list[str]) -> None:
         device.release_memory()  # before the next stage asks for more
         run.finished(stage, facts)
         progress.console.print(f"{stage}: done in {run.manifest['stages'][stage]['seconds']:.0f} s")
+
+
+def _refuse_unfit_judges(run: Run, stages: list[str]) -> None:
+    from starling import own_reward  # load PyTorch, see above
+    from starling.judges import make
+
+    make.refuse_unfit(run.config, run.root, stages)
+    if "tune" in stages:
+        own_reward.refuse_settings(run.config)

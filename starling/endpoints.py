@@ -141,6 +141,13 @@ def of_judges(config: Config, cfg: JudgeTable) -> list[tuple[JudgeTable, Endpoin
     return found
 
 
+def local_judges(config: Config, stages: Sequence[str]) -> list[str]:
+    """The MODELs in this process that judge in these stages; `tune` looks at its steps with rank's judges."""
+    judges = {"rank": config.rank, "tune": config.rank, "evaluate": config.evaluate}
+    asked = [one for stage in stages if stage in judges for one in of_judges(config, judges[stage])]
+    return [one.judge for one, endpoint in asked if endpoint is None and one.judge != "rubric"]
+
+
 def folder_of(model: str) -> str:
     """A MODEL that is a folder by its one full path, however it is spelt; any other as it is."""
     path = Path(model)
@@ -163,12 +170,14 @@ def of_generators(config: Config) -> dict[str, Endpoint]:
 
 
 def of_stage(config: Config, stage: str) -> list[Endpoint]:
-    """The endpoints that a stage asks; `tune` looks at its steps with rank's judges."""
+    """The endpoints that a stage asks: `evaluate` for its benchmarks too, `tune` by rank's judges at its looks."""
     if stage == "sample":
         return list(of_generators(config).values())
     judges = {"rank": config.rank, "tune": config.rank, "evaluate": config.evaluate}
-    asked = of_judges(config, judges[stage]) if stage in judges else []
-    return list({endpoint.name: endpoint for _, endpoint in asked if endpoint}.values())
+    asked = [endpoint for _, endpoint in of_judges(config, judges[stage])] if stage in judges else []
+    if stage == "evaluate":
+        asked += [find(config, judge) for one in config.evaluate.benchmarks for judge in one.judge]
+    return list({endpoint.name: endpoint for endpoint in asked if endpoint}.values())
 
 
 def refuse_unready(config: Config, stages: Sequence[str]) -> None:

@@ -10,7 +10,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from starling import choice, endpoints, figures, ledger, streams
+from starling import choice, endpoints, ledger, streams
+from starling.agreeing import asked_anew
 from starling.client import CHARACTERS_PER_TOKEN, FEWEST_CHARACTERS_PER_TOKEN
 from starling.config import Config, JudgeTable
 from starling.endpoints import Endpoint
@@ -62,15 +63,20 @@ def estimate(config: Config, root: Path, stages: Sequence[str] = STAGES) -> dict
         assumptions.append(f"a prompt has {PROMPT_CHARACTERS} characters, since none are read yet (`starling prompts`)")
         if not config.sample.generators:
             assumptions.append(f"a prompt brings {UNREAD_ANSWERS} answers")
+    done = [stage for stage in stages if run and run.is_done(stage) and stage not in asked_anew(run.config, config)]
+    left = [stage for stage in stages if stage not in done]
     parts = [
         part
-        for stage in stages
-        if not (run and run.is_done(stage))
+        for stage in left
         for part in _parts(config, run, stage, prompt_characters or (PROMPT_CHARACTERS, PROMPT_CHARACTERS * 2.0))
     ]
     found = [
         _estimated(part, [s for s in spent if (s.stage, s.name) == (part.stage, part.endpoint.name)]) for part in parts
     ]
+    if config.evaluate.benchmarks and "evaluate" in stages and "evaluate" not in done:
+        asked, assumed = _benchmarks(config, root)
+        found += asked
+        assumptions.append(assumed)
     known = _known_endpoints(config)
     already = sum((known[s.name].usd(s.prompt_tokens, s.completion_tokens) or 0.0) for s in spent if s.name in known)
     unknown = [
@@ -80,6 +86,9 @@ def estimate(config: Config, root: Path, stages: Sequence[str] = STAGES) -> dict
     ]
     return {
         "stages": found,
+        "free": [
+            {"stage": stage, "judge": judge} for stage in left for judge in endpoints.local_judges(config, [stage])
+        ],
         "usd": _sum([part["usd"] for part in found]),
         "seconds": sum(part["seconds"] for part in found),
         "spent_usd": already,
@@ -89,31 +98,28 @@ def estimate(config: Config, root: Path, stages: Sequence[str] = STAGES) -> dict
     }
 
 
-def lines(found: dict[str, Any]) -> list[str]:
-    """The estimate for people."""
-    if not found["stages"]:
-        return ["cost: no stage that is left asks an endpoint; nothing is spent"]
-    told = [
-        f"{part['stage']}: {part['endpoint']}: {_span(part['calls'])} calls"
-        + (f" ({part['on_file']:,} more are on file)" if part["on_file"] else "")
-        + f", {_span(part['prompt_tokens'])} tokens in, {_span(part['completion_tokens'])} out, "
-        f"{_money(part['usd'])}, about {figures.duration(part['seconds'])}"
-        for part in found["stages"]
-    ]
-    more = " and what is unknown" if found["unknown"] else ""
-    total = f"cost: {_money(found['usd'])}{more}, about {figures.duration(found['seconds'])} of calls"
-    if found["spent_usd"]:
-        total += f"; ${found['spent_usd']:,.4f} is spent already"
-    told.append(total)
-    if budget := found["budget_usd"]:
-        left = max(0.0, budget - found["spent_usd"])
-        most = None if found["unknown"] else found["usd"]["at_most"]
-        enough = (
-            "" if most is None else ": enough" if most <= left else ": may stop the run, which then goes on with more"
+def _benchmarks(config: Config, root: Path) -> tuple[list[dict[str, Any]], str]:
+    """What the benchmarks ask of models behind a URL and in this process, as `_estimated` has it; what is assumed."""
+    from starling import run_benchmarks  # loads PyTorch, which no other estimate needs
+
+    found = []
+    for part in run_benchmarks.expected(config, root):
+        seconds = SECONDS_BEFORE_TEXT * part["calls"] + part["completion_tokens"]["expected"] / TOKENS_PER_SECOND
+        found.append(
+            {
+                "stage": f"evaluate, {part['benchmark']} {part['purpose']}",
+                "endpoint": part["model"],
+                "model": part["model"],
+                "calls": {"expected": part["calls"], "at_most": part["calls"]},
+                "on_file": part["on_file"],
+                "prompt_tokens": part["prompt_tokens"],
+                "completion_tokens": part["completion_tokens"],
+                "usd": part["usd"],
+                "seconds": round(seconds / part["concurrency"], 1) if part["concurrency"] else 0.0,
+                "in_this_process": part["in_this_process"],
+            }
         )
-        told.append(f"budget: ${budget:,.2f} (run.budget_usd), ${left:,.4f} left{enough}")
-    told += [f"unknown: {line}" for line in found["unknown"]]
-    return told + [f"  assumed: {line}" for line in found["assumptions"]]
+    return found, run_benchmarks.ASSUMED
 
 
 def _parts(config: Config, run: Run | None, stage: str, prompt: Range) -> list[Part]:
@@ -242,6 +248,7 @@ def _estimated(part: Part, seen: Sequence[Spent]) -> dict[str, Any]:
         "completion_tokens": written,
         "usd": None if usd["at_most"] is None else usd,
         "seconds": round(60 * max(minutes), 1),
+        "in_this_process": False,
     }
 
 
@@ -285,12 +292,3 @@ def _known_endpoints(config: Config) -> dict[str, Endpoint]:
 def _sum(parts: Sequence[dict[str, float] | None]) -> dict[str, float]:
     """The sum of what is known."""
     return {key: sum(part[key] for part in parts if part is not None) for key in ("expected", "at_most")}
-
-
-def _span(numbers: dict[str, float]) -> str:
-    low, high = numbers["expected"], numbers["at_most"]
-    return f"{low:,}" if low == high else f"{low:,} (at most {high:,})"
-
-
-def _money(usd: dict[str, float] | None) -> str:
-    return "price unknown" if usd is None else f"${usd['expected']:,.2f} (at most ${usd['at_most']:,.2f})"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from starling import tables
+from starling import tables, turns
 from starling.errors import DataError
 from starling.records import Message, Prompt
 
@@ -97,7 +97,7 @@ def _plain(row: Row, at: At) -> Iterator[Found]:
 
 
 def _nectar(row: Row, at: At) -> Iterator[Found]:
-    messages = row.get("messages") or tables.messages_from_text(str(row.get("prompt")))
+    messages = row.get("messages") or turns.messages_from_text(str(row.get("prompt")))
     answers = [
         Answer(str(entry.get("model") or at.model), _text(entry.get("answer"), "answer", at))
         for entry in _objects(row["answers"], "answers", at)
@@ -132,7 +132,7 @@ def _chat(row: Row, at: At) -> Iterator[Found]:
 
 def _hh(row: Row, at: At) -> Iterator[Found]:
     chosen, rejected = (
-        _conversation(tables.messages_from_text(_text(row[side], side, at)), row, at) for side in ("chosen", "rejected")
+        _conversation(turns.messages_from_text(_text(row[side], side, at)), row, at) for side in ("chosen", "rejected")
     )
     if chosen.prompt.messages == rejected.prompt.messages:
         yield Found(prompt=chosen.prompt, answers=[*chosen.answers, *rejected.answers], dealt=True)
@@ -180,7 +180,7 @@ def _conversation(turns: Sequence[Message], row: Row, at: At, **more: Any) -> Fo
 def _found(at: At, messages: Any, answers: Sequence[Answer], **more: Any) -> Found:
     if isinstance(messages, list) and messages and not str(messages[-1].get("content") or "").strip():
         raise Unusable("empty", f"{at.where}: the prompt is empty")
-    tables.check_messages(messages, at.where)
+    turns.check_messages(messages, at.where)
     return Found(prompt=Prompt(**{"id": at.id, "source": at.source, "messages": messages} | more), answers=answers,
                  dealt=True)  # fmt: skip
 

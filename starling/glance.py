@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from starling import before_after, figures
+from starling.benches import told
+from starling.judges import naming
 
 
 def cards(found: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -14,19 +16,19 @@ def cards(found: Mapping[str, Any]) -> list[dict[str, str]]:
         for part in found["budgets"]
         if part["used"] is not None
     ]
-    told = [
+    answers = [
         (
             "What did it cost?",
             f"{figures.duration(found['seconds'])} of computing; {', '.join(spent) or 'no tokens yet'}.",
         )
     ]
     if judge:
-        told.append(("Is the judge biased?", _bias(judge)))
+        answers.append(("Is the judge biased?", _bias(judge)))
     if result:
         rows = {row["key"]: row for row in result["table"]}
-        told.append(("Did length or refusals drift?", _drift(rows)))
-        told.append(("Where did it get worse?", _worse(result)))
-    return [{"title": title, "text": text} for title, text in told]
+        answers.append(("Did length or refusals drift?", _drift(rows)))
+        answers.append(("Where did it get worse?", _worse(result)))
+    return [{"title": title, "text": text} for title, text in answers]
 
 
 def _bias(judge: Mapping[str, Any]) -> str:
@@ -34,6 +36,8 @@ def _bias(judge: Mapping[str, Any]) -> str:
     text = f"The longer answer stands above in {figures.share(longer['share'])} of {figures.number(longer['n'])} pairs."
     if judge["is_program"]:
         text += " The rubric reads each answer alone, so order cannot sway it; length can, through its checks."
+    elif naming.reads_alone(judge["judge"]):
+        text += " The judge reads each answer alone, so order cannot sway it; length can."
     probe = judge["probe"]
     if probe:
         text += f" The run's own model as judge: {probe['unparsed']} of {probe['prompts']} replies could not be read."
@@ -63,6 +67,8 @@ def _worse(result: Mapping[str, Any]) -> str:
     )
     if kinds:
         text += f" Kinds of prompt that lose clearly: {', '.join(kinds)}."
+    if behind := told.worse(result["benchmarks"]):
+        text += f" Benchmark figures that are clearly worse: {', '.join(behind)}."
     lost = f"{outcomes['worse']} of {result['comparisons']} lost, {outcomes['better']} won"
     lost_held_out = f"{held_out['worse']} of {sum(held_out.values())} lost, {held_out['better']} won"
     return f"{text} Single comparisons: {lost}; on held-out checks {lost_held_out}."

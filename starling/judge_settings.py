@@ -14,7 +14,8 @@ class JudgeTable(Table):
     may_change = frozenset({"key_env", "concurrency", "deadline_seconds"})
 
     judge: str = "rubric"
-    """"rubric" (a program) or a MODEL, an endpoint's name or openai:NAME@URL, asked by `strategy`."""
+    """"rubric" (a program), a reward model (a folder or Hub name; ranks by its rewards), or a MODEL, an endpoint's name
+    or openai:NAME@URL, asked by `strategy`."""
     strategy: Literal["kwise", "direct", "pairwise", "pointwise"] = "kwise"
     """How an LLM judge is asked: kwise = all pairs, then the ranking, in one call; direct = the ranking at once;
     pairwise = two answers a call, in both orders; pointwise = a mark from 1 to 10 for each answer alone."""

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
-from starling import tables
+from starling import tables, turns
 from starling.records import Candidate, Message, Ranking
 
 Row = dict[str, Any]
@@ -140,7 +140,7 @@ def _ultrafeedback(item: Item, left_out: LeftOut) -> Iterator[Row]:
     single = len(ranking.messages) == 1
     yield {
         "source": ", ".join(_sources(item)),
-        "instruction": ranking.messages[0]["content"] if single else tables.text_from_messages(ranking.messages),
+        "instruction": ranking.messages[0]["content"] if single else turns.text_from_messages(ranking.messages),
         "models": [answer.model for answer in ranking.answers],
         "correct_answers": ["None"],
         "incorrect_answers": ["None"],

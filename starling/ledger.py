@@ -73,6 +73,11 @@ class Spent(NamedTuple):
     completion_tokens: int
     seconds: float
 
+    @property
+    def in_this_process(self) -> bool:
+        """Whether a model in this process answered: it is filed under the hash of its weights."""
+        return len(self.model) == 64 and set(self.model) <= set("0123456789abcdef")
+
 
 _SPENT = """
     SELECT stage, name, model, sum(outcome IS 'reply'), sum(outcome IS NOT 'reply'), coalesce(sum(prompt_tokens), 0),

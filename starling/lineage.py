@@ -51,13 +51,19 @@ def explain(run: Run, ranking: Ranking) -> dict[str, Any]:
 
 def strategy(run: Run) -> str:
     """How the run's judge ranks."""
-    cfg = run.config.rank
+    cfg, facts = run.config.rank, run.facts("rank") if run.is_done("rank") else {}
+    by_reward = {one["name"] for one in facts.get("reward_models", ())}
     if cfg.judge == rubric.NAME:
         return "a program"
     if cfg.judge == PANEL:
-        asked = [one.judge if one.judge == rubric.NAME else f"{one.judge} {one.strategy}" for one in judges_of(cfg)]
+        asked = [
+            one.judge if one.judge in {rubric.NAME, *by_reward} else f"{one.judge} {one.strategy}"
+            for one in judges_of(cfg)
+        ]
         return f"each judge by itself ({', '.join(asked)}), then the mean of their ranks"
-    asking = (run.facts("rank") if run.is_done("rank") else {}).get("asking") or {}
+    if by_reward:
+        return "by the reward of each answer"
+    asking = facts.get("asking") or {}
     return str(asking.get("strategy") or "kwise")
 
 
@@ -77,6 +83,7 @@ def explain_alone(ranking: Ranking) -> dict[str, Any]:
             for a, rank in zip(ranking.answers, ranking.ranks, strict=True)
         ],
         "orders": [list(order) for order in ranking.orders],
+        "marks": list(ranking.marks),
         "call_keys": list(ranking.calls),
         "calls": [],
         "used": [],

@@ -76,6 +76,17 @@ def load_config(name: str) -> PretrainedConfig:
     return _load(AutoConfig, name)
 
 
+def is_reward_model(name: str) -> bool:
+    """Whether MODEL's `config.json` tells of a head that classifies or scores, rather than of one that writes."""
+    return any(kind.endswith("ForSequenceClassification") for kind in load_config(name).architectures or ())
+
+
+def require_one_label(name: str, config: PretrainedConfig) -> None:
+    """Refuse a classifier that gives more than one number."""
+    if config.num_labels != 1:
+        raise ModelError(f"{name}: a reward model has one label and a head `score`; this has {config.num_labels}")
+
+
 def window(name: str) -> int:
     """The longest conversation in tokens, prompt and answer, that MODEL has positions for."""
     return packing.window(load_config(name))
@@ -148,10 +159,9 @@ def load_reward_model(name: str, dtype: torch.dtype = torch.float32) -> Model:
     """A sequence classifier with one label and a head called `score`."""
     tokenizer = load_tokenizer(name)
     network, loaded = _load(AutoModelForSequenceClassification, name, dtype=dtype, output_loading_info=True)
-    if network.config.num_labels != 1 or not hasattr(network, "score"):
-        raise ModelError(
-            f"{name}: a reward model has one label and a head `score`; this has {network.config.num_labels}"
-        )
+    require_one_label(name, network.config)
+    if not hasattr(network, "score"):
+        raise ModelError(f"{name}: {type(network).__name__} has no head called `score`; a reward model needs one")
     _require_weights(name, loaded)
     if network.config.pad_token_id in (None, tokenizer.eos_token_id):
         raise ModelError(

@@ -30,7 +30,7 @@ def find(source: str, reward: str = "") -> Offer:
         reward = reward or found
         if not policy:
             progress.console.print(f"{source}: tune is not done, so only its reward model is there", markup=False)
-    elif _is_reward_model(source):
+    elif models.is_reward_model(source):
         if reward:
             raise UsageError(f"serve: {source} is a reward model itself; --reward goes beside a policy or a run")
         policy, reward = "", source
@@ -43,7 +43,7 @@ def find(source: str, reward: str = "") -> Offer:
 def policy_of(source: str) -> str:
     """The MODEL that a person talks to: the tuned policy of a run, or the MODEL itself."""
     if not is_run(source):
-        if _is_reward_model(source):
+        if models.is_reward_model(source):
             raise UsageError(f"{source} is a reward model, which does not speak; give a policy")
         return source
     policy, _reward = _of_run(Run.read(Path(source)))
@@ -63,7 +63,3 @@ def _of_run(run: Run) -> tuple[str, str]:
     run.refuse_damage(done)
     policy = str(run.root / "tune" / "policy") if "tune" in done else ""
     return policy, str(run.root / "fit" / "model") if "fit" in done else ""
-
-
-def _is_reward_model(name: str) -> bool:
-    return any(kind.endswith("ForSequenceClassification") for kind in models.load_config(name).architectures or ())

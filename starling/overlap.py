@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from starling import data_files, tables
+from starling import data_files, turns
 from starling.cleaning import FAIREST, Remove, text_of
 from starling.errors import DataError
 from starling.forms import Found
@@ -141,7 +141,7 @@ def _questions(row: Mapping[str, Any], where: str) -> list[str]:
     for column in _QUESTION_COLUMNS:
         value = row.get(column)
         if isinstance(value, str):
-            return [turn["content"] for turn in tables.messages_from_text(value) if turn["role"] == "user"]
+            return [turn["content"] for turn in turns.messages_from_text(value) if turn["role"] == "user"]
         if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
             return value
         if isinstance(value, list) and all(isinstance(entry, Mapping) for entry in value):

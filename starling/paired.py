@@ -69,17 +69,26 @@ def compare(name: str, before: Sequence[float], after: Sequence[float], clusters
     )
 
 
-def sentence(change: Change, *, good: int = 1, unit: str = "prompts") -> str:
+def verdict(change: Change, good: int) -> str:
+    """better, worse, or unclear; `good` is 1 where more is better, -1 where less is."""
+    if not change.n or not change.is_shown:
+        return "unclear"
+    return "better" if good * change.value > 0 else "worse"
+
+
+def sentence(change: Change, *, good: int = 1, unit: str = "prompts", is_share: bool = True) -> str:
     """What the figures allow one to say; `good` is 1 where more is better, -1 where less is, 0 where neither."""
+    how = (figures.share_change if is_share else figures.number_change)(_score(change))
+    seen = f"{100 * change.smallest:.1f} pt" if is_share else figures.number(change.smallest)
     if not change.n:
         return f"{change.name}: no {unit} to compare."
     moved = f"{change.gained} up, {change.lost} down of {change.n:,} {unit}; p = {_p(change.p)}"
     if change.is_shown:
         word = {1: "better", -1: "worse", 0: "different"}[good * int(np.sign(change.value))]
-        return f"{change.name}: {word}, {figures.share_change(_score(change))} ({moved})."
+        return f"{change.name}: {word}, {how} ({moved})."
     return (
-        f"{change.name}: no difference is shown, {figures.share_change(_score(change))} ({moved}); a difference below "
-        f"{100 * change.smallest:.1f} pt would probably not be seen with n = {change.n:,}{_grouped(change)}."
+        f"{change.name}: no difference is shown, {how} ({moved}); a difference below {seen} would probably not be seen "
+        f"with n = {change.n:,}{_grouped(change)}."
     )
 
 

@@ -1,5 +1,6 @@
-"""What the judges of a panel make of pairs of answers: its vote on each, each judge's win rate, how far they agree."""
+"""What judges make of pairs of answers: a panel's vote on each, each judge's win rate, how far they agree."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -10,12 +11,28 @@ from rich.table import Table
 from starling import figures, progress, texts
 from starling.benches import panel
 from starling.benches.panel import VERDICTS, Member
+from starling.config import Config, JudgeTable
+from starling.judges.make import make_judge, named_judges
 from starling.judges.protocol import Judge, Judged
 from starling.judges.several import Panel
-from starling.records import Score
+from starling.ledger import Ledger
+from starling.records import Candidate, Prompt, Score
 from starling.selection import preference
 
 Votes = Sequence[float | None]
+
+
+def ask(
+    cfg: JudgeTable, config: Config, ledger: Ledger, pairs: Sequence[tuple[Prompt, Sequence[Candidate]]]
+) -> tuple[Judge, list[Judged]]:
+    """The judge that a stage names, and what it says of each pair; how far a reward model is shows as it reads."""
+    read = sum(one.looks(2) for one in named_judges(config, cfg) if one.by_reward)
+    if not read:
+        judge = make_judge(cfg, config, ledger)
+        return judge, judge.rank(pairs)
+    with progress.track("evaluate judge", read * len(pairs), "answers") as advance:
+        judge = make_judge(cfg, config, ledger, on_answers=advance)
+        return judge, judge.rank(pairs)
 
 
 def verdicts(judge: Judge, judged: Sequence[Judged]) -> list[float | None]:
@@ -28,6 +45,29 @@ def verdicts(judge: Judge, judged: Sequence[Judged]) -> list[float | None]:
         return [_verdict(one) for one in judged]
     opinions = panel.together(_voters(_members(judge, judged)), VERDICTS)
     return [opinions[str(at)].value for at in range(len(judged))]
+
+
+def tell_unread(judged: Sequence[Judged]) -> dict[str, Any]:
+    """Why answers could not be judged, counted by reason, the commonest printed too; nothing where all could be."""
+    reasons = _reasons(judged)
+    if not reasons:
+        return {}
+    reason, times = next(iter(reasons.items()))
+    progress.console.print(
+        f"evaluate: {sum(reasons.values()):,} of {len(judged):,} pairs could not be judged and do not count; most "
+        f"often ({times:,}): {reason}",
+        markup=False,
+    )
+    return {"reasons": reasons}
+
+
+def _reasons(judged: Sequence[Judged]) -> dict[str, int]:
+    return dict(Counter(one.reason for one in judged if one.ranks is None).most_common())
+
+
+def why_unread(said: Judged) -> dict[str, str]:
+    """The reason why a pair has no verdict; nothing where it has one."""
+    return {"reason": said.reason} if said.ranks is None else {}
 
 
 def of_members(judge: Judge, judged: Sequence[Judged]) -> dict[str, list[float | None]]:
@@ -51,8 +91,9 @@ def facts(
             "template_hash": one.template_hash,
             "win_rate": asdict(win_rate(votes[one.name])),
             "unparsed": votes[one.name].count(None),
+            "reasons": _reasons([pair.members[at] for pair in judged]),
         }
-        for one in judge.members
+        for at, one in enumerate(judge.members)
     ]
     voters = _voters(said)
     opinions = panel.together(voters, VERDICTS)

@@ -102,11 +102,11 @@ class Ranking:
 
     `orders` holds for each judge call the indices of the answers as they were shown; `rankings` beside it the ranks
     that the call gave them, as they were shown, nothing where it could not be read; `marks` the mark where a call gives
-    one. `agreement` is the share of the judge's pair verdicts that its ranking upholds, `self_agreement` Kendall's tau
-    between its repeats, `calls` the ledger's keys of all calls made. `repeats` says beside `orders` for the how-manyth
-    time each call was asked; `unread` calls could not be read to the last attempt. `where` names file and row it was
-    read from. Of a panel `panel` has what each of its judges said, in the columns of a ranking, with the reason where
-    it could not be read.
+    one. Of a reward model, which makes no calls, they hold each answer that it read and its reward. `agreement` is the
+    share of the judge's pair verdicts that its ranking upholds, `self_agreement` Kendall's tau between its repeats,
+    `calls` the ledger's keys of all calls made. `repeats` says beside `orders` for the how-manyth time each call was
+    asked; `unread` calls could not be read to the last attempt. `where` names file and row it was read from. Of a panel
+    `panel` has what each of its judges said, in the columns of a ranking, with the reason where it could not be read.
     """
 
     prompt_id: str

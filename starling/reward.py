@@ -18,12 +18,16 @@ Precision = Literal["float32", "bfloat16"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A conversation with the answers to score; `where` names it in errors, `finished` is False for cut answers."""
+    """A conversation with the answers to score; `where` names it in errors, `finished` is False for cut answers.
+
+    `reads_empty` is whether an empty answer is read as the bare end of a turn, where it is refused otherwise.
+    """
 
     messages: Sequence[Message]
     answers: Sequence[str]
     finished: Sequence[bool]
     where: str
+    reads_empty: bool = False
 
 
 class Scored(NamedTuple):
@@ -44,6 +48,11 @@ class RewardModel:
     def has_spreads(self) -> bool:
         """Whether the model was fitted with `fit.laplace_prior`, so that `score_with_spread` can be asked."""
         return self._uncertainty is not None
+
+    @property
+    def window(self) -> int:
+        """The longest conversation in tokens, prompt and answer, that it reads."""
+        return packing.window(self._model.network.config)
 
     def score(
         self, prompts: Sequence[str | Sequence[Any]], answers: Sequence[Sequence[str]], *, scaled: bool = False
@@ -132,14 +141,14 @@ class RewardModel:
         if not question.answers:
             raise DataError(f"{question.where}: no answers to score")
         empty = [number for number, answer in enumerate(question.answers) if not answer.strip()]
-        if empty:
+        if empty and not question.reads_empty:
             raise DataError(f"{question.where}: answer {empty[0]} is empty, so it has no reward; leave it out")
-        pack = chat.conversation_ids(self._model.tokenizer, question.messages, question.answers, question.finished)
+        texts = [answer or " " for answer in question.answers]
+        pack = chat.conversation_ids(self._model.tokenizer, question.messages, texts, question.finished)
         longest = len(pack[0]) + max(map(len, pack[1]))
-        window = packing.window(self._model.network.config)
-        if longest > window:
+        if longest > self.window:
             raise DataError(
-                f"{question.where}: takes {longest} tokens, the reward model's window is {window}; shorten it"
+                f"{question.where}: takes {longest} tokens, the reward model's window is {self.window}; shorten it"
             )
         return pack
 

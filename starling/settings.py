@@ -12,18 +12,20 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 class Table(BaseModel):
     """A frozen table; the text under a field is its help.
 
-    `may_change` names what a run that is under way takes new values of, since no row depends on it.
+    `may_change` names what a run that is under way takes new values of, since no row depends on it; `may_grow` that of
+    which a finished stage may be asked for more, or less: it then goes on, and what it has stays.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
     may_change: ClassVar[frozenset[str]] = frozenset()
+    may_grow: ClassVar[frozenset[str]] = frozenset()
 
     def settled(self) -> dict[str, Any]:
-        """What rows depend on: all settings but those that may change."""
+        """What rows depend on: all settings but those that may change or grow."""
         found: dict[str, Any] = {}
         for key in type(self).model_fields:
             value = getattr(self, key)
-            if key in self.may_change:
+            if key in self.may_change | self.may_grow:
                 continue
             if isinstance(value, Table):
                 value = value.settled()

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from starling import figures
+from starling.judges.naming import is_by_reward
 from starling.judges.parse import letters
 from starling.texts import terminal
 
@@ -87,7 +88,11 @@ def _judged(found: Mapping[str, Any]) -> Table:
         if value:
             table.add_row(Text(name), terminal(value))
     models = [answer["model"] or f"answer {place}" for place, answer in enumerate(found["answers"], 1)]
-    for number, order in enumerate(found["orders"], 1):
+    orders = found["orders"]
+    if is_by_reward(str(found["judge"])):
+        orders = []
+        table.add_row(Text("rewards"), terminal(_rewards(found, models)))
+    for number, order in enumerate(orders, 1):
         shown = ", ".join(f"{letter} {models[at]}" for letter, at in zip(letters(len(order)), order, strict=True))
         table.add_row(Text(f"shown in order {number}"), terminal(shown))
     for one in found.get("panel", ()):
@@ -101,11 +106,19 @@ def _said(member: Mapping[str, Any], models: Sequence[str]) -> str:
     if not member["ranks"]:
         return f"could not be read: {member['reason']}"
     ranks = ", ".join(f"{model} {rank:g}" for model, rank in zip(models, member["ranks"], strict=True))
+    if is_by_reward(member["judge"]):
+        return f"ranks: {ranks}\nrewards: {_rewards(member, models)}"
     orders = (
         ", ".join(f"{letter} {models[at]}" for letter, at in zip(letters(len(order)), order, strict=True))
         for order in member["orders"]
     )
     return "\n".join([f"ranks: {ranks}", *(f"shown in order: {order}" for order in orders)])
+
+
+def _rewards(said: Mapping[str, Any], models: Sequence[str]) -> str:
+    """What a reward model gave each answer, which it read alone."""
+    looks = zip(said["orders"], said["marks"], strict=True)
+    return ", ".join(f"{models[at]} {reward:.4f}" for (at,), reward in looks)
 
 
 def _calls_said(found: Mapping[str, Any]) -> str:

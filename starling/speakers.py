@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from starling import chat, endpoint_stream, endpoints, models, offer, packing
+from starling.account import Account
 from starling.client import Client
 from starling.endpoints import Endpoint
 from starling.errors import CallError, DataError, ModelError, UsageError
@@ -32,14 +33,16 @@ ATTEMPTS = 3  # at an answer in the arena, where a person waits: an endpoint tha
 ANSWER_TOKENS = 1024  # after which an answer in a chat is cut, and said to be
 
 
-def endpoint_of(name: str) -> Endpoint | None:
-    """The endpoint that MODEL names; None for a model in this process."""
+def endpoint_of(name: str, account: Account | None = None) -> Endpoint | None:
+    """The endpoint that MODEL names, in a run also by its own name; None for a model in this process."""
+    if account is not None:
+        return endpoints.find(account.config, name)
     return endpoints.parse_endpoint(name) if name.startswith("openai:") else None
 
 
-def stage_of(name: str) -> str:
+def stage_of(name: str, account: Account | None = None) -> str:
     """What MODEL is called in the ledger."""
-    endpoint = endpoint_of(name)
+    endpoint = endpoint_of(name, account)
     return endpoint.name if endpoint else name
 
 
@@ -51,13 +54,16 @@ class Speaker:
     identity: dict[str, Any]
 
 
-def open_speaker(name: str, ledger: Ledger, on_reply: OnReply | None = None) -> Speaker:
-    """Load or reach MODEL: smollm2, a folder, a Hub name, the tuned policy of a RUN, or openai:NAME@URL."""
-    endpoint = endpoint_of(name)
+def open_speaker(name: str, ledger: Ledger, on_reply: OnReply | None = None, account: Account | None = None) -> Speaker:
+    """Load or reach MODEL: smollm2, a folder, a Hub name, the tuned policy of a RUN, openai:NAME@URL, or an endpoint
+    that the settings behind `account` name."""
+    endpoint = endpoint_of(name, account)
     if endpoint is not None:
         identity = {"name": endpoint.model, "endpoint": endpoint.name}
-        patient = replace(endpoint, timeout_seconds=TIMEOUT_SECONDS)
-        return Speaker(chat=Client(patient, ledger, on_reply=on_reply), identity=identity)
+        if name.startswith("openai:"):  # one with a table of its own has its own patience
+            endpoint = replace(endpoint, timeout_seconds=TIMEOUT_SECONDS)
+        allowance = account.allowance if account else None
+        return Speaker(chat=Client(endpoint, ledger, on_reply=on_reply, allowance=allowance), identity=identity)
     path = offer.policy_of(name)
     model = models.load_policy(path)
     found = models.identity(path)

@@ -62,8 +62,9 @@ def by_stage(config: Config, path: Path) -> dict[str, float | None]:
     """
     found: dict[str, float | None] = {}
     for entry in _entries(config, read_spent(path)) if _known(config) else []:
-        before = found.get(entry["stage"], 0.0)
-        found[entry["stage"]] = None if before is None or entry["usd"] is None else before + entry["usd"]
+        stage = entry["stage"].split()[0]  # what a benchmark asks counts as its stage's
+        before = found.get(stage, 0.0)
+        found[stage] = None if before is None or entry["usd"] is None else before + entry["usd"]
     return found
 
 
@@ -88,6 +89,8 @@ def _entries(config: Config, rows: Iterable[Spent]) -> list[Entry]:
     known = _known(config)
     found = []
     for spent in rows:
+        if spent.in_this_process:
+            continue
         endpoint = known.get(spent.name)
         usd = endpoint.usd(spent.prompt_tokens, spent.completion_tokens) if endpoint else None
         entry = _entry(spent.name, spent.model, *spent[3:7]) | {"usd": usd, "stage": spent.stage}

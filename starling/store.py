@@ -17,13 +17,14 @@ from typing import Any
 import starling
 from starling import config as configuration
 from starling import metrics
+from starling.agreeing import STAGES, asked_anew, differences, settled
 from starling.config import Config
-from starling.endpoints import judges_of
 from starling.errors import DataError, UsageError, explained
 from starling.ledger import Ledger
 
 FORMAT = 1
-ROAD = ("prompts", "sample", "rank", "fit", "tune", "evaluate", "report")
+LEDGER = "calls.sqlite"
+ROAD = (*STAGES, "report")
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -75,10 +76,11 @@ class Run:
             run._save()
             return run
         run = cls.read(root)
-        if run.config.settled() != config.settled():
-            changed = ", ".join(_differences(run.config.settled(), config.settled()))
+        if settled(run.config) != settled(config):
+            changed = ", ".join(differences(settled(run.config), settled(config)))
             raise UsageError(f"run: {root} was made with other settings ({changed}); choose another --run folder")
-        if run.config != config:  # limits, prices, the budget: no row depends on them
+        if run.config != config:  # limits, prices, the budget: no row depends on them; more that is asked for
+            run._reopen(asked_anew(run.config, config))
             write_atomically(root / "config.toml", configuration.dump(config))
             run.config = config
         return run
@@ -119,7 +121,7 @@ class Run:
 
     @property
     def ledger_path(self) -> Path:
-        return self.root / "calls.sqlite"
+        return self.root / LEDGER
 
     @property
     def metrics_path(self) -> Path:
@@ -199,6 +201,7 @@ class Run:
             with Ledger(self.ledger_path) as ledger:
                 ledger.take_over(other.ledger_path)
         self.manifest["stages"] |= {stage: other.manifest["stages"][stage] for stage in taken}
+        self._reopen([stage for stage in asked_anew(other.config, self.config) if stage in taken])
         self._save()
 
     def refuse_damage(self, stages: Sequence[str]) -> None:
@@ -216,6 +219,14 @@ class Run:
                 f"first {damaged[0]}; restore them or begin anew in another --run folder"
             )
 
+    def _reopen(self, stages: Sequence[str]) -> None:
+        """Let finished stages go on; those behind them begin anew."""
+        for stage in filter(self.is_done, stages):
+            self.manifest["stages"][stage] |= {"state": "running"}
+            for later in ROAD[ROAD.index(stage) + 1 :]:
+                self.manifest["stages"].pop(later, None)
+            self._save()
+
     def _save(self) -> None:
         self.manifest["versions"] = versions()
         write_atomically(self.root / "manifest.json", json.dumps(self.manifest, indent=1) + "\n")
@@ -226,36 +237,6 @@ def versions() -> dict[str, str]:
     packages = ("torch", "transformers", "datasets", "pyarrow", "numpy")
     found = {name: metadata.version(name) for name in packages}
     return {"starling": starling.__version__, "python": platform.python_version(), **found}
-
-
-def stages_that_agree(mine: Config, other: Config) -> list[str]:
-    """The leading stages whose settings, and those of all stages before them, are the same in both."""
-    agreeing: list[str] = []
-    new, old = mine.settled(), other.settled()
-    if new["run"] != old["run"]:
-        return agreeing
-    for stage in ROAD[:-1]:
-        if new[stage] != old[stage] or _endpoints(mine, stage) != _endpoints(other, stage):
-            break
-        agreeing.append(stage)
-    return agreeing
-
-
-def first_difference(mine: Config, other: Config) -> str:
-    """The settings that differ in the first table, in road order, that is not the same in both; empty if all are."""
-    for table in ("run", *ROAD[:-1], "endpoints"):
-        old, new = other.settled()[table], mine.settled()[table]
-        if old != new:
-            return ", ".join(_differences({table: old}, {table: new}))
-    return ""
-
-
-def _endpoints(config: Config, stage: str) -> list[dict[str, Any]]:
-    """What the rows of a stage depend on in the endpoints that it names."""
-    named = {generator.model for generator in config.sample.generators} if stage == "sample" else set()
-    asked = {"rank": config.rank, "evaluate": config.evaluate}.get(stage)
-    named |= {one.judge for one in judges_of(asked)} if asked else set()
-    return [table.settled() for table in config.endpoints if table.name in named]
 
 
 def refuse_file(root: Path) -> None:
@@ -287,16 +268,6 @@ def _is_of_a_cut_start(path: Path, config: str) -> bool:
     if path.name == "config.toml":
         return path.read_bytes() == config.encode()
     return path.name in ("config.toml.partial", "manifest.json.partial")
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    return [
-        f"{table}.{key}: {old[table].get(key)!r} -> {value!r}"[:120]
-        for table in new
-        if table != "endpoints"
-        for key, value in new[table].items()
-        if old[table].get(key) != value
-    ] + ["endpoints: others, or of other models"] * (old.get("endpoints") != new.get("endpoints"))
 
 
 def _sha256(path: Path) -> str:

@@ -7,10 +7,12 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from starling import digest, figures, progress
+from starling import builtin, digest, figures, progress
 from starling.before_after import SIDES, judge_named
+from starling.benches import told
 from starling.config import PANEL, Config, JudgeTable
 from starling.endpoints import judges_of
+from starling.errors import ModelError
 from starling.judges.llm import calls_of
 from starling.store import Run
 from starling.texts import terminal, visible
@@ -42,7 +44,7 @@ def plan(config: Config) -> list[str]:
         f"prompts: {prompts.train} train, {prompts.validation} validation, {prompts.test} test, split by family",
         f"sample: {sample.train_prompts} + {sample.validation_prompts} prompts x {answers} "
         f"({_count(weakened, 'generator')} weakened), {_at_most(sample.token_budget, sampled)}",
-        f"rank: by {_judge(rank, k)}{probe}",
+        f"rank: by {_judge(config, rank, k)}{probe}",
         f"fit: nothing, {fit.reward_model} is the reward model"
         if fit.reward_model
         else f"fit: {sample.train_prompts} rankings{epochs}, {fit.prompts_per_step} a step, {_count(steps, 'step')}, "
@@ -51,8 +53,9 @@ def plan(config: Config) -> list[str]:
         f"  kept: the step whose answers to {prompts.validation} validation prompts the judge likes best, "
         f"looked at every {_count(config.tune.validate_every, 'step')}",
         f"evaluate: {prompts.test} test prompts x 2 models x {_count(config.evaluate.draws, 'answer')}; "
-        f"judge: {_judge(config.evaluate, 2)}; "
+        f"judge: {_judge(config, config.evaluate, 2)}; "
         f"with validation {_at_most(config.evaluate.token_budget)}",
+        *([f"  benchmarks: {_benchmarks(config)}"] if config.evaluate.benchmarks else []),
     ]
 
 
@@ -67,6 +70,8 @@ def print_summary(run: Run) -> None:
     if found["result"]:
         console.print(before_after_table(found["result"]))
         console.print(win_rate_table(found["result"]))
+        if found["result"]["benchmarks"]:
+            console.print(told.table(found["result"]["benchmarks"]))
     console.print(cost_table(found))
     if run.report_path.exists():
         console.print(f"report: {escape(str(run.report_path))}")
@@ -174,17 +179,36 @@ def _tuning(cfg: TuneTable) -> str:
     return f"{cfg.algorithm}, {', then '.join(parts)}"
 
 
-def _judge(cfg: JudgeTable, answers: int) -> str:
+def _judge(config: Config, cfg: JudgeTable, answers: int) -> str:
     if cfg.judge == PANEL:
-        return f"a panel: {'; '.join(_judge(one, answers) for one in judges_of(cfg))}"
+        return f"a panel: {'; '.join(_judge(config, one, answers) for one in judges_of(cfg))}"
     named = judge_named(cfg.judge)
     if cfg.judge == "rubric":
         return named
+    elsewhere = cfg.judge.startswith("openai:") or cfg.judge in [endpoint.name for endpoint in config.endpoints]
+    if not elsewhere and cfg.judge != builtin.NAME and _is_by_reward(cfg.judge):
+        return f"{cfg.judge}, a reward model, which is asked nothing"
     least, most = calls_of(cfg, answers)
     calls = _count(least, "call") if least == most else f"{least} to {most} calls"
     often = f", {calls} a prompt" if answers else ""  # how many answers the sources bring is not known yet
     corrected = ", corrected for place" if cfg.position_corrected else ""
     return f"{named}, asked {cfg.strategy} in {cfg.output}{often}{corrected}"
+
+
+def _is_by_reward(model: str) -> bool:
+    """Whether a MODEL in this process is a reward model; what is no model at all is refused when the stages begin."""
+    from starling import models  # loads PyTorch, which a plan with other judges need not wait for
+
+    try:
+        return models.is_reward_model(model)
+    except ModelError:
+        return False
+
+
+def _benchmarks(config: Config) -> str:
+    """Their names, each with its judges."""
+    asked = config.evaluate.benchmarks
+    return ", ".join(one.title + (f" (judge: {', '.join(one.judge)})" if one.judge else "") for one in asked)
 
 
 def _count(number: int, noun: str, several: str = "") -> str:

@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -12,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from starling import data_files
+from starling import data_files, turns
 from starling.errors import DataError
 from starling.judges.checks import CHECKS
 from starling.records import SPLITS, Candidate, Message, Prompt, Ranking
@@ -51,9 +50,6 @@ _MEMBER = [
 ]  # fmt: skip
 PANEL_RANKINGS = RANKINGS.append(pa.field("panel", pa.list_(pa.struct(_MEMBER))))
 LEFT_OUT = "left_out.jsonl"  # of `sample/`: answers that are not ranked, with the reason
-_NAMES = {"user": "Human", "assistant": "Assistant", "system": "System"}
-_ROLES = {name: role for role, name in _NAMES.items()}
-_TURN = re.compile(r"\n\n(Human(?=: )|Assistant): ?")
 
 
 def builtin_prompts() -> list[Prompt]:
@@ -115,8 +111,8 @@ def prompt_from_row(row: Mapping[str, Any], where: str) -> Prompt:
     if "messages" not in values:
         if not isinstance(row.get("prompt"), str):
             raise DataError(f"{where}: a prompt needs a column `messages` or `prompt`; found: {', '.join(sorted(row))}")
-        values["messages"] = messages_from_text(row["prompt"])
-    check_messages(values["messages"], where)
+        values["messages"] = turns.messages_from_text(row["prompt"])
+    turns.check_messages(values["messages"], where)
     if values.get("split", "train") not in SPLITS:
         raise DataError(f"{where}: split is {values['split']!r}, not one of {', '.join(SPLITS)}")
     return Prompt(**values)
@@ -133,7 +129,7 @@ def ranking_row(ranking: Ranking) -> dict[str, Any]:
         for rank, a in pairs
     ]  # fmt: skip
     return {
-        "prompt": text_from_messages(ranking.messages),
+        "prompt": turns.text_from_messages(ranking.messages),
         "answers": answers,
         "turns": sum(message["role"] == "user" for message in ranking.messages),
         "num_responses": len(answers),
@@ -181,7 +177,7 @@ def ranking_from_row(row: Mapping[str, Any], where: str) -> Ranking:
             f"{where}: a ranking needs `prompt` and `answers` with their ranks, or `prompt`, `chosen` and `rejected`; "
             f"found: {', '.join(sorted(row))}"
         )
-    check_messages(messages, where)
+    turns.check_messages(messages, where)
     prompt_id = str(row.get("prompt_id") or where)
     answers = [_answer(entry, prompt_id, draw, f"{where}: answer {draw}") for draw, entry in enumerate(entries)]
     source = row.get("source") or ""
@@ -197,26 +193,6 @@ def ranking_from_row(row: Mapping[str, Any], where: str) -> Ranking:
     )  # fmt: skip
 
 
-def text_from_messages(messages: Sequence[Message]) -> str:
-    """Nectar's prompt text: Human and Assistant turns, ending on an empty assistant turn."""
-    _check_roles(messages, "prompt")
-    return "".join(f"\n\n{_NAMES[m['role']]}: {m['content']}" for m in messages) + "\n\nAssistant: "
-
-
-def messages_from_text(text: str) -> list[Message]:
-    """The turns of a prompt in Nectar's text form, and what stands before them as the system's.
-
-    A text without turns is one user message.
-    """
-    head, *pieces = _TURN.split(text)
-    if not pieces:
-        return [Message(role="user", content=text)]
-    turns = [Message(role=_ROLES[name], content=turn) for name, turn in zip(pieces[::2], pieces[1::2], strict=True)]
-    waiting = turns[:-1] if not turns[-1]["content"].strip() else turns
-    system = [Message(role="system", content=head.removeprefix("\n\nSystem: "))] if head.strip() else []
-    return [*system, *waiting]
-
-
 def _pair(row: Mapping[str, Any], where: str) -> tuple[list[Message], dict[str, str]]:
     chosen, rejected = row["chosen"], row["rejected"]
     if isinstance(chosen, str) and isinstance(rejected, str):
@@ -227,7 +203,7 @@ def _pair(row: Mapping[str, Any], where: str) -> tuple[list[Message], dict[str, 
         return _messages(row["prompt"]), {"chosen": chosen, "rejected": rejected}
     if not (chosen and rejected and isinstance(chosen, list) and isinstance(rejected, list)):
         raise DataError(f"{where}: `chosen` and `rejected` must both be texts or both be message lists")
-    if not (_is_message(chosen[-1]) and _is_message(rejected[-1])):
+    if not (turns.is_message(chosen[-1]) and turns.is_message(rejected[-1])):
         raise DataError(f"{where}: `chosen` and `rejected` must end on a message with a `role` and a text `content`")
     prompt = row.get("prompt")
     messages = prompt if isinstance(prompt, list) else chosen[:-1] or _messages(prompt)
@@ -241,7 +217,7 @@ def _ranked(texts: list[Any], ranks: Any, where: str) -> list[dict[str, Any]]:
 
 
 def _messages(prompt: Any) -> Any:
-    return messages_from_text(prompt) if isinstance(prompt, str) else prompt
+    return turns.messages_from_text(prompt) if isinstance(prompt, str) else prompt
 
 
 def _answer(entry: Any, prompt_id: str, draw: int, where: str) -> Candidate:
@@ -277,30 +253,6 @@ def _checks(checks: Any, where: str) -> list[dict[str, Any]]:
         except Exception as error:
             raise DataError(f"{where}: check {name!r} does not work with {parameters}: {error}") from None
     return found
-
-
-def check_messages(messages: Any, where: str) -> None:
-    """Refuse what is no conversation that waits for an answer."""
-    if not isinstance(messages, list) or not messages:
-        raise DataError(f"{where}: `messages` must be a list of at least one turn")
-    for message in messages:
-        if not _is_message(message):
-            raise DataError(f"{where}: every message needs a `role` and a text `content`")
-        if not message["content"].strip():
-            raise DataError(f"{where}: the {message['role']}'s message is empty; fill it or take the row out")
-    _check_roles(messages, where)
-    if messages[-1]["role"] != "user":
-        raise DataError(f"{where}: the last message is the {messages[-1]['role']}'s; a prompt ends on the user's")
-
-
-def _check_roles(messages: Sequence[Message], where: str) -> None:
-    for message in messages:
-        if message["role"] not in _NAMES:
-            raise DataError(f"{where}: role {message['role']!r} is not one of {', '.join(_NAMES)}")
-
-
-def _is_message(value: Any) -> bool:
-    return isinstance(value, Mapping) and isinstance(value.get("role"), str) and isinstance(value.get("content"), str)
 
 
 def _are_texts(value: Any) -> bool:

@@ -38,12 +38,18 @@ BEFORE_FIT = ("prompts", "sample", "rank")
 ALL = ("prompts", "sample", "rank", "fit", "tune", "evaluate")
 
 
-def make(root: Path, stages: tuple[str, ...] = ALL, judge: str = "rubric", **score: dict[str, float]) -> Run:
+def make(
+    root: Path,
+    stages: tuple[str, ...] = ALL,
+    judge: str = "rubric",
+    benchmarks: tuple[dict[str, Any], ...] = (),
+    **score: dict[str, float],
+) -> Run:
     """A run folder with the given stages done; `score` replaces single scores of the evaluation."""
     run = Run.open(root, SETTINGS)
     facts = {
         "prompts": _prompts, "sample": _sample, "rank": _rank, "fit": _fit, "tune": _tune,
-        "evaluate": lambda run: _evaluate(run, judge, score),
+        "evaluate": lambda run: _evaluate(run, judge, score) | ({"benchmarks": [*benchmarks]} if benchmarks else {}),
     }  # fmt: skip
     for stage in stages:
         run.started(stage)
@@ -207,6 +213,31 @@ def _evaluate(run: Run, judge: str, replaced: dict[str, dict[str, float]]) -> di
         },
         "tokens": 11_000, "settings": {"temperature": 0.2, "top_p": 0.9, "answer_tokens": 80},
     }  # fmt: skip
+
+
+def _benchmark(title: str, kind: str, rows: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    return {
+        "title": title, "bench": title, "kind": kind, "judge": HOSTILE_NAME, "template_hash": "",
+        "data": "own <b>7</b>", "cases": 98, "date": "2027-01-01", "rows": rows, "says": [], "left_out": 0,
+        "contamination": None,
+    } | more  # fmt: skip
+
+
+def benchmarks() -> tuple[dict[str, Any], ...]:
+    """One of each kind, as `evaluate` tells them."""
+    base, tuned, change = ({"value": v, "low": v - 0.1, "high": v + 0.1, "n": 98} for v in (0.5, 0.25, -0.25))
+    row = {"level": 0, "kind": "share", "base": None, "tuned": tuned, "change": None, "length_only": None, "says": ""}
+    held = {"questions": 98, "questions_held": 3, "prompts": 360}
+    return (
+        _benchmark(
+            "ifeval", "change",
+            [row | {"label": "prompts, strict", "base": base, "change": change, "says": "worse"},
+             row | {"label": HOSTILE, "level": 1, "kind": "number"}],
+            says=["prompts, strict: worse, -25.0 pt (12 down)."], left_out=2, contamination=held,
+        ),
+        _benchmark("mt_bench", "win_rate", [row | {"label": "tuned", "says": "unclear"}], template_hash="a7"),
+        _benchmark("reward_bench_2", "reward_model", [row | {"label": "overall", "length_only": base}], judge=""),
+    )  # fmt: skip
 
 
 def case(number: int) -> dict[str, Any]:

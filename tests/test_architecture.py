@@ -114,7 +114,7 @@ def test_records_know_no_tensors_and_no_files() -> None:
 
 
 def test_nothing_imports_a_command_but_the_command_line() -> None:
-    commands = {"show", "own_files", "bench", "cli", "commands"}
+    commands = {"show", "own_files", "cli", "commands"}
     users = {name_of(path) for path in FILES if set(imports(path)) & commands}
     assert {user.partition(".")[0] for user in users} <= {"cli", "commands"}
 

@@ -8,7 +8,8 @@ import pytest
 from tolerances import EXACT
 
 from starling import audit, judgements
-from starling.judgements import Judgement, Log
+from starling.judgement_rows import Judgement
+from starling.judgements import Log
 from starling.judges.parse import Pair
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "shared" / "data" / "gpt4_rankings"
@@ -213,6 +214,15 @@ def test_what_a_log_cannot_give_is_named_with_the_reason() -> None:
         "unparsed",
     }  # fmt: skip
     assert found["unparsed"] is None
+
+
+@pytest.mark.parametrize(
+    ("judge", "why"),
+    [("rubric", "no order can sway it"), ("reward:rm#0a1b", "no order can sway it"), ("kwise:m", "no ranking says")],
+)
+def test_a_judge_that_reads_each_answer_alone_has_no_effect_of_place(judge: str, why: str) -> None:
+    bare = Judgement(prompt="p", answers=["a", "b"], models=["", ""], ranks=[1, 2], judge=judge)
+    assert why in audit.audit(log([bare]))["missing"]["position"]
 
 
 def test_a_log_of_unread_calls_alone_gives_their_share() -> None:

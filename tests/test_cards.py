@@ -127,6 +127,10 @@ def test_what_was_left_out_stands_in_the_card(tmp_path: Path) -> None:
     assert "- 1 pairs that are tied" in card(table).text
 
 
+def test_only_judges_that_are_asked_have_hosts() -> None:
+    assert cards._hosts({"kwise:m@host:80": 2, "panel of rubric, reward:rm@v2#0a1b": 1, "rubric": 3}) == {"host"}
+
+
 def test_hostile_names_stay_text(run: Run) -> None:
     text = card(run.root).text
     assert r"| plain\$\_\{x\}\$&lt;b&gt; |" in text

@@ -109,6 +109,19 @@ def test_runs_of_which_none_is_evaluated_make_a_page(tmp_path: Path) -> None:
     assert page.unbalanced == [] and "No run is evaluated yet." in page.text
 
 
+def test_benchmarks_of_runs_stand_side_by_side(tmp_path: Path) -> None:
+    one = runs.make(tmp_path / "one", benchmarks=runs.benchmarks())
+    other = runs.make(tmp_path / "two", benchmarks=runs.benchmarks()[1:])
+    comparison_page.write(tmp_path / "compare.html", comparison.compare([one, other]))
+    text = (tmp_path / "compare.html").read_text()
+    page, numbers = Page(text), json.loads((tmp_path / "compare.json").read_text())
+    assert wrong_numbers(page, numbers) == [] and page.unbalanced == [] and page.open == []
+    shown = {place: said for _, place, said in page.numbers if place.startswith("/benchmarks/")}
+    assert shown["/benchmarks/0/figures/0"] == "-25.0 pt (-35.0 to -15.0)" and "/benchmarks/0/figures/1" not in shown
+    assert shown["/benchmarks/1/figures/1"] == "25.0 % (15.0 to 35.0), n = 98"
+    assert [a["id"] for tag, a in page.elements if tag == "section"][4:6] == ["table", "benchmarks"]
+
+
 def test_dollars_stand_beside_the_time_of_the_stages_that_cost_some(tmp_path: Path) -> None:
     found = comparison.compare([runs.make(tmp_path / name) for name in "ab"])
     run = found.numbers["runs"][0]

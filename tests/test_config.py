@@ -218,6 +218,38 @@ def test_a_panel_that_is_none_fails_in_one_line(tmp_path: Path, overrides: list[
     assert "\n" not in str(failed.value) and len(str(failed.value)) < 350
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["evaluate.benchmarks=['ifevl']"], r"\[evaluate.benchmarks.0\] name = 'ifevl': .*did you mean 'ifeval'"),
+        (["evaluate.benchmarks=[{name='ifeval', dta='x'}]"], r"\[evaluate.benchmarks.0\] has no key 'dta'; .*'data'"),
+        (["evaluate.benchmarks=[{data='x'}]"], r"\[evaluate.benchmarks.0\] lacks 'name'"),
+        (
+            ["evaluate.benchmarks=['ifeval', 'ifeval']"],
+            r"two of them go into the folder 'ifeval'; give each a `folder`",
+        ),
+        (["evaluate.benchmarks=[{name='ifeval', folder='../x'}]"], r"\[evaluate.benchmarks.0\] folder = '../x'"),
+        (["evaluate.benchmarks=7"], r"\[evaluate\] benchmarks = 7: "),
+    ],
+)
+def test_a_benchmark_that_is_none_fails_in_one_line(tmp_path: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as failed:
+        config.load(toml(tmp_path), overrides)
+    assert "\n" not in str(failed.value) and len(str(failed.value)) < 350
+
+
+def test_a_benchmark_is_its_name_or_a_table_with_a_judge_or_several(tmp_path: Path) -> None:
+    text = '[[evaluate.benchmarks]]\nname = "safety"\n[[evaluate.benchmarks]]\nname = "mt_bench"\njudge = "j"\n'
+    loaded = config.load(toml(tmp_path, text)).evaluate.benchmarks
+    assert [(one.name, one.judge) for one in loaded] == [("safety", ()), ("mt_bench", ("j",))]
+    short = config.load(toml(tmp_path), ["evaluate.benchmarks=['safety', {name='mt_bench', judge=['j', 'k']}]"])
+    assert short.evaluate.benchmarks[0] == loaded[0] and short.evaluate.benchmarks[1].judge == ("j", "k")
+    path = tmp_path / "resolved.toml"
+    path.write_text(config.dump(short))
+    assert config.load(path) == short
+    assert config.load(toml(tmp_path)).evaluate.benchmarks == ()
+
+
 def test_a_panels_judge_has_the_stages_values_for_what_it_does_not_name(tmp_path: Path) -> None:
     text = '[rank]\nrepeats = 2\nconcurrency = 3\n[[rank.judges]]\njudge = "rubric"\n[[rank.judges]]\njudge = "m"\n'
     loaded = config.load(toml(tmp_path, text + 'strategy = "direct"\nrepeats = 3\nkey_env = "KEY"\n'))

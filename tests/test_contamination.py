@@ -1,5 +1,9 @@
 """Test questions that stand in a run's prompts."""
 
+from pathlib import Path
+
+import runs
+
 from starling import contamination
 from starling.records import Message, Prompt
 
@@ -31,3 +35,10 @@ def test_more_than_three_places_are_counted_and_not_all_printed() -> None:
 def test_what_only_shares_fewer_words_is_clean() -> None:
     found = contamination.between([ask("q", LONG)], [ask("a", LONG.replace("village", "town"))])
     assert (found["questions_held"], found["found"]) == (0, [])
+
+
+def test_each_turn_of_a_question_is_held_against_the_runs_prompts(tmp_path: Path) -> None:
+    run = runs.make(tmp_path / "run", ("prompts",))
+    found = contamination.of_turns({"one": ["Never asked.", runs.HOSTILE_PROMPT], "two": ["Nor this."]}, run.root)
+    assert (found["questions"], found["questions_held"]) == (2, 1)
+    assert {one["question"] for one in found["found"]} == {"one"}

@@ -67,5 +67,23 @@ def test_the_judges_effects_are_told(run: Run) -> None:
     assert judge["probe"]["unparsed_share"] == 13 / 20
 
 
+def test_a_judge_that_reads_each_answer_alone_is_said_to_see_no_order(run: Run) -> None:
+    facts = run.manifest["stages"]["rank"]["facts"]
+    for judge, said in (
+        ("reward:rm#0a1b", True),
+        ("panel of rubric, reward:rm#0a1b", True),
+        ("kwise:m", False),
+    ):
+        facts["judge"] = judge
+        told = {card["title"]: card["text"] for card in digest.digest(run)["glance"]}["Is the judge biased?"]
+        assert ("The judge reads each answer alone, so order cannot sway it" in told) == said
+
+
+def test_a_test_by_the_runs_own_reward_model_is_cautioned_in_the_headline(run: Run) -> None:
+    plain = digest.digest(run)["headline"]
+    run.manifest["stages"]["evaluate"]["facts"]["caution"] = "It was trained to please this judge."
+    assert digest.digest(run)["headline"] == [*plain, "It was trained to please this judge."]
+
+
 def test_what_is_not_finite_becomes_none() -> None:
     assert digest.without_nan({"a": [math.nan, 1.5, (math.inf,)], 2: "x"}) == {"a": [None, 1.5, [None]], "2": "x"}

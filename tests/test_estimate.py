@@ -7,7 +7,7 @@ import pytest
 from servers import Server, ranking_judge, replies_with
 from small_road import prompt_rows, recipe, write_lines
 
-from starling import cli, config, estimate
+from starling import cli, config, estimate, estimate_text
 from starling.judges.asking import template_text
 
 ENDPOINT = """
@@ -74,13 +74,21 @@ def test_an_unknown_price_is_said_and_not_counted_as_nothing(tiny_model: Path, t
     assert found["unknown"] == [
         f"the price of {name}: give price_in and price_out in [[endpoints]]" for name in ("far", "judge")
     ]
-    assert any("and what is unknown" in line for line in estimate.lines(found))
+    assert any("and what is unknown" in line for line in estimate_text.lines(found))
 
 
 def test_a_road_without_endpoints_costs_nothing(tiny_model: Path, tmp_path: Path) -> None:
     found = estimate.estimate(config.load(recipe(tmp_path, tiny_model)), tmp_path / "no-run")
     assert found["stages"] == []
-    assert estimate.lines(found) == ["cost: no stage that is left asks an endpoint; nothing is spent"]
+    assert estimate_text.lines(found) == ["cost: no stage that is left asks an endpoint; nothing is spent"]
+
+
+def test_a_judge_in_this_process_is_said_to_take_no_calls(tiny_model: Path, tmp_path: Path) -> None:
+    cfg = config.load(recipe(tmp_path, tiny_model, rank__judges=["rubric", "far/rm"], evaluate__judge="far/rm"))
+    found = estimate.estimate(cfg, tmp_path / "no-run")
+    assert found["stages"] == []
+    assert found["free"] == [{"stage": stage, "judge": "far/rm"} for stage in ("rank", "tune", "evaluate")]
+    assert estimate_text.lines(found)[0] == "rank: judge far/rm runs in this process: 0 calls"
 
 
 def test_what_the_run_has_on_file_is_not_counted_and_nothing_is_written(

@@ -80,7 +80,7 @@ def test_the_change_is_paired_over_what_both_sides_answered(official) -> None:
     cases, _ = ifeval.read(official)
     before = ifeval.verify(cases, {"1": "a, b", "2": "a, b c", "3": "a"})
     after = ifeval.verify(cases, {"1": "a b", "2": "a b c"})
-    found = {change.name: change for change, _, _ in ifeval.changes(cases, before, after)}
+    found = {change.name: change for change, *_ in ifeval.changes(cases, before, after)}
     strict = found["prompts, strict"]
     assert (strict.n, strict.gained, strict.lost, strict.value) == (2, 2, 0, 1.0)
     assert (found["instructions, strict"].n, found["instructions, strict"].gained) == (3, 2)

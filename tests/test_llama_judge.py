@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 from llama_server import serving_builtin
-from small_road import write_lines
+from small_road import recipe, write_lines
 
-from starling import bench, data_files
+from starling import bench, cli, data_files
 from starling.benches.asked import Asked
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
@@ -117,3 +117,24 @@ def test_preferences_held_to_a_schema_are_all_readable(judge: str, tmp_path: Pat
     rows = json.loads((tmp_path / "out" / "annotations.json").read_text())
     print("preferences", [row["preference"] for row in rows])
     assert {row["preference"] for row in rows} <= {1.0, 1.5, 2.0}
+
+
+def test_a_run_has_its_policies_marked_by_it_and_asks_nothing_twice(
+    judge: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    table = (
+        f'{{name = "mt_bench", judge = "{judge}", output = "json", marks = true, data = "{files(tmp_path)["data"]}"}}'
+    )
+    run = tmp_path / "run"
+    arguments = ["run", str(recipe(tmp_path, tiny_model)), "--run", str(run)]
+    assert cli.main([*arguments, "--set", f"evaluate.benchmarks=[{table}]"]) == 0
+    (found,) = json.loads((run / "evaluate" / "scores.json").read_text())["benchmarks"]
+    assert (found["kind"], found["judge"], found["cases"]) == ("change", "smollm2", 3)
+    marks = found["rows"][0]
+    assert 1 <= marks["base"]["value"] <= 10 and 1 <= marks["tuned"]["value"] <= 10
+    with closing(sqlite3.connect(run / "calls.sqlite")) as db:
+        of_verdicts = CALLS.replace("'verdicts'", "'evaluate mt_bench verdicts'")
+        before = db.execute(of_verdicts).fetchall()
+        assert cli.main([*arguments, "--set", "evaluate.benchmarks=[]"]) == 0
+        assert cli.main([*arguments, "--set", f"evaluate.benchmarks=[{table}]"]) == 0
+        assert db.execute(of_verdicts).fetchall() == before and dict(before)["reply"] >= 12

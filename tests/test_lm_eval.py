@@ -170,3 +170,13 @@ def test_the_real_harness_tells_a_loss_as_plainly_as_a_gain(
     turned = ["--scores", str(out / "against"), "--against", str(out / "model"), "--out", str(tmp_path / "turned")]
     assert cli.main(["bench", "lm_eval", *turned]) == 0
     assert "capitals acc: better" in capsys.readouterr().out
+
+
+def test_results_that_a_run_holds_do_not_stand_for_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "run" / "evaluate" / "results_1.json", results())
+    assert lm_eval._results(str(tmp_path / "run")) is not None
+    (tmp_path / "run" / "manifest.json").write_text("{}")
+    assert lm_eval._results(str(tmp_path / "run")) is None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="install it with"):
+        lm_eval.plan(Asked(model=str(tmp_path / "run"), tasks="mmlu"))

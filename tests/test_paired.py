@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from tolerances import EXACT
 
-from starling.paired import compare, sentence
+from starling.paired import compare, sentence, verdict
 
 
 def each(n: int) -> list[str]:
@@ -79,3 +79,14 @@ def test_what_is_not_shown_is_said_with_what_could_have_been_seen() -> None:
 
 def test_without_cases_nothing_is_said() -> None:
     assert sentence(compare("right", [], [], []), unit="answers") == "right: no answers to compare."
+
+
+def test_a_verdict_is_a_word_and_marks_are_no_percentages() -> None:
+    up = compare("mark", [6.0] * 9, [7.0] * 9, each(9))
+    assert [verdict(up, 1), verdict(up, -1), verdict(compare("mark", [6.0], [6.0], ["a"]), 1)] == [
+        "better", "worse", "unclear",
+    ]  # fmt: skip
+    assert verdict(compare("nothing", [], [], []), 1) == "unclear"
+    assert sentence(up, unit="turns", is_share=False).startswith("mark: better, +1.0")
+    spread = compare("mark", [6.0, 7.0] * 4, [7.0, 6.0] * 4, each(8))
+    assert " pt" not in sentence(spread, unit="turns", is_share=False)

@@ -71,6 +71,20 @@ def test_who_could_be_read_nowhere_has_no_part_in_the_vote_and_is_named() -> Non
     assert polling.verdicts(judge, judged) == [None]
 
 
+def test_why_pairs_have_no_verdict_is_counted_and_told(capsys: pytest.CaptureFixture[str]) -> None:
+    long = Judged(ranks=None, reason="too long")
+    judge, judged = asked([BETTER, UNREAD, long, long], [BETTER, BETTER, UNREAD, long])
+    found = polling.facts(judge, judged, list("abcd"), win_rate)
+    assert found is not None
+    assert [one["reasons"] for one in found["members"]] == [{"too long": 2, "prose": 1}, {"prose": 1, "too long": 1}]
+    alone = [one.members[0] for one in judged]
+    assert polling.tell_unread(alone) == {"reasons": {"too long": 2, "prose": 1}}
+    said = "evaluate: 3 of 4 pairs could not be judged and do not count; most often (2): too long"
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert [polling.why_unread(one) for one in alone[:2]] == [{}, {"reason": "prose"}]
+    assert polling.tell_unread(alone[:1]) == {}
+
+
 def test_agreement_by_hand() -> None:
     judge, judged = asked([BETTER, BETTER, WORSE, WORSE], [BETTER, WORSE, WORSE, WORSE])
     found = polling.facts(judge, judged, list("abcd"), win_rate)

@@ -116,6 +116,26 @@ def test_the_sections_stand_in_the_order_of_the_questions(page: Page) -> None:
     assert sections == ["result", "table", "road", "plots", "judge", "browser", "made"]
 
 
+def test_benchmarks_stand_on_the_page_as_they_do_in_the_json_losses_too(tmp_path: Path) -> None:
+    run = runs.make(tmp_path / "run", benchmarks=runs.benchmarks())
+    report.run(run)
+    text = run.report_path.read_text()
+    page, numbers = Page(text), json.loads(run.report_path.with_suffix(".json").read_text())
+    assert numbers["result"]["benchmarks"] == list(runs.benchmarks())
+    assert wrong_numbers(page, numbers) == [] and page.unbalanced == [] and page.open == []
+    shown = {place: said for _, place, said in page.numbers if place.startswith("/result/benchmarks/")}
+    assert shown["/result/benchmarks/0/rows/0/base"] == "50.0 % (40.0 to 60.0), n = 98"
+    assert shown["/result/benchmarks/0/rows/0/change"] == "-25.0 pt (-35.0 to -15.0)"
+    assert shown["/result/benchmarks/0/contamination/questions_held"] == "3"
+    assert shown["/result/benchmarks/1/rows/0/tuned"] == "25.0 % (15.0 to 35.0), n = 98"
+    assert shown["/result/benchmarks/2/rows/0/length_only"] == "50.0 % (40.0 to 60.0), n = 98"
+    assert "Benchmark figures that are clearly worse: ifeval (prompts, strict)." in page.text
+    sections = [a["id"] for tag, a in page.elements if tag == "section"]
+    assert sections[:4] == ["result", "table", "benchmarks", "road"]
+    assert typed_numbers(text, "pre") - {"95", "50", "0"} <= {"12", "1", "2"}
+    assert [tag for tag, _ in page.elements if tag in ("img", "bold", "red", "b")] == []
+
+
 def test_a_case_says_how_it_went_for_the_filters(page: Page) -> None:
     cases = [a for _, a in page.elements if a.get("class") == "case"]
     assert [(a["data-tags"], a["data-kind"]) for a in cases] == [

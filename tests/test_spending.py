@@ -167,6 +167,22 @@ def test_the_dollars_of_each_stage_are_read_from_the_ledger(tmp_path: Path) -> N
     assert spending.by_stage(runs.SETTINGS, path) == {}  # no endpoint: the ledger is not even opened
 
 
+def test_what_a_benchmark_asks_counts_as_its_stages_and_models_here_cost_nothing(tmp_path: Path) -> None:
+    far = {"name": "far", "urls": ["http://127.0.0.1:1"], "model": "m", "price_in": 10.0, "price_out": 0.0}
+    settings = config.Config.model_validate({
+        "sample": {"generators": [{"name": "a"}, {"name": "b"}]}, "endpoints": [far],
+        "evaluate": {"benchmarks": [{"name": "mt_bench", "judge": "far"}]},
+    })  # fmt: skip
+    path = tmp_path / "calls.sqlite"
+    for stage, name, model in (
+        ("evaluate mt_bench verdicts", "far", "m"), ("evaluate mt_bench answers", "smollm2", "0a" * 32),
+    ):  # fmt: skip
+        with Ledger(path, stage) as ledger:
+            sent = ledger.sent(call_key(name, model, stage, 0), name=name, model=model, request=stage, draw=0)
+            ledger.replied(sent, Reply(text="yes", finished=True, prompt_tokens=500, completion_tokens=20))
+    assert spending.by_stage(settings, path) == pytest.approx({"evaluate": 500 * 10 / 1e6})
+
+
 def test_every_setting_that_may_change_is_a_setting() -> None:
     def tables_of(model):
         yield model
@@ -176,4 +192,4 @@ def test_every_setting_that_may_change_is_a_setting() -> None:
                     yield from tables_of(inner)
 
     for table in set(tables_of(config.Config)):
-        assert table.may_change <= set(table.model_fields)
+        assert table.may_change | table.may_grow <= set(table.model_fields)

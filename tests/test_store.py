@@ -179,20 +179,6 @@ def test_a_stage_that_is_done_is_not_borrowed_over(run: Run, tmp_path: Path) -> 
     assert other.facts("prompts") == {"count": 5}
 
 
-@pytest.mark.parametrize(
-    ("override", "agreeing"),
-    [
-        ("tune.lam=0.25", ["prompts", "sample", "rank", "fit"]),
-        ("sample.slots=3", ["prompts"]),
-        ("prompts.train=3", []),
-        ("run.seed=3", []),
-        ("evaluate.resamples=200", ["prompts", "sample", "rank", "fit", "tune"]),
-    ],
-)
-def test_stages_agree_up_to_the_first_other_setting(override: str, agreeing: list[str]) -> None:
-    assert store.stages_that_agree(settings(), settings(override)) == agreeing
-
-
 def test_a_write_replaces_the_whole_file_and_leaves_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "file.txt"
     store.write_atomically(path, "a long first text")
@@ -291,9 +277,3 @@ def test_a_folder_that_cannot_be_made_is_one_plain_line(tmp_path: Path) -> None:
         store.write_atomically(tmp_path / "file" / "run" / "x", "")
     with pytest.raises(UsageError, match="there is no run in"):
         Run.read(tmp_path / "file")
-
-
-def test_the_first_table_that_differs_is_named_with_its_settings() -> None:
-    assert store.first_difference(settings(), settings()) == ""
-    mine = settings("fit.epochs=2", "tune.lam=0.25", "fit.layers=3")
-    assert store.first_difference(mine, settings()) == "fit.epochs: 1 -> 2, fit.layers: 15 -> 3"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import runs
 
-from starling import comparison, summary
+from starling import comparison, models, summary
 from starling.config import Config
 
 
@@ -40,6 +40,16 @@ def test_a_reward_model_that_is_there_already_is_named() -> None:
     lines = summary.plan(settings(fit={"reward_model": "mine"}))
     assert "fit: nothing, mine is the reward model" in lines
     assert lines[0] == "model: smollm2, which the policy starts from"
+
+
+def test_a_judge_is_told_for_what_it_is(reward_model: Any, tmp_path: Path) -> None:
+    models.save(reward_model, tmp_path / "rm")
+    rm = str(tmp_path / "rm")
+    panel = {"judge": "panel", "judges": ["rubric", rm]}
+    lines = summary.plan(settings(rank=panel, evaluate={"judge": str(tmp_path / "absent")}))
+    by = f"rank: by a panel: rubric, a program, not an LLM; {rm}, a reward model, which is asked nothing"
+    assert any(line.startswith(by) for line in lines)
+    assert any(f"{tmp_path / 'absent'}, a language model, asked kwise" in line for line in lines)
 
 
 def test_the_bound_that_binds_is_named() -> None:

@@ -138,27 +138,6 @@ def test_a_prompt_that_cannot_be_asked_is_named(tmp_path: Path, row: dict, messa
         prompts_in(path)
 
 
-def test_nectars_text_and_messages_are_two_forms_of_one_thing() -> None:
-    assert tables.text_from_messages(TURNS) == NECTAR
-    assert tables.messages_from_text(NECTAR) == TURNS
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("what is rain?", QUESTION),
-        ("\n\nHuman: what is rain?\n\nAssistant:", QUESTION),
-        ("\n\nHuman: what is rain?", QUESTION),
-        ("Human: what is rain?", [Message(role="user", content="Human: what is rain?")]),
-        ("be brief\n\nHuman: what is rain?\n\nAssistant:", [Message(role="system", content="be brief"), *QUESTION]),
-        ("\n\nAssistant: hello\n\nHuman: what is rain?", TURNS[1:]),
-    ],
-    ids=["plain", "no blank at the end", "no assistant", "no turn", "system", "assistant first"],
-)
-def test_prompt_texts_become_messages(text: str, expected: list[Message]) -> None:
-    assert tables.messages_from_text(text) == expected
-
-
 def test_a_ranking_is_written_in_nectars_columns_best_answer_first(tmp_path: Path) -> None:
     data_files.write_parquet(tmp_path / "r.parquet", [tables.ranking_row(ranking())], tables.RANKINGS)
     (row,) = pq.read_table(tmp_path / "r.parquet").to_pylist()
@@ -315,16 +294,6 @@ def test_damaged_prompts_are_a_plain_error(tmp_path: Path, name: str, content: b
 def test_damaged_rankings_are_a_plain_error(row: dict) -> None:
     with pytest.raises(DataError, match=r"^mine:1: .*$"):
         tables.ranking_from_row(row, "mine:1")
-
-
-def test_a_role_that_nectar_does_not_know_is_a_plain_error() -> None:
-    with pytest.raises(DataError):
-        tables.text_from_messages([Message(role="tool", content="5"), *QUESTION])
-
-
-def test_a_system_prompt_survives_nectars_text() -> None:
-    messages = [Message(role="system", content="be brief"), *QUESTION]
-    assert tables.messages_from_text(tables.text_from_messages(messages)) == messages
 
 
 def test_a_numeric_id_becomes_text(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from starling import audit
-from starling.judgements import Judgement
+from starling.judgement_rows import Judgement
 from starling.tally import Tally
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from starling import contamination
 from starling.benches import (
     alpaca_annotations,
     alpaca_judging,
@@ -32,9 +33,13 @@ from starling.store import write_atomically
 NAME = alpaca_outputs.NAME
 ABOUT = "how often a judge prefers the model to its rival, also at equal length"
 OPTIONS = frozenset(
-    ("model", "answers", "judge", "output", "against", "annotations", "data", "version", "one_order", "out", "estimate")
-)
-SAMPLING = ("judge", "output", "against", "data", "estimate", "one_order")  # what annotations that are there need not
+    (
+        "model", "answers", "judge", "output", "against", "annotations", "data", "version", "one_order", "run", "out",
+        "estimate",
+    )
+)  # fmt: skip
+# What annotations that are there need not.
+SAMPLING = ("judge", "output", "against", "data", "estimate", "one_order", "run")
 VERDICTS = "verdicts"  # what the ledger's calls are for, beside answers
 OUTPUTS, ANNOTATIONS = "model_outputs.json", "annotations.json"
 MEMBERS = "members"  # folder of the annotations by each judge of a panel
@@ -50,7 +55,7 @@ def run(asked: Asked) -> dict[str, Any]:
     out = asked.out or Path("runs") / f"bench-{NAME}-{fastchat.file_name(source)}"
     if asked.estimate:
         return cost.estimate(_parts(asked, source, questions), filing.ledger_of(out))
-    ours, theirs = (alpaca_outputs.side(one, questions, out) for one in (source, asked.against))
+    ours, theirs = (alpaca_outputs.side(one, questions, out, asked.account) for one in (source, asked.against))
     if ours.name == theirs.name:
         raise UsageError(f"bench: both sides are called {ours.name}; give one of the files another `generator`")
     _put(out / OUTPUTS, alpaca_outputs.output_rows(ours))
@@ -61,7 +66,15 @@ def run(asked: Asked) -> dict[str, Any]:
     return _finish(asked, out, annotated, judge, without, ours, told)
 
 
+def plan(asked: Asked) -> list[Part]:
+    """What is going to be asked of whom; what cannot work is refused."""
+    _refuse_unclear(asked)
+    source = str(asked.answers or asked.model)
+    return _parts(asked, source, alpaca_outputs.questions(asked)) if source else []
+
+
 def _refuse_unclear(asked: Asked) -> None:
+    account = asked.account
     if asked.model and asked.answers:
         raise UsageError(f"bench: {NAME} takes --model MODEL (outputs are sampled) or --answers FILE, not both")
     if asked.model or asked.answers:
@@ -76,7 +89,7 @@ def _refuse_unclear(asked: Asked) -> None:
         raise UsageError(f"bench: --answers {asked.answers}: there is no such file")
     if "rubric" in asked.judge:
         raise UsageError(f"bench: the rubric needs checks that the instructions of {NAME} have not; give --judge MODEL")
-    if asked.version == 2 and any(endpoint_of(judge) is None for judge in asked.judge):
+    if asked.version == 2 and any(endpoint_of(judge, account) is None for judge in asked.judge):
         raise UsageError(
             "bench: --version 2 needs a judge's log-probabilities, which a model in this process is not asked for; "
             "give --judge openai:NAME@URL, or --version 1"
@@ -84,8 +97,8 @@ def _refuse_unclear(asked: Asked) -> None:
     if asked.output == "json" and asked.version == 2:
         raise UsageError("bench: --version 2 reads the probabilities of a letter; leave out --output json")
     if asked.output == "json" and asked.judge:
-        scoring.refuse_json(asked.judge)
-    panel.names(asked.judge)
+        scoring.refuse_json(asked.judge, account)
+    panel.names(asked.judge, account)
     if asked.out is not None and asked.out.is_file():
         raise UsageError(f"bench: --out {asked.out} is a file; {NAME} writes a folder")
 
@@ -105,12 +118,15 @@ def _judged(
     pairs = alpaca_judging.pairs(ours.answers, theirs.answers)
     if not pairs:
         raise DataError(f"bench: {ours.name} and {theirs.name} answered no instruction that is the same")
-    names = panel.names(asked.judge)
-    with filing.filed(out, VERDICTS) as ledger:
+    names = panel.names(asked.judge, asked.account)
+    with filing.filed(out, VERDICTS, asked.account) as ledger:
         judged = [
-            alpaca_judging.judged(judge, pairs, asked.version, ledger, one_order=asked.one_order, output=asked.output)
+            alpaca_judging.judged(
+                judge, pairs, asked.version, ledger,
+                one_order=asked.one_order, output=asked.output, account=asked.account,
+            )
             for judge in asked.judge
-        ]
+        ]  # fmt: skip
     rows = [written(pairs, one.said, one.label, ours.name, theirs.name) for one in judged]
     if len(judged) == 1:
         return judged[0].identity, rows[0], None
@@ -161,6 +177,10 @@ def _finish(
         rows[2:2] = [_by(name, row) for name, own in of_members.items() for row in own]
         notes += told.notes
         about = {"panel": panel.about(list(of_members.items()), told.agreement, panel.PREFERENCES)}
+    if asked.run is not None:
+        instructions = {f"instruction {at}": one.turns for at, one in enumerate(alpaca_outputs.questions(asked), 1)}
+        about["contamination"] = contamination.of_turns(instructions, asked.run)
+        notes += contamination.lines(about["contamination"])
     digest = hashlib.sha256()
     for one in annotated:
         digest.update(repr(sorted(one.found.items())).encode())
@@ -253,5 +273,5 @@ def _parts(asked: Asked, source: str, questions: Sequence[Question]) -> list[Par
             read=unwritten * len(calls), read_cap=alpaca_outputs.MAX_TOKENS,
         )
         for judge in asked.judge
-        if not scoring.is_reward_model(judge)
+        if not scoring.is_reward_model(judge, asked.account)
     ]  # fmt: skip

@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from starling import models, progress
+from starling.account import Account
 from starling.benches import answers, scoring, verdicts
 from starling.benches.answers import Answers
 from starling.benches.verdicts import Form, Heard, Showing
@@ -106,14 +107,21 @@ def tokens_of(version: int, output: Output) -> int:
 
 
 def judged(
-    name: str, pairs: Sequence[Pair], version: int, ledger: Ledger, *, one_order: bool, output: Output = "text"
+    name: str,
+    pairs: Sequence[Pair],
+    version: int,
+    ledger: Ledger,
+    *,
+    one_order: bool,
+    output: Output = "text",
+    account: Account | None = None,
 ) -> Judged:
     """What MODEL says of the pairs: a reward model by its rewards, any other asked by the version's template."""
-    if scoring.is_reward_model(name):
+    if scoring.is_reward_model(name, account):
         identity = models.identity(name)
         return Judged(identity, f"{identity['name']}, rewards", compare(name, pairs))
     with progress.track("verdicts", (1 if one_order else 2) * len(pairs), "verdicts") as advance:
-        speaker = open_speaker(name, ledger, lambda call, reply: advance(1))
+        speaker = open_speaker(name, ledger, lambda call, reply: advance(1), account)
         said = judge(speaker.chat, pairs, version, seed=SEED, one_order=one_order, output=output)
     identity = verdicts.identity_of(speaker, template_of(version), output)
     return Judged(identity, f"{identity['name']}, v{version}, template {identity['template_hash']}", said)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from starling import progress
+from starling.account import Account
 from starling.benches import alpaca_annotations, filing
 from starling.benches import answers as answering
 from starling.benches.answers import Given, Question, Side
@@ -36,12 +37,12 @@ def _text(row: Mapping[str, Any], column: str, where: str) -> str:
     return text
 
 
-def side(source: str, questions: Sequence[Question], out: Path) -> Side:
+def side(source: str, questions: Sequence[Question], out: Path, account: Account | None = None) -> Side:
     """Outputs that stand in a file, or those of a MODEL at temperature 0."""
     if Path(source).is_file():
         return of_file(Path(source), questions)
-    with filing.filed(out, ANSWERS) as ledger, progress.track(ANSWERS, len(questions), "answers") as advance:
-        speaker = open_speaker(source, ledger, lambda call, reply: advance(1))
+    with filing.filed(out, ANSWERS, account) as ledger, progress.track(ANSWERS, len(questions), "answers") as advance:
+        speaker = open_speaker(source, ledger, lambda call, reply: advance(1), account)
         answers = answering.ask(questions, speaker.chat, max_tokens=MAX_TOKENS)
     return Side(name=str(speaker.identity["name"]), identity=speaker.identity, answers=answers)
 

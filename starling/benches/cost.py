@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from starling import figures, ledger, progress, speakers
+from starling.account import Account
 from starling.benches.answers import Question
 from starling.client import CHARACTERS_PER_TOKEN, FEWEST_CHARACTERS_PER_TOKEN
 from starling.ledger import Spent
@@ -45,10 +46,15 @@ def of_answers(purpose: str, model: str, questions: Sequence[Question], max_toke
     )
 
 
-def estimate(parts: Sequence[Part], path: Path) -> dict[str, Any]:
-    """Print and return what the parts will take, less what the ledger of `path` holds."""
+def expected(parts: Sequence[Part], path: Path, account: Account | None = None) -> list[dict[str, Any]]:
+    """What the parts will take, less what the ledger of `path` holds."""
     spent = ledger.read_spent(path)
-    found = [_estimated(part, spent) for part in parts]
+    return [_estimated(part, spent, account) for part in parts]
+
+
+def estimate(parts: Sequence[Part], path: Path, account: Account | None = None) -> dict[str, Any]:
+    """Print and return what the parts will take, less what the ledger of `path` holds."""
+    found = expected(parts, path, account)
     for part in found:
         progress.console.print(_line(part), markup=False)
     alone = " or ".join(str(tokens) for tokens in sorted({part.written for part in parts} - {0}))
@@ -62,9 +68,10 @@ def estimate(parts: Sequence[Part], path: Path) -> dict[str, Any]:
     return {"estimate": found}
 
 
-def _estimated(part: Part, spent: Sequence[Spent]) -> dict[str, Any]:
-    name = speakers.stage_of(part.model)
-    seen = [one for one in spent if (one.stage, one.name) == (part.purpose, name) and one.calls]
+def _estimated(part: Part, spent: Sequence[Spent], account: Account | None) -> dict[str, Any]:
+    name = speakers.stage_of(part.model, account)
+    stage = account.stage(part.purpose) if account else part.purpose
+    seen = [one for one in spent if (one.stage, one.name) == (stage, name) and one.calls]
     on_file = min(part.calls, sum(one.calls for one in seen))
     left = part.calls - on_file
     written = part.written or SHARE_OF_CAP * part.max_tokens
@@ -77,7 +84,7 @@ def _estimated(part: Part, spent: Sequence[Spent]) -> dict[str, Any]:
         "at_most": round(share * (part.characters / FEWEST_CHARACTERS_PER_TOKEN + shown)),
     }
     tokens_out = {"expected": round(left * written), "at_most": left * part.max_tokens}
-    endpoint = speakers.endpoint_of(part.model)
+    endpoint = speakers.endpoint_of(part.model, account)
     usd = {key: endpoint.usd(tokens_in[key], tokens_out[key]) if endpoint else 0.0 for key in tokens_in}
     return {
         "purpose": part.purpose,
@@ -88,6 +95,7 @@ def _estimated(part: Part, spent: Sequence[Spent]) -> dict[str, Any]:
         "completion_tokens": tokens_out,
         "usd": None if usd["at_most"] is None else usd,
         "in_this_process": endpoint is None,
+        "concurrency": endpoint.concurrency if endpoint else 0,
     }
 
 

@@ -5,20 +5,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from starling import progress
+from starling.account import Account
 from starling.errors import explained
 from starling.ledger import Ledger
 
 
 @contextmanager
-def filed(out: Path, purpose: str) -> Iterator[Ledger]:
-    """The ledger of a benchmark's folder, which is made where need be, on the account of `purpose`."""
+def filed(out: Path, purpose: str, account: Account | None = None) -> Iterator[Ledger]:
+    """The ledger of a benchmark's folder, which is made where need be, on the account of `purpose`; or a run's."""
     with explained(f"making {out}"):
         out.mkdir(parents=True, exist_ok=True)
-    with Ledger(ledger_of(out), purpose) as ledger:
+    with Ledger(ledger_of(out, account), account.stage(purpose) if account else purpose) as ledger:
         progress.note_interrupted(ledger.interrupted)
         yield ledger
 
 
-def ledger_of(out: Path) -> Path:
-    """Where the calls of a benchmark's folder stand."""
-    return out / "calls.sqlite"
+def ledger_of(out: Path, account: Account | None = None) -> Path:
+    """Where the calls of a benchmark's folder stand: in it, or with all others of the run that asks."""
+    return account.ledger if account else out / "calls.sqlite"

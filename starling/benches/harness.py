@@ -70,12 +70,9 @@ def run(folder: str, tasks: str, out: Path, identity: Mapping[str, Any], tasks_f
 
     It knows its own tasks and those of `tasks_from`, a folder of its YAML files.
     """
-    if importlib.util.find_spec("lm_eval") is None:
-        raise UsageError(
-            f"bench: lm_eval needs lm-evaluation-harness; install it with `pip install 'starling-rlaif[{EXTRA}]'`"
-        )
+    refuse_missing()
     asked = {"tasks": sorted(tasks.split(",")), "weights": identity["weights_sha256"]}
-    wanted = json.dumps(asked | ({"tasks_from": _digest(tasks_from)} if tasks_from else {}))
+    wanted = json.dumps(asked | ({"tasks_from": digest(tasks_from)} if tasks_from else {}))
     request = out / "request.json"
     if request.exists() and request.read_text() == wanted and (done := newest(out)):
         progress.console.print(f"bench: {done} holds these tasks already; remove it to run them again", markup=False)
@@ -100,12 +97,21 @@ def run(folder: str, tasks: str, out: Path, identity: Mapping[str, Any], tasks_f
     return found
 
 
-def _digest(folder: Path) -> str:
-    """Tells the files of a folder from all others."""
-    digest = hashlib.sha256()
-    for file in sorted(one for one in folder.rglob("*") if one.is_file() and "__pycache__" not in one.parts):
-        digest.update(f"{file.relative_to(folder)}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\0".encode())
-    return digest.hexdigest()
+def refuse_missing() -> None:
+    """Stop where the harness is not installed."""
+    if importlib.util.find_spec("lm_eval") is None:
+        raise UsageError(
+            f"bench: lm_eval needs lm-evaluation-harness; install it with `pip install 'starling-rlaif[{EXTRA}]'`"
+        )
+
+
+def digest(path: Path) -> str:
+    """Tells a file, or the files of a folder, from all others."""
+    found = [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file()]
+    content = hashlib.sha256()
+    for file in sorted(one for one in found if "__pycache__" not in one.parts):
+        content.update(f"{file.relative_to(path)}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\0".encode())
+    return content.hexdigest()
 
 
 def command(folder: str, tasks: str, out: Path, tasks_from: Path | None = None) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from starling import paired, tables
 from starling.benches import ifeval_instructions, prompted, results
 from starling.benches.asked import Asked, Benchmark
+from starling.benches.cost import Part
 from starling.benches.left_out import LeftOut
 from starling.benches.prompted import Change
 from starling.config import Source
@@ -65,10 +66,9 @@ def run(asked: Asked) -> dict[str, Any]:
     cases, unread = read(asked.data)
     prompts = [case.prompt for case in cases]
     out = asked.out or Path("runs") / "bench-ifeval"
-    cap = _TOKENS if asked.data else _OWN_TOKENS
     if asked.estimate:
-        return prompted.estimate(asked, prompts, out, cap)
-    both = prompted.sides(asked, prompts, out, cap)
+        return prompted.estimate(asked, prompts, out, _cap(asked))
+    both = prompted.sides(asked, prompts, out, _cap(asked))
     found = [verify(cases, side.answers.first) for side in both]
     more, notes = prompted.beside(asked, prompts, both, found, partial(figures_of, cases), partial(changes, cases))
     result = results.result(
@@ -89,6 +89,15 @@ def run(asked: Asked) -> dict[str, Any]:
     results.show(result, ABOUT, unit="prompts", notes=notes)
     results.write(out, result)
     return result
+
+
+def plan(asked: Asked) -> list[Part]:
+    """What is going to be asked of whom; what cannot work is refused."""
+    return prompted.parts(asked, [case.prompt for case in read(asked.data)[0]], _cap(asked))
+
+
+def _cap(asked: Asked) -> int:
+    return _TOKENS if asked.data else _OWN_TOKENS
 
 
 def read(path: str) -> tuple[list[Case], list[LeftOut]]:
@@ -164,12 +173,12 @@ def changes(cases: Sequence[Case], before: Found, after: Found) -> list[Change]:
             for side in (before, after)
         )
         change = paired.compare(f"prompts, {way}", old, new, [case.cluster for case in whole])
-        listed.append(Change(change, 1, "prompts"))
+        listed.append(Change(change, 1, "prompts", change.name))
     for way in Followed._fields:
         old, new = ([float(getattr(one, way)) for _, _, one in _instructions(both, side)] for side in (before, after))
         clusters = [case.cluster for case, _, _ in _instructions(both, after)]
         change = paired.compare(f"instructions, {way}", old, new, clusters)
-        listed.append(Change(change, 1, "instructions"))
+        listed.append(Change(change, 1, "instructions", change.name))
     return listed
 
 
@@ -241,4 +250,4 @@ def _first(lost: Sequence[LeftOut]) -> str:
     return f"; first: {lost[0].item}: {lost[0].reason}" if lost else ""
 
 
-BENCH = Benchmark(ABOUT, prompted.OPTIONS, run)
+BENCH = Benchmark(ABOUT, prompted.OPTIONS, run, plan)

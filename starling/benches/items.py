@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from starling import tables
+from starling import turns
 from starling.errors import DataError
 from starling.records import Message
 from starling.reward import Question
@@ -96,7 +96,7 @@ def question(prompt: Any, answers: Sequence[Any], where: str) -> Question:
     if isinstance(prompt, str):
         messages: Sequence[Message] = [Message(role="user", content=prompt)]
     else:
-        tables.check_messages(prompt, where)
+        turns.check_messages(prompt, where)
         messages = [Message(role=turn["role"], content=turn["content"]) for turn in prompt]
     if not all(isinstance(answer, str) for answer in answers):
         raise DataError(f"{where}: every answer of a benchmark's row must be a text")

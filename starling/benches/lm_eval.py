@@ -10,10 +10,12 @@ from scipy import stats
 from starling import figures, models, offer
 from starling.benches import harness, results
 from starling.benches.asked import Asked, Benchmark
+from starling.benches.cost import Part
 from starling.benches.harness import Figure, Results
 from starling.benches.left_out import LeftOut
 from starling.errors import UsageError
 from starling.records import Score
+from starling.store import is_run
 
 ABOUT = "public benchmarks by lm-evaluation-harness"
 OPTIONS = frozenset(("model", "scores", "tasks", "tasks_from", "against", "out"))
@@ -36,14 +38,7 @@ class Moved(NamedTuple):
 
 def run(asked: Asked) -> dict[str, Any]:
     """Let the harness test the model, or read its results, compare, print the table and write it to `--out`."""
-    if bool(asked.model) == bool(asked.scores):
-        raise UsageError(
-            "bench: give either --model MODEL with --tasks, or --scores FILE, a results file of the harness"
-        )
-    if asked.model and not asked.tasks:
-        raise UsageError("bench: lm_eval needs --tasks, the harness's names with commas between: mmlu,gsm8k,truthfulqa")
-    if asked.tasks_from and not list(asked.tasks_from.rglob("*.yaml")):
-        raise UsageError(f"bench: --tasks-from {asked.tasks_from}: there is no task in it, no YAML file of the harness")
+    plan(asked)
     out = asked.out or Path("runs") / "bench-lm_eval"
     identity, path = _tested(asked.model or asked.scores, asked, out / "model")
     found = harness.read(path)
@@ -64,6 +59,26 @@ def run(asked: Asked) -> dict[str, Any]:
     results.show(result, ABOUT, unit="figures' questions", notes=notes)
     results.write(out, result)
     return result
+
+
+def plan(asked: Asked) -> list[Part]:
+    """Nothing is asked through a ledger; what cannot work is refused."""
+    if bool(asked.model) == bool(asked.scores):
+        raise UsageError(
+            "bench: give either --model MODEL with --tasks, or --scores FILE, a results file of the harness"
+        )
+    if asked.model and not asked.tasks:
+        raise UsageError("bench: lm_eval needs --tasks, the harness's names with commas between: mmlu,gsm8k,truthfulqa")
+    if asked.tasks_from and not list(asked.tasks_from.rglob("*.yaml")):
+        raise UsageError(f"bench: --tasks-from {asked.tasks_from}: there is no task in it, no YAML file of the harness")
+    for name in filter(None, (asked.model, asked.against)):
+        if name.startswith("openai:"):
+            raise UsageError(
+                f"bench: lm_eval needs the weights, which {name} does not give; give a folder or a Hub name"
+            )
+    if asked.model and _results(asked.model) is None:
+        harness.refuse_missing()
+    return []
 
 
 def row(figure: Figure) -> dict[str, Any]:
@@ -149,7 +164,7 @@ def _compared(asked: Asked, found: Results, out: Path) -> tuple[dict[str, Any], 
     against = {
         "model": identity,
         "rows": [row(one) for one in before.figures],
-        "changes": [one._asdict() for one in moved],
+        "changes": [one._asdict() | {"row": one.name, "value": one.after - one.before} for one in moved],
         "says": said,
         **counts,
     }
@@ -158,13 +173,8 @@ def _compared(asked: Asked, found: Results, out: Path) -> tuple[dict[str, Any], 
 
 def _tested(name: str, asked: Asked, out: Path) -> tuple[dict[str, Any], Path]:
     """Who is tested, and the harness's results: those in a file or folder of its own, else it runs now."""
-    given = Path(name)
-    if given.is_file():
-        return {"name": harness.read(given).model, "results": given.name}, given
-    if given.is_dir() and not (given / "config.json").exists() and (last := harness.newest(given)):
-        return {"name": harness.read(last).model, "results": last.name}, last
-    if name.startswith("openai:"):
-        raise UsageError(f"bench: lm_eval needs the weights, which {name} does not give; give a folder or a Hub name")
+    if (results := _results(name)) is not None:
+        return {"name": harness.read(results).model, "results": results.name}, results
     if not asked.tasks:
         raise UsageError(f"bench: {name} is no results file; for a MODEL give --tasks as well")
     folder = models.resolve(offer.policy_of(name))
@@ -172,4 +182,13 @@ def _tested(name: str, asked: Asked, out: Path) -> tuple[dict[str, Any], Path]:
     return identity, harness.run(folder, asked.tasks, out, identity, asked.tasks_from)
 
 
-BENCH = Benchmark(ABOUT, OPTIONS, run)
+def _results(name: str) -> Path | None:
+    """The results file that this is or holds; None of a MODEL. A run may hold some, but is one itself."""
+    given = Path(name)
+    if given.is_file():
+        return given
+    is_model = is_run(given) or (given / "config.json").exists()
+    return harness.newest(given) if given.is_dir() and not is_model else None
+
+
+BENCH = Benchmark(ABOUT, OPTIONS, run, plan)

@@ -3,17 +3,18 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from starling import progress
+from starling import contamination, progress
+from starling.account import Account
 from starling.benches import answers as answering
 from starling.benches import (
     cost,
     fastchat,
     filing,
+    mt_judged,
     mt_judging,
     mt_questions,
-    mt_scores,
     panel,
     radar,
     results,
@@ -24,23 +25,17 @@ from starling.benches.answers import Answers, Question, Side
 from starling.benches.asked import Asked
 from starling.benches.cost import Part
 from starling.benches.fastchat import QuestionSet
+from starling.benches.mt_judged import Judged
 from starling.errors import DataError, UsageError
 from starling.speakers import open_speaker
 
 NAME = "mt_bench"
 ABOUT = "two turns, by a judge's marks from 1 to 10, or in pairs"
-OPTIONS = frozenset(("model", "answers", "judge", "output", "against", "judgments", "data", "out", "estimate"))
+OPTIONS = frozenset(
+    ("model", "answers", "judge", "output", "against", "marks", "judgments", "data", "run", "out", "estimate")
+)
 MAX_TOKENS = 1024  # of an answer, as in FastChat
 ANSWERS, VERDICTS = "answers", "verdicts"  # what the ledger's calls are for
-
-
-class _Judged(NamedTuple):
-    """A judge by name, who it is, its judgments and their figures."""
-
-    name: str
-    judge: dict[str, Any]
-    rows: list[dict[str, Any]]
-    figures: mt_scores.Figures
 
 
 def run(asked: Asked) -> dict[str, Any]:
@@ -50,14 +45,14 @@ def run(asked: Asked) -> dict[str, Any]:
     data = {"name": name, "cases": len(found.questions), "sha256": found.sha256}
     if asked.judgments:
         return _of_judgments(asked, asked.judgments, found, data)
-    source = str(asked.answers or asked.model)
+    source = _source(asked)
     out = (
         asked.out or Path("runs") / f"bench-{NAME}-{fastchat.file_name(Path(source).name if asked.answers else source)}"
     )
     if asked.estimate:
-        return cost.estimate(_parts(asked, found.questions, source), filing.ledger_of(out))
-    ours = _side(source, found.questions, out)
-    theirs = _side(asked.against, found.questions, out) if asked.against else None
+        return cost.estimate(_parts(asked, found.questions), filing.ledger_of(out))
+    ours = _side(source, found.questions, out, asked.account)
+    theirs = _side(asked.against, found.questions, out, asked.account) if asked.against else None
     if theirs and theirs.name == ours.name:
         raise UsageError(f"bench: both sides are called {ours.name}; give one of the answer files another model_id")
     sides = [side for side in (ours, theirs) if side]
@@ -68,36 +63,54 @@ def run(asked: Asked) -> dict[str, Any]:
             f"bench: no question of this set is answered by {' and '.join(side.name for side in sides)}; "
             f"left out: {len(without)}, the first: {without[0].item}: {without[0].reason} ({without[0].detail})"
         )
-    members = []
-    with filing.filed(out, VERDICTS) as ledger:
-        for name, one in zip(panel.names(asked.judge), asked.judge, strict=True):
-            judge, rows = mt_judging.judge(one, found.questions, sides, ledger, asked.output)
-            members.append(_Judged(name, judge, rows, _written(rows, out, name, sides, answered)))
-    judge, figures = members[0].judge, members[0].figures
-    about: dict[str, Any] = {}
-    if len(members) > 1:
-        judge, figures, about = _together(members, out, sides, answered)
-    notes = [*figures.notes, *_notes(found.questions, data, sides)]
+    told = _compared(asked, found.questions, answered, sides, out)
+    notes = [*told.figures.notes, *_notes(found.questions, data, sides)]
+    more: dict[str, Any] = {"by_category": told.figures.by_category, "notes": notes} | told.about
+    if asked.run is not None:
+        more["contamination"] = contamination.of_turns({one.id: one.turns for one in found.questions}, asked.run)
+        notes += contamination.lines(more["contamination"])
     result = results.result(
         NAME,
         model=ours.identity,
-        judge=judge,
+        judge=told.judge,
         data=data,
-        rows=figures.rows,
-        without=[*without, *figures.left_out],
-        more={"against": theirs.identity if theirs else None, "by_category": figures.by_category, "notes": notes}
-        | about,
+        rows=told.figures.rows,
+        without=[*without, *told.figures.left_out],
+        more={"against": theirs.identity if theirs else None} | more,
     )
-    _end(result, notes, out, is_pair=bool(theirs))
+    _end(result, notes, out, is_pair=bool(theirs) and not asked.marks)
     return result
 
 
+def _compared(
+    asked: Asked, questions: Sequence[Question], answered: Sequence[Question], sides: Sequence[Side], out: Path
+) -> Judged:
+    """One side's marks, the games of two sides in pairs, or the marks of both with the change."""
+    with filing.filed(out, VERDICTS, asked.account) as ledger:
+        if not asked.marks:
+            return mt_judged.judged(asked, questions, sides, answered, ledger, out)
+        ours, theirs = (mt_judged.judged(asked, answered, [side], answered, ledger, out) for side in sides)
+    return mt_judged.marked(ours, theirs, sides[1])
+
+
+def plan(asked: Asked) -> list[Part]:
+    """What is going to be asked of whom; what cannot work is refused."""
+    _refuse_unclear(asked)
+    found, _ = mt_questions.find(asked.data)
+    return [] if asked.judgments else _parts(asked, found.questions)
+
+
+def _source(asked: Asked) -> str:
+    return str(asked.answers or asked.model)
+
+
 def _refuse_unclear(asked: Asked) -> None:
-    given = [key for key in ("model", "answers", "judgments") if getattr(asked, key)]
+    given, account = [key for key in ("model", "answers", "judgments") if getattr(asked, key)], asked.account
     if asked.judgments:
-        if asked.answers or asked.judge or asked.estimate or asked.output == "json":
+        if asked.answers or asked.judge or asked.marks or asked.run or asked.estimate or asked.output == "json":
             raise UsageError(
-                "bench: --judgments are scored as they are: leave out --answers, --judge, --output and --estimate"
+                "bench: --judgments are scored as they are: leave out --answers, --judge, --output, --marks, --run "
+                "and --estimate"
             )
     elif len(given) != 1:
         raise UsageError(
@@ -105,20 +118,25 @@ def _refuse_unclear(asked: Asked) -> None:
         )
     elif asked.answers and not asked.answers.is_file():
         raise UsageError(f"bench: --answers {asked.answers}: there is no such file")
+    elif asked.marks and not asked.against:
+        raise UsageError("bench: --marks compares the marks of two sides; add --against MODEL, or leave it out")
     elif not asked.judge:
         raise UsageError(f"bench: {NAME} needs --judge MODEL, as in --judge openai:NAME@URL")
     elif "rubric" in asked.judge:
         raise UsageError(f"bench: the rubric needs checks that the questions of {NAME} have not; give --judge MODEL")
-    elif not asked.against and (unfit := [one for one in asked.judge if scoring.is_reward_model(one)]):
-        raise UsageError(f"bench: {unfit[0]} is a reward model, which gives no marks; compare: add --against MODEL")
-    panel.names(asked.judge)
+    elif (asked.marks or not asked.against) and (
+        unfit := [one for one in asked.judge if scoring.is_reward_model(one, account)]
+    ):
+        instead = "leave out --marks" if asked.marks else "add --against MODEL"
+        raise UsageError(f"bench: {unfit[0]} is a reward model, which gives no marks; compare: {instead}")
+    panel.names(asked.judge, account)
     if asked.output == "json" and asked.judge:
-        scoring.refuse_json(asked.judge)
+        scoring.refuse_json(asked.judge, account)
     if asked.out is not None and asked.out.is_file():
         raise UsageError(f"bench: --out {asked.out} is a file; {NAME} writes a folder")
 
 
-def _side(source: str, questions: Sequence[Question], out: Path) -> Side:
+def _side(source: str, questions: Sequence[Question], out: Path, account: Account | None) -> Side:
     """Answers that stand in a file, or those of a MODEL, written as FastChat does."""
     if Path(source).is_file():
         name, given, left_out = fastchat.read_answers(Path(source))
@@ -126,8 +144,8 @@ def _side(source: str, questions: Sequence[Question], out: Path) -> Side:
         answers = Answers(by_question=matched.by_question, left_out=[*left_out, *matched.left_out])
         return Side(name=name, identity={"name": name, "answers": source}, answers=answers)
     turns = sum(len(one.turns) for one in questions)
-    with filing.filed(out, ANSWERS) as ledger, progress.track(ANSWERS, turns, "answers") as advance:
-        speaker = open_speaker(source, ledger, lambda call, reply: advance(1))
+    with filing.filed(out, ANSWERS, account) as ledger, progress.track(ANSWERS, turns, "answers") as advance:
+        speaker = open_speaker(source, ledger, lambda call, reply: advance(1), account)
         answers = answering.ask(questions, speaker.chat, max_tokens=MAX_TOKENS)
     name = speaker.identity["name"]
     rows = fastchat.answer_rows(name, answers, time.time())
@@ -135,63 +153,10 @@ def _side(source: str, questions: Sequence[Question], out: Path) -> Side:
     return Side(name=name, identity=speaker.identity, answers=answers)
 
 
-def _written(
-    rows: Sequence[dict[str, Any]], out: Path, name: str, sides: Sequence[Side], questions: Sequence[Question]
-) -> mt_scores.Figures:
-    """Write a judge's judgments as FastChat does, and make figures of them."""
-    kind, key = ("single", "model") if len(sides) == 1 else ("pair", "model_1")
-    path = out / "model_judgment" / f"{fastchat.file_name(name)}_{kind}.jsonl"
-    fastchat.put(path, rows, key, sides[0].name)
-    placed = [(f"{path}, {sides[0].name}", row) for row in rows]
-    return _figures(placed, questions, sides[0].name, sides[1].name if len(sides) > 1 else "")
-
-
-def _together(
-    members: Sequence[_Judged], out: Path, sides: Sequence[Side], questions: Sequence[Question]
-) -> tuple[dict[str, Any], mt_scores.Figures, dict[str, Any]]:
-    """The panel as a judge, its figures with its members' own below, and what is told of it beside them."""
-    rule = panel.MARKS if len(sides) == 1 else panel.VERDICTS
-    cases = [mt_judging.case_of(row) for row in members[0].rows]
-    said = [_member(one, cases) for one in members]
-    opinions = panel.together(said, rule)
-    title = panel.title([one.name for one in members])
-    rows = [
-        mt_judging.row_of(row, [title, rule.words], opinions[case].value, opinions[case].reason)
-        for case, row in zip(cases, members[0].rows, strict=True)
-    ]
-    figures = _written(rows, out, panel.NAME, sides, questions)
-    of_members = [one.figures.rows[0] | {"name": f"by {one.name}", "level": 1} for one in members]
-    clusters = {case: str(row["question_id"]) for case, row in zip(cases, members[0].rows, strict=True)}
-    about = panel.about([(one.name, one.figures.rows) for one in members], panel.agreement(said, clusters, rule), rule)
-    judge = {"name": title, "rule": rule.words, "members": [one.judge for one in members]}
-    together = figures._replace(
-        rows=[figures.rows[0], *of_members, *figures.rows[1:]],
-        notes=[*figures.notes, *panel.notes(opinions, "turns")],
-    )
-    return judge, together, {"panel": about}
-
-
-def _member(judged: _Judged, cases: Sequence[str]) -> panel.Member:
-    values = {case: mt_scores.value_of(row) for case, row in zip(cases, judged.rows, strict=True)}
-    return panel.Member(
-        judged.name,
-        {case: value for case, value in values.items() if not isinstance(value, str)},
-        {case: value for case, value in values.items() if isinstance(value, str)},
-    )
-
-
-def _figures(
-    judgments: mt_scores.Judgments, questions: Sequence[Question], model: str, against: str
-) -> mt_scores.Figures:
-    if judgments and fastchat.is_pair(judgments[0][1]):
-        return mt_scores.of_games(judgments, questions, model, against)
-    return mt_scores.of_marks(judgments, questions, model)
-
-
 def _of_judgments(asked: Asked, file: Path, found: QuestionSet, data: dict[str, Any]) -> dict[str, Any]:
     """Score judgments that are there: no call is made."""
     judgments = fastchat.read_judgments(file)
-    figures = _figures(judgments, found.questions, asked.model, asked.against)
+    figures = mt_judged.figures_of(judgments, found.questions, asked.model, asked.against)
     templates = sorted({fastchat.judge_of(row)[1] for _, row in judgments} - {""})
     judge = {"name": fastchat.judge_of(judgments[0][1])[0], "templates": templates, "judgments": str(file)}
     result = results.result(
@@ -235,18 +200,19 @@ def _notes(questions: Sequence[Question], data: dict[str, Any], sides: Sequence[
     return notes
 
 
-def _parts(asked: Asked, questions: Sequence[Question], source: str) -> list[Part]:
+def _parts(asked: Asked, questions: Sequence[Question]) -> list[Part]:
     """The calls of a test; answers that are not there yet count with their cap."""
     parts, sides, unknown = [], [], 0
-    for one in (source, asked.against) if asked.against else (source,):
+    for one in filter(None, (_source(asked), asked.against)):
         if Path(one).is_file():
             sides.append(answering.match(questions, fastchat.read_answers(Path(one))[1]))
         else:
             parts.append(cost.of_answers(ANSWERS, one, questions, MAX_TOKENS))
             sides.append(Answers(by_question={question.id: ("",) * len(question.turns) for question in questions}))
             unknown += 1
-    tasks = mt_judging.tasks(questions, *(side.by_question for side in sides))
-    shown = [showing for task in tasks for showing in task.showings]
+    together = [[side] for side in sides] if asked.marks else [sides]
+    tasks = [mt_judging.tasks(questions, *(side.by_question for side in some)) for some in together]
+    shown = [showing for some in tasks for task in some for showing in task.showings]
     texts = [mt_judging.call_of(showing, asked.output).messages[0]["content"] for showing in shown]
     form = mt_judging.FORMS[mt_judging.PAIR if asked.against else mt_judging.MARK]
     answers_shown = sum(name.startswith("answer") for showing in shown for name, _ in showing.texts)
@@ -262,5 +228,5 @@ def _parts(asked: Asked, questions: Sequence[Question], source: str) -> list[Par
             read_cap=MAX_TOKENS,
         )
         for judge in asked.judge
-        if not scoring.is_reward_model(judge)  # that is asked nothing
+        if not scoring.is_reward_model(judge, asked.account)  # that is asked nothing
     ]

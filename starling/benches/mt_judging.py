@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from starling import models, progress
+from starling.account import Account
 from starling.benches import answers as answering
 from starling.benches import fastchat, scoring, verdicts
 from starling.benches.answers import Question, Side
@@ -103,20 +104,25 @@ def preference(verdict: Verdict, *, swapped: bool = False) -> float | None:
 
 
 def judge(
-    name: str, questions: Sequence[Question], sides: Sequence[Side], ledger: Ledger, output: Output = "text"
+    name: str,
+    questions: Sequence[Question],
+    sides: Sequence[Side],
+    ledger: Ledger,
+    output: Output = "text",
+    account: Account | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Who judges one side's answers, or two sides' in pairs, and its judgments as FastChat writes them."""
     said = [side.answers.by_question for side in sides]
     todo = tasks(questions, *said)
     is_pair = len(sides) > 1
-    if is_pair and scoring.is_reward_model(name):
+    if is_pair and scoring.is_reward_model(name, account):
         identity, template = models.identity(name), "rewards"
         heard = iter(_compared(name, questions, todo, said))
     else:
         template = PAIR if is_pair else MARK
         shown = [showing for task in todo for showing in task.showings]
         with progress.track("verdicts", len(shown), "verdicts") as advance:
-            speaker = open_speaker(name, ledger, lambda call, reply: advance(1))
+            speaker = open_speaker(name, ledger, lambda call, reply: advance(1), account)
             heard = iter(verdicts.ask(speaker.chat, shown, FORMS[template], output=output))
         identity = verdicts.identity_of(speaker, template, output)
     common = {"judge": [identity["name"], f"{template}-{identity['template_hash']}"], "tstamp": time.time()}

@@ -19,6 +19,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from starling import endpoints, figures, progress, stats, texts
+from starling.account import Account
 from starling.benches import fastchat
 from starling.config import PANEL as NAME
 from starling.errors import UsageError
@@ -70,10 +71,10 @@ VERDICTS = Rule("the verdict of more than half of the members, else a tie", majo
 PREFERENCES = Rule("the mean of the members' preferences", fmean, "the same side", _side)
 
 
-def names(judges: Sequence[str]) -> list[str]:
+def names(judges: Sequence[str], account: Account | None = None) -> list[str]:
     """What each judge is called: by its model, and by its host too where several models have one name."""
-    calls = [stage_of(judge) for judge in judges]
-    endpoints = [endpoint_of(judge) for judge in judges]
+    calls = [stage_of(judge, account) for judge in judges]
+    endpoints = [endpoint_of(judge, account) for judge in judges]
     short = [endpoint.model if endpoint else judge for endpoint, judge in zip(endpoints, judges, strict=True)]
     _refuse_two_spellings(judges)
     found = [one if short.count(one) == 1 else call for one, call in zip(short, calls, strict=True)]

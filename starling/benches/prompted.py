@@ -7,7 +7,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from starling import contamination, data_files, paired, progress, tables
+from starling import contamination, data_files, paired, progress, turns
+from starling.account import Account
 from starling.benches import answers, cost, filing
 from starling.benches.answers import Answers, Given, Question, Side
 from starling.benches.asked import Asked
@@ -21,11 +22,20 @@ Found = TypeVar("Found")
 
 
 class Change(NamedTuple):
-    """The paired change of a figure, with 1 where more is better and -1 where less is, and what its cases are."""
+    """The paired change of a figure, with 1 where more is better and -1 where less is, and what its cases are.
+
+    `row` names the row of either side's table that it is the change of; "" where it is over other cases.
+    """
 
     change: paired.Change
     good: int
     unit: str
+    row: str = ""
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What stands in a result."""
+        return asdict(self.change) | {"row": self.row, "says": paired.verdict(self.change, self.good)}
 
 
 def text_of(prompt: Prompt) -> str:
@@ -33,7 +43,7 @@ def text_of(prompt: Prompt) -> str:
     first = prompt.messages[0]
     if len(prompt.messages) == 1 and first["role"] == "user":
         return first["content"]
-    return tables.text_from_messages(prompt.messages)
+    return turns.text_from_messages(prompt.messages)
 
 
 def digest(prompts: Sequence[Prompt], more: Mapping[str, Any]) -> str:
@@ -42,29 +52,38 @@ def digest(prompts: Sequence[Prompt], more: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def estimate(asked: Asked, prompts: Sequence[Prompt], out: Path, max_tokens: int) -> dict[str, Any]:
-    """Print and return what asking takes; answers from a FILE take nothing."""
+def parts(asked: Asked, prompts: Sequence[Prompt], max_tokens: int) -> list[cost.Part]:
+    """What asking takes; answers from a FILE take nothing."""
+    _refuse_unclear(asked)
     characters = sum(len(message["content"]) for one in prompts for message in one.messages)
-    parts = [
+    return [
         cost.Part(purpose=role, model=name, calls=len(prompts), characters=characters, max_tokens=max_tokens)
         for role, name in (("answers", asked.model), ("against", asked.against))
         if name and not Path(name).is_file()
     ]
-    return cost.estimate(parts, filing.ledger_of(out))
+
+
+def estimate(asked: Asked, prompts: Sequence[Prompt], out: Path, max_tokens: int) -> dict[str, Any]:
+    """Print and return what asking takes."""
+    return cost.estimate(parts(asked, prompts, max_tokens), filing.ledger_of(out))
 
 
 def sides(asked: Asked, prompts: Sequence[Prompt], out: Path, max_tokens: int) -> list[Side]:
     """The answers of the model that is tested, then of the one that it is compared with, if any."""
-    if bool(asked.model) == (asked.answers is not None):
-        raise UsageError("bench: give either --model MODEL or --answers FILE")
+    _refuse_unclear(asked)
     tested = str(asked.answers) if asked.answers is not None else asked.model
     named = [("answers", tested, asked.answers is not None)]
     if asked.against:
         named.append(("against", asked.against, Path(asked.against).is_file()))
     return [
-        _of_file(Path(name), prompts) if is_file else _of_model(name, role, prompts, out, max_tokens)
+        _of_file(Path(name), prompts) if is_file else _of_model(name, role, prompts, out, max_tokens, asked.account)
         for role, name, is_file in named
     ]
+
+
+def _refuse_unclear(asked: Asked) -> None:
+    if bool(asked.model) == (asked.answers is not None):
+        raise UsageError("bench: give either --model MODEL or --answers FILE")
 
 
 def beside(
@@ -98,7 +117,7 @@ def _compared(
         "rows": list(rows),
         "left_out": [one._asdict() for one in other.answers.left_out],
         "cut": other.answers.cut,
-        "changes": [asdict(one.change) for one in changes],
+        "changes": [one.told for one in changes],
         "says": said,
     }
     lost = other.answers.left_out
@@ -106,10 +125,12 @@ def _compared(
     return about, [f"Against {other.name}:", *said, *more]
 
 
-def _of_model(name: str, role: str, prompts: Sequence[Prompt], out: Path, max_tokens: int) -> Side:
+def _of_model(
+    name: str, role: str, prompts: Sequence[Prompt], out: Path, max_tokens: int, account: Account | None
+) -> Side:
     """Ask greedily through the ledger in `out`, where `<role>.jsonl` is written in the form that `_of_file` reads."""
-    with filing.filed(out, role) as ledger, progress.track(role, len(prompts), "answers") as advance:
-        speaker = open_speaker(name, ledger, lambda call, reply: advance(1))
+    with filing.filed(out, role, account) as ledger, progress.track(role, len(prompts), "answers") as advance:
+        speaker = open_speaker(name, ledger, lambda call, reply: advance(1), account)
         outcomes = speaker.chat.chat([Call(messages=one.messages, max_tokens=max_tokens) for one in prompts])
     given = {
         prompt.id: outcome

@@ -8,16 +8,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from starling import models, progress, reward, sources
+from starling import contamination, models, progress, reward, sources, texts
 from starling.benches import items, left_out, table
 from starling.benches.asked import Asked
+from starling.benches.cost import Part
 from starling.benches.items import Bench, Item
 from starling.benches.left_out import LeftOut
 from starling.config import Source
 from starling.errors import DataError, UsageError
+from starling.records import Prompt
 from starling.store import versions, write_atomically
 
-OPTIONS = frozenset(("model", "scores", "data", "out", "dtype"))
+OPTIONS = frozenset(("model", "scores", "data", "run", "out", "dtype"))
 STORED = "stored"
 
 
@@ -37,13 +39,8 @@ def run(name: str, bench: Bench, asked: Asked) -> dict[str, Any]:
     The scores are those of `model`, or those that stand in the rows (`scores` = "stored"), or those of an earlier
     `out`: exactly one of them is given.
     """
-    model, scores, out, path = asked.model, asked.scores, asked.out, asked.data or bench.data
-    if bool(model) == bool(scores):
-        raise UsageError("bench: give either --model MODEL or --scores FILE (or --scores stored: those in the rows)")
-    if out is not None and out.is_dir():
-        raise UsageError(f"bench: --out {out} is a folder; give a .json file")
-    if not path:
-        raise UsageError(f"bench: {name} needs --data, the file or folder with its rows")
+    path = _path(name, bench, asked)
+    model, scores, out = asked.model, asked.scores, asked.out
     found, digest = _read(bench, path)
     scored = _by_model(found, model, asked.dtype) if model else _without_model(found, scores, path)
     if not scored.items:
@@ -58,10 +55,36 @@ def run(name: str, bench: Bench, asked: Asked) -> dict[str, Any]:
         "left_out": left_out.told(scored.left_out),
         "versions": versions(),
     }
+    notes: list[str] = []
+    if asked.run is not None:
+        prompts = [Prompt(id=item.id, messages=item.question.messages) for item in found]
+        held = contamination.check(prompts, asked.run)
+        result["contamination"], notes = held, contamination.lines(held)
     table.print_result(result, bench.about)
+    for line in notes:
+        progress.console.print(texts.terminal(line), soft_wrap=False)
     if out is not None:
         _write(out, result, scored)
     return result
+
+
+def plan(name: str, bench: Bench, asked: Asked) -> list[Part]:
+    """Nothing is asked of anybody; what cannot work is refused, by the first row too."""
+    where, row = next(_rows(_path(name, bench, asked), bench.part), ("", None))
+    if row is not None:
+        bench.read(row, where)
+    return []
+
+
+def _path(name: str, bench: Bench, asked: Asked) -> str:
+    """Where the rows are; options that are unclear are refused."""
+    if bool(asked.model) == bool(asked.scores):
+        raise UsageError("bench: give either --model MODEL or --scores FILE (or --scores stored: those in the rows)")
+    if asked.out is not None and asked.out.is_dir():
+        raise UsageError(f"bench: --out {asked.out} is a folder; give a .json file")
+    if not (path := asked.data or bench.data):
+        raise UsageError(f"bench: {name} needs --data, the file or folder with its rows")
+    return path
 
 
 def _write(out: Path, result: Mapping[str, Any], scored: Scored) -> None:

@@ -15,6 +15,7 @@ from starling import data_files, paired, tables
 from starling.benches import prompted, results
 from starling.benches.answers import Answers
 from starling.benches.asked import Asked, Benchmark
+from starling.benches.cost import Part
 from starling.benches.left_out import LeftOut
 from starling.benches.prompted import Change
 from starling.benches.tone import Tone, tone_of
@@ -28,6 +29,7 @@ from starling.stats import clustered_share
 ABOUT = "refusals where they are due, and where they are not"
 OWN = "Starling's own requests (safety, test)"
 ILL, ALIKE = "ill_natured", "look_alike"
+ROWS = {ILL: "ill-natured requests refused", ALIKE: "look-alikes refused (less is better)"}
 _TOKENS = 256
 JUDGE = {"name": "rubric, a program, not an LLM", "rules": "refusal: judges/rubric.py, tone: benches/tone.py"}
 
@@ -69,6 +71,11 @@ def run(asked: Asked) -> dict[str, Any]:
     return result
 
 
+def plan(asked: Asked) -> list[Part]:
+    """What is going to be asked of whom; what cannot work is refused."""
+    return prompted.parts(asked, read(asked.data)[0], _TOKENS)
+
+
 def read(path: str) -> tuple[list[Prompt], list[LeftOut]]:
     """The requests, each of kind `ill_natured` or `look_alike`; rows of other kinds are left out."""
     found = list(_of_file(path)) if path else _own()
@@ -95,7 +102,7 @@ def figures_of(prompts: Sequence[Prompt], found: Reactions) -> list[dict[str, An
     """Refusals by kind of request, and of the due ones the share by tone."""
     answered = [prompt for prompt in prompts if prompt.id in found]
     rows = []
-    for kind, name in ((ILL, "ill-natured requests refused"), (ALIKE, "look-alikes refused (less is better)")):
+    for kind, name in ROWS.items():
         some = [prompt for prompt in answered if prompt.kind == kind]
         hits = [found[prompt.id].refused for prompt in some]
         rows.append(results.row(clustered_share(name, hits, _clusters(some)), unit="share"))
@@ -117,7 +124,7 @@ def changes(prompts: Sequence[Prompt], before: Reactions, after: Reactions) -> l
     for kind, name, good in ((ILL, "Ill-natured requests refused", 1), (ALIKE, "Look-alikes refused", -1)):
         some = [prompt for prompt in both if prompt.kind == kind]
         old, new = ([float(side[prompt.id].refused) for prompt in some] for side in (before, after))
-        listed.append(Change(paired.compare(name, old, new, _clusters(some)), good, "requests"))
+        listed.append(Change(paired.compare(name, old, new, _clusters(some)), good, "requests", ROWS[kind]))
     due = [one for one in both if one.kind == ILL and before[one.id].refused and after[one.id].refused]
     old, new = ([float(side[prompt.id].tone == "polite") for prompt in due] for side in (before, after))
     polite = paired.compare("Polite where both refuse", old, new, _clusters(due))
@@ -152,4 +159,4 @@ def _of_file(path: str) -> list[Prompt]:
     return [tables.prompt_from_row({"id": f"row-{number}", **row}, f"{path}:{number}") for number, row in rows]
 
 
-BENCH = Benchmark(ABOUT, prompted.OPTIONS, run)
+BENCH = Benchmark(ABOUT, prompted.OPTIONS, run, plan)

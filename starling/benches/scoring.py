@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from starling import models, progress, reward
+from starling.account import Account
 from starling.benches.verdicts import Heard
 from starling.errors import UsageError
 from starling.judges.parse import Ranked, Tied, Unparsed, Verdict
@@ -14,18 +15,17 @@ from starling.store import is_run
 Shown = tuple[Sequence[Message], str]  # a conversation that waits for an answer, and the answer
 
 
-def is_reward_model(name: str) -> bool:
+def is_reward_model(name: str, account: Account | None = None) -> bool:
     """Whether MODEL is a folder or Hub name with a head that gives rewards, rather than one that writes."""
-    if name.startswith("openai:") or is_run(name):
+    if endpoint_of(name, account) or is_run(name):
         return False
-    kinds = models.load_config(name).architectures or []
-    return any(kind.endswith("ForSequenceClassification") for kind in kinds)
+    return models.is_reward_model(name)
 
 
-def refuse_json(judges: Sequence[str]) -> None:
+def refuse_json(judges: Sequence[str], account: Account | None = None) -> None:
     """Refuse replies in JSON of judges that nothing holds to a schema; a reward model beside others replies nothing."""
-    free = [one for one in judges if endpoint_of(one) is None]
-    if len(free) == len(judges) or not all(map(is_reward_model, free)):
+    free = [one for one in judges if endpoint_of(one, account) is None]
+    if len(free) == len(judges) or not all(is_reward_model(one, account) for one in free):
         raise UsageError(
             f"bench: --output json needs an endpoint as judge, openai:NAME@URL; nothing holds {free[0]} to a schema"
         )

@@ -49,6 +49,9 @@ def bench(
         str,
         typer.Option(metavar="MODEL|FILE", show_default="none", help="Compare in pairs with another MODEL's answers."),
     ] = "",
+    marks: Annotated[
+        bool, typer.Option("--marks", help="mt_bench: with --against, mark both sides and compare the marks.")
+    ] = False,
     judgments: Annotated[
         Path | None,
         typer.Option(metavar="FILE", show_default="none", help="Score judgments that are there; no call is made."),
@@ -88,7 +91,8 @@ def bench(
         name,
         Asked(
             model=model, scores=scores, answers=answers, judge=tuple(judge or ()), output=output, against=against,
-            judgments=judgments, annotations=tuple(annotations or ()), version=version, one_order=one_order, data=data,
-            run=run, tasks=tasks, tasks_from=tasks_from, out=out, dtype=dtype, estimate=estimate,
+            marks=marks, judgments=judgments, annotations=tuple(annotations or ()), version=version,
+            one_order=one_order, data=data, run=run, tasks=tasks, tasks_from=tasks_from, out=out, dtype=dtype,
+            estimate=estimate,
         ),
     )  # fmt: skip

@@ -8,11 +8,12 @@ import typer
 from rich.markup import escape
 
 from starling import config, drive, progress
+from starling.agreeing import stages_that_agree
 from starling.at_work import alone
 from starling.command import command
 from starling.commands.options import ConfigArgument, EstimateOption, RunOption, SetOption
 from starling.errors import UsageError
-from starling.store import ROAD, Run, stages_that_agree
+from starling.store import ROAD, Run
 
 
 @command("run")
@@ -76,10 +77,10 @@ def _register(stage: str, about: str) -> None:
 
 def _estimate(settings: config.Config, root: Path, stages: Sequence[str]) -> dict[str, Any]:
     """Print and return what the stages would ask of endpoints."""
-    from starling import estimate
+    from starling import estimate, estimate_text
 
     found = estimate.estimate(settings, root, [stage for stage in estimate.STAGES if stage in stages])
-    for line in estimate.lines(found):
+    for line in estimate_text.lines(found):
         progress.console.print(escape(line), style="dim" if line.startswith(" ") else None)
     return found
 
@@ -151,7 +152,7 @@ def fit(
 
 
 _register("tune", "Tune the policy against the reward model.")
-_register("evaluate", "Compare base and tuned policy on the test prompts.")
+_register_with_estimate("evaluate", "Compare base and tuned policy on the test prompts.")
 
 
 @command("report")

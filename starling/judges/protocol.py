@@ -27,8 +27,9 @@ class Judged:
     where it could not be read), `marks` its mark, `repeats` for the how-manyth time it was asked. `unread` calls stayed
     unreadable, or failed, to the last attempt. `agreement` is the share of pair verdicts that the ranking upholds,
     `self_agreement` Kendall's tau between repeats, mean over their pairs. `calls` are the ledger's keys of all calls
-    made, in the order they were made, also of those that failed. Of a panel `members` are what each of its judges says;
-    its `self_agreement` is Kendall's tau between them, and calls one by one stand with the members alone.
+    made, in the order they were made, also of those that failed. A reward model makes no calls; each answer that it
+    read stands in `orders`, its reward in `marks`. Of a panel `members` are what each of its judges says; its
+    `self_agreement` is Kendall's tau between them, and calls one by one stand with the members alone.
     """
 
     ranks: Sequence[float] | None

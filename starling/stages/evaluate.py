@@ -1,49 +1,72 @@
 """evaluate: base and tuned policy answer the test prompts; the judge compares; every figure with n and interval."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
 
 import torch
 
-from starling import chat, contamination, data_files, models, packing, polling, progress, stats, tables
+from starling import (
+    chat,
+    compared,
+    contamination,
+    data_files,
+    models,
+    own_reward,
+    packing,
+    polling,
+    progress,
+    run_benchmarks,
+    tables,
+)
+from starling.compared import MODELS, Case
 from starling.config import Config
 from starling.judges import rubric
-from starling.judges.make import make_judge
-from starling.judges.ranks import ranks_with_ties
 from starling.judges.rubric import Assessment
 from starling.ledger import Ledger
 from starling.losses import kl
 from starling.models import Model
 from starling.policy import Policy
-from starling.records import Candidate, Prompt, Score
+from starling.records import Candidate, Prompt
 from starling.rollout import SamplingSettings, candidates, own_settings, sample_groups, score_texts
-from starling.selection import preference
 from starling.store import Run, write_atomically
 
-MODELS = ("base", "tuned")
 Row = TypeVar("Row")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """One test prompt with an answer of each model and all that was found out about them; pairs are (base, tuned)."""
-
-    prompt: Prompt
-    answers: tuple[Candidate, Candidate]
-    assessed: tuple[Assessment, Assessment]
-    rewards: tuple[float, float]
-    verdict: float | None
-
-    @property
-    def words(self) -> tuple[int, int]:
-        return len(rubric.words(self.answers[0].answer)), len(rubric.words(self.answers[1].answer))
+CASES, SCORES = "cases.jsonl", "scores.json"
 
 
 def run(run: Run) -> dict[str, Any]:
-    """Write `evaluate/cases.jsonl` and `evaluate/scores.json`; a model's answers that stand are not sampled again."""
+    """Write `evaluate/cases.jsonl`, `evaluate/scores.json` and `evaluate/benchmarks/`; what stands is not done again.
+
+    What was measured stands for as long as the run: its settings and its weights do not change, only the benchmarks
+    that are asked for may.
+    """
+    table = _standing(run) or _measure(run)
+    _write(run, table)  # benchmarks may take hours more
+    if run.config.evaluate.benchmarks:
+        table |= {"benchmarks": run_benchmarks.run(run)}
+        _write(run, table)
+    return table
+
+
+def _standing(run: Run) -> dict[str, Any] | None:
+    """What was measured before; None where a file of it is missing."""
+    folder = run.folder("evaluate")
+    if not all((folder / name).exists() for name in (*(f"{name}.parquet" for name in MODELS), CASES, SCORES)):
+        return None
+    progress.console.print("evaluate: the test prompts are measured already")
+    found = json.loads((folder / SCORES).read_text())
+    return {key: value for key, value in found.items() if key != "benchmarks"}
+
+
+def _write(run: Run, table: dict[str, Any]) -> None:
+    write_atomically(run.folder("evaluate") / SCORES, json.dumps(table, indent=1) + "\n")
+
+
+def _measure(run: Run) -> dict[str, Any]:
+    """Let both models answer the test prompts, compare, and write each case; answers that stand are taken."""
     config = run.config
     prompts = tables.prompts_of(run, "test")
     contaminated = contamination.between(prompts, tables.prompts_of(run, *contamination.LEARNT_FROM))
@@ -57,8 +80,9 @@ def run(run: Run) -> dict[str, Any]:
         rewards = list(zip(*(_rewards(reward_model, prompts, own, config, advance) for own in answers), strict=True))
     with Ledger(run.ledger_path, "evaluate") as ledger:
         progress.note_interrupted(ledger.interrupted)
-        judge = make_judge(config.evaluate, config, ledger)
-        judged = judge.rank([(p, [b, a]) for p, a, b in zip(prompts, *answers, strict=True)])
+        shown = [(p, [b, a]) for p, a, b in zip(prompts, *answers, strict=True)]
+        judge, judged = polling.ask(config.evaluate, config, ledger, shown)
+    about = own_reward.tell(run, judge) | polling.tell_unread(judged)
     cases = [
         Case(
             prompt=prompt,
@@ -71,9 +95,10 @@ def run(run: Run) -> dict[str, Any]:
             prompts, *answers, rewards, polling.verdicts(judge, judged), strict=True
         )
     ]
-    found = scores(config, cases)
+    found = compared.scores(config, cases)
     table = {
         "judge": judge.name,
+        **about,
         "unparsed": sum(case.verdict is None for case in cases),
         "scores": [asdict(score) for score in found],
         "contamination": contaminated,
@@ -82,92 +107,18 @@ def run(run: Run) -> dict[str, Any]:
         "settings": own_settings(models.load_policy(paths[1]).network)
         | {"answer_tokens": config.evaluate.answer_tokens},
     }
-    rows = [_case_row(case, config.evaluate.length_band, config.rank.tie_margin) for case in cases]
-    families = [_family(case) for case in cases]
-    if panel := polling.facts(judge, judged, families, partial(_win_rate, config, families)):
+    rows = [
+        compared.row(case, config.evaluate.length_band, config.rank.tie_margin) | polling.why_unread(said)
+        for case, said in zip(cases, judged, strict=True)
+    ]
+    families = [compared.family_of(case) for case in cases]
+    if panel := polling.facts(judge, judged, families, partial(compared.win_rate, config, families)):
         table |= {"panel": panel}
         votes = polling.of_members(judge, judged)
         rows = [row | {"verdicts": {name: votes[name][at] for name in votes}} for at, row in enumerate(rows)]
         polling.show(panel, asdict(found[0]), judge.name)
-    data_files.write_jsonl(run.folder("evaluate") / "cases.jsonl", rows)
-    write_atomically(run.folder("evaluate") / "scores.json", json.dumps(table, indent=1) + "\n")
+    data_files.write_jsonl(run.folder("evaluate") / CASES, rows)
     return table
-
-
-def _family(case: Case) -> str:
-    return case.prompt.family or case.prompt.id
-
-
-def _win_rate(config: Config, families: Sequence[str], votes: polling.Votes) -> Score:
-    """One judge's win rate over the cases that it could read, ties half."""
-    read = [(vote, family) for vote, family in zip(votes, families, strict=True) if vote is not None]
-    values, clusters = [vote for vote, _ in read], [family for _, family in read]
-    return stats.cluster_mean("win_rate", values, clusters, resamples=config.evaluate.resamples, seed=config.run.seed)
-
-
-def scores(config: Config, cases: Sequence[Case]) -> list[Score]:
-    """The before/after figures, intervals by bootstrap over prompt families."""
-    judged = [case for case in cases if case.verdict is not None]
-    held_out = [case for case in cases if case.assessed[0].held_out is not None]
-    alike = [case for case in judged if alike_in_length(case, config.evaluate.length_band)]
-
-    def figure(name: str, chosen: Sequence[Case], value: Callable[[Case], float]) -> Score:
-        families = [_family(case) for case in chosen]
-        values = [value(case) for case in chosen]
-        return stats.cluster_mean(name, values, families, resamples=config.evaluate.resamples, seed=config.run.seed)
-
-    def other_aspects(case: Case) -> float:
-        return preference_without_finish_and_repetition(case, config.rank.tie_margin)
-
-    found = [
-        figure("win_rate", judged, lambda case: case.verdict or 0.0),
-        figure("win_rate_held_out_checks", held_out, held_out_preference),
-        figure("win_rate_within_length_band", alike, lambda case: case.verdict or 0.0),
-        figure("win_rate_without_finish_and_repetition", judged, other_aspects),
-    ]
-    plain: dict[str, tuple[Sequence[Case], Callable[..., float]]] = {
-        "rubric_score": (cases, lambda case, side: case.assessed[side].score),
-        "held_out_checks": (held_out, lambda case, side: case.assessed[side].held_out or 0.0),
-        "reward": (cases, lambda case, side: case.rewards[side]),
-        "tokens": (cases, lambda case, side: case.answers[side].num_tokens),
-        "finished": (cases, lambda case, side: case.answers[side].finished),
-    }
-    for index, name in enumerate(MODELS):
-        found += [
-            *(figure(f"{name}/{key}", chosen, partial(value, side=index)) for key, (chosen, value) in plain.items()),
-            *(_aspect(figure, cases, aspect, name, index) for aspect in rubric.WEIGHTS),
-            *_refusals(figure, cases, name, index),
-        ]
-    kinds = sorted({case.prompt.kind for case in judged})
-    for kind in kinds:
-        found.append(
-            figure(f"win_rate/{kind}", [c for c in judged if c.prompt.kind == kind], lambda case: case.verdict or 0.0)
-        )
-    return found
-
-
-def explained_by_finish_and_repetition(cases: Sequence[Case], margin: float) -> float | None:
-    """Of the prompts that the tuned policy wins, the share it would not win if finish and repetition did not count."""
-    wins = [case for case in cases if case.verdict == 1.0]
-    lost = sum(preference_without_finish_and_repetition(case, margin) < 1.0 for case in wins)
-    return lost / len(wins) if wins else None
-
-
-def held_out_preference(case: Case) -> float:
-    """Which answer fulfils more of the checks that nothing was ever trained or chosen on; equal is half."""
-    base, tuned = case.assessed[0].held_out or 0.0, case.assessed[1].held_out or 0.0
-    return 0.5 if base == tuned else float(tuned > base)
-
-
-def alike_in_length(case: Case, band: float) -> bool:
-    """Whether the two answers' word counts differ by at most `band` of the longer one."""
-    return abs(case.words[0] - case.words[1]) <= band * max(case.words)
-
-
-def preference_without_finish_and_repetition(case: Case, margin: float) -> float:
-    """The rubric's verdict by the other aspects alone; scores closer than `margin` tie, as they do in rankings."""
-    scores = [rubric.total(found.aspects, leave_out=("finish", "repetition")) for found in reversed(case.assessed)]
-    return preference(ranks_with_ties(scores, margin))
 
 
 def sampled(
@@ -219,23 +170,6 @@ def _assess(prompt: Prompt, answer: Candidate) -> Assessment:
     return rubric.assess(prompt, answer.answer, finished=answer.finished)
 
 
-def _aspect(figure: Any, cases: Sequence[Case], aspect: str, name: str, index: int) -> Score:
-    chosen = [case for case in cases if aspect in case.assessed[index].aspects]
-    return figure(f"{name}/{aspect}", chosen, lambda case: case.assessed[index].aspects[aspect])
-
-
-def _refusals(figure: Any, cases: Sequence[Case], name: str, index: int) -> list[Score]:
-    """How often an ill-natured request, and a harmless one that only sounds so, is refused."""
-    return [
-        figure(
-            f"{name}/refused_{kind}",
-            [case for case in cases if case.prompt.kind == kind],
-            lambda case: float(rubric.refuses(case.answers[index].answer)),
-        )
-        for kind in ("ill_natured", "look_alike")
-    ]
-
-
 @torch.inference_mode()
 def _drift(config: Config, tuned_path: str, cases: Sequence[Case]) -> dict[str, float | None]:
     """How far the tuned policy moved: KL on its own answers, logprob of the reference answers before and after."""
@@ -251,12 +185,13 @@ def _drift(config: Config, tuned_path: str, cases: Sequence[Case]) -> dict[str, 
         if reference:
             references.append((prompt_ids, [chat.answer_ids(base.tokenizer, messages, reference)]))
     num_own = sum(len(texts) for _, texts in own)
+    explained = compared.explained_by_finish_and_repetition(cases, config.rank.tie_margin)
     with progress.track("evaluate logprobs", 2 * (num_own + len(references)), "answers") as advance:
         own_base, own_tuned = (_logprobs(policy, own, config, advance) for policy in (base, tuned))
         reference_base, reference_tuned = (_logprobs(policy, references, config, advance) for policy in (base, tuned))
     return {
         "kl": float(kl.k1(own_tuned, own_base).sum()) / max(num_own, 1),
-        "explained_by_finish_and_repetition": explained_by_finish_and_repetition(cases, config.rank.tie_margin),
+        "explained_by_finish_and_repetition": explained,
         "reference_logprob_base": float(reference_base.mean()) if references else None,
         "reference_logprob_tuned": float(reference_tuned.mean()) if references else None,
     }
@@ -287,31 +222,3 @@ def _logprobs(policy: Policy, packs: Sequence[Any], config: Config, advance: pro
         pieces.append(policy.features(packed).ref_logprob_N)
         advance(sum(len(packs[index][1]) for index in batch))
     return torch.cat(pieces) if pieces else torch.zeros(0)
-
-
-def _case_row(case: Case, band: float, margin: float) -> dict[str, Any]:
-    return {
-        "prompt_id": case.prompt.id,
-        "draw": case.answers[0].draw,
-        "family": case.prompt.family,
-        "kind": case.prompt.kind,
-        "messages": list(case.prompt.messages),
-        "reference": case.prompt.reference,
-        "checks": [dict(check) for check in case.prompt.checks],
-        "verdict": case.verdict,
-        "held_out_verdict": None if case.assessed[0].held_out is None else held_out_preference(case),
-        "alike_in_length": alike_in_length(case, band),
-        "verdict_without_finish_and_repetition": preference_without_finish_and_repetition(case, margin),
-        **{
-            name: {
-                "answer": case.answers[index].answer,
-                "finished": case.answers[index].finished,
-                "tokens": case.answers[index].num_tokens,
-                "score": case.assessed[index].score,
-                "aspects": dict(case.assessed[index].aspects),
-                "held_out": case.assessed[index].held_out,
-                "reward": case.rewards[index],
-            }
-            for index, name in enumerate(MODELS)
-        },
-    }

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from starling import audit, concord, data_files, endpoints, judgements, models, panel_rows, progress, streams, tables
+from starling import audit, concord, data_files, judgements, models, panel_rows, progress, streams, tables
 from starling.concord import Concord
 from starling.config import JudgeTable
-from starling.errors import StopStage
+from starling.errors import StopStage, UsageError
+from starling.judges import naming
 from starling.judges.aggregate import PositionEffects
-from starling.judges.llm import LlmJudge, calls_of
-from starling.judges.make import clients_of, make_judge
+from starling.judges.llm import LlmJudge
+from starling.judges.make import Named, clients_of, make_judge, named_judges, reward_judges
 from starling.judges.protocol import Judge, Judged
 from starling.judges.several import Panel
 from starling.ledger import Ledger
@@ -31,37 +32,40 @@ def run(run: Run) -> dict[str, Any]:
     """
     cfg = run.config.rank
     answers = streams.Answers(run)
-    named = endpoints.judges_of(cfg)
+    named = named_judges(run.config, cfg)
     tally = Tally(cfg.first_repeats)
-    asks = any(one.judge != "rubric" for one in named)
-    planned = sum(_planned(cfg, k) * prompts for k, prompts in answers.sizes().items())
-    asked: list[Call] = []
-    with (
-        Ledger(run.ledger_path, "rank") as ledger,
-        progress.track("rank", planned, "calls" if asks else "prompts") as advance,
-    ):
+    planned = sum(_planned(named, k) * prompts for k, prompts in answers.sizes().items())
+    done = 0
+    with Ledger(run.ledger_path, "rank") as ledger, progress.track("rank", planned, _unit(named)) as advance:
         progress.note_interrupted(ledger.interrupted)
+
+        def count(looks: int) -> None:
+            nonlocal done
+            done += looks
+            advance(looks)
 
         def told(call: Call, outcome: Reply | Failure) -> None:
             if call.draw == 0:  # a call counts once, however often it is made
-                asked.append(call)
-                advance(1)
+                count(1)
 
-        judge = make_judge(cfg, run.config, ledger, told)
+        judge = make_judge(cfg, run.config, ledger, told, count)
+        for one in reward_judges(judge):
+            progress.console.print(f"rank: {one.name} ranks by its rewards; it reads each answer alone", markup=False)
         members = judge.members if isinstance(judge, Panel) else ()
-        panel = Concord(members, [one.first_repeats for one in named]) if members else None
+        panel = Concord(members, [one.cfg.first_repeats for one in named]) if members else None
         for number, items in enumerate(answers.shards(cfg.shard_prompts)):
             path = run.folder("rank") / f"{number:05d}.parquet"
             kept = run.root / "unranked" / f"{number:05d}.jsonl"
-            planned = sum(_planned(cfg, len(of_prompt)) for _, of_prompt in items)
+            planned = sum(_planned(named, len(of_prompt)) for _, of_prompt in items)
             if path.exists():
                 ranked, unranked = data_files.read_rows(path), data_files.read_rows(kept) if kept.exists() else []
+                _refuse_others(run, path.name, ranked, judge)
                 _count(ranked, unranked, tally, panel)
                 advance(planned, found=True)
                 continue
-            asked.clear()
+            done = 0
             ranked, unranked = _judge(judge, items)
-            advance(max(planned - len(asked), 0))
+            advance(max(planned - done, 0))
             _count(ranked, unranked, tally, panel)
             _refuse_unparsed(run, tally.reasons, len(answers), judge.name)
             if unranked:
@@ -70,7 +74,7 @@ def run(run: Run) -> dict[str, Any]:
             data_files.write_parquet(path, ranked, schema)  # last: where it stands the shard is done
         spending = of_stage(run.config, ledger, clients_of(judge))
     report("rank", spending)
-    told_apart = {"panel": panel.facts([_asking(one) for one in named])} if panel else {}
+    told_apart: dict[str, Any] = {"panel": panel.facts([one.asking() for one in named])} if panel else {}
     if panel:
         concord.show(told_apart["panel"], cfg.max_unparsed)
     effects = tally.position_effects()
@@ -80,23 +84,34 @@ def run(run: Run) -> dict[str, Any]:
         "judge": judge.name,
         "template_hash": judge.template_hash,
         **tally.facts(),
-        "asking": {**how, **tally.asking()} if (how := _asking(cfg)) and not panel else None,
+        "asking": {**how, **tally.asking()} if (how := named[0].asking()) and not panel else None,
         "position_effects": [asdict(found) for found in effects],
         "spending": spending,
         "probe": _probe(run, answers),
         **told_apart,
+        **({"reward_models": [one.identity for one in found]} if (found := reward_judges(judge)) else {}),
     }
 
 
-def _planned(cfg: JudgeTable, k: int) -> int:
-    """What a prompt with `k` answers adds to the progress: its calls, or for a program alone the prompt itself."""
-    asked = [one for one in endpoints.judges_of(cfg) if one.judge != "rubric"]
-    return sum(calls_of(one, k)[0] for one in asked) if asked else 1
+def _planned(named: Sequence[Named], k: int) -> int:
+    """What a prompt with `k` answers adds to the progress: calls, answers read, or for a program alone the prompt."""
+    return sum(one.looks(k) for one in named) if _unit(named) != "prompts" else 1
 
 
-def _asking(cfg: JudgeTable) -> dict[str, Any] | None:
-    """How a language model is asked; None for a program."""
-    return None if cfg.judge == "rubric" else {"strategy": cfg.strategy, "output": cfg.output}
+def _unit(named: Sequence[Named]) -> str:
+    """What the progress counts."""
+    calls, read = any(one.is_asked for one in named), any(one.by_reward for one in named)
+    return " and ".join(["calls"] * calls + ["answers read"] * read) or "prompts"
+
+
+def _refuse_others(run: Run, shard: str, ranked: Sequence[dict[str, Any]], judge: Judge) -> None:
+    """Stop where a shard that stands is by another judge: a model's folder has other weights than it had."""
+    others = {row["judge"] for row in ranked} - {judge.name}
+    if others:
+        raise UsageError(
+            f"rank: {shard} was ranked by {others.pop()}, but now the judge is {judge.name}; put the weights back, or "
+            f"begin another run (--run) that takes the answers over (--from {run.root})"
+        )
 
 
 def _count(
@@ -211,9 +226,11 @@ def _refuse_unparsed(run: Run, reasons: Counter[str], prompts: int, judge: str) 
             (run.folder("rank") / kept.with_suffix(".parquet").name).unlink(missing_ok=True)
             kept.unlink()
         worst, count = reasons.most_common(1)[0]
+        asked = "Replies are in calls.sqlite; use a stronger judge, or with another --run and --from this one raise "
+        how = "Use a reward model that reads them, or with another --run and --from this one raise "
         raise StopStage(
             f"rank: {reasons.total()} of {prompts} prompts have no readable ranking "
             f"({share:.0%}, limit {limit:.0%}); most often ({count}): {worst}; judge: {judge}. "
-            "Replies are in calls.sqlite; use a stronger judge, or with another --run and --from this one raise "
-            "rank.max_new_tokens where replies are cut off, or rank.max_unparsed"
+            + (how if naming.is_by_reward(judge) else f"{asked}rank.max_new_tokens where replies are cut off, or ")
+            + "rank.max_unparsed"
         )

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from starling import findings, models, progress, rewards, selection, tables, trackers
+from starling import findings, models, own_reward, progress, rewards, selection, tables, trackers
 from starling.adapters import Lora
 from starling.checkpoint import Checkpoint
 from starling.config import Config
@@ -40,6 +40,7 @@ def run(run: Run) -> dict[str, Any]:
     with mirrors as shown, Ledger(run.ledger_path, "tune") as ledger:
         recorder = Recorder(run.metrics_path, "tune", shown, run.folder("tune") / "samples.md")
         judge = make_judge(config.rank, config, ledger)
+        own_reward.refuse_choosing(run, judge)
         watch = selection.Watch(config, validation, judge)
         rankings = tables.rankings_of(run, prompts)
         wanted = cfg.rewards if is_online(cfg.algorithm) else ()

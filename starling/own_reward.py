@@ -1,0 +1,72 @@
+"""Where what the policy is trained to please would judge it: refused where it would choose, told where it tests."""
+
+from pathlib import Path
+from typing import Any
+
+from starling import endpoints, models, progress
+from starling.config import Config
+from starling.errors import UsageError
+from starling.judges.make import named_judges, reward_judges
+from starling.judges.protocol import Judge
+from starling.store import Run
+from starling.tune_settings import as_read, is_online
+
+_WHY = "what the policy is trained to please cannot also choose the step that is kept"
+_HOW = "name another judge in rank"
+
+
+def refuse_settings(config: Config) -> None:
+    """Stop where the settings alone tell that `tune` would choose its step by what it is rewarded by."""
+    for one in named_judges(config, config.rank):
+        if not one.by_reward:
+            continue
+        if _rewards_by_judge(config):
+            raise UsageError(
+                f"tune: tune.rewards names the judge, and {one.cfg.judge} is a reward model: {_WHY}; {_HOW}"
+            )
+        if config.fit.reward_model and _are_one(one.cfg.judge, config.fit.reward_model):
+            raise UsageError(f"tune: rank's judge {one.cfg.judge} is fit.reward_model too: {_WHY}; {_HOW}")
+
+
+def refuse_choosing(run: Run, judge: Judge) -> None:
+    """The same, once the run's reward model is there, by its weights."""
+    if own := among(run, judge):
+        raise UsageError(
+            f"tune: rank's judge {own[0]} is the run's own reward model: {_WHY}; {_HOW}, in another run (--run) that "
+            f"takes the stages before it over (--from {run.root})"
+        )
+
+
+def tell(run: Run, judge: Judge) -> dict[str, Any]:
+    """The reward models that judge the test, and a caution, printed too, where the run's own is one of them."""
+    found: dict[str, Any] = {"reward_models": [one.identity for one in reward_judges(judge)]}
+    if own := among(run, judge):
+        found["caution"] = (
+            f"{own[0]} is the run's own reward model, which the policy was trained to please: its verdict shows how "
+            "far that went, not that the answers are better."
+        )
+        progress.console.print(f"evaluate: {found['caution']}", markup=False)
+    return found if found["reward_models"] else {}
+
+
+def among(run: Run, judge: Judge) -> list[str]:
+    """The judges that are the run's own reward model."""
+    found = reward_judges(judge)
+    if not found:
+        return []
+    taken = run.facts("fit").get("reward_model") or {}
+    own = {models.identity(str(run.folder("fit") / "model"))["weights_sha256"], taken.get("weights_sha256")}
+    return [one.name for one in found if one.identity["weights_sha256"] in own]
+
+
+def _rewards_by_judge(config: Config) -> bool:
+    tune = as_read(config.tune)
+    return is_online(tune.algorithm) and any(reward.name == "judge" for reward in tune.rewards)
+
+
+def _are_one(model: str, other: str) -> bool:
+    if endpoints.folder_of(model) == endpoints.folder_of(other):
+        return True
+    if not (Path(model).is_dir() and Path(other).is_dir()):
+        return False
+    return models.identity(model)["weights_sha256"] == models.identity(other)["weights_sha256"]
