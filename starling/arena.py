@@ -9,12 +9,13 @@ import secrets
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from threading import Event
 from typing import Any
 
 from starling import votes
 from starling.benches import duels, ratings
-from starling.errors import DataError, UsageError
-from starling.records import Message
+from starling.errors import DataError, GivenUp, UsageError
+from starling.records import Message, Reply
 from starling.speakers import Contestant
 from starling.votes import Vote, Votes, Winner
 
@@ -53,17 +54,32 @@ class Arena:
         left, right = self._rng.sample(range(len(self.contestants)), 2)
         return Battle(sides=(left, right))
 
-    def say(self, battle: Battle, text: str) -> Battle:
-        """The battle with a message of the person and the answers of both; if one fails, neither is taken."""
+    def say(self, battle: Battle, text: str, given_up: Event | None = None) -> Battle:
+        """The battle with a message of the person and the answers of both; if one fails, neither is taken.
+
+        Once the event is set, which it also is when one fails, neither is written to its end.
+        """
         if battle.winner or battle.turns >= TURNS:
             raise UsageError(f"arena: a battle has {TURNS} turns and ends with the vote")
         if not text.strip() or len(text) > LONGEST:
             raise UsageError(f"arena: a message has 1 to {LONGEST:,} characters; this has {len(text.strip()):,}")
         asked = [[*said, Message(role="user", content=text.strip())] for said in battle.conversations]
         models = [self.contestants[side] for side in battle.sides]
-        draw = secrets.randbelow(2**31)
+        draw, stopped = secrets.randbelow(2**31), given_up or Event()
+
+        def answer(model: Contestant, messages: Sequence[Message]) -> Reply:
+            try:
+                return model.answer(messages, draw, stopped)
+            except BaseException:
+                stopped.set()
+                raise
+
         with ThreadPoolExecutor(2) as pool:
-            left, right = pool.map(lambda model, messages: model.answer(messages, draw), models, asked)
+            answers = [pool.submit(answer, *one) for one in zip(models, asked, strict=True)]
+        failed = [error for one in answers if (error := one.exception())]
+        if failed:  # the failure of one has the other given up
+            raise next((error for error in failed if not isinstance(error, GivenUp)), failed[0])
+        left, right = (one.result() for one in answers)
         ends = [[Message(role="assistant", content=reply.text)] for reply in (left, right)]
         return replace(
             battle, conversations=(asked[0] + ends[0], asked[1] + ends[1]), finished=(left.finished, right.finished)

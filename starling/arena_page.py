@@ -3,10 +3,11 @@
 import hashlib
 import hmac
 import os
-import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib import resources
+from threading import Event
 from typing import Any
 
 import gradio as gr
@@ -14,7 +15,7 @@ import gradio as gr
 from starling import arena_html, progress
 from starling.addresses import is_loopback
 from starling.arena import LONGEST, TURNS, Arena, Battle
-from starling.errors import StarlingError, UsageError
+from starling.errors import GivenUp, StarlingError, UsageError
 from starling.records import Message
 from starling.votes import Winner
 
@@ -24,9 +25,36 @@ SECONDS_BETWEEN_RATINGS = 15.0  # for the votes of others
 _AT_ONCE = 8  # people who wait for answers
 
 
+class Waiting:
+    """Whom the models write for: each page, known by its session, until it has its answers or gives them up."""
+
+    def __init__(self) -> None:
+        self._given_up: dict[str, Event] = {}
+
+    @contextmanager
+    def of(self, session: str) -> Iterator[Event]:
+        """For as long as a page waits: what is set once it gives up."""
+        given_up = self._given_up[session] = Event()
+        try:
+            yield given_up
+        finally:
+            if self._given_up.get(session) is given_up:  # not that of a later message
+                del self._given_up[session]
+
+    def give_up(self, session: str) -> None:
+        """The page is closed, or wants another pair."""
+        if given_up := self._given_up.get(session):
+            given_up.set()
+
+    def give_up_all(self) -> None:
+        for given_up in list(self._given_up.values()):
+            given_up.set()
+
+
 def serve(arena: Arena, host: str, port: int) -> None:
     """Serve the page until Ctrl-C; anywhere but on loopback only to people with the token."""
-    page = build(arena)
+    waiting = Waiting()
+    page = build(arena, waiting)
     allowed = gate(host)
     try:
         _, url, _ = page.launch(
@@ -39,10 +67,11 @@ def serve(arena: Arena, host: str, port: int) -> None:
                             "give another --port") from None  # fmt: skip
     progress.console.print(f"arena: {url} (Ctrl-C ends it; votes are kept)", markup=False)
     try:
-        threading.Event().wait()
+        Event().wait()
     except KeyboardInterrupt:
         progress.console.print("arena: closed")
     finally:
+        waiting.give_up_all()  # or the process would stay until the last answer is written
         page.close(verbose=False)
 
 
@@ -68,8 +97,8 @@ def look() -> dict[str, Any]:
     }
 
 
-def build(arena: Arena) -> gr.Blocks:
-    """The page; what happens stands in `start`, `say` and `casting`."""
+def build(arena: Arena, waiting: Waiting) -> gr.Blocks:
+    """The page; what happens stands in `start`, `asking`, `leaving` and `casting`."""
     with gr.Blocks(title="Starling arena", analytics_enabled=False) as page:
         battle = gr.State(None)
         gr.HTML('<header class="arena"><h1>Starling arena</h1></header>')
@@ -95,10 +124,14 @@ def build(arena: Arena) -> gr.Blocks:
         page.load(partial(start, arena), None, shown, **common)
         page.load(partial(rated, arena), None, table, **common)
         gr.Timer(SECONDS_BETWEEN_RATINGS).tick(partial(rated, arena), None, table, **common)
-        asked = gr.on([send.click, message.submit], partial(say, arena), [battle, message], shown,
+        asked = gr.on([send.click, message.submit], asking(arena, waiting), [battle, message], shown,
                       concurrency_limit=_AT_ONCE, **common)  # fmt: skip
         asked.then(None, None, None, js="() => starlingRead()")
-        fresh.click(partial(start, arena), None, shown, **common).then(None, None, None, js=focus)
+        leave = leaving(waiting)
+        page.unload(leave)
+        fresh.click(leave, None, None, queue=False, **common)
+        another = fresh.click(partial(start, arena), None, shown, cancels=[asked], **common)
+        another.then(None, None, None, js=focus)
         for winner, button in buttons.items():
             cast = button.click(casting(arena, winner), battle, shown, **common)
             cast.then(partial(rated, arena), None, table, **common).then(None, None, None, js=blur)
@@ -110,15 +143,36 @@ def start(arena: Arena) -> list[Any]:
     return show(arena, arena.begin())
 
 
-def say(arena: Arena, battle: Battle | None, text: str) -> Iterator[list[Any]]:
-    """Put a message to both models: first that they write, then what they wrote."""
+def asking(arena: Arena, waiting: Waiting) -> Callable[[Battle | None, str, gr.Request], Iterator[list[Any]]]:
+    """What a message does: it is put to both models, for as long as the page waits."""
+
+    def ask(battle: Battle | None, text: str, request: gr.Request) -> Iterator[list[Any]]:
+        with waiting.of(str(request.session_hash)) as given_up:
+            yield from say(arena, battle, text, given_up)
+
+    return ask
+
+
+def leaving(waiting: Waiting) -> Callable[[gr.Request], None]:
+    """What a closed page does, or one that wants another pair: nobody writes for it any more."""
+
+    def leave(request: gr.Request) -> None:
+        waiting.give_up(str(request.session_hash))
+
+    return leave
+
+
+def say(arena: Arena, battle: Battle | None, text: str, given_up: Event) -> Iterator[list[Any]]:
+    """First that both models write, then what they wrote; nothing more once they are given up."""
     battle = battle or arena.begin()
     if not text.strip():
         yield show(arena, battle)
         return
     yield show(arena, battle, waiting=text)
     try:
-        yield show(arena, arena.say(battle, text))
+        yield show(arena, arena.say(battle, text, given_up))
+    except GivenUp:
+        return
     except StarlingError as error:  # it names the model, which the person is not to know
         progress.error_console.print(f"arena: {error}", markup=False)
         yield show(arena, battle, unsent=text, problem="A model did not answer, so nothing is counted; "
@@ -163,13 +217,13 @@ def show(arena: Arena, battle: Battle, *, waiting: str = "", unsent: str = "", p
           for winner in KEYS),
         gr.update(value=unsent, interactive=asking, placeholder=hint if asking else ""),
         gr.update(interactive=asking),
-        gr.update(interactive=not waiting, variant="primary" if battle.winner else "secondary"),
+        gr.update(variant="primary" if battle.winner else "secondary"),
     ]  # fmt: skip
 
 
 def _notice(battle: Battle, waiting: str) -> str:
     if waiting:
-        return "Both models write; their answers appear together."
+        return "Both models write; their answers appear together. New pair breaks them off."
     if battle.winner:
         return "Kept. Enter or New pair goes on."
     if not battle.turns:

@@ -7,10 +7,10 @@ an unknown model or a server that is down, is raised as CallError.
 import asyncio
 import random
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from threading import Event
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -22,6 +22,7 @@ from starling.ledger import Ledger, call_key, canonical
 from starling.limits import Allowance, Gate, Pace
 from starling.records import Call, Failure, Reply
 from starling.replies import Fault, Reader
+from starling.waiting import all_of, run_to_end
 
 LONGEST_BACKOFF_SECONDS = 60.0
 START_SECONDS = 0.0008  # between the first calls of two workers: in lockstep, replies would wait for each other
@@ -29,7 +30,6 @@ URL_REST_SECONDS = 5.0  # a URL that broke a connection is tried last for so lon
 CHARACTERS_PER_TOKEN = 4  # only for planning; the endpoint's own count replaces it
 FEWEST_CHARACTERS_PER_TOKEN = 2  # what a call is taken to cost at most before the endpoint has counted
 
-T = TypeVar("T")
 OnReply = Callable[[Call, Reply | Failure], None]
 Session = aiohttp.ClientSession
 
@@ -92,11 +92,14 @@ class Client:
         """How many calls may be in flight now."""
         return self._gate.limit
 
-    def chat(self, calls: Sequence[Call]) -> list[Reply | Failure]:
-        """One reply or failure for each call; what the ledger holds is not asked again."""
-        return run_to_end(self._chat(calls))
+    def chat(self, calls: Sequence[Call], given_up: Event | None = None) -> list[Reply | Failure]:
+        """One reply or failure for each call; what the ledger holds is not asked again.
 
-    async def _chat(self, calls: Sequence[Call]) -> list[Reply | Failure]:
+        Calls are broken off once they are `given_up`.
+        """
+        return run_to_end(self._chat(calls, given_up))
+
+    async def _chat(self, calls: Sequence[Call], given_up: Event | None) -> list[Reply | Failure]:
         outcomes: dict[int, Reply | Failure] = {}
         waiting = iter(enumerate(calls))
         flying: dict[str, asyncio.Event] = {}
@@ -117,7 +120,7 @@ class Client:
             count = min(self.endpoint.concurrency, len(calls))
             workers = [asyncio.create_task(work(number)) for number in range(count)]
             try:
-                await asyncio.gather(*workers)
+                await all_of(workers, given_up)
             finally:
                 for worker in workers:
                     worker.cancel()
@@ -255,16 +258,6 @@ class Client:
             self._load[url] -= 1
         self._rests_until[url] = time.monotonic() + URL_REST_SECONDS
         return Fault(reason=reason, unreachable=unreachable, down=down, throttled=slow, uncertain=not unreachable)
-
-
-def run_to_end(work: Coroutine[Any, Any, T]) -> T:
-    """Run to the end; in a thread of its own where this one has an event loop already, as in a notebook."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, work).result()
 
 
 def _body(endpoint: Endpoint, call: Call) -> str:

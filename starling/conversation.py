@@ -6,6 +6,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from io import TextIOWrapper
 from threading import Event
 from typing import Any
 
@@ -14,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from starling import device, progress
+from starling import device, figures, progress
 from starling.errors import CallError, DataError, ModelError
 from starling.records import Message
 from starling.speakers import Voice, open_voice
@@ -40,7 +41,7 @@ class Course:
     def note(self) -> str:
         """Length and speed of the answer, and what else there is to know of it."""
         rate = self.voice.tokens / self.seconds if self.seconds else 0.0
-        counted = f"{self.voice.tokens:,} tokens, {rate:,.1f}/s"
+        counted = f"{self.voice.tokens:,} tokens, {figures.rate(rate)}"
         return self.error or "; ".join(filter(None, (counted, self.voice.remark)))
 
 
@@ -151,7 +152,7 @@ def talk(model: str, against: str, system: str) -> dict[str, Any]:
         for number, course in enumerate(courses, 1):
             course.voice.name += f" ({number})"
     console = Console(highlight=False, stderr=progress.console.stderr)
-    conversation = Conversation(courses, system, console)
+    conversation = Conversation(courses, _whole(system), console)
     with suppress(KeyboardInterrupt):
         for line in _lines(console):
             if line.strip() and not conversation.take(line.strip()):
@@ -182,7 +183,9 @@ def _guarded(course: Course) -> Generator[str, None, None]:
 
 
 def _lines(console: Console) -> Iterator[str]:
-    """What a person types, or what comes through a pipe: one line, one turn."""
+    """What a person types, or what comes through a pipe: one line, one turn; bytes that are no character replaced."""
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
     if not sys.stdin.isatty():
         for line in sys.stdin:
             yield _whole(line)

@@ -8,8 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from starling import before_after, data_files, figures, metrics
-from starling.benches import told
+from starling import before_after, data_files, glance, metrics
 from starling.config import Config
 from starling.judges import rubric
 from starling.judges.checks import HELD_OUT
@@ -65,7 +64,7 @@ def at_moment(found: Mapping[str, Any], now: Standing | None) -> dict[str, Any]:
         for entry in found["road"]
     ]
     told = {**found, "road": road, "seconds": sum(entry["seconds"] for entry in road)}
-    return told | {"glance": _glance(told)}
+    return told | {"glance": glance.cards(told)}
 
 
 def read_cases(run: Run) -> list[dict[str, Any]]:
@@ -242,67 +241,3 @@ def _judge(rank: Mapping[str, Any], sample: Mapping[str, Any]) -> dict[str, Any]
 def _panel(facts: Mapping[str, Any]) -> dict[str, Any]:
     """What a stage says of each judge of its panel, if it had one."""
     return {"panel": facts["panel"]} if "panel" in facts else {}
-
-
-def _glance(found: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Answers to the questions one has first, a sentence or two each."""
-    result, judge = found["result"], found["judge"]
-    spent = [
-        f"{figures.number(part['used'])} tokens {part['label']}"
-        for part in found["budgets"]
-        if part["used"] is not None
-    ]
-    cards = [
-        (
-            "What did it cost?",
-            f"{figures.duration(found['seconds'])} of computing; {', '.join(spent) or 'no tokens yet'}.",
-        )
-    ]
-    if judge:
-        cards.append(("Is the judge biased?", _bias(judge)))
-    if result:
-        rows = {row["key"]: row for row in result["table"]}
-        cards.append(("Did length or refusals drift?", _drift(rows)))
-        cards.append(("Where did it get worse?", _worse(result)))
-    return [{"title": title, "text": text} for title, text in cards]
-
-
-def _bias(judge: Mapping[str, Any]) -> str:
-    longer = judge["longer_ranked_above"]
-    text = f"The longer answer stands above in {figures.share(longer['share'])} of {figures.number(longer['n'])} pairs."
-    if judge["is_program"]:
-        text += " The rubric reads each answer alone, so order cannot sway it; length can, through its checks."
-    probe = judge["probe"]
-    if probe:
-        text += f" The run's own model as judge: {probe['unparsed']} of {probe['prompts']} replies could not be read."
-    return text
-
-
-def _drift(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    def moved(key: str, value: Any) -> str:
-        base, tuned = rows[key]["base"], rows[key]["tuned"]
-        return f"{value((base or {}).get('value'))} before, {value((tuned or {}).get('value'))} after"
-
-    return (
-        f"Tokens an answer: {moved('tokens', figures.number)}. Ill-natured requests refused: "
-        f"{moved('refused_ill_natured', figures.share)}. Harmless look-alikes refused: "
-        f"{moved('refused_look_alike', figures.share)}."
-    )
-
-
-def _worse(result: Mapping[str, Any]) -> str:
-    rows = [row["label"].lower() for row in result["table"] if row["says"] == "worse"]
-    kinds = [row["label"] for row in result["by_kind"] if before_after.tone(row) == "worse"]
-    outcomes, held_out = result["outcomes"], result["held_out_outcomes"]
-    text = (
-        f"Figures whose whole interval is on the bad side: {', '.join(rows)}."
-        if rows
-        else "No figure got clearly worse."
-    )
-    if kinds:
-        text += f" Kinds of prompt that lose clearly: {', '.join(kinds)}."
-    if behind := told.worse(result["benchmarks"]):
-        text += f" Benchmark figures that are clearly worse: {', '.join(behind)}."
-    lost = f"{outcomes['worse']} of {result['comparisons']} lost, {outcomes['better']} won"
-    lost_held_out = f"{held_out['worse']} of {sum(held_out.values())} lost, {held_out['better']} won"
-    return f"{text} Single comparisons: {lost}; on held-out checks {lost_held_out}."

@@ -29,6 +29,10 @@ class CallError(StarlingError):
     """A model endpoint failed past every retry."""
 
 
+class GivenUp(StarlingError):
+    """Nobody waits any more for what was asked; it was broken off."""
+
+
 class StopStage(StarlingError):
     """A limit that the configuration set was passed; what was done so far is kept."""
 

@@ -34,6 +34,23 @@ def duration(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def rate(per_second: float) -> str:
+    """How much is done in the shortest time that sees at least one done: 421/s, 4.2/s, 14/min, 2.5/h."""
+    if not per_second > 0:
+        return "0/s"
+    times = (("s", 1), ("min", 60), ("h", 3600), ("day", 86_400))
+    unit, seconds = next((one for one in times if per_second * one[1] >= 1), times[-1])
+    value = per_second * seconds
+    return f"{value:.1f}/{unit}" if value < 9.95 else f"{value:,.0f}/{unit}"
+
+
+def pace(done: float, total: float, per_second: float | None) -> str:
+    """How fast work goes, and how long it will take: 14/min, about 2 min 37 s left. None before that is known."""
+    if not per_second:
+        return "just begun"
+    return f"{rate(per_second)}, about {duration(max(total - done, 0) / per_second)} left"
+
+
 def has_interval(score: Mapping[str, Any]) -> bool:
     """Whether the interval says anything: cases that all agree, or all of one family, give one without width."""
     if _is_missing(score.get("low")) or _is_missing(score.get("high")):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from threading import Event
 from typing import Any
 
 from starling import chat
@@ -12,6 +13,7 @@ from starling.ledger import Ledger, call_key, canonical
 from starling.models import Model
 from starling.packing import window
 from starling.records import Call, Failure, Reply
+from starling.waiting import refuse_given_up
 
 AT_ONCE = 32  # calls that are answered together, and filed together
 
@@ -34,10 +36,15 @@ class LocalChat:
         self._slots = slots
         self._on_tokens = on_tokens
 
-    def chat(self, calls: Sequence[Call]) -> list[Reply | Failure]:
-        """One reply for each call, in order."""
+    def chat(self, calls: Sequence[Call], given_up: Event | None = None) -> list[Reply | Failure]:
+        """One reply for each call, in order; broken off at the next token once they are `given_up`."""
         if not calls:
             return []
+
+        def on_tokens(count: int) -> None:
+            refuse_given_up(given_up)
+            self._on_tokens(count)
+
         prompts = [chat.prompt_ids(self._model.tokenizer, call.messages) for call in calls]
         requests = [
             Request(
@@ -54,7 +61,7 @@ class LocalChat:
             max_new_tokens=max(call.max_tokens for call in calls),
             stop=stop_ids(self._model.network),
             slots=self._slots,
-            on_tokens=self._on_tokens,
+            on_tokens=on_tokens,
         )
         return [
             Reply(

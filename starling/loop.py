@@ -1,6 +1,5 @@
 """The loop of `tune`: rollout, score, advantage, update; every algorithm runs in it."""
 
-import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -86,7 +85,7 @@ class Loop:
                     self.warm_up(advance)
                 self.recorder.log(0, self._look())
             else:
-                advance(before + self.curriculum.ranked_tokens_before(self.step) + self.tokens)
+                advance(before + self.curriculum.ranked_tokens_before(self.step) + self.tokens, found=True)
             while self.step < self.curriculum.num_steps and not self.stopped_by:
                 self.take_step(advance)
                 if checkpoint.due:
@@ -209,25 +208,10 @@ class Loop:
         for group, rate in zip(self.optimiser.param_groups, (cfg.learning_rate, cfg.value_learning_rate), strict=True):
             group["lr"] = rate * left
         metrics: dict[str, float] = {"learning_rate": cfg.learning_rate * left}
-        gaps = []
         updates = batches * cfg.epochs_per_step
-        for part in updates:
-            self.optimiser.zero_grad(set_to_none=True)
-            found = update.gradient(self.policy, part, self.algorithm, cfg)
-            gaps.append(found.pop(update.GAP, None))
-            if cfg.value_gate:
-                found["policy/gated"] = float(found["loss/value"] > cfg.value_gate)
-                if found["policy/gated"]:
-                    self.policy.top.zero_grad(set_to_none=True)
-            found["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(self.policy.trained.values(), cfg.grad_clip))
-            if not math.isfinite(found["loss/policy"] + found["grad_norm"]):
-                raise StarlingError(
-                    f"tune: step {self.step + 1}: loss or gradient is not a number; lower tune.learning_rate"
-                )
-            self.optimiser.step()
-            metrics |= {name: metrics.get(name, 0.0) + value / len(updates) for name, value in found.items()}
-        self.optimiser.zero_grad(set_to_none=True)
-        return metrics | self._gap(gaps[0])
+        found = update.taken(self.policy, self.optimiser, updates, self.algorithm, cfg, self.step + 1)
+        gap = found.pop(update.GAP, None)
+        return metrics | found | self._gap(gap)
 
     def _gap(self, gap: float | None) -> dict[str, float]:
         """The gap between sampler and trainer before the step's first update, over that update's tokens; ranked answers

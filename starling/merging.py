@@ -1,15 +1,18 @@
 """`starling export --merge`: LoRA adapters and the model that they are of, as one plain model."""
 
-import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, PeftModelForCausalLM
+from safetensors import SafetensorError
 
 from starling import models, progress
-from starling.errors import ModelError, UsageError
+from starling.errors import ModelError, UsageError, explained
 from starling.models import Model
 from starling.store import Run, is_run, replace_folder
 
@@ -22,23 +25,35 @@ def export(source: Path, out: Path) -> dict[str, Any]:
     folder = _adapters(source)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"export: --out {out} holds something already; choose another folder")
-    config = PeftConfig.from_pretrained(str(folder))
+    with _readable(folder):
+        config = PeftConfig.from_pretrained(str(folder))
     base = str(config.base_model_name_or_path)
     is_reward_model = config.task_type == "SEQ_CLS"
     model = models.new_reward_model(base) if is_reward_model else models.load_policy(base, torch.float32)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _readable(folder):
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that it will give up
         adapted: Any = PeftModel.from_pretrained(model.network, str(folder))
     merged = adapted.merge_and_unload()
     if isinstance(adapted, PeftModelForCausalLM):
         merged = merged.to(models.load_config(base).dtype or torch.float32)
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    models.save(Model(merged, model.tokenizer), partial)
-    replace_folder(partial, out)
+    with explained(f"making {out}"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f"{out.name}.partial-", dir=out.parent) as work:
+        models.save(Model(merged, model.tokenizer), Path(work) / "model")
+        replace_folder(Path(work) / "model", out)
     kind = "reward model" if is_reward_model else "policy"
     progress.console.print(f"export: {folder} merged into {base}: a {kind} -> {out}", markup=False)
     return {"adapters": str(folder), "base": base, "kind": kind, "out": str(out)}
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """What is wrong with the files of adapters, in one line."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise ModelError(f"export: the adapters in {folder} cannot be read: {said}") from error
 
 
 def _adapters(source: Path) -> Path:

@@ -44,6 +44,8 @@ def resolve(name: str) -> str:
     if name == builtin.NAME:
         return str(builtin.path())
     path = Path(name)
+    if path.is_file():
+        raise ModelError(f"{name}: a file, where MODEL is smollm2, a folder, or a Hub name like owner/model")
     if path.is_dir() and not (path / "config.json").exists():
         raise ModelError(f"{name}: the folder holds no config.json, so it is no model")
     if not path.exists() and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
@@ -255,5 +257,6 @@ def _load(kind: Any, name: str, **options: Any) -> Any:
     try:
         return kind.from_pretrained(source, trust_remote_code=False, **options)
     except (OSError, ValueError, HFValidationError, SafetensorError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise ModelError(f"{name}: cannot be loaded: {first}") from error
+        first, *rest = str(error).strip().splitlines() or [type(error).__name__]
+        said = " ".join([first, *rest[:1]]) if first.endswith(":") else first
+        raise ModelError(f"{name}: cannot be loaded: {said}") from error

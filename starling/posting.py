@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 import aiohttp
 
-from starling.client import run_to_end
 from starling.errors import CallError
+from starling.waiting import run_to_end
 
 ATTEMPTS = 3
 CONNECTIONS = 512  # at once: the server queues what it does not work on yet

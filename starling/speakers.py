@@ -24,10 +24,12 @@ from starling.models import Model
 from starling.pieces import Pieces
 from starling.records import Call, Failure, Message, Reply
 from starling.rollout import own_settings
+from starling.waiting import turn
 
 SEED = 0  # of what a benchmark asks a model in this process
 TIMEOUT_SECONDS = 900.0  # of a benchmark's call: a small server needs minutes for the longest replies
 ENDPOINT_TEMPERATURE = 1.0  # what an endpoint takes where it is told nothing
+ATTEMPTS = 3  # at an answer in the arena, where a person waits: an endpoint that is down is soon said to be
 ANSWER_TOKENS = 1024  # after which an answer in a chat is cut, and said to be
 
 
@@ -75,13 +77,23 @@ def _always_fits(messages: Sequence[Message]) -> None:
     """An endpoint says itself what is too long."""
 
 
+class Answerer(Protocol):
+    """A chat model whose answers can be given up while they are written."""
+
+    name: str
+
+    def chat(self, calls: Sequence[Call], given_up: threading.Event | None = None) -> list[Reply | Failure]:
+        """One reply or failure for each call; GivenUp once the event is set."""
+        ...
+
+
 class Contestant:
     """A model under the name that is shown after the vote; threads may share it."""
 
     def __init__(
         self,
         name: str,
-        model: Chat,
+        model: Answerer,
         *,
         max_tokens: int,
         temperature: float,
@@ -94,11 +106,11 @@ class Contestant:
         self._require_room = require_room
         self._lock = threading.Lock()
 
-    def answer(self, messages: Sequence[Message], draw: int) -> Reply:
-        """The model's answer; `draw` tells repeated identical conversations apart."""
-        with self._lock:
+    def answer(self, messages: Sequence[Message], draw: int, given_up: threading.Event) -> Reply:
+        """The model's answer; `draw` tells repeated identical conversations apart. GivenUp once the event is set."""
+        with turn(self._lock, given_up):
             self._require_room(messages)
-            (outcome,) = self._model.chat([replace(self._call, messages=messages, draw=draw)])
+            (outcome,) = self._model.chat([replace(self._call, messages=messages, draw=draw)], given_up)
         if isinstance(outcome, Failure):
             raise CallError(outcome.reason)
         if not outcome.text.strip():
@@ -125,7 +137,7 @@ def load_contestants(
     for name in named:
         if name in behind:
             ledgers.append(Ledger(ledger_path, "arena"))
-            model: Chat = Client(behind[name], ledgers[-1])
+            model = Client(replace(behind[name], attempts=ATTEMPTS, patience_seconds=0.0), ledgers[-1])
             found.append(Contestant(name, model, max_tokens=answer_tokens, temperature=ENDPOINT_TEMPERATURE))
         else:
             found.append(_local_contestant(name, folders[name], answer_tokens))

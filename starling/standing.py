@@ -66,9 +66,8 @@ def said(run: Run, found: Standing | None, now: float) -> str:
         return f"{far}{remark}{';' if note else ''} {heard}. `starling run --run {run.root}` goes on from there."
     if note is None:
         return f"{far} under way since {clock(found.heard_of, now)}."
-    left = f"about {figures.duration(max(note.total - note.done, 0) / note.rate)} left" if note.rate else "just begun"
     age = figures.duration(max(now - note.at, 0.0))
-    return f"{far}, {left}{remark}. Last heard of {age} ago."
+    return f"{far}, {figures.pace(note.done, note.total, note.rate)}{remark}. Last heard of {age} ago."
 
 
 def clock(at: float, now: float) -> str:

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import starling
@@ -36,13 +37,17 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def replace_folder(partial: Path, final: Path) -> None:
-    """Put a completely written folder in the place of `final`; the old one is gone only after the new one stands."""
-    old = final.with_name(final.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if final.exists():
-        os.replace(final, old)
+    """Put a completely written folder in the place of `final`; the old one is gone only after the new one stands.
+
+    Until then it stands beside it in a folder of a new name: `final.old` may be somebody's own.
+    """
+    if not final.exists():
+        os.replace(partial, final)
+        return
+    aside = Path(mkdtemp(prefix=f"{final.name}.old-", dir=final.parent))
+    os.replace(final, aside / final.name)
     os.replace(partial, final)
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def is_run(path: str | Path) -> bool:

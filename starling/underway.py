@@ -37,20 +37,16 @@ class Keeper:
         self._stage = stage
         self._seconds_between = seconds_between
         self._next = 0.0
-        self._began: tuple[str, int, float] | None = None
+        self._what = ""
         self._lock = threading.Lock()  # rollouts that are sampled ahead advance the bar from a thread of their own
 
-    def note(self, what: str, done: int, total: int, unit: str, remark: str) -> None:
-        """Note how far `what` is; its pace leaves out what the first note found done, maybe by an earlier process."""
+    def note(self, what: str, done: int, total: int, unit: str, remark: str, rate: float | None = None) -> None:
+        """Note how far `what` is, and how fast it goes."""
         now = time.monotonic()
         with self._lock:
-            if self._began is None or self._began[0] != what:
-                self._began = (what, done, now)
-            elif now < self._next:
+            if what == self._what and now < self._next:
                 return
-            self._next = now + self._seconds_between
-            _, first, since = self._began
-            rate = (done - first) / (now - since) if done > first and now > since else None
+            self._what, self._next = what, now + self._seconds_between
             self._write(
                 Note(
                     stage=self._stage, what=what, done=done, total=total, unit=unit, remark=remark, rate=rate,

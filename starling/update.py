@@ -1,11 +1,13 @@
 """An update of policy and critic: advantages before it, its gradient, and the optimiser that takes it."""
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
 
 from starling.algorithms import Algorithm, totals_of
+from starling.errors import StarlingError
 from starling.experience import Batch, Experience
 from starling.losses import kl
 from starling.losses.masked import Loss
@@ -101,6 +103,35 @@ def gradient(policy: Policy, batches: Sequence[Batch], algorithm: Algorithm, cfg
         for name, part in found.items():
             sums[name] += part
     return dict(sums)
+
+
+def taken(
+    policy: Policy,
+    optimiser: torch.optim.Optimizer,
+    updates: Sequence[Sequence[Batch]],
+    algorithm: Algorithm,
+    cfg: TuneTable,
+    step: int,
+) -> dict[str, float]:
+    """Take one optimiser step for each of the updates; metrics are means over them, but the gap between sampler and
+    trainer, which is that of the first."""
+    metrics: dict[str, float] = {}
+    gaps = []
+    for batches in updates:
+        optimiser.zero_grad(set_to_none=True)
+        found = gradient(policy, batches, algorithm, cfg)
+        gaps.append(found.pop(GAP, None))
+        if cfg.value_gate:
+            found["policy/gated"] = float(found["loss/value"] > cfg.value_gate)
+            if found["policy/gated"]:
+                policy.top.zero_grad(set_to_none=True)
+        found["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(policy.trained.values(), cfg.grad_clip))
+        if not math.isfinite(found["loss/policy"] + found["grad_norm"]):
+            raise StarlingError(f"tune: step {step}: loss or gradient is not a number; lower tune.learning_rate")
+        optimiser.step()
+        metrics |= {name: metrics.get(name, 0.0) + value / len(updates) for name, value in found.items()}
+    optimiser.zero_grad(set_to_none=True)
+    return metrics if gaps[0] is None else metrics | {GAP: gaps[0]}
 
 
 def _critic_loss(policy: Policy, batch: Batch, cfg: TuneTable, num_tokens: int) -> Loss:

@@ -8,14 +8,14 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from starling import data_files, progress, tables
-from starling.errors import DataError
+from starling.errors import DataError, explained
 from starling.records import Candidate, Message, Ranking
 
 Winner = Literal["model_a", "model_b", "tie", "tie (bothbad)"]  # as in Chatbot Arena's files
@@ -69,30 +69,26 @@ class Votes:
         is_new = not path.exists() or not path.stat().st_size
         if not (is_new or holds(path)):
             raise DataError(f"{path}: not a file of votes; choose another --votes FILE")
-        try:
+        with explained(f"making {path.parent}"):
             path.parent.mkdir(parents=True, exist_ok=True)
+        with _plain_errors(path, "cannot be used for votes"):
             self._db = sqlite3.connect(path, timeout=60.0, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
             if is_new:
                 self._db.executescript(_SCHEMA)
-        except sqlite3.Error as error:
-            raise DataError(f"{path}: cannot be used for votes: {error}") from error
 
     def add(self, vote: Vote) -> bool:
         """Keep a vote; False where its battle has one already, which stays."""
         row = asdict(vote) | {side: json.dumps(getattr(vote, side)) for side in ("conversation_a", "conversation_b")}
         marks = ", ".join("?" * len(row))
         sql = f"INSERT INTO votes ({_COLUMNS}) VALUES ({marks}) ON CONFLICT (battle) DO NOTHING"
-        with self._lock:
-            try:
-                return self._db.execute(sql, list(row.values())).rowcount == 1
-            except sqlite3.Error as error:
-                raise DataError(f"{self.path}: the vote cannot be kept: {error}") from error
+        with self._lock, _plain_errors(self.path, "the vote cannot be kept"):
+            return self._db.execute(sql, list(row.values())).rowcount == 1
 
     def count(self) -> int:
         """How many votes the file holds, those of other processes too."""
-        with self._lock:
+        with self._lock, _plain_errors(self.path, "cannot be read"):
             return int(self._db.execute("SELECT count(*) FROM votes").fetchone()[0])
 
     def close(self) -> None:
@@ -117,7 +113,7 @@ def holds(path: Path) -> bool:
     with path.open("rb") as file:
         if file.read(len(_MAGIC)) != _MAGIC:
             return False
-    with closing(_reader(path)) as db:
+    with _plain_errors(path, "cannot be read"), closing(_reader(path)) as db:
         return bool(db.execute("PRAGMA application_id").fetchone()[0] == _APPLICATION_ID)
 
 
@@ -125,7 +121,7 @@ def read(path: Path) -> list[Vote]:
     """The votes of a file, oldest first; the arena may have it open."""
     if not holds(path):
         raise DataError(f"{path}: {'not a file of votes' if path.exists() else 'there is no such file'}")
-    with closing(_reader(path)) as db:
+    with _plain_errors(path, "cannot be read"), closing(_reader(path)) as db:
         db.row_factory = sqlite3.Row
         found = [dict(row) for row in db.execute(f"SELECT {_COLUMNS} FROM votes ORDER BY id")]
     for row in found:
@@ -176,7 +172,13 @@ def ranking(vote: Vote, number: int) -> Ranking:
 
 
 def _reader(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+
+
+@contextmanager
+def _plain_errors(path: Path, what: str) -> Iterator[None]:
+    """What SQLite finds wrong with the file, in one line."""
     try:
-        return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+        yield
     except sqlite3.Error as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
+        raise DataError(f"{path}: {what}: {error}") from error

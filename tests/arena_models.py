@@ -1,6 +1,7 @@
 """Contestants whose answers are scripted."""
 
 from collections.abc import Callable, Sequence
+from threading import Event
 
 from starling.records import Call, Failure, Reply
 from starling.speakers import Contestant
@@ -14,7 +15,7 @@ class Scripted:
         self.asked: list[Call] = []
         self._write = write
 
-    def chat(self, calls: Sequence[Call]) -> list[Reply | Failure]:
+    def chat(self, calls: Sequence[Call], given_up: Event | None = None) -> list[Reply | Failure]:
         self.asked += calls
         said = [self._write(call) for call in calls]
         return [each if isinstance(each, Failure) else Reply(text=each, finished=True) for each in said]

@@ -180,3 +180,8 @@ def test_with_more_models_to_tell_difficulty_from_the_rates_come_closer() -> Non
         if model.model in board
     ]
     assert np.abs(errors).mean() < 0.55
+
+
+def test_annotations_that_are_not_there_are_not_looked_for_on_the_hub(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gone: there is no such file$"):
+        alpaca_annotations.read_annotations([tmp_path / "gone"])

@@ -210,6 +210,19 @@ def test_the_estimate_asks_nothing_and_counts_every_call(sides: dict[str, Any]) 
     assert [(part["purpose"], part["calls"]) for part in found["estimate"]] == [("answers", 3), ("verdicts", 6)]
 
 
+@pytest.mark.parametrize(
+    ("asked", "tokens"),
+    [({}, 15), ({"output": "json"}, 17), ({"version": 2}, 1)],
+    ids=["Winner: [[tie]]", '{"winner": "tie"}', "a letter"],
+)
+def test_the_estimate_takes_a_verdict_for_as_short_as_it_is(
+    sides: dict[str, Any], asked: dict[str, Any], tokens: int
+) -> None:
+    judges = ("openai:a@http://127.0.0.1:1/v1",)
+    (found,) = bench.run("alpaca_eval", Asked(judge=judges, estimate=True, **asked, **sides))["estimate"]
+    assert found["completion_tokens"]["expected"] == 6 * tokens
+
+
 def test_a_panel_has_the_mean_of_its_preferences_and_each_member_its_own_win_rate(
     sides: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,16 +2,17 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from threading import Event
 
 import pytest
 from arena_models import Scripted, scripted
 
 from starling import votes
-from starling.arena import LONGEST, Arena
-from starling.errors import CallError, UsageError
-from starling.records import Call, Failure
+from starling.arena import LONGEST, Arena, Battle
+from starling.errors import CallError, GivenUp, UsageError
+from starling.records import Call, Failure, Reply
 from starling.speakers import Contestant
 from starling.votes import Votes
 
@@ -78,6 +79,32 @@ def test_where_one_model_fails_neither_answer_is_taken(kept: Votes, said: Failur
     opened = Arena([scripted("x"), scripted("y", fails)], kept)
     with pytest.raises(CallError):
         opened.say(opened.begin(), "hello")
+
+
+def test_where_one_model_fails_or_nobody_waits_the_other_stops_too(kept: Votes) -> None:
+    stopped, left = Event(), Event()
+
+    class Endless(Scripted):
+        def chat(self, calls: Sequence[Call], given_up: Event | None = None) -> list[Reply | Failure]:
+            left.set()
+            assert given_up is not None and given_up.wait(5)
+            stopped.set()
+            raise GivenUp("gone")
+
+    endless = Contestant("x", Endless("x", lambda call: ""), max_tokens=8, temperature=0.5)
+
+    def fails(call: Call) -> Failure:
+        left.wait(5)
+        return Failure(reason="y is down")
+
+    failing = Arena([endless, scripted("y", fails)], kept)
+    with pytest.raises(CallError, match="y is down"):  # whichever side it stands on
+        failing.say(failing.begin(), "hello")
+    assert stopped.is_set()
+    given_up = Event()
+    given_up.set()
+    with pytest.raises(GivenUp):
+        Arena([endless, endless], kept).say(Battle(sides=(0, 1)), "hello", given_up)
 
 
 def test_ratings_follow_the_votes_and_say_why_there_are_none(kept: Votes) -> None:

@@ -1,11 +1,13 @@
 """The client against a real server: order, ledger, counts, pace, and a run that is killed."""
 
+import asyncio
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 
@@ -16,7 +18,7 @@ from servers import Server, completion, echoes, says
 
 from starling.client import Client
 from starling.endpoints import Endpoint
-from starling.errors import CallError
+from starling.errors import CallError, GivenUp
 from starling.ledger import Ledger, call_key, canonical
 from starling.records import Reply
 
@@ -44,6 +46,30 @@ def test_what_the_ledger_holds_is_not_asked_again(ledger):
         assert [reply.text for reply in again.chat(calls(3))] == ["echo 0", "echo 1", "echo 2"]
     assert len(server.requests) == 3
     assert (again.counts.requests, again.counts.from_ledger, again.counts.prompt_tokens) == (0, 3, 0)
+
+
+def test_calls_that_are_given_up_are_broken_off_and_noted(ledger):
+    gone, given_up = threading.Event(), threading.Event()
+
+    async def notices(request, payload):
+        given_up.set()
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            gone.set()
+            raise
+        return web.Response()
+
+    with Server(says("first"), always=notices) as server:
+        client = Client(endpoint(server, concurrency=1), ledger)
+        begun = time.monotonic()
+        with pytest.raises(GivenUp):
+            client.chat(calls(3), given_up)
+        assert gone.wait(5) and time.monotonic() - begun < 5
+        assert attempts(ledger) == ["reply", "cancelled"]
+    with Server() as server:  # the first is on file
+        again = Client(endpoint(server), ledger)
+        assert [reply.text for reply in again.chat(calls(3), threading.Event())] == ["first", "echo 1", "echo 2"]
 
 
 def test_the_same_call_twice_is_asked_once_and_another_draw_again(ledger):

@@ -173,6 +173,13 @@ def test_a_pipe_is_a_conversation_of_a_turn_a_line(
     assert "tokens, " in printed.err
 
 
+def test_what_is_no_utf8_is_replaced(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9?\nand more\n"), encoding="utf-8"))
+    found = conversation.talk(str(tiny_model), "", "be br\udce9f")["conversations"][0]["messages"]
+    said = [turn["content"] for turn in found if turn["role"] != "assistant"]
+    assert said == ["be br?f", "caf\ufffd?", "and more"]
+
+
 def test_our_own_server_is_a_model_to_chat_with(tiny_model: Path) -> None:
     with serving(Offer(policy=str(tiny_model), reward="", policy_name="tiny")) as served:
         course = Course(open_voice(f"openai:tiny@{served.url}"))

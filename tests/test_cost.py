@@ -28,6 +28,20 @@ def test_tokens_in_and_out_are_expected_and_at_most(tmp_path: Path, capsys: pyte
     assert "answers: smollm2: 10 calls" in capsys.readouterr().out
 
 
+def test_a_reply_of_known_length_is_expected_at_that_and_said_to_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = {"purpose": "verdicts", "model": MODEL, "calls": 10, "characters": 400, "max_tokens": 2048}
+    found = cost.estimate([Part(**asked, written=14), Part(**asked)], tmp_path / "none.sqlite")["estimate"]
+    # 10 x 14, and 10 x .4 x 2048; at most the cap either way
+    assert [part["completion_tokens"]["expected"] for part in found] == [140, 8192]
+    assert {part["completion_tokens"]["at_most"] for part in found} == {20_480}
+    said = capsys.readouterr().out
+    assert "a reply takes 40% of its cap, a verdict alone 14 tokens; what was seen" in said
+    cost.estimate([Part(**asked)], tmp_path / "none.sqlite")
+    assert "alone" not in capsys.readouterr().out
+
+
 def test_calls_on_file_are_not_counted_again_and_say_how_long_replies_are(tmp_path: Path) -> None:
     path = tmp_path / "calls.sqlite"
     with Ledger(path, "answers") as ledger:

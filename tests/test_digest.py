@@ -59,12 +59,6 @@ def test_prompts_won_lost_and_unread_are_counted(run: Run) -> None:
     assert result["held_out_outcomes"] == {"better": 0, "same": 0, "worse": 3}
 
 
-def test_where_it_got_worse_is_said(run: Run) -> None:
-    cards = {card["title"]: card["text"] for card in digest.digest(run)["glance"]}
-    assert "Kinds of prompt that lose clearly: ill natured." in cards["Where did it get worse?"]
-    assert "1 of 3 lost, 1 won; on held-out checks 3 of 3 lost, 0 won" in cards["Where did it get worse?"]
-
-
 def test_the_judges_effects_are_told(run: Run) -> None:
     judge = digest.digest(run)["judge"]
     assert judge["mean_rank"] == [

@@ -34,10 +34,12 @@ def test_rows_of_another_form_are_left_out_and_the_rest_is_read(tmp_path: Path) 
     rows = [
         {"question_id": 1, "turns": ["a"]}, {"question_id": 2, "prompt": "newer"}, {"turns": ["a"]},
         {"question_id": 1, "turns": ["again"]}, {"question_id": 3, "turns": "text"},
+        {"question_id": 4, "turns": ["a"], "required_temperature": "hot"},
+        {"question_id": 5, "turns": ["b"], "required_temperature": None},
     ]  # fmt: skip
     found = fastchat.read_questions(write_lines(tmp_path / "q.jsonl", rows))
-    assert [one.turns for one in found.questions] == [("a",)]
-    assert [left.item for left in found.left_out] == ["2", f"{tmp_path / 'q.jsonl'}:3", "1", "3"]
+    assert [one.turns for one in found.questions] == [("a",), ("b",)]
+    assert [left.item for left in found.left_out] == ["2", f"{tmp_path / 'q.jsonl'}:3", "1", "3", "4"]
     with pytest.raises(DataError, match="holds no question"):
         fastchat.read_questions(write_lines(tmp_path / "none.jsonl", [{"a": 1}]))
 

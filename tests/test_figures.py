@@ -41,6 +41,23 @@ def test_times_have_the_two_units_that_matter(seconds: float | None, text: str) 
     assert figures.duration(seconds) == text
 
 
+@pytest.mark.parametrize(
+    ("per_second", "text"),
+    [
+        (1234.5, "1,234/s"), (9.96, "10/s"), (4.21, "4.2/s"), (1.0, "1.0/s"), (0.24, "14/min"), (1 / 60, "1.0/min"),
+        (1 / 90, "40/h"), (1 / 7200, "12/day"), (0.0, "0/s"),
+    ],
+)  # fmt: skip
+def test_a_rate_is_by_the_shortest_time_that_sees_one_done(per_second: float, text: str) -> None:
+    assert figures.rate(per_second) == text
+
+
+def test_a_pace_is_the_rate_and_the_time_left_or_just_begun() -> None:
+    assert figures.pace(20, 160, 0.25) == "15/min, about 9 min 20 s left"  # 140 at one in 4 s
+    assert figures.pace(15, 10, 2.0) == "2.0/s, about 0.0 s left"
+    assert figures.pace(0, 10, None) == "just begun"
+
+
 def test_an_interval_says_value_ends_and_n() -> None:
     score = {"value": 0.573, "low": 0.521, "high": 0.624, "n": 100}
     assert figures.share_interval(score) == "57.3 % (52.1 to 62.4), n = 100"

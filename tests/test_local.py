@@ -1,11 +1,13 @@
 """A model in this process as a chat model."""
 
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
 
 from starling import chat, models
+from starling.errors import GivenUp
 from starling.local import LocalChat
 from starling.models import Model
 from starling.records import Call, Message, Reply
@@ -50,6 +52,23 @@ def test_tokens_are_counted(model: Model) -> None:
         assert 1 <= reply.completion_tokens <= 6
         assert reply.finished or reply.completion_tokens == 6
     assert sum(heard) == sum(reply.completion_tokens for reply in replies)
+
+
+def test_an_answer_that_is_given_up_ends_at_the_next_token(model: Model) -> None:
+    given_up, heard = Event(), []
+
+    def on_tokens(count: int) -> None:
+        heard.append(count)
+        if len(heard) == 3:
+            given_up.set()
+
+    chat_model = LocalChat(model, "tiny", seed=1, on_tokens=on_tokens)
+    endless = call("rain", max_tokens=400, temperature=5.0)
+    with pytest.raises(GivenUp):
+        chat_model.chat([endless], given_up)
+    assert heard == [1, 1, 1]
+    (whole,) = chat_model.chat([endless])  # nothing of it stays behind
+    assert (whole,) == tuple(ask(model, [endless]))
 
 
 def test_every_call_keeps_its_own_token_cap(model: Model) -> None:

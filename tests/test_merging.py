@@ -39,7 +39,22 @@ def test_merged_adapters_are_the_policy(tuned: tuple[Path, Path], tmp_path: Path
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["kind"] == "policy"
     logits = [AutoModelForCausalLM.from_pretrained(folder)(IDS).logits for folder in (tmp_path / "out", policy)]
     assert torch.allclose(logits[0], logits[1], atol=CLOSE)
-    assert not (tmp_path / "out.partial").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "out", "policy"]
+
+
+@pytest.mark.parametrize("file", ["adapter_config.json", "adapter_model.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"{}", b"{\xff"], ids=["empty", "of nothing", "garbage"])
+def test_damaged_adapters_are_told_in_one_line_and_nothing_is_touched(
+    tuned: tuple[Path, Path], tmp_path: Path, capsys, file: str, content: bytes
+) -> None:
+    adapter, _ = tuned
+    (adapter / file).write_bytes(content)
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "mine").write_text("keep")
+    assert cli.main(["export", str(adapter), "--merge", "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1
+    assert (tmp_path / "out.partial" / "mine").read_text() == "keep" and not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_merged_is_one_line(tuned: tuple[Path, Path], tmp_path: Path, capsys) -> None:

@@ -35,6 +35,17 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
         models.load_policy(str(tmp_path))
 
 
+def test_a_file_is_no_model(tiny_model: Path) -> None:
+    with pytest.raises(ModelError, match=r"config\.json: a file, where MODEL is smollm2, a folder, or a Hub name"):
+        models.load_policy(str(tiny_model / "config.json"))
+
+
+def test_a_folder_without_a_tokenizer_says_that_in_a_whole_sentence(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copy(tiny_model / "config.json", tmp_path)
+    with pytest.raises(ModelError, match=r"cannot be loaded: .*[^:]$"):
+        models.load_tokenizer(str(tmp_path))
+
+
 def test_a_hub_name_out_of_reach_is_a_plain_error() -> None:
     with pytest.raises(ModelError, match="owner/model: cannot be loaded"):
         models.load_policy("owner/model")

@@ -11,6 +11,7 @@ from servers import Server, replies_with
 from small_road import write_lines
 
 from starling import bench, cli, data_files, models, reward
+from starling.benches import verdicts
 from starling.benches.asked import Asked
 from starling.errors import DataError, UsageError
 
@@ -339,6 +340,16 @@ def test_an_estimate_counts_the_calls_and_makes_none(tmp_path: Path, capsys: pyt
         assert server.requests == []
     assert [(part["purpose"], part["calls"]) for part in found] == [("answers", 6), ("answers", 6), ("verdicts", 12)]
     assert "verdicts: j@127.0.0.1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("against", "tokens"), [("", 6 * 14), ("openai:r@http://127.0.0.1:1/v1", 12 * 17)])
+def test_an_estimate_takes_a_mark_in_json_for_as_short_as_it_is(tmp_path: Path, against: str, tokens: int) -> None:
+    # {"rating": 10} has 14 characters, {"winner": "tie"} 17; three questions of two turns, in pairs in both orders
+    *_, found = run(
+        answers=answers(tmp_path), judge="openai:j@http://127.0.0.1:1/v1", against=against, output="json",
+        data=questions(tmp_path), out=tmp_path / "out", estimate=True,
+    )["estimate"]  # fmt: skip
+    assert found["completion_tokens"] == {"expected": tokens, "at_most": found["calls"] * verdicts.MAX_TOKENS}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import io
 import re
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,7 @@ from rich.console import Console
 
 from starling import progress
 from starling.curves import Curves
+from starling.progress import Rate
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -17,26 +19,33 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
 
 def test_a_plain_line_says_what_is_done_how_fast_and_what_is_left(capsys) -> None:
     with progress._lines("fit", 12_000, "tokens", seconds_between=0.0) as show:
-        show(1500, "")
-        show(1500, "nll 0.512")
-        show(6000, "nll 0.512")
-    found = lines(capsys)
-    assert len(found) == 3
-    assert re.fullmatch(r"fit: 1,500/12,000 tokens, [\d,]+/s, \d+ s left", found[0])
-    assert re.fullmatch(r"fit: 1,500/12,000 tokens, [\d,]+/s, \d+ s left  nll 0\.512", found[1])
-    assert re.fullmatch(r"fit: 6,000/12,000 tokens, [\d,]+/s, \d+ s left  nll 0\.512", found[2])
+        show(1500, "750/s, about 14 s left", "")
+        show(6000, "750/s, about 8.0 s left", "nll 0.512")
+    assert lines(capsys) == [
+        "fit: 1,500/12,000 tokens, 750/s, about 14 s left",
+        "fit: 6,000/12,000 tokens, 750/s, about 8.0 s left  nll 0.512",
+    ]
 
 
-def test_a_bound_that_is_passed_leaves_no_time(capsys) -> None:
-    with progress._lines("tune", 10, "tokens", seconds_between=0.0) as show:
-        show(15, "")
-    assert re.fullmatch(r"tune: 15/10 tokens, [\d,]+/s, 0 s left", lines(capsys)[0])
+def test_the_rate_is_that_of_the_last_two_minutes_and_of_slow_work_since_the_advance_before_them() -> None:
+    rate = Rate(1000.0)
+    assert rate.after(0, 1001.0) is None
+    assert rate.after(100, 1001.5) == pytest.approx(100 / 1.5)  # as a ledger answers
+    assert rate.after(1, 1041.5) == pytest.approx(101 / 41.5)
+    assert rate.after(1, 1081.5) == pytest.approx(102 / 81.5)
+    # the window begins with what was done by its start, at 1001: 3 in 120.5 s
+    assert rate.after(1, 1121.5) == pytest.approx(3 / 120.5)
+    assert rate.after(1, 1161.5) == pytest.approx(3 / 120)
+    # nothing for ten minutes: 1 since 1161.5
+    assert rate.after(1, 1761.5) == pytest.approx(1 / 600)
 
 
-def test_nothing_done_is_no_division_by_zero(capsys) -> None:
-    with progress._lines("tune", 10, "tokens", seconds_between=0.0) as show:
-        show(0, "")
-    assert lines(capsys) == ["tune: 0/10 tokens, 0/s, 0 s left"]
+def test_what_is_done_in_one_go_counts_from_when_it_was_begun() -> None:
+    rate = Rate(0.0)
+    for at in (100.0, 200.0, 300.0):
+        for _ in range(32):  # answers that were written together in 100 s, told one by one
+            last = rate.after(1, at)
+        assert last == pytest.approx(0.32)
 
 
 def test_lines_come_now_and_then_only(capsys) -> None:
@@ -48,7 +57,7 @@ def test_lines_come_now_and_then_only(capsys) -> None:
 
 def test_brackets_in_a_note_are_no_markup(capsys) -> None:
     with progress._lines("rank", 2, "prompts", seconds_between=0.0) as show:
-        show(1, "[B, A]")
+        show(1, "just begun", "[B, A]")
     assert lines(capsys)[0].endswith("[B, A]")
 
 
@@ -72,6 +81,10 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.BytesIO]:
     sent.detach()
 
 
+def last_line(sent: io.BytesIO) -> str:
+    return re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", sent.getvalue().decode()).rstrip("\n").split("\n")[-1].rstrip()
+
+
 def test_on_a_terminal_the_curves_stand_below_the_bar_as_wide_as_it(terminal: io.BytesIO) -> None:
     curves = Curves("fit")
     with progress.track("fit", 10, "tokens", curves) as advance:
@@ -80,7 +93,8 @@ def test_on_a_terminal_the_curves_stand_below_the_bar_as_wide_as_it(terminal: io
         advance(5, note="nll 1.000")
     last = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", terminal.getvalue().decode()).replace("\r", "").rstrip("\n").split("\n")
     assert last[-1] == " " * 10 + "████▇▇▇▆▆▆▆▅▅▅▄▄▄▃▃▃▃▂▂▂▁▁▁▁" + " nll 1.00, from 1.98"
-    assert "fit" in last[-2] and "━" in last[-2]
+    assert last[-2].rstrip() == " " * 10 + "nll 1.000"
+    assert "fit" in last[-3] and "━" in last[-3]
 
 
 def test_a_remark_stays_until_the_next_one_and_counts_add_up(terminal: io.BytesIO) -> None:
@@ -88,8 +102,30 @@ def test_a_remark_stays_until_the_next_one_and_counts_add_up(terminal: io.BytesI
     with progress.track("fit", 9, "tokens") as advance:
         advance(2, note="nll 0.9")
         advance(3)
-    last = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", terminal.getvalue().decode()).rstrip("\n").split("\n")[-1]
-    assert "5/9" in last and last.rstrip().endswith("nll 0.9")
+    *_, bar, remark = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", terminal.getvalue().decode()).rstrip("\n").split("\n")
+    assert " 5/9 tokens " in bar and bar.rstrip().endswith("s left")
+    assert remark.strip() == "nll 0.9"
+
+
+def test_the_rate_is_that_of_the_work_that_this_process_did(terminal: io.BytesIO) -> None:
+    progress.console.width = 100
+    with progress.track("tune", 1_000_010, "tokens") as advance:
+        advance(1_000_000, found=True)
+    assert last_line(terminal).endswith(" 1,000,000/1,000,010 tokens just begun")
+    with progress.track("tune", 1_000_010, "tokens") as advance:
+        advance(1_000_000, found=True)
+        time.sleep(0.05)
+        advance(1)
+    # one in at least .05 s is at most 20 a second, so the other nine take at least .45 s
+    said = re.search(r" 1,000,001/1,000,010 tokens ([\d.]+)/s, about ([\d.]+) s left$", last_line(terminal))
+    assert said and 0 < float(said[1]) <= 20 and float(said[2]) >= 0.4
+
+
+def test_a_bar_says_how_slow_slow_work_is(terminal: io.BytesIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    progress.console.width = 80
+    with progress._bar("verdicts", 160, "verdicts", None) as show:
+        show(20, "14/min, about 10 min 0 s left", "")
+    assert last_line(terminal).endswith(" 20/160 verdicts 14/min, about 10 min 0 s left")
 
 
 def test_a_line_too_long_for_the_terminal_is_cut_not_broken(terminal: io.BytesIO) -> None:

@@ -7,13 +7,14 @@ import pytest
 from servers import Server, fails, replies_with, says
 from small_road import prompt_rows, recipe, write_lines
 
-from starling import config, data_files, tables
+from starling import config, data_files, progress, tables, underway
 from starling.device import seed_for
 from starling.errors import CallError, DataError, StopStage, UsageError
 from starling.records import Candidate
 from starling.stages import prompts, sample
 from starling.store import Run
 from starling.streams import Answers
+from starling.underway import Keeper
 
 PLAIN = '[[sample.generators]]\nname = "{name}"\nmodel = "{model}"\nsystem = "{system}"\n'
 
@@ -152,6 +153,22 @@ def test_a_model_behind_a_url_is_sent_the_key_that_its_generator_names(tiny_mode
         other = PLAIN.format(name="other", model=f"openai:m@{server.url}", system="")
         with pytest.raises(UsageError, match=r"openai:m@.* name different keys: '', 'FAR_KEY'"):
             sample.run(start(tmp_path / "two", tiny_model, far + other))
+
+
+def test_answers_of_a_server_and_shards_that_stand_move_the_bar(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = Keeper(tmp_path / "progress.json", "sample", seconds_between=0.0)
+    monkeypatch.setattr(progress, "_keepers", [keeper])
+    with Server(always=says("wet", completion_tokens=4)) as server:
+        run = start(tmp_path, tiny_model, PLAIN.format(name="far", model=f"openai:m@{server.url}", system=""))
+        for _ in range(2):  # the second time all shards but one stand
+            sample.run(run)
+            rows = [row for shard in shards(run).values() for row in shard]
+            note = underway.read(tmp_path / "progress.json")
+            assert note is not None and note.done == sum(row["num_tokens"] for row in rows)
+            assert sum(row["num_tokens"] for row in rows if row["model"] == "far") == 4 * 15
+            next(path for path in run.folder("sample").iterdir() if "openai" in path.name).unlink()
 
 
 def test_a_server_that_does_not_count_tokens_is_no_spent_budget(tiny_model: Path, tmp_path: Path) -> None:

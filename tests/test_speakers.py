@@ -1,16 +1,18 @@
 """Models that speak: to a benchmark, in the arena, in a chat."""
 
 import shutil
+import time
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 import runs
 import torch
-from servers import Server, says
+from servers import Server, resets, says
 
 from starling import chat, models, speakers
-from starling.errors import DataError, ModelError, UsageError
+from starling.errors import CallError, DataError, ModelError, UsageError
 from starling.generate import stop_ids
 from starling.ledger import Ledger
 from starling.models import Model
@@ -68,23 +70,36 @@ def test_a_folder_a_run_and_an_endpoint_answer(tmp_path: Path, tiny_model: Path)
         found, ledgers = load_contestants(names, tmp_path / "calls.sqlite", 6)
         try:
             assert [each.name for each in found] == [names[0], str(run.root), names[2]]
-            assert found[2].answer(HELLO, 1).text == "from afar"
-            assert found[0].answer(HELLO, 1) == found[0].answer(HELLO, 1)
+            assert found[2].answer(HELLO, 1, Event()).text == "from afar"
+            assert found[0].answer(HELLO, 1, Event()) == found[0].answer(HELLO, 1, Event())
             (asked,) = server.requests
             assert (asked["max_tokens"], asked["temperature"], asked["messages"]) == (6, 1.0, HELLO)
-            found[2].answer(HELLO, 1)
+            found[2].answer(HELLO, 1, Event())
             assert len(server.requests) == 1  # the ledger has it
-            found[2].answer(HELLO, 2)
+            found[2].answer(HELLO, 2, Event())
             assert len(server.requests) == 2
         finally:
             for ledger in ledgers:
                 ledger.close()
 
 
+def test_an_endpoint_that_goes_down_is_not_waited_for_while_a_person_waits(tmp_path: Path) -> None:
+    with Server(says("up"), always=resets) as server:
+        names = [f"openai:{name}@{server.url}" for name in "ab"]
+        (found, _), ledgers = load_contestants(names, tmp_path / "calls.sqlite", 6)
+        assert found.answer(HELLO, 1, Event()).text == "up"
+        begun = time.monotonic()
+        with pytest.raises(CallError, match="the connection broke"):
+            found.answer(HELLO, 2, Event())
+        assert time.monotonic() - begun < 10 and len(server.requests) == 1 + speakers.ATTEMPTS
+        for ledger in ledgers:
+            ledger.close()
+
+
 def test_a_conversation_past_the_window_is_refused(tmp_path: Path, tiny_model: Path) -> None:
     (found, _), _ = load_contestants([str(tiny_model), "openai:x@http://127.0.0.1:1"], tmp_path / "calls.sqlite", 100)
     with pytest.raises(ModelError, match="passes its window of 512"):
-        found.answer([Message(role="user", content="rain " * 500)], 1)
+        found.answer([Message(role="user", content="rain " * 500)], 1, Event())
 
 
 @pytest.mark.parametrize("names", [[], ["smollm2"], ["smollm2", "smollm2"], ["a/", "a"]])

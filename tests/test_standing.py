@@ -42,7 +42,7 @@ def test_a_stage_says_how_far_it_is_and_how_long_to_go(fitting: Run) -> None:
     note_of(fitting, remark="nll 1.250")
     # 3600 tokens at 10 a second are 360 s; last heard of 3 s before
     assert told(fitting, fitting.saved_at + 8) == (
-        "fit: 1,200 of 4,800 tokens (25.0 %), about 6 min 0 s left, nll 1.250. Last heard of 3.0 s ago."
+        "fit: 1,200 of 4,800 tokens (25.0 %), 10/s, about 6 min 0 s left, nll 1.250. Last heard of 3.0 s ago."
     )
 
 
@@ -55,7 +55,7 @@ def test_a_stage_that_has_just_begun_says_so(fitting: Run) -> None:
 
 def test_a_bound_that_is_passed_leaves_no_time(fitting: Run) -> None:
     note_of(fitting, done=5000)
-    assert "(100 %), about 0.0 s left" in told(fitting, fitting.saved_at + 6)
+    assert "(100 %), 10/s, about 0.0 s left" in told(fitting, fitting.saved_at + 6)
 
 
 def test_a_note_of_another_stage_or_attempt_is_not_taken_for_this_one(fitting: Run) -> None:

@@ -187,13 +187,25 @@ def test_a_write_replaces_the_whole_file_and_leaves_nothing_else(tmp_path: Path)
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+def test_a_folder_is_replaced_whole_and_what_stands_beside_it_stays(tmp_path: Path) -> None:
     for name, file in (("final", "old.txt"), ("partial", "new.txt"), ("final.old", "older.txt")):
         (tmp_path / name).mkdir()
         (tmp_path / name / file).write_text(file)
     store.replace_folder(tmp_path / "partial", tmp_path / "final")
-    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.txt")] == ["final/new.txt"]
-    assert [path.name for path in tmp_path.iterdir()] == ["final"]
+    found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.txt"))
+    assert found == ["final.old/older.txt", "final/new.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["final", "final.old"]
+    (tmp_path / "partial").mkdir()
+    store.replace_folder(tmp_path / "partial", tmp_path / "fresh")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["final", "final.old", "fresh"]
+
+
+def test_the_old_folder_is_kept_where_the_new_one_cannot_take_its_place(tmp_path: Path) -> None:
+    (tmp_path / "final").mkdir()
+    (tmp_path / "final" / "old.txt").write_text("old")
+    with pytest.raises(FileNotFoundError):
+        store.replace_folder(tmp_path / "not there", tmp_path / "final")
+    assert [path.read_text() for path in tmp_path.rglob("old.txt")] == ["old"]
 
 
 def test_the_systems_refusal_becomes_one_plain_line() -> None:

@@ -1,5 +1,6 @@
 """An update: what precedes it, and its gradient."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,12 +10,13 @@ from loops import fresh, gathered, loop, settings
 from tolerances import CLOSE
 
 from starling.algorithms import ALGORITHMS
+from starling.errors import StarlingError
 from starling.experience import Batch, Part, gather
 from starling.loop import Loop
 from starling.metrics import Recorder
 from starling.rollout import Group
 from starling.tune_settings import READS, TuneTable
-from starling.update import GAP, appraised, gradient
+from starling.update import GAP, appraised, gradient, taken
 
 REWARDS = [[1.0, -1.0], [0.5, -0.5], [2.0, -2.0], [-1.0, 1.0]]
 FORMS = {
@@ -165,6 +167,31 @@ def test_the_gap_between_sampler_and_trainer_by_hand(tiny_model: Path, tmp_path:
     batches = batches_of(found, gathered(found, groups, REWARDS[:2]))
     figures = gradient(found.policy, batches, found.algorithm, found.cfg)
     assert figures[GAP] == pytest.approx(0.5, abs=0.03)  # bfloat16
+
+
+def test_an_optimiser_step_is_taken_for_each_update_and_metrics_are_their_means(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    def take(*sizes: int) -> list[dict[str, float]]:
+        """The metrics of calls with so many updates each."""
+        found = made(tmp_path, tiny_model, algorithm="ppo")
+        batches = batches_of(found, gathered(found, fresh(found, 4), REWARDS))
+        return [taken(found.policy, found.optimiser, [batches] * size, found.algorithm, found.cfg, 7) for size in sizes]
+
+    (both,), (one, other) = take(2), take(1, 1)
+    assert one["loss/policy"] > other["loss/policy"]
+    assert both.pop(GAP) == one.pop(GAP) != other.pop(GAP)  # after the first step another policy is compared
+    assert both == {name: pytest.approx((one[name] + other[name]) / 2, rel=1e-6) for name in one}
+    assert one["grad_norm"] > 0
+
+
+def test_a_loss_that_is_no_number_ends_tuning_and_changes_no_weight(tiny_model: Path, tmp_path: Path) -> None:
+    found = made(tmp_path, tiny_model)
+    part = gathered(found, fresh(found, 2), [[math.nan, 1.0], [0.0, 1.0]])
+    before = {name: weight.detach().clone() for name, weight in found.policy.trained.items()}
+    with pytest.raises(StarlingError, match="tune: step 7: loss or gradient is not a number"):
+        taken(found.policy, found.optimiser, [batches_of(found, part)], found.algorithm, found.cfg, 7)
+    assert all(torch.equal(before[name], weight) for name, weight in found.policy.trained.items())
 
 
 def test_ranked_answers_have_no_gap_and_online_ones_have_names_that_trl_gives(tiny_model: Path, tmp_path: Path) -> None:

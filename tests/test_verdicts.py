@@ -95,3 +95,8 @@ def test_the_hash_of_templates_tells_them_apart_and_does_not_hide_the_models_own
     assert verdicts.template_hash(MARK) != verdicts.template_hash(PAIR)
     held = verdicts.identity_of(Speaker(chat=None, identity={"name": "m"}), MARK, "json")
     assert held["output"] == "json" and held["template_hash"] not in ("", one["template_hash"])
+
+
+def test_a_verdict_alone_takes_a_token_a_character_of_the_longest_that_its_schema_allows() -> None:
+    assert verdicts.tokens_alone(FORMS[MARK].schema) == len('{"rating": 10}')
+    assert verdicts.tokens_alone(FORMS[PAIR].schema) == len('{"winner": "tie"}')

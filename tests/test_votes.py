@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from starling import data_files, own_files, tables, votes
-from starling.errors import DataError
+from starling.errors import DataError, StarlingError
 from starling.records import Message
 from starling.votes import Vote, Votes, Winner
 
@@ -64,6 +64,18 @@ def test_the_file_is_in_wal_mode_and_a_winner_must_be_one(tmp_path: Path) -> Non
         with sqlite3.connect(kept.path) as db:
             assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         db.close()
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage" * 500], ids=["cut", "damaged"])
+def test_a_damaged_file_is_told_in_a_line_and_left_alone(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "votes.sqlite"
+    path.write_bytes(b"SQLite format 3\x00" + content)
+    for use in (Votes, votes.read, votes.holds):
+        with pytest.raises(DataError, match=r"votes\.sqlite: cannot be read: "):
+            use(path)
+    assert path.read_bytes() == b"SQLite format 3\x00" + content
+    with pytest.raises(StarlingError, match=r"making .* failed"):
+        Votes(path / "below" / "votes.sqlite")
 
 
 def test_another_file_is_refused_and_left_alone(tmp_path: Path) -> None:

@@ -75,6 +75,8 @@ def shortened(instruction: str) -> str:
 
 def rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of a table or of a JSON list, each with where it stands."""
+    if not path.exists():  # it might be the name of a data set otherwise
+        raise DataError(f"{path}: there is no such file")
     if path.suffix == ".json":
         try:
             listed = json.loads(path.read_text(encoding="utf-8"))

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from starling import contamination, progress
-from starling.account import Account
+from starling import contamination
 from starling.benches import (
     alpaca_annotations,
     alpaca_judging,
+    alpaca_outputs,
     cost,
     fastchat,
     filing,
@@ -19,19 +19,18 @@ from starling.benches import (
     results,
     scoring,
 )
-from starling.benches import answers as answering
 from starling.benches.alpaca_annotations import Annotated, written
 from starling.benches.alpaca_judging import RIVAL, Pair, Preferred
-from starling.benches.answers import Answers, Given, Question, Side
+from starling.benches.answers import Answers, Question, Side
 from starling.benches.asked import Asked
 from starling.benches.cost import Part
 from starling.benches.left_out import LeftOut
 from starling.errors import DataError, UsageError
 from starling.records import Score
-from starling.speakers import endpoint_of, open_speaker
+from starling.speakers import endpoint_of
 from starling.store import write_atomically
 
-NAME = "alpaca_eval"
+NAME = alpaca_outputs.NAME
 ABOUT = "how often a judge prefers the model to its rival, also at equal length"
 OPTIONS = frozenset(
     (
@@ -41,8 +40,7 @@ OPTIONS = frozenset(
 )  # fmt: skip
 # What annotations that are there need not.
 SAMPLING = ("judge", "output", "against", "data", "estimate", "one_order", "run")
-MAX_TOKENS = 2048  # of an output
-ANSWERS, VERDICTS = "answers", "verdicts"  # what the ledger's calls are for
+VERDICTS = "verdicts"  # what the ledger's calls are for, beside answers
 OUTPUTS, ANNOTATIONS = "model_outputs.json", "annotations.json"
 MEMBERS = "members"  # folder of the annotations by each judge of a panel
 
@@ -53,14 +51,14 @@ def run(asked: Asked) -> dict[str, Any]:
     source = str(asked.answers or asked.model)
     if not source:
         return _finish(asked, asked.out, alpaca_annotations.read_annotations(asked.annotations), {}, [])
-    questions = _questions(asked)
+    questions = alpaca_outputs.questions(asked)
     out = asked.out or Path("runs") / f"bench-{NAME}-{fastchat.file_name(source)}"
     if asked.estimate:
         return cost.estimate(_parts(asked, source, questions), filing.ledger_of(out))
-    ours, theirs = (_side(one, questions, out, asked.account) for one in (source, asked.against))
+    ours, theirs = (alpaca_outputs.side(one, questions, out, asked.account) for one in (source, asked.against))
     if ours.name == theirs.name:
         raise UsageError(f"bench: both sides are called {ours.name}; give one of the files another `generator`")
-    _put(out / OUTPUTS, _output_rows(ours))
+    _put(out / OUTPUTS, alpaca_outputs.output_rows(ours))
     judge, rows, told = _judged(asked, ours, theirs, out)
     _put(out / ANNOTATIONS, rows)
     annotated = alpaca_annotations.read_annotations([out / ANNOTATIONS, *asked.annotations])
@@ -72,7 +70,7 @@ def plan(asked: Asked) -> list[Part]:
     """What is going to be asked of whom; what cannot work is refused."""
     _refuse_unclear(asked)
     source = str(asked.answers or asked.model)
-    return _parts(asked, source, _questions(asked)) if source else []
+    return _parts(asked, source, alpaca_outputs.questions(asked)) if source else []
 
 
 def _refuse_unclear(asked: Asked) -> None:
@@ -103,46 +101,6 @@ def _refuse_unclear(asked: Asked) -> None:
     panel.names(asked.judge, account)
     if asked.out is not None and asked.out.is_file():
         raise UsageError(f"bench: --out {asked.out} is a file; {NAME} writes a folder")
-
-
-def _questions(asked: Asked) -> list[Question]:
-    """The instructions of `--data`, or else those that the rival answered; each once."""
-    path = Path(asked.data or asked.against).expanduser()
-    if not path.is_file():
-        raise UsageError(f"bench: {NAME} needs --data FILE with the instructions; {path} is no file")
-    rows = alpaca_annotations.rows(path)
-    found = dict.fromkeys(_text(row, "instruction", where) for where, row in rows)
-    if not found:
-        raise DataError(f"bench: {path} holds no instructions")
-    return [Question(id=instruction, turns=[instruction]) for instruction in found]
-
-
-def _text(row: Mapping[str, Any], column: str, where: str) -> str:
-    text = row.get(column)
-    if not isinstance(text, str):
-        raise DataError(f"{where}: needs `{column}`, a text; found: {', '.join(sorted(row))}")
-    return text
-
-
-def _side(source: str, questions: Sequence[Question], out: Path, account: Account | None) -> Side:
-    """Outputs that stand in a file, or those of a MODEL at temperature 0."""
-    if Path(source).is_file():
-        return _of_file(Path(source), questions)
-    with filing.filed(out, ANSWERS, account) as ledger, progress.track(ANSWERS, len(questions), "answers") as advance:
-        speaker = open_speaker(source, ledger, lambda call, reply: advance(1), account)
-        answers = answering.ask(questions, speaker.chat, max_tokens=MAX_TOKENS)
-    return Side(name=str(speaker.identity["name"]), identity=speaker.identity, answers=answers)
-
-
-def _of_file(path: Path, questions: Sequence[Question]) -> Side:
-    names, given = set(), []
-    for where, row in alpaca_annotations.rows(path):
-        names.add(str(row.get("generator") or path.name.split(".json")[0]))
-        given.append(Given(_text(row, "instruction", where), [_text(row, "output", where)], where))
-    if len(names) != 1:
-        raise DataError(f"{path}: holds outputs of {len(names)} generators, where one is expected")
-    name = names.pop()
-    return Side(name=name, identity={"name": name, "answers": str(path)}, answers=answering.match(questions, given))
 
 
 class _Panel(NamedTuple):
@@ -197,13 +155,6 @@ def _member(name: str, pairs: Sequence[Pair], said: Sequence[Preferred]) -> pane
     )
 
 
-def _output_rows(side: Side) -> list[dict[str, str]]:
-    return [
-        {"dataset": NAME, "instruction": instruction, "output": output, "generator": side.name}
-        for instruction, (output,) in side.answers.by_question.items()
-    ]
-
-
 def _put(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_atomically(path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
 
@@ -227,7 +178,7 @@ def _finish(
         notes += told.notes
         about = {"panel": panel.about(list(of_members.items()), told.agreement, panel.PREFERENCES)}
     if asked.run is not None:
-        instructions = {f"instruction {at}": one.turns for at, one in enumerate(_questions(asked), 1)}
+        instructions = {f"instruction {at}": one.turns for at, one in enumerate(alpaca_outputs.questions(asked), 1)}
         about["contamination"] = contamination.of_turns(instructions, asked.run)
         notes += contamination.lines(about["contamination"])
     digest = hashlib.sha256()
@@ -289,7 +240,7 @@ def _notes(annotated: Sequence[Annotated], figures: Sequence[Mapping[str, Any]],
         verdict = said[sides.pop()] if len(sides) == 1 else "another verdict at equal length than without"
         notes.append(f"{figure['model']}: {verdict} (95 %)")
     if ours and ours.answers.cut:
-        notes.append(f"{ours.answers.cut} outputs ended at the cap of {MAX_TOKENS} tokens")
+        notes.append(f"{ours.answers.cut} outputs ended at the cap of {alpaca_outputs.MAX_TOKENS} tokens")
     return notes
 
 
@@ -302,9 +253,9 @@ def _parts(asked: Asked, source: str, questions: Sequence[Question]) -> list[Par
     parts, sides = [], []
     for one in (source, asked.against):
         if Path(one).is_file():
-            sides.append(_of_file(Path(one), questions).answers)
+            sides.append(alpaca_outputs.of_file(Path(one), questions).answers)
         else:
-            parts.append(cost.of_answers(ANSWERS, one, questions, MAX_TOKENS))
+            parts.append(cost.of_answers(alpaca_outputs.ANSWERS, one, questions, alpaca_outputs.MAX_TOKENS))
             sides.append(blank)
     orders = [True] if asked.one_order else [True, False]
     calls = [
@@ -318,7 +269,8 @@ def _parts(asked: Asked, source: str, questions: Sequence[Question]) -> list[Par
             purpose=VERDICTS, model=judge, calls=len(calls),
             characters=sum(len(call.messages[0]["content"]) for call in calls),
             max_tokens=1 if asked.version == 2 else calls[0].max_tokens if calls else 0,
-            read=unwritten * len(calls), read_cap=MAX_TOKENS,
+            written=alpaca_judging.tokens_of(asked.version, asked.output),
+            read=unwritten * len(calls), read_cap=alpaca_outputs.MAX_TOKENS,
         )
         for judge in asked.judge
         if not scoring.is_reward_model(judge, asked.account)

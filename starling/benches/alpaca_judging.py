@@ -31,6 +31,7 @@ from starling.speakers import SEED, open_speaker
 
 VERDICT, LETTER = TEMPLATES = ("alpaca_pair", "alpaca_letter")  # of version 1 and of version 2
 FORM = Form(parse_winner, read_winner, pairwise.STRATEGY.schema(2))  # of version 1
+LONGEST = "Winner: [[tie]]"  # reply of version 1 in words
 TOP = 20  # log-probabilities that are asked for: the most that OpenAI gives
 RIVAL, MODEL = 1.0, 2.0
 
@@ -96,6 +97,13 @@ def call_of(pair: Pair, version: int, output: Output, *, model_first: bool) -> C
     """The first call about a pair."""
     schema = FORM.schema if output == "json" else None
     return verdicts.call_of(showing_of(pair, version, model_first=model_first), SEED, 0, schema)
+
+
+def tokens_of(version: int, output: Output) -> int:
+    """About how many tokens a judge's reply takes: no version asks for an explanation."""
+    if version == 2:
+        return 1
+    return verdicts.tokens_alone(FORM.schema) if output == "json" else len(LONGEST)
 
 
 def judged(

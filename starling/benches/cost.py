@@ -18,7 +18,8 @@ SHARE_OF_CAP = 0.4  # of its token cap that a reply takes, where none has been s
 class Part:
     """What is asked of one MODEL for one purpose: calls, characters in all of them, and the cap of one reply.
 
-    `read` is how many replies of another part stand in the calls, each in so many of them, with their cap.
+    `written` is how many tokens a reply is expected to have, 0 for `SHARE_OF_CAP`. `read` is how many replies of
+    another part stand in the calls, each in so many of them, with their cap.
     """
 
     purpose: str
@@ -26,6 +27,7 @@ class Part:
     calls: int
     characters: int
     max_tokens: int
+    written: int = 0
     read: int = 0
     read_cap: int = 0
 
@@ -55,9 +57,12 @@ def estimate(parts: Sequence[Part], path: Path, account: Account | None = None) 
     found = expected(parts, path, account)
     for part in found:
         progress.console.print(_line(part), markup=False)
+    alone = " or ".join(str(tokens) for tokens in sorted({part.written for part in parts} - {0}))
+    verdict = f", a verdict alone {alone} token{'' if alone == '1' else 's'}" if alone else ""
     progress.console.print(
         f"  assumed: a token is {CHARACTERS_PER_TOKEN} characters, at the most expensive "
-        f"{FEWEST_CHARACTERS_PER_TOKEN}; a reply takes {SHARE_OF_CAP:.0%} of its cap; what was seen, where any was",
+        f"{FEWEST_CHARACTERS_PER_TOKEN}; a reply takes {SHARE_OF_CAP:.0%} of its cap{verdict}; what was seen, where "
+        "any was",
         markup=False,
     )
     return {"estimate": found}
@@ -69,7 +74,7 @@ def _estimated(part: Part, spent: Sequence[Spent], account: Account | None) -> d
     seen = [one for one in spent if (one.stage, one.name) == (stage, name) and one.calls]
     on_file = min(part.calls, sum(one.calls for one in seen))
     left = part.calls - on_file
-    written = SHARE_OF_CAP * part.max_tokens
+    written = part.written or SHARE_OF_CAP * part.max_tokens
     if on_file:
         written = sum(one.completion_tokens for one in seen) / sum(one.calls for one in seen)
     share = left / part.calls if part.calls else 0.0

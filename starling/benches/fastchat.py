@@ -51,17 +51,20 @@ def read_questions(file: Path, references: Path | None = None) -> QuestionSet:
     seen: set[str] = set()
     for where, row in _rows(file):
         digest.update(json.dumps(row, sort_keys=True).encode())
-        name, turns = _name(row.get("question_id")), row.get("turns")
+        name, turns, category = _name(row.get("question_id")), row.get("turns"), str(row.get("category") or "")
+        temperature = row.get("required_temperature")
+        if temperature is None:
+            temperature = TEMPERATURES.get(category, OTHER_TEMPERATURE)
         if name is None or not turns or not _are_texts(turns):
             left_out.append(LeftOut(str(name or where), "no question: it needs `question_id` and `turns`", where))
         elif name in seen:
             left_out.append(LeftOut(name, "a question with the number of an earlier one", where))
+        elif isinstance(temperature, bool) or not isinstance(temperature, int | float):
+            left_out.append(LeftOut(name, "its `required_temperature` is no number", where))
         else:
             seen.add(name)
-            category = str(row.get("category") or "")
             reference = better.get(name) or row.get("reference") or ()
             fits = category in WITH_REFERENCE and _are_texts(reference) and len(reference) == len(turns)
-            temperature = row.get("required_temperature", TEMPERATURES.get(category, OTHER_TEMPERATURE))
             questions.append(
                 Question(
                     id=name,

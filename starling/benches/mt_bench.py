@@ -214,6 +214,7 @@ def _parts(asked: Asked, questions: Sequence[Question]) -> list[Part]:
     tasks = [mt_judging.tasks(questions, *(side.by_question for side in some)) for some in together]
     shown = [showing for some in tasks for task in some for showing in task.showings]
     texts = [mt_judging.call_of(showing, asked.output).messages[0]["content"] for showing in shown]
+    form = mt_judging.FORMS[mt_judging.PAIR if asked.against else mt_judging.MARK]
     answers_shown = sum(name.startswith("answer") for showing in shown for name, _ in showing.texts)
     return parts + [
         Part(
@@ -222,6 +223,7 @@ def _parts(asked: Asked, questions: Sequence[Question]) -> list[Part]:
             calls=len(shown),
             characters=sum(map(len, texts)),
             max_tokens=verdicts.MAX_TOKENS,
+            written=verdicts.tokens_alone(form.schema) if asked.output == "json" else 0,
             read=answers_shown * unknown // len(sides),
             read_cap=MAX_TOKENS,
         )

@@ -191,7 +191,7 @@ def _train(
     tokens = [0, *accumulate(sum(examples[index].size for index in step) for step in plan)]
     number = first
     with progress.track("fit", tokens[-1], "tokens", recorder.curves) as advance, _ready(cfg, model.network):
-        advance(tokens[first])
+        advance(tokens[first], found=True)
         for number, step in enumerate(plan[first:], first + 1):
             rate = cfg.learning_rate * schedule.share(cfg.schedule, number, len(plan), cfg.warmup)
             for group in optimiser.param_groups:

@@ -57,7 +57,7 @@ def run(run: Run) -> dict[str, Any]:
             if path.exists():
                 ranked, unranked = data_files.read_rows(path), data_files.read_rows(kept) if kept.exists() else []
                 _count(ranked, unranked, tally, panel)
-                advance(planned)
+                advance(planned, found=True)
                 continue
             asked.clear()
             ranked, unranked = _judge(judge, items)

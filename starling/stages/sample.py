@@ -37,9 +37,14 @@ def run(run: Run) -> dict[str, Any]:
     ):
         progress.note_interrupted(ledger.interrupted)
         allowed = allowance(run.config, ledger)
-        clients = {name: Client(endpoint, ledger, allowance=allowed) for name, endpoint in asked.items()}
+
+        def told(call: Call, outcome: Reply | Failure) -> None:
+            if isinstance(outcome, Reply):
+                advance(outcome.completion_tokens)
+
+        clients = {name: Client(endpoint, ledger, on_reply=told, allowance=allowed) for name, endpoint in asked.items()}
         for name, generators in _by_model(run).items():
-            missing = _missing(run, brought, name, generators)
+            missing = _missing(run, brought, name, generators, advance)
             if name in clients:
                 _ask_all(run, clients[name], name, missing, allowed)
             else:
@@ -129,14 +134,17 @@ def _ask_all(run: Run, client: Client, name: str, missing: Iterable[Shard], allo
             _write(path, next(found))
 
 
-def _missing(run: Run, brought: Shelf, name: str, generators: Sequence[tuple[int, Generator]]) -> Iterator[Shard]:
+def _missing(
+    run: Run, brought: Shelf, name: str, generators: Sequence[tuple[int, Generator]], advance: progress.Advance
+) -> Iterator[Shard]:
     """Paths and jobs of a model's shards that do not stand yet, until one could pass its part of the budget."""
     cfg = run.config.sample
     budget = cfg.token_budget * len(generators) // len(cfg.generators)
     spent = 0
     for number, shard in enumerate(streams.batches(streams.wanted(run), cfg.shard_prompts)):
         path = _path(run, name, number)
-        if not path.exists():
+        is_there = path.exists()
+        if not is_there:
             asked = {prompt.id: _asked(run, brought, prompt) for prompt in shard}
             jobs = [(p, draw, generator) for p in shard for draw, generator in generators if draw < asked[p.id]]
             if budget and spent + len(jobs) * cfg.max_new_tokens > budget:
@@ -146,8 +154,11 @@ def _missing(run: Run, brought: Shelf, name: str, generators: Sequence[tuple[int
                     )
                 return
             yield path, jobs
-        if budget:
-            spent += sum(row["num_tokens"] for row in data_files.read_rows(path))
+        if budget or is_there:
+            tokens = sum(row["num_tokens"] for row in data_files.read_rows(path))
+            spent += tokens
+            if is_there:
+                advance(tokens, found=True)
 
 
 def _path(run: Run, name: str, number: int) -> Path:
