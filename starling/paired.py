@@ -86,6 +86,8 @@ def sentence(change: Change, *, good: int = 1, unit: str = "prompts", is_share: 
     if change.is_shown:
         word = {1: "better", -1: "worse", 0: "different"}[good * int(np.sign(change.value))]
         return f"{change.name}: {word}, {how} ({moved})."
+    if not is_share and not change.gained + change.lost:
+        return f"{change.name}: no difference is shown, {how} ({moved})."  # nothing tells how large one would be seen
     return (
         f"{change.name}: no difference is shown, {how} ({moved}); a difference below {seen} would probably not be seen "
         f"with n = {change.n:,}{_grouped(change)}."

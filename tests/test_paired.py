@@ -90,3 +90,5 @@ def test_a_verdict_is_a_word_and_marks_are_no_percentages() -> None:
     assert sentence(up, unit="turns", is_share=False).startswith("mark: better, +1.0")
     spread = compare("mark", [6.0, 7.0] * 4, [7.0, 6.0] * 4, each(8))
     assert " pt" not in sentence(spread, unit="turns", is_share=False)
+    same = sentence(compare("mark", [6.0] * 4, [6.0] * 4, each(4)), unit="turns", is_share=False)
+    assert same == "mark: no difference is shown, +0.00 (no interval) (0 up, 0 down of 4 turns; p = 1.000)."
