@@ -41,6 +41,7 @@ AGAINST = {
 def test_both_sides_stand_beside_the_change_of_the_same_row() -> None:
     found = told.told("mine", result(against=AGAINST))
     assert (found["title"], found["kind"], found["says"]) == ("mine", told.CHANGE, ["Refused: worse."])
+    assert found["date"] == "2027-01-01"  # the day alone
     refused, curt, polite = found["rows"]
     assert refused["base"] == figure(0.75, 0.6, 0.9) and refused["tuned"] == figure(0.5, 0.4, 0.6)
     assert (refused["change"], refused["says"]) == (figure(-0.25, -0.4, -0.1), "worse")

@@ -39,7 +39,7 @@ def told(title: str, result: Mapping[str, Any]) -> Entry:
         "template_hash": judge.get("template_hash", ""),
         "data": result["data"]["name"],
         "cases": result["data"]["cases" if "cases" in result["data"] else "rows"],
-        "date": result["date"],
+        "date": result["date"][:10],
         "rows": rows,
         "says": said,
         "left_out": result["left_out"]["count"],
