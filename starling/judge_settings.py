@@ -104,7 +104,9 @@ class PanelTable(JudgeTable):
                 raise ValueError(f"judge = {PANEL!r} stands for several; name them here, or one in judge")
             return judges
         if beside != PANEL:
-            raise ValueError(f"judge = {beside!r} stands beside them; put it among them or leave it out")
+            raise ValueError(
+                f"judge = {beside!r} stands beside them; put it among them, and leave it out or say {PANEL!r}"
+            )
         if len(judges) < 2:
             raise ValueError(f"a panel has two or more, not {len(judges)}; name a single one in judge")
         names = [one.judge if one.judge == "rubric" else f"{one.strategy}:{one.judge}" for one in judges]

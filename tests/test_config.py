@@ -201,7 +201,7 @@ def test_settings_of_the_judge_that_fit_together_load(tmp_path: Path, overrides:
         (['evaluate.judges=["rubric"]'], r"\[evaluate\] judges: .*two or more, not 1; name a single one in judge"),
         (['rank.judges=["m", "rubric", "m"]'], r"\[rank\] judges: .*two of them are kwise:m; name each once"),
         (['rank.judges=["rubric", {judge="rubric", strategy="direct"}]'], r"two of them are rubric"),
-        (["rank.judge=m", 'rank.judges=["rubric", "n"]'], r"judge = 'm' stands beside them; put it among them or"),
+        (["rank.judge=m", 'rank.judges=["rubric", "n"]'], r"judge = 'm' stands beside them; .* say 'panel'"),
         (["rank.judge=panel"], r"judges = None: .*judge = 'panel' stands for several; name them here"),
         (['rank.judges=["rubric", "panel"]'], r"each of them needs a judge, and none is a panel itself"),
         (['rank.judges=["rubric", {strategy="direct"}]'], r"two of them are rubric|each of them needs a judge"),
