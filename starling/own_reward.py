@@ -1,5 +1,6 @@
 """Where what the policy is trained to please would judge it: refused where it would choose, told where it tests."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,14 @@ def tell(run: Run, judge: Judge) -> dict[str, Any]:
 def among(run: Run, judge: Judge) -> list[str]:
     """The judges that are the run's own reward model."""
     found = reward_judges(judge)
-    if not found:
-        return []
+    return [one.name for one in found if is_own(run, one.identity)]
+
+
+def is_own(run: Run, identity: Mapping[str, Any]) -> bool:
+    """Whether a model of this identity is the run's own reward model, wherever a copy of it stands."""
     taken = run.facts("fit").get("reward_model") or {}
     own = {models.identity(str(run.folder("fit") / "model"))["weights_sha256"], taken.get("weights_sha256")}
-    return [one.name for one in found if one.identity["weights_sha256"] in own]
+    return identity["weights_sha256"] in own
 
 
 def _rewards_by_judge(config: Config) -> bool:

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from starling import bench, progress, spending
+from starling import bench, models, own_reward, progress, spending
 from starling.account import Account
-from starling.benches import cost, harness, told
+from starling.benches import cost, harness, scoring, told
 from starling.benches.asked import Asked
 from starling.benches.cost import Part
 from starling.benches.results import RESULT
@@ -33,6 +33,7 @@ def run(run: Run) -> list[Entry]:
     entries = []
     for table in run.config.evaluate.benchmarks:
         folder = run.folder(STAGE) / FOLDER / table.title
+        asked = _asked(run.config, run.root, table, allowance)
         request, wanted = folder / _REQUEST, json.dumps(_request(run, table), indent=1) + "\n"
         if (folder / RESULT).exists() and request.exists() and request.read_text() == wanted:
             progress.console.print(f"{STAGE}: {table.title}: done already", markup=False)
@@ -40,10 +41,11 @@ def run(run: Run) -> list[Entry]:
             request.unlink(missing_ok=True)
             progress.console.print(f"{STAGE}: {table.title}", markup=False)
             with _in_words_of_the_settings(f"{STAGE}:", table):
-                bench.run(table.name, _asked(run.config, run.root, table, allowance))
+                bench.run(table.name, asked)
             write_atomically(request, wanted)
         entry = told.told(table.title, json.loads((folder / RESULT).read_text()))
-        if any(Path(judge).resolve() == (run.root / "fit" / "model").resolve() for judge in table.judge):
+        rewarding = [judge for judge in table.judge if scoring.is_reward_model(judge, asked.account)]
+        if any(own_reward.is_own(run, models.identity(judge)) for judge in rewarding):
             entry["says"].append(_PLEASED)
         entries.append(entry)
     told.show(entries)

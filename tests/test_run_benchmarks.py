@@ -256,7 +256,8 @@ def test_a_benchmark_says_in_its_request_all_that_its_result_depends_on(run: Pat
 
 
 def test_the_runs_own_reward_model_as_a_judge_is_said_to_be_no_proof(run: Path, tmp_path: Path) -> None:
-    table = {"name": "mt_bench", "data": str(data(tmp_path)["mt_bench"]), "judge": str(run / "fit" / "model")}
+    copied = shutil.copytree(run / "fit" / "model", tmp_path / "elsewhere")
+    table = {"name": "mt_bench", "data": str(data(tmp_path)["mt_bench"]), "judge": str(copied)}
     assert evaluate(run, *asks(table)) == 0
     (found,) = scores(run)["benchmarks"]
     assert found["kind"] == "win_rate" and "tuned to please, so this is no proof" in found["says"][-1]
