@@ -21,11 +21,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from starling import bench, chat, device, models
+from starling import bench, chat, device, models, reward
 from starling.benches.asked import Asked
 from starling.config import FitTable
 from starling.metrics import Recorder
 from starling.records import Candidate, Message, Ranking
+from starling.reward import Question
 from starling.stages import fit
 
 K = 7
@@ -145,11 +146,27 @@ def _one(
         dtype="bfloat16",
     )
     tested = bench.run("starling_rm", asked)
+    (folder / "held_out.json").write_text(json.dumps(_rewards(folder / "model", held_out)) + "\n")
     figures = {"variant": variant, "seed": seed, "fit": facts, "starling_rm": tested["rows"]}
     done.write_text(json.dumps(figures, indent=1) + "\n")
     if not options.keep:
         shutil.rmtree(folder / "model")
     return figures
+
+
+def _rewards(model: Path, held_out: Sequence[Ranking]) -> dict[str, list[float]]:
+    """The reward of each answer to each held-out instruction, to compare fits pair by pair."""
+    questions = [
+        Question(
+            messages=ranking.messages,
+            answers=[answer.answer for answer in ranking.answers],
+            finished=[answer.finished for answer in ranking.answers],
+            where=ranking.prompt_id,
+        )
+        for ranking in held_out
+    ]
+    scored = reward.load_reward_model(str(model), "bfloat16").score_questions(questions)
+    return {ranking.prompt_id: rewards for ranking, rewards in zip(held_out, scored, strict=True)}
 
 
 def brief(figures: dict[str, Any]) -> dict[str, str]:
