@@ -39,7 +39,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], int]] = {
     "all_pairs": ({"loss": "all_pairs"}, K),
     "adjacent_pairs": ({"loss": "adjacent_pairs"}, K),
     "best_against_rest": ({"loss": "best_against_rest"}, K),
-    "one_pair": ({}, 2),  # as if the judge had been shown two answers: Bradley-Terry
+    "one_pair": ({}, 2),  # as if the judge had been shown two answers that it tells apart: Bradley-Terry
 }
 
 
@@ -93,7 +93,8 @@ def rankings(rows: Sequence[dict[str, Any]], seed: int, shown: int) -> tuple[lis
 
 def _ranking(row: dict[str, Any], number: int, seed: int, shown: int) -> Ranking:
     answers = row["answers"]
-    drawn = torch.randperm(len(answers), generator=device.generator(seed, "alpaca", number)).tolist()[:shown]
+    drawn = torch.randperm(len(answers), generator=device.generator(seed, "alpaca", number)).tolist()
+    drawn = _told_apart(answers, drawn) if shown == 2 else drawn[:shown]
     chosen = [answers[index] for index in drawn]
     name = f"alpaca-{number}"
     return Ranking(
@@ -106,6 +107,13 @@ def _ranking(row: dict[str, Any], number: int, seed: int, shown: int) -> Ranking
         ranks=ranks([log_odds(answer["score"]) for answer in chosen]),
         judge="gpt-4-turbo, against a fixed rival",
     )
+
+
+def _told_apart(answers: Sequence[dict[str, Any]], drawn: Sequence[int]) -> list[int]:
+    """The first of the drawn answers and the first that is not tied with it; two tied ones where all are."""
+    strength = [log_odds(answers[index]["score"]) for index in drawn]
+    other = next((at for at in range(1, len(drawn)) if len(set(ranks([strength[0], strength[at]]))) == 2), 1)
+    return [drawn[0], drawn[other]]
 
 
 def log_odds(probability: float) -> float:
