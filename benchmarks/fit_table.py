@@ -1,0 +1,171 @@
+"""What benchmarks/fit_alpaca.py found, pooled over seeds and case by case against the K-wise loss, in docs/results.md.
+
+    python benchmarks/fit_table.py DATA DIR
+
+DATA is the folder that the fits were made and tested with, DIR their `--out`. Fits that are not finished are left out.
+"""
+
+import argparse
+import datetime
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import fit_alpaca
+import results
+
+from starling import accuracy, figures, models, sources, stats
+from starling.benches import cases, starling_rm
+from starling.benches.items import Item
+from starling.config import Source
+from starling.records import Ranking, Score
+
+BEGIN, END = "<!-- fit alpaca: begin -->", "<!-- fit alpaca: end -->"
+HELD_OUT = "held-out pairs"
+COLUMNS = (HELD_OUT, starling_rm.HUMAN, starling_rm.SAFETY, starling_rm.TRUTH, starling_rm.VERBOSE)
+
+
+class Case(NamedTuple):
+    """One comparison: of which prompt, is it right by reward, and by length alone?"""
+
+    prompt: str
+    right: float
+    longer: float
+
+
+class Kind(NamedTuple):
+    """What fits of several seeds have in common."""
+
+    variant: str
+    rankings: int
+
+
+class Fit(NamedTuple):
+    """The cases of each column, always in the same order, and the tokens that the fit learnt from."""
+
+    cases: Mapping[str, Sequence[Case]]
+    tokens: int
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path, metavar="DIR")
+    options = parser.parse_args()
+    fits = read(options.data, options.out)
+    text = render(fits)
+    print(text)
+    results.insert(text, BEGIN, END)
+
+
+def read(data: Path, out: Path) -> dict[Kind, dict[int, Fit]]:
+    """The finished fits of each kind by seed."""
+    tokenizer = models.new_reward_model("smollm2").tokenizer
+    _train, held_out = fit_alpaca.rankings(
+        fit_alpaca.read(data / "alpaca_rankings.jsonl.gz", tokenizer), 0, fit_alpaca.K
+    )
+    items = list(_items(data / "rm_benchmarks"))
+    fits: dict[Kind, dict[int, Fit]] = defaultdict(dict)
+    for path in sorted(out.glob("*/figures.json")):
+        variant, rankings, seed = path.parent.name.replace("-seed-", "-").rsplit("-", 2)
+        tokens = json.loads(path.read_text())["fit"]["tokens"]
+        found = {HELD_OUT: _held_out_cases(held_out, json.loads((path.parent / "held_out.json").read_text()))}
+        found |= _test_cases(items, json.loads((path.parent / "starling_rm.json").read_text()))
+        fits[Kind(variant, int(rankings))][int(seed)] = Fit(found, tokens)
+    return fits
+
+
+def _items(folder: Path) -> Iterator[Item]:
+    for file in sources.files(folder):
+        for number, row in enumerate(sources.rows(Source(path=str(file))), 1):
+            yield starling_rm.read(row, f"{file}:{number}")
+
+
+def _held_out_cases(held_out: Sequence[Ranking], rewards: Mapping[str, Sequence[float]]) -> list[Case]:
+    return [
+        Case(pair.prompt_id, pair.right, pair.longer)
+        for ranking in held_out
+        for pair in accuracy.pairs_of(ranking, rewards[ranking.prompt_id])
+    ]
+
+
+def _test_cases(items: Sequence[Item], tested: Mapping[str, Any]) -> dict[str, list[Case]]:
+    scores = {entry["key"]: entry["scores"] for entry in tested["items"]}
+    kept = [item for item in items if item.key in scores]
+    judged = cases.judged(kept, [scores[item.key] for item in kept])
+    judged[starling_rm.TRUTH] = [case for part in starling_rm.TRUTHS for case in judged[part]]
+    return {name: [Case(case.prompt, case.right, case.longer) for case in judged[name]] for name in starling_rm.SETS}
+
+
+def render(fits: Mapping[Kind, Mapping[int, Fit]]) -> str:
+    """The section of docs/results.md."""
+    kinds = sorted(fits, key=lambda kind: (list(fit_alpaca.VARIANTS).index(kind.variant), -kind.rankings))
+    sizes = [len({case.prompt for case in next(iter(fits[kinds[0]].values())).cases[name]}) for name in COLUMNS]
+    counts = ", ".join(f"{name} {size:,}" for name, size in zip(COLUMNS, sizes, strict=True))
+    lines = [
+        f"`benchmarks/fit_alpaca.py` and `fit_table.py`, {datetime.date.today().isoformat()}, {results.machine()}. "
+        f"Prompts of each set: {counts}. Accuracy pooled over seeds, 95 % intervals by bootstrap over prompts; "
+        "under it that of each seed.",
+        "",
+        "| loss | rankings | seeds | tokens a fit | " + " | ".join(COLUMNS) + " |",
+        "|---" * (len(COLUMNS) + 4) + "|",
+    ]
+    lines += [_line(kind, fits[kind]) for kind in kinds]
+    lines.append(_length_only(next(iter(fits[kinds[0]].values()))))
+    lines += ["", "Differences in points, case by case, of the same seeds:", ""]
+    lines += ["| | seeds | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
+    lines += [line for one, other in _compared(kinds) if (line := _difference(one, other, fits))]
+    return "\n".join(lines)
+
+
+def _compared(kinds: Sequence[Kind]) -> list[tuple[Kind, Kind]]:
+    """The K-wise loss against each other, at as many prompts and at what else it was run with."""
+    return [(one, other) for one in kinds if one.variant == "kwise" for other in kinds if other.variant != "kwise"]
+
+
+def _line(kind: Kind, fits: Mapping[int, Fit]) -> str:
+    cells = []
+    for name in COLUMNS:
+        own = [fit.cases[name] for _seed, fit in sorted(fits.items())]
+        each = " ".join(f"{_mean(name, [case.right for case in one], one).value:.1%}" for one in own)
+        every = [case for one in own for case in one]
+        cells.append(f"{_cell(_mean(name, [case.right for case in every], every))}<br>{each}")
+    tokens = figures.number(round(sum(fit.tokens for fit in fits.values()) / len(fits)))
+    return f"| {kind.variant} | {kind.rankings} | {len(fits)} | {tokens} | " + " | ".join(cells) + " |"
+
+
+def _length_only(fit: Fit) -> str:
+    cells = [_cell(_mean(name, [case.longer for case in fit.cases[name]], fit.cases[name])) for name in COLUMNS]
+    return "| characters alone | | | | " + " | ".join(cells) + " |"
+
+
+def _difference(one: Kind, other: Kind, fits: Mapping[Kind, Mapping[int, Fit]]) -> str:
+    """A row of how much more often `one` is right than `other`; empty where no seed has both."""
+    seeds = sorted(set(fits[one]) & set(fits[other]))
+    if not seeds:
+        return ""
+    cells = []
+    for name in COLUMNS:
+        pairs = [
+            pair
+            for seed in seeds
+            for pair in zip(fits[one][seed].cases[name], fits[other][seed].cases[name], strict=True)
+        ]
+        score = _mean(name, [mine.right - its.right for mine, its in pairs], [mine for mine, _its in pairs])
+        cells.append(f"{100 * score.value:+.1f} ({100 * score.low:+.1f} to {100 * score.high:+.1f})")
+    names = f"{one.variant} of {one.rankings} - {other.variant} of {other.rankings}"
+    return f"| {names} | {len(seeds)} | " + " | ".join(cells) + " |"
+
+
+def _mean(name: str, values: Sequence[float], of: Sequence[Case]) -> Score:
+    return stats.cluster_mean(name, values, [case.prompt for case in of])
+
+
+def _cell(score: Score) -> str:
+    return f"**{score.value:.1%}** ({score.low:.1%} to {score.high:.1%})"
+
+
+if __name__ == "__main__":
+    main()
