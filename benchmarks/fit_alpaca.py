@@ -5,8 +5,9 @@
 DATA is a folder with `alpaca_rankings.jsonl.gz` (an instruction and many models' answers, each with the probability
 that a judge prefers it to one fixed rival) and `rm_benchmarks/` (the sets of `starling bench starling_rm`). Each seed
 draws seven answers to each of so many instructions, of those that fit the window; variants of a seed see the same
-rankings. A fit that is finished is not made again. Prints every fit's figures and writes them, with what stands behind
-them, to DIR/figures.json.
+rankings. A fit that is finished is not made again. `--choose` tells learning rates apart by instructions that are
+neither trained on nor held out, and tests nothing else. Prints every fit's figures and writes them, with what stands
+behind them, to DIR/figures.json.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from starling.stages import fit
 
 K = 7
 HELD_OUT = 100  # instructions that no seed trains on
+VALIDATION = 60  # more of them while settings are chosen
 MARGIN = 1.0  # answers whose log-odds differ by less from the best of a level are tied with it
 TABLE = FitTable(learning_rate=3e-5, prompts_per_step=8, max_tokens=512, too_long="drop", validate_every=1000)
 # What a variant changes, and how many answers it is shown of each instruction.
@@ -49,6 +51,10 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--rankings", type=int, default=300)
+    parser.add_argument("--learning-rate", type=float, default=TABLE.learning_rate)
+    parser.add_argument(
+        "--choose", action="store_true", help="to choose settings: look at other instructions than the held-out ones"
+    )
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--keep", action="store_true", help="keep the weights of every fit")
@@ -59,6 +65,8 @@ def main() -> None:
     for seed in options.seeds:
         for variant in options.variants:
             folder = options.out / f"{variant}-{options.rankings}-seed-{seed}"
+            if options.choose:
+                folder = options.out / "choose" / f"{folder.name}-rate-{options.learning_rate:g}"
             found[folder.name] = _one(options, rows, variant, seed, folder)
             print(folder.name, json.dumps(brief(found[folder.name])), flush=True)
     (options.out / "figures.json").write_text(json.dumps(found, indent=1) + "\n")
@@ -143,23 +151,33 @@ def _one(
     folder.mkdir(parents=True, exist_ok=True)
     changes, shown = VARIANTS[variant]
     train, held_out = rankings(rows, seed, shown)
+    if options.choose:
+        train, held_out = train[:-VALIDATION], rankings(rows, seed, K)[0][-VALIDATION:]
     device.setup(options.threads, seed)
     recorder = Recorder(folder / "metrics.jsonl", "fit")
-    cfg = FitTable(**(TABLE.model_dump() | changes))
+    cfg = FitTable(**(TABLE.model_dump() | changes | {"learning_rate": options.learning_rate}))
+    if options.choose:
+        cfg.validate_every = 0  # four looks
     facts = fit.fit(cfg, options.model, train[: options.rankings], held_out, folder, recorder, seed=seed)
+    tested = [] if options.choose else _tested(options, folder, held_out)
+    figures = {"variant": variant, "seed": seed, "fit": facts, "starling_rm": tested}
+    done.write_text(json.dumps(figures, indent=1) + "\n")
+    if not options.keep:
+        shutil.rmtree(folder / "model")
+    return figures
+
+
+def _tested(options: argparse.Namespace, folder: Path, held_out: Sequence[Ranking]) -> list[dict[str, Any]]:
+    """The figures of the test sets; the scores behind them and those of the held-out answers are kept in `folder`."""
     asked = Asked(
         model=str(folder / "model"),
         data=str(options.data / "rm_benchmarks"),
         out=folder / "starling_rm.json",
         dtype="bfloat16",
     )
-    tested = bench.run("starling_rm", asked)
+    rows = bench.run("starling_rm", asked)["rows"]
     (folder / "held_out.json").write_text(json.dumps(_rewards(folder / "model", held_out)) + "\n")
-    figures = {"variant": variant, "seed": seed, "fit": facts, "starling_rm": tested["rows"]}
-    done.write_text(json.dumps(figures, indent=1) + "\n")
-    if not options.keep:
-        shutil.rmtree(folder / "model")
-    return figures
+    return rows
 
 
 def _rewards(model: Path, held_out: Sequence[Ranking]) -> dict[str, list[float]]:
