@@ -155,9 +155,8 @@ def _one(
         train, held_out = train[:-VALIDATION], rankings(rows, seed, K)[0][-VALIDATION:]
     device.setup(options.threads, seed)
     recorder = Recorder(folder / "metrics.jsonl", "fit")
-    cfg = FitTable(**(TABLE.model_dump() | changes | {"learning_rate": options.learning_rate}))
-    if options.choose:
-        cfg.validate_every = 0  # four looks
+    looks = {"validate_every": 0} if options.choose else {}
+    cfg = FitTable(**(TABLE.model_dump() | changes | looks | {"learning_rate": options.learning_rate}))
     facts = fit.fit(cfg, options.model, train[: options.rankings], held_out, folder, recorder, seed=seed)
     tested = [] if options.choose else _tested(options, folder, held_out)
     figures = {"variant": variant, "seed": seed, "fit": facts, "starling_rm": tested}
