@@ -62,7 +62,10 @@ class Objective:
             raise DataError(
                 "fit: the judge agrees with itself on no ranking, so all weights are 0; set fit.weights = 'none'"
             )
-        self._length_head = _new_head(network, seed) if cfg.length_head else None
+        self._length_head = None
+        if cfg.length_head:
+            self._length_head = nn.Parameter(_new_head(network, seed, "length head"))
+            _begin_apart(network, seed)
 
     @property
     def weights(self) -> dict[str, nn.Parameter]:
@@ -148,8 +151,18 @@ def _lengths(examples: Sequence[Example], mask_BK: Tensor) -> Tensor:
     return torch.tensor([row + [0] * (width - len(row)) for row in rows], device=mask_BK.device).float()
 
 
-def _new_head(network: Any, seed: int) -> nn.Parameter:
-    """Small beside the rewards to come, but not 0: two heads that begin alike would be pulled alike."""
-    size = network.config.hidden_size
-    drawn = torch.randn(size, generator=device.generator(seed, "fit", "length head"))
-    return nn.Parameter((drawn / size).to(network.device))
+def _begin_apart(network: Any, seed: int) -> None:
+    """Draw a reward head that is still zero; one that was trained before stays.
+
+    A correlation does not know how large rewards are, so its gradient grows as they shrink: from a head of zeros it
+    outweighs the ranking's a hundredfold, and no ranking is learnt. Heads of norm 1 are the paper's.
+    """
+    head_1H = network.score.weight
+    if not head_1H.any():
+        with torch.no_grad():
+            head_1H.copy_(_new_head(network, seed, "quality head"))
+
+
+def _new_head(network: Any, seed: int, name: str) -> Tensor:
+    drawn_H = torch.randn(network.config.hidden_size, generator=device.generator(seed, "fit", name))
+    return (drawn_H / drawn_H.norm()).to(network.device)

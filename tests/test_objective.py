@@ -212,6 +212,18 @@ def test_the_length_head_shares_the_ranking_and_is_drawn_to_length() -> None:
     assert head.grad.abs().max().item() > 0
 
 
+def test_with_a_length_head_a_new_reward_head_begins_at_norm_1_apart_from_it_and_a_trained_one_stays() -> None:
+    new, trained = Head(), Head()
+    torch.nn.init.zeros_(new.score.weight)
+    before = trained.score.weight.clone()
+    (length_head,) = Objective(FitTable(length_head=1.0), new, EXAMPLES, 1).weights.values()
+    Objective(FitTable(length_head=1.0), trained, EXAMPLES, 1)
+    assert length_head.norm().item() == pytest.approx(1, abs=1e-6)
+    assert new.score.weight.norm().item() == pytest.approx(1, abs=1e-6)
+    assert not torch.equal(new.score.weight[0].float(), length_head)
+    assert torch.equal(trained.score.weight, before)
+
+
 def test_without_a_length_head_nothing_is_trained_beside_the_network() -> None:
     assert Objective(FitTable(), Head(), EXAMPLES, 1).weights == {}
 
@@ -236,6 +248,14 @@ def test_a_length_head_is_trained_goes_on_after_a_kill_and_is_not_saved(tiny_mod
     correlations = [line["fit/length_head_correlation"] for line in outcome["whole"][1]]
     assert len(set(correlations)) == len(correlations) == 8
     assert models.load_reward_model(str(tmp_path / "whole" / "model")).network.config.num_labels == 1
+
+
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_the_ranking_is_learnt_beside_a_length_head(tiny_model: Path, tmp_path: Path, lora_rank: int) -> None:
+    table = FITS.model_copy(update={"epochs": 6, "length_head": 1.0, "lora_rank": lora_rank})
+    fit.fit(table, str(tiny_model), rankings(7), [], tmp_path, Recorder(tmp_path / "metrics.jsonl", "fit"), seed=1)
+    last = metrics.read(tmp_path / "metrics.jsonl")[-4:]
+    assert max(line["fit/nll"] for line in last) < 0.6  # with heads that begin at 0 it stays at log(6) / 2 = 0.9
 
 
 @pytest.mark.parametrize("loss", ["all_pairs", "sampled_pair", "adjacent_pairs", "best_against_rest"])
