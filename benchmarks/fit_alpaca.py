@@ -34,7 +34,7 @@ K = 7
 HELD_OUT = 100  # instructions that no seed trains on
 VALIDATION = 60  # more of them while settings are chosen
 MARGIN = 1.0  # answers whose log-odds differ by less from the best of a level are tied with it
-TABLE = FitTable(learning_rate=3e-5, prompts_per_step=8, max_tokens=512, too_long="drop", validate_every=1000)
+TABLE = FitTable(learning_rate=1e-4, prompts_per_step=4, max_tokens=512, too_long="drop", validate_every=1000)
 # What a variant changes, and how many answers it is shown of each instruction.
 VARIANTS: dict[str, tuple[dict[str, Any], int]] = {
     "kwise": ({}, K),
