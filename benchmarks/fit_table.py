@@ -121,7 +121,7 @@ def render(fits: Mapping[Kind, Mapping[int, Fit]]) -> str:
 
 
 def _compared(kinds: Sequence[Kind]) -> list[tuple[Kind, Kind]]:
-    """The K-wise loss against each other, at as many prompts and at what else it was run with."""
+    """The K-wise fits, of whatever number of rankings, against those with each other loss."""
     return [(one, other) for one in kinds if one.variant == "kwise" for other in kinds if other.variant != "kwise"]
 
 
