@@ -114,9 +114,9 @@ def render(fits: Mapping[Kind, Mapping[int, Fit]]) -> str:
     ]
     lines += [_line(kind, fits[kind]) for kind in kinds]
     lines.append(_length_only(next(iter(fits[kinds[0]].values()))))
-    lines += ["", "Differences in points, case by case, of the same seeds:", ""]
-    lines += ["| | seeds | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
-    lines += [line for one, other in _compared(kinds) if (line := _difference(one, other, fits))]
+    if differences := [line for one, other in _compared(kinds) if (line := _difference(one, other, fits))]:
+        lines += ["", "Differences in points, case by case, of the same seeds:", ""]
+        lines += ["| | seeds | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 2) + "|", *differences]
     return "\n".join(lines)
 
 
