@@ -4,10 +4,10 @@
 
 DATA is a folder with `alpaca_rankings.jsonl.gz` (an instruction and many models' answers, each with the probability
 that a judge prefers it to one fixed rival) and `rm_benchmarks/` (the sets of `starling bench starling_rm`). Each seed
-draws seven answers to each of so many instructions, of those that fit the window; variants of a seed see the same
-rankings. A fit that is finished is not made again. `--choose` tells learning rates apart by instructions that are
-neither trained on nor held out, and tests nothing else. Prints every fit's figures and writes them, with what stands
-behind them, to DIR/figures.json.
+draws seven answers to each of so many instructions, of those that fit the window, and where `--rankings` are more than
+instructions, other seven of the same ones; variants of a seed see the same rankings. A fit that is finished is not made
+again. `--choose` tells learning rates apart by instructions that are neither trained on nor held out, and tests nothing
+else. Prints every fit's figures and writes them, with what stands behind them, to DIR/figures.json.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from starling.reward import Question
 from starling.stages import fit
 
 K = 7
+DRAWS = 3  # of seven answers each, none of them twice, at most; no instruction has more than 24
 HELD_OUT = 100  # instructions that no seed trains on
 VALIDATION = 60  # more of them while settings are chosen
 MARGIN = 1.0  # answers whose log-odds differ by less from the best of a level are tied with it
@@ -90,21 +91,32 @@ def read(path: Path, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]
     return kept
 
 
-def rankings(rows: Sequence[dict[str, Any]], seed: int, shown: int) -> tuple[list[Ranking], list[Ranking]]:
-    """Rankings to train on, in an order of the seed's own, and the held-out ones, the same for every seed."""
+def rankings(
+    rows: Sequence[dict[str, Any]], seed: int, shown: int, draws: int = 1
+) -> tuple[list[Ranking], list[Ranking]]:
+    """Rankings to train on, in an order of the seed's own, and the held-out ones, the same for every seed.
+
+    Every instruction's first draw comes before the second ones.
+    """
     order = torch.randperm(len(rows), generator=device.generator(0, "alpaca", "split")).tolist()
     held_out = [_ranking(rows[index], index, 0, K) for index in order[:HELD_OUT]]
     mixed = torch.randperm(len(order) - HELD_OUT, generator=device.generator(seed, "alpaca", "order")).tolist()
-    train = [_ranking(rows[order[HELD_OUT + at]], order[HELD_OUT + at], seed, shown) for at in mixed]
+    train = [
+        _ranking(rows[order[HELD_OUT + at]], order[HELD_OUT + at], seed, shown, draw)
+        for draw in range(draws)
+        for at in mixed
+        if len(rows[order[HELD_OUT + at]]["answers"]) >= (draw + 1) * K
+    ]
     return train, held_out
 
 
-def _ranking(row: dict[str, Any], number: int, seed: int, shown: int) -> Ranking:
+def _ranking(row: dict[str, Any], number: int, seed: int, shown: int, draw: int = 0) -> Ranking:
     answers = row["answers"]
-    drawn = torch.randperm(len(answers), generator=device.generator(seed, "alpaca", number)).tolist()
+    order = torch.randperm(len(answers), generator=device.generator(seed, "alpaca", number)).tolist()
+    drawn = order[draw * K :]
     drawn = _told_apart(answers, drawn) if shown == 2 else drawn[:shown]
     chosen = [answers[index] for index in drawn]
-    name = f"alpaca-{number}"
+    name = f"alpaca-{number}" + (f"-draw-{draw + 1}" if draw else "")
     return Ranking(
         prompt_id=name,
         messages=[Message(role="user", content=row["prompt"])],
@@ -150,13 +162,15 @@ def _one(
         return json.loads(done.read_text())
     folder.mkdir(parents=True, exist_ok=True)
     changes, shown = VARIANTS[variant]
-    train, held_out = rankings(rows, seed, shown)
+    train, held_out = rankings(rows, seed, shown, 1 if options.choose else DRAWS)
     if options.choose:
         train, held_out = train[:-VALIDATION], rankings(rows, seed, K)[0][-VALIDATION:]
     device.setup(options.threads, seed)
     recorder = Recorder(folder / "metrics.jsonl", "fit")
     looks = {"validate_every": 0} if options.choose else {}
     cfg = FitTable(**(TABLE.model_dump() | changes | looks | {"learning_rate": options.learning_rate}))
+    if len(train) < options.rankings:
+        print(f"{folder.name}: {len(train)} rankings are all there are")
     facts = fit.fit(cfg, options.model, train[: options.rankings], held_out, folder, recorder, seed=seed)
     tested = [] if options.choose else _tested(options, folder, held_out)
     figures = {"variant": variant, "seed": seed, "fit": facts, "starling_rm": tested}
