@@ -44,6 +44,8 @@ class FitTable(Table):
     """What the rate does after `warmup`: falls to 0 in a line or as a cosine, or stays."""
     weight_decay: float = Field(0.0, ge=0)
     """AdamW's weight decay."""
+    grad_clip: float = Field(1.0, ge=0)
+    """Largest gradient norm; 0 = as it is."""
     epochs: int = Field(1, ge=1)
     """Passes over the rankings."""
     prompts_per_step: int = Field(8, ge=1)

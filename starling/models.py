@@ -193,12 +193,12 @@ def answer_states(network: Any, packed: Packed) -> Tensor:
 
 
 def rewards_of(network: Any, hidden_NH: Tensor) -> Tensor:
-    """The head on such hidden states: (N, H) -> (N,), in float32.
+    """The head on such hidden states: (N, H) -> (N,), in float32, whatever the model is in.
 
-    Autocast is left out: in bfloat16 rewards of about 4 would differ by no less than 1/64, and those of 1e4 by 64.
+    In bfloat16 rewards of about 4 would differ by no less than 1/64, and those of 1e4 by 64: near ones would tie.
     """
     with torch.autocast(hidden_NH.device.type, enabled=False):
-        return network.score(hidden_NH)[:, 0].float()
+        return hidden_NH.float() @ network.score.weight[0].float()
 
 
 class ValueHead(nn.Module):

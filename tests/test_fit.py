@@ -99,7 +99,8 @@ class Told(torch.nn.Module):
     def __init__(self, rewards: list[float]) -> None:
         super().__init__()
         self.rewards = torch.nn.Parameter(torch.tensor(rewards))
-        self.score = torch.nn.Identity()
+        self.score = torch.nn.Linear(1, 1, bias=False)
+        torch.nn.init.ones_(self.score.weight)
 
     @property
     def base_model(self) -> "Told":
@@ -125,6 +126,20 @@ def test_figures_of_a_step_by_hand() -> None:
         "nll": nll, "loss": nll + 0.5 * (9 + 1) / 3, "pair_accuracy": 3 / 4, "margin": 11 / 4,
         "min_reward": -2, "mean_reward": 4 / 5, "max_reward": 4,
     }, abs=CLOSE)  # fmt: skip
+
+
+@pytest.mark.parametrize("clip", [0.5, 0.0])
+def test_a_step_is_as_long_as_its_gradient_or_the_clip(clip: float) -> None:
+    network = Told([9.0, 1.0, 4.0])
+    examples = [Example(ranking("a", ["x", "y"], [1, 2]), [0], [[1], [2]])]  # the worse answer 3 ahead: a steep loss
+    before = [weight.detach().clone() for weight in network.parameters()]
+    table = FitTable(grad_clip=clip)
+    optimiser = torch.optim.SGD(network.parameters(), lr=1.0)
+    norm = fit._step(table, Objective(table, network, examples, 1), network, optimiser, examples)["grad_norm"]
+    moves = [weight.detach() - old for weight, old in zip(network.parameters(), before, strict=True)]
+    length = math.sqrt(sum(float(move.square().sum()) for move in moves))
+    assert norm > 1
+    assert length == pytest.approx(clip or norm, rel=1e-4)
 
 
 def test_nll_of_the_first_step_is_that_of_equal_rewards(tiny_model: Path) -> None:

@@ -128,18 +128,14 @@ def test_a_saved_reward_model_scores_the_same_elsewhere(reward_folder: Path, sid
     assert len({round(score, 3) for score in ours}) == 4
 
 
-def test_rewards_are_float32_whatever_the_model_is(reward_folder: Path) -> None:
-    network, _ = models.load_reward_model(str(reward_folder), torch.bfloat16)
-    with torch.no_grad():
-        assert models.rewards(network, pack(GROUPS)).dtype == torch.float32
-
-
-def test_autocast_does_not_round_rewards(reward_folder: Path) -> None:
-    network, _ = models.load_reward_model(str(reward_folder))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_neither_autocast_nor_a_bfloat16_model_rounds_rewards(reward_folder: Path, dtype: torch.dtype) -> None:
+    network, _ = models.load_reward_model(str(reward_folder), dtype)
     network.score.weight.data *= 1e4
     with torch.no_grad(), device.autocast(network.device):
         hidden = models.answer_states(network, pack(GROUPS))
         found = models.rewards_of(network, hidden)
+    assert found.dtype == torch.float32
     expected = hidden.double() @ network.score.weight[0].double()
     assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-5)
     assert not torch.equal(found, found.bfloat16().float())

@@ -276,7 +276,7 @@ def _step(
             seen += row.tolist()
             pairs += accuracy.pairs_of(example.ranking, row.tolist())
     weights = [weight for group in optimiser.param_groups for weight in group["params"]]
-    norm = torch.nn.utils.clip_grad_norm_(weights, 1.0)
+    norm = torch.nn.utils.clip_grad_norm_(weights, cfg.grad_clip or math.inf)
     optimiser.step()
     return {
         **{name: value / places for name, value in sums.items()},
