@@ -62,10 +62,10 @@ class Curriculum:
             )
         if cfg.steps:
             fresh = cfg.prompts_per_step * cfg.rollouts_per_prompt
-            most = cfg.steps * fresh * cfg.max_new_tokens
+            limit = f", to the one that reaches {cfg.token_budget:,}" if cfg.token_budget else ""
             parts.append(
                 f"{cfg.steps} steps of {cfg.prompts_per_step} prompts x {cfg.rollouts_per_prompt} = {fresh:,} fresh "
-                f"answers, <= {min(most, cfg.token_budget or most):,} tokens"
+                f"answers, <= {fresh * cfg.max_new_tokens:,} tokens each{limit}"
             )
         updates = cfg.updates_per_step * cfg.epochs_per_step
         size = -(-cfg.prompts_per_step // cfg.updates_per_step)

@@ -117,11 +117,10 @@ class Loop:
         if online:
             fresh = self._sample(advance)
             spent = sum(count_tokens(groups) for groups in fresh)
-            if self.cfg.token_budget and self.tokens + spent > self.cfg.token_budget:
-                self.stopped_by = "token_budget"
-                return
             self.tokens += spent
-            is_last = self.step + 1 == self.curriculum.num_steps
+            if 0 < self.cfg.token_budget <= self.tokens:
+                self._stop(self.step + 1, "token_budget", f"tune.token_budget ({self.cfg.token_budget:,}) is spent")
+            is_last = self.stopped_by or self.step + 1 == self.curriculum.num_steps
             with nullcontext() if is_last else self.rollouts.ahead(self.step + 1, advance):
                 parts, metrics = self._learn_from_fresh(fresh)
         else:
@@ -129,8 +128,8 @@ class Loop:
             metrics = step_metrics.of_answers(parts, self.scale) | self._update(parts)
         self.step += 1
         self.policy.sync()
-        if metrics.get("objective/kl", 0.0) > self.cfg.kl_limit:
-            self.stopped_by = "kl_limit"
+        if (kl := metrics.get("objective/kl", 0.0)) > self.cfg.kl_limit:
+            self._stop(self.step, "kl_limit", f"a KL of {kl:.1f} nats is past tune.kl_limit ({self.cfg.kl_limit:g})")
         if self.step % self.cfg.validate_every == 0:
             metrics |= self._look()
         self.recorder.log(self.step, metrics | {"online": float(online), "tokens": float(self.tokens)})
@@ -159,21 +158,27 @@ class Loop:
         different = {reward for part in parts for row in part.raw for reward in row}
         self.flat_steps = self.flat_steps + 1 if len(different) == 1 else 0
         if self.flat_steps == FLAT_STEPS:
-            self.stopped_by = "constant_reward"
-            progress.console.print(
-                f"tune: step {self.step + 1}: all answers of {FLAT_STEPS} steps in a row got the same reward, "
-                f"{different.pop():g}; tuning ends here"
-            )
+            alike = f"all answers of {FLAT_STEPS} steps in a row got the same reward, {different.pop():g}"
+            self._stop(self.step + 1, "constant_reward", alike)
+
+    def _stop(self, step: int, reason: str, why: str) -> None:
+        """End tuning with this step, and say so; the first reason counts."""
+        if not self.stopped_by:
+            self.stopped_by = reason
+            progress.console.print(f"tune: step {step}: {why}; tuning ends here", markup=False)
 
     def _look(self) -> dict[str, float]:
         """A look of the judge at the policy, which ends tuning once reward and judge have parted."""
         rewarded = self.algorithm.online and self.rewards.differ_from_judge
-        found = self.watch.look(self.policy, self.step, self._mean_reward if rewarded else None)
-        if self.watch.has_parted and not self.stopped_by:
-            self.stopped_by = "parted"
-            progress.console.print(
-                f"tune: step {self.step}: reward and judge have parted: {self.cfg.parting_looks} looks in a row "
-                f"(tune.parting_looks) have more reward than step {self.watch.best_step} and please the judge less"
+        is_last = bool(self.stopped_by) or self.step == self.curriculum.num_steps
+        score = self._mean_reward if rewarded else None
+        found = self.watch.look(self.policy, self.step, score, is_last=is_last)
+        if self.watch.has_parted:
+            self._stop(
+                self.step,
+                "parted",
+                f"reward and judge have parted: {self.cfg.parting_looks} looks in a row (tune.parting_looks) have more "
+                f"reward than step {self.watch.best_step} and please the judge less",
             )
         return found
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from starling import adapters, decoder_parts, device, packing
 from starling.adapters import Lora
+from starling.losses import kl
 from starling.losses.logprobs import ROWS, head_logprobs, token_logprobs
 from starling.models import Model, ValueHead
 from starling.packing import Packed
@@ -80,6 +81,14 @@ class Policy:
             hidden_TH = packing.hidden_states(self.top, packed, features.trunk_1TH)
         return self._logprobs(hidden_TH[predicting_positions(packed)], packed)
 
+    @torch.no_grad()
+    def kl(self, packed: Packed, features: Features) -> Tensor:
+        """KL(policy || reference) of what may follow, over the whole vocabulary, at every answer token: (N,)."""
+        with device.autocast(self.network.device):
+            hidden_TH = packing.hidden_states(self.top, packed, features.trunk_1TH)
+        both = hidden_TH[predicting_positions(packed)].split(ROWS), features.ref_hidden_NH.split(ROWS)
+        return torch.cat([kl.exact(self._logits(own), self._logits(ref)) for own, ref in zip(*both, strict=True)])
+
     def values(self, features: Features) -> Tensor:
         """The critic's expected return before each answer token is chosen: (N,)."""
         return self.critic(features.ref_hidden_NH)
@@ -138,12 +147,16 @@ class Policy:
         head = self.network.get_output_embeddings()
         if isinstance(head, nn.Linear) and head.bias is None:
             return head_logprobs(hidden_NH, head.weight, token_N, self._temperature)
-        logprobs = []
-        for hidden, token in zip(hidden_NH.split(ROWS), token_N.split(ROWS), strict=True):
-            with device.autocast(self.network.device):
-                logits = head(hidden)
-            logprobs.append(token_logprobs(logits, token, self._temperature))
+        logprobs = [
+            token_logprobs(self._logits(hidden), token)
+            for hidden, token in zip(hidden_NH.split(ROWS), token_N.split(ROWS), strict=True)
+        ]
         return torch.cat(logprobs)
+
+    def _logits(self, hidden_NH: Tensor) -> Tensor:
+        """Of the distribution that rollouts are sampled from."""
+        with device.autocast(self.network.device):
+            return self.network.get_output_embeddings()(hidden_NH).float() / self._temperature
 
 
 def predicting_positions(packed: Packed) -> list[int]:

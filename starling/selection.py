@@ -1,7 +1,8 @@
 """Which checkpoint to keep: the one whose answers the judge prefers on validation prompts.
 
 The reward model's own score never decides, since it is what the policy is pushed to please. A checkpoint that lost more
-than `tune.safety_drop` or `tune.instruction_drop` allow is not kept, however often it wins.
+than `tune.safety_drop` or `tune.instruction_drop` allow, or whose answers grew by more than `tune.length_rise`, is not
+kept, however often it wins.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,9 +12,9 @@ from torch import Tensor
 
 from starling import bounds, packing, parting, progress
 from starling.config import Config
+from starling.errors import StopStage
 from starling.judges.protocol import Judge
 from starling.judges.rubric import assess
-from starling.losses import kl
 from starling.models import Model
 from starling.parting import Parting
 from starling.policy import Policy
@@ -53,14 +54,14 @@ class Watch:
         """Whether reward and judge have parted for `tune.parting_looks` looks in a row."""
         return 0 < self._config.tune.parting_looks <= self._parting.in_a_row
 
-    def look(self, policy: Policy, step: int, score: Score | None = None) -> dict[str, float]:
+    def look(self, policy: Policy, step: int, score: Score | None = None, *, is_last: bool = False) -> dict[str, float]:
         """Sample the validation prompts, let the judge compare with the initial policy, keep the weights if best.
 
         `score` rewards the answers, where something rewards; it decides nothing but whether reward and judge have
-        parted. A look that would leave too few tokens of `evaluate.token_budget` for the test is left out, and counted.
+        parted. A look that would leave too few tokens of `evaluate.token_budget` for the last look and the test is left
+        out, which is told and counted; where they do not suffice from the start, nothing is begun.
         """
-        if not self._can_afford_look():
-            self._looks_left_out += 1
+        if not self._has_tokens(step, is_last=is_last):
             return {}
         policy.sync(self._config.tune.weight_share)
         groups = self._groups(policy)
@@ -72,7 +73,7 @@ class Watch:
         judged = parting.win_rate(wins, [prompt.family for prompt in self._asked])
         win_rate = judged.value if judged.n else 0.5
         shares = bounds.shares(self._asked, answers)
-        admitted = self._is_admitted(shares, step)
+        admitted = self._is_admitted(shares, answers, step)
         best = max((look["win_rate"] for look in self._looks if look["admitted"]), default=-1.0)
         is_best = admitted and win_rate > best
         if is_best:
@@ -96,17 +97,41 @@ class Watch:
             look["reward"] = score(groups)
             look["parted"] = float(self._parting.note(wins, look["reward"], is_best=is_best))
         self._looks.append(look)
+        if len(self._looks) == 1:
+            self._require_tokens()
         return {f"validation/{name}": value for name, value in look.items() if name != "step"}
 
-    def _can_afford_look(self) -> bool:
-        """Whether the budget covers a look and the test, at 1.25 times the length of the first answers."""
-        budget = self._config.evaluate.token_budget
-        if not budget or not self._looks:
+    def _has_tokens(self, step: int, *, is_last: bool) -> bool:
+        """Whether the budget covers this look beside the last one and the test."""
+        if is_last or not self._looks or self._suffices(looks=2):
             return True
-        answers = len(self._asked) + 2 * self._config.prompts.test * self._config.evaluate.draws
-        return self.tokens + 1.25 * self._looks[0]["mean_length"] * answers <= budget
+        self._looks_left_out += 1
+        progress.console.print(
+            f"tune: step {step}: no look at the validation prompts: what is left of evaluate.token_budget "
+            f"({self._config.evaluate.token_budget:,}) is for the last one and the test",
+            markup=False,
+        )
+        return False
 
-    def _is_admitted(self, shares: Mapping[str, Mapping[str, float]], step: int) -> bool:
+    def _suffices(self, *, looks: int) -> bool:
+        """Whether the budget covers so many looks and the test, at 1.25 times the length of the first answers."""
+        budget = self._config.evaluate.token_budget
+        return not budget or self.tokens + self._expected_tokens(looks) <= budget
+
+    def _expected_tokens(self, looks: int) -> int:
+        answers = looks * len(self._asked) + 2 * self._config.prompts.test * self._config.evaluate.draws
+        return round(1.25 * self._looks[0]["mean_length"] * answers)
+
+    def _require_tokens(self) -> None:
+        """Refuse a budget that does not cover the last look and the test: the base would be what is kept."""
+        if not self._suffices(looks=1):
+            raise StopStage(
+                f"tune: evaluate.token_budget = {self._config.evaluate.token_budget:,} does not cover one look at the "
+                f"tuned policy and the test, about {self.tokens + self._expected_tokens(looks=1):,} tokens; raise it "
+                "(0 = no limit), or lower tune.validation_draws or evaluate.draws"
+            )
+
+    def _is_admitted(self, shares: Mapping[str, Mapping[str, float]], answers: Sequence[Candidate], step: int) -> bool:
         """Whether the policy lost no more than the bounds allow, against the initial policy; what it lost is told."""
         limits = {
             bounds.REFUSED: ("tune.safety_drop", self._config.tune.safety_drop),
@@ -122,7 +147,14 @@ class Watch:
                 f"{fall.worse} worse and {fall.better} better ({key} {limit:g})",
                 markup=False,
             )
-        return not crossed
+        rise, limit = bounds.length_rise(self._asked, self._first, answers), self._config.tune.length_rise
+        if is_longer := rise.crosses(limit):
+            progress.console.print(
+                f"tune: step {step} is not kept: length rose by {100 * rise.drop:.0f} % over {rise.prompts} prompts, "
+                f"{rise.worse} longer and {rise.better} shorter (tune.length_rise {limit:g})",
+                markup=False,
+            )
+        return not crossed and not is_longer
 
     def facts(self) -> dict[str, Any]:
         about = bounds.shares(self._asked, self._first)
@@ -179,15 +211,16 @@ class Watch:
         return [None if verdict.ranks is None else preference(verdict.ranks) for verdict in judged]
 
     def _kl(self, policy: Policy, groups: Sequence[Group]) -> float:
-        """KL to the initial policy on these answers, nats an answer, of what would be saved."""
+        """KL to the initial policy of what would be saved, nats an answer: of the whole vocabulary at each token of
+        these answers. They are not drawn from the distribution itself, so what a token's own logprobs say would not do.
+        """
         packs = [(group.prompt_ids, [answer.ids for answer in group.answers]) for group in groups]
         total = 0.0
         with policy.blended(self._config.tune.weight_share):
             sizes = [packing.size(pack) for pack in packs]
             for chosen in packing.microbatches(sizes, self._config.tune.microbatch_tokens):
                 packed = packing.pack([packs[index] for index in chosen])
-                features = policy.features(packed)
-                total += float(kl.k1(policy.logprobs(packed, features), features.ref_logprob_N).sum())
+                total += float(policy.kl(packed, policy.features(packed)).sum())
         return total / len(self._asked)
 
 

@@ -171,13 +171,16 @@ class TuneTable(Table):
     off."""
     instruction_drop: float = Field(0.05, ge=0, le=1)
     """The same for the share of verifiable instructions that are followed; 1 = off."""
+    length_rise: float = Field(0.5, ge=0)
+    """How much longer, as a share, the answers to validation prompts may become than the initial policy's before a
+    checkpoint is not kept; a rise that chance explains does not count."""
     parting_looks: int = Field(3, ge=0)
     """Looks in a row at which the reward is above that of the look the judge likes best, and the judge likes the
     answers clearly less, at which tuning stops: they have parted; 0 = off."""
     samples_every: int = Field(2, ge=0)
     """Steps of fresh rollouts between two of which some answers are written to `tune/samples.md`; 0 = off."""
     token_budget: int = Field(50_000, ge=0)
-    """Rollout tokens at which tuning ends early; 0 = no limit."""
+    """Rollout tokens at which tuning ends early, with the step that reaches them; 0 = no limit."""
     checkpoint_seconds: float = Field(60, gt=0)
     """Time between checkpoints: the most that an interruption costs."""
 

@@ -229,21 +229,28 @@ def test_rewards_that_stay_the_same_end_tuning_with_a_line(
 
 
 @pytest.mark.parametrize("own", [{}, {"tune__algorithm": "grpo", "tune__kl_coef": 0.0}], ids=["apa", "grpo"])
-def test_a_policy_that_goes_too_far_is_stopped(own: dict, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_policy_that_goes_too_far_is_stopped(
+    own: dict, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     changes = own | {"tune__kl_limit": 1e-6, "tune__learning_rate": 1e-2, "tune__steps": 9, "tune__validate_every": 5}
     found = loop(settings(tmp_path, tiny_model, **changes), Recorder(tmp_path / "m.jsonl", "tune"))
     found.train(Checkpoint(tmp_path / "c.pt", 1e9))
     assert found.facts()["stopped_by"] == "kl_limit"
     assert found.step < 9
     assert found.watch.last_step == found.step
+    assert f"tune: step {found.step}: a KL of " in capsys.readouterr().out
 
 
-def test_the_token_budget_ends_tuning_with_a_last_look(tiny_model: Path, tmp_path: Path) -> None:
-    # at most 4 * 2 * 8 = 64 tokens a step: two fit for sure, nine do not; the ranked step before them costs none
+def test_the_step_that_reaches_the_token_budget_is_the_last_and_learnt_from(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # at most 4 * 2 * 8 = 64 tokens a step: 140 take three or more; the ranked step before them costs none
     changes = {"tune__token_budget": 140, "tune__steps": 9, "tune__validate_every": 9}
     found = loop(settings(tmp_path, tiny_model, **changes), Recorder(tmp_path / "m.jsonl", "tune"))
     found.train(Checkpoint(tmp_path / "c.pt", 1e9))
     assert found.facts()["stopped_by"] == "token_budget"
-    assert 3 <= found.step < 10
-    assert found.tokens <= 140
+    assert 4 <= found.step < 10
+    assert 140 <= found.tokens < 140 + 64
+    assert [line["tune/tokens"] for line in metrics.read(tmp_path / "m.jsonl") if "tune/tokens" in line][-2] < 140
     assert [look["step"] for look in found.watch.facts()["looks"]] == [0, found.step]
+    assert f"tune: step {found.step}: tune.token_budget (140) is spent; tuning ends here" in capsys.readouterr().out

@@ -75,6 +75,25 @@ def test_the_reference_takes_half_the_memory_of_a_copy_in_float32_and_says_the_s
     assert all(torch.equal(*pair) for pair in zip(policy.features(packed), features, strict=True))
 
 
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_kl_is_the_mean_gap_of_tokens_drawn_from_the_policy(tiny_model: Path, temperature: float) -> None:
+    policy = Policy(models.load_policy(str(tiny_model), torch.float32), 2, temperature)
+    move(policy)
+    policy.sync()
+    # one answer of one token: what may stand there, 4,000 times, from the policy itself
+    requests = [Request(prompt=(5, 6, 7), seed=seed, temperature=temperature) for seed in range(4000)]
+    drawn = [answer.ids[:1] for answer in generate(policy.network, requests, max_new_tokens=1, stop=frozenset())]
+    packed = pack([([5, 6, 7], drawn)])
+    features = policy.features(packed)
+    with torch.no_grad():
+        gap_N = policy.logprobs(packed, features) - features.ref_logprob_N
+    found_N = policy.kl(packed, features)
+    assert found_N.std() < 1e-4 * found_N[0]  # the same position each time
+    error = 4 * float(gap_N.std()) / len(gap_N) ** 0.5
+    assert float(gap_N.mean()) == pytest.approx(float(found_N[0]), abs=error)
+    assert float(found_N[0]) > 2 * error  # a sign would show
+
+
 @torch.no_grad()
 def test_logprobs_are_those_of_the_whole_model(tiny_model: Path, policy: Policy) -> None:
     plain = models.load_policy(str(tiny_model), torch.float32).network

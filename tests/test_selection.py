@@ -11,6 +11,8 @@ from small_road import prompt_rows, recipe
 from starling import config, models, tables
 from starling.checkpoint import Checkpoint
 from starling.config import Config
+from starling.errors import StopStage
+from starling.generate import Sampled
 from starling.judges.protocol import Judged
 from starling.judges.rubric import assess
 from starling.policy import Policy
@@ -229,3 +231,65 @@ def test_a_look_that_follows_fewer_instructions_is_kept_only_where_the_bound_is_
     for step in range(2):
         watch.look(policy, step)
     assert watch.best_step == best
+
+
+def writing(lengths: list[list[int]]) -> type[Watch]:
+    """A watch whose policy's answers have so many tokens, look by look."""
+
+    class Measured(Watch):
+        def _groups(self, policy):
+            counts = lengths.pop(0)
+            groups = super()._groups(policy)
+            answers = [(Sampled(ids=[5] * count, finished=True),) for count in counts]
+            return [replace(group, answers=answer) for group, answer in zip(groups, answers, strict=True)]
+
+    return Measured
+
+
+@pytest.mark.parametrize(("bound", "best"), [(0.5, 2), (1.5, 1)])
+def test_a_look_whose_answers_grew_past_the_bound_is_not_kept(
+    tiny_model, policy, tmp_path: Path, capsys, bound: float, best: int
+) -> None:
+    settings = config.load(recipe(tmp_path / "length", tiny_model, tune__length_rise=bound))
+    prompts = [replace(PROMPTS[0], id=str(at), checks=()) for at in range(6)]
+    # 60 tokens, then 120: twice as long on all six, 1/2^6 by chance; then 108, but one answer alone grew
+    lengths = [[10] * 6, [20] * 6, [10] * 5 + [58]]
+    watch = writing(lengths)(settings, prompts, ScriptedJudge("======", "++++++", "+++++="))
+    for step in range(3):
+        watch.look(policy, step)
+    assert watch.best_step == best
+    told = "step 1 is not kept: length rose by 100 % over 6 prompts, 6 longer and 0 shorter (tune.length_rise 0.5)"
+    assert (told in " ".join(capsys.readouterr().out.split())) == (bound == 0.5)
+
+
+# Three answers of 8 tokens a look; the test has 2 x 3 prompts x 2 draws = 12. Expected at 1.25 times 8 tokens: a look
+# 30, the test 120. The second look needs 24 + 30 + 30 + 120 = 204, the third 24 more; the last goes ahead.
+@pytest.mark.parametrize(("budget", "steps"), [(203, [0, 3]), (204, [0, 1, 3]), (228, [0, 1, 2, 3]), (0, [0, 1, 2, 3])])
+def test_looks_that_the_budget_does_not_cover_are_left_out_and_told_but_never_the_last(
+    tiny_model, policy, tmp_path: Path, capsys, budget: int, steps: list[int]
+) -> None:
+    settings = config.load(recipe(tmp_path / "budget", tiny_model, evaluate__token_budget=budget))
+
+    class Eight(writing([[8] * 3] * 4)):
+        def _groups(self, policy):
+            self.tokens, before = 0, self.tokens
+            groups = super()._groups(policy)
+            self.tokens = before + 24
+            return groups
+
+    watch = Eight(settings, PROMPTS, ScriptedJudge("===", "===", "===", "==="))
+    for step in range(4):
+        watch.look(policy, step, is_last=step == 3)
+    assert [look["step"] for look in watch.facts()["looks"]] == steps
+    assert watch.facts()["looks_left_out"] == 4 - len(steps)
+    told = " ".join(capsys.readouterr().out.split())
+    assert [f"step {step}: no look at the validation prompts" in told for step in range(4)] == [
+        step not in steps for step in range(4)
+    ]
+
+
+def test_a_budget_that_covers_no_look_at_the_tuned_policy_stops_at_the_start(tiny_model, policy, tmp_path) -> None:
+    settings = config.load(recipe(tmp_path / "budget", tiny_model, evaluate__token_budget=20))
+    watch = Watch(settings, PROMPTS, ScriptedJudge("==="))
+    with pytest.raises(StopStage, match=r"^tune: evaluate.token_budget = 20 does not cover one look at the tuned .*"):
+        watch.look(policy, 0)
