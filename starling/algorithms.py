@@ -88,8 +88,12 @@ def _still_to_come(found: Experience, reward_BT: Tensor, value_BT: Tensor, cfg: 
 
 
 def _within_group(found: Experience, reward_BT: Tensor, value_BT: Tensor, cfg: TuneTable) -> tuple[Tensor, Tensor]:
-    compare = advantage.group if cfg.normaliser == "dr_grpo" else advantage.normalised_group
-    return _of_answers(compare, found, reward_BT)
+    """The KL is compared beside the reward, not in its spreads: of equal rewards it would be all that is left."""
+    if cfg.normaliser == "dr_grpo":
+        return _of_answers(advantage.group, found, reward_BT)
+    rewarded_BT, _ = _of_answers(advantage.normalised_group, found, found.reward_BT)
+    kl_BT, _ = _of_answers(advantage.group, found, reward_BT - found.reward_BT)
+    return rewarded_BT + kl_BT, rewarded_BT + kl_BT
 
 
 def _leave_one_out(found: Experience, reward_BT: Tensor, value_BT: Tensor, cfg: TuneTable) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ class Curriculum:
         self._cfg = cfg
         self._seed = seed
         self._prompts = prompts
-        part_size = -(-cfg.prompts_per_step // cfg.updates_per_step)
+        part_size = cfg.prompts_per_step // cfg.updates_per_step
         self.parts: list[Sequence[Group]] = list(chunks(ranked, part_size))
         self.num_ranked_parts = min(-(-cfg.ranked_prompts // part_size), len(self.parts))
         self.num_warm_up_parts = min(-(-cfg.warm_up_prompts // part_size), len(self.parts))
@@ -67,11 +67,11 @@ class Curriculum:
                 f"{cfg.steps} steps of {cfg.prompts_per_step} prompts x {cfg.rollouts_per_prompt} = {fresh:,} fresh "
                 f"answers, <= {fresh * cfg.max_new_tokens:,} tokens each{limit}"
             )
-        updates = cfg.updates_per_step * cfg.epochs_per_step
-        size = -(-cfg.prompts_per_step // cfg.updates_per_step)
+        size = cfg.prompts_per_step // cfg.updates_per_step
+        again = f", {cfg.epochs_per_step} times over fresh answers" if cfg.steps and cfg.epochs_per_step > 1 else ""
         return (
-            f"{', then '.join(parts) or 'no steps'}; in a step {updates} updates of {size} prompts, in microbatches of "
-            f"<= {cfg.microbatch_tokens:,} tokens"
+            f"{', then '.join(parts) or 'no steps'}; in a step {cfg.updates_per_step} updates of {size} prompts{again}, "
+            f"in microbatches of <= {cfg.microbatch_tokens:,} tokens"
         )
 
     def ranked_order(self, step: int) -> list[int]:

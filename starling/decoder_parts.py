@@ -63,8 +63,9 @@ def _slice(decoder: Any, layers: slice, norm: nn.Module) -> PreTrainedModel:
 
 def _num_frozen(decoder: Any, layers: int) -> int:
     """How many blocks stay below the last `layers`; 0 means all of them."""
-    if decoder.config.model_type.startswith("gemma"):
-        raise ModelError(f"{decoder.config.model_type} scales its input embeddings, so its trunk cannot be shared")
+    config = decoder.config
+    if config.model_type.startswith("gemma") or getattr(config, "embedding_multiplier", 1.0) != 1.0:
+        raise ModelError(f"{config.model_type} scales its input embeddings, so its trunk cannot be shared")
     blocks = len(decoder.layers)
     if layers > blocks:
         raise ModelError(f"tune.layers = {layers}: the model has {blocks} blocks; 0 is all of them")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_utils import PreTrainedModel
 
-from starling import packing
+from starling import models, packing
 from starling.beginnings import shared
 from starling.packing import Span
 from starling.prepacked import prepacked
@@ -246,7 +246,7 @@ def _prefill(
     firsts = [length_of[prompt] for prompt in rows_of]
     rests = [prompt[first:] for prompt, first in zip(rows_of, firsts, strict=True)]
     hidden_NH = _run_pieces(model, rests, firsts, [(slots.begins[rows[0]], slots, rows) for rows in rows_of.values()])
-    logits = model.get_output_embeddings()(hidden_NH)
+    logits = models.logits(model, hidden_NH)
     number = {prompt: at for at, prompt in enumerate(rows_of)}
     return logits[[number[prompt] for prompt in prompts]]
 
@@ -283,7 +283,7 @@ def _decode(model: PreTrainedModel, slots: Slots, tokens_B: Tensor) -> Tensor:
         context=Decoding(slots),
     )
     slots.lengths[:rows] += 1
-    return model.get_output_embeddings()(output.last_hidden_state[:, 0])
+    return models.logits(model, output.last_hidden_state[:, 0])
 
 
 def _uniforms(seed: int, count: int) -> list[float]:

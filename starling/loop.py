@@ -148,7 +148,7 @@ class Loop:
             metrics |= {name: metrics.get(name, 0.0) + value / len(scored) for name, value in found.items()}
         self._note_rewards(parts)
         self._write_samples(parts)
-        metrics |= self._update(parts)
+        metrics |= self._update(parts, self.cfg.epochs_per_step)
         if self.algorithm.kl_in_reward:
             metrics |= self._control_kl(metrics["objective/kl"], parts)
         return parts, metrics
@@ -195,11 +195,11 @@ class Loop:
             raw = [row for part in parts for row in part.raw]
             self.recorder.write(self.step + 1, samples.section(groups, raw, self.scale))
 
-    def _update(self, parts: Sequence[Part]) -> dict[str, float]:
-        """`epochs_per_step` times one optimiser step for each part, at a rate that falls linearly to 0 over the whole
-        of tuning; advantages and old logprobs are those before the first."""
+    def _update(self, parts: Sequence[Part], epochs: int = 1) -> dict[str, float]:
+        """`epochs` times one optimiser step for each part, at a rate that falls linearly to 0 over the whole of tuning;
+        advantages and old logprobs are those before the first."""
         cfg, coef = self.cfg, self.kl_control.coef
-        once = len(parts) * cfg.epochs_per_step == 1
+        once = len(parts) * epochs == 1
         batches = [
             [
                 update.appraised(self.policy, found, self.algorithm, cfg, coef, only_update=once)
@@ -213,7 +213,7 @@ class Loop:
         for group, rate in zip(self.optimiser.param_groups, (cfg.learning_rate, cfg.value_learning_rate), strict=True):
             group["lr"] = rate * left
         metrics: dict[str, float] = {"learning_rate": cfg.learning_rate * left}
-        updates = batches * cfg.epochs_per_step
+        updates = batches * epochs
         found = update.taken(self.policy, self.optimiser, updates, self.algorithm, cfg, self.step + 1)
         gap = found.pop(update.GAP, None)
         return metrics | found | self._gap(gap)

@@ -182,6 +182,30 @@ def save(model: Model, folder: Path) -> None:
         _also_for_transformers_4(folder)
 
 
+def logits(network: Any, hidden_NH: Tensor) -> Tensor:
+    """What follows by the LM head, scaled (Cohere, Granite) and capped (Gemma 2) as the family does: (N, H) -> (N, V)."""
+    found_NV = network.get_output_embeddings()(hidden_NH)
+    scale, cap = _logit_scale(network.config), _logit_cap(network.config)
+    if scale != 1:
+        found_NV = found_NV * scale
+    return found_NV if cap is None else cap * torch.tanh(found_NV / cap)
+
+
+def has_plain_logits(network: Any) -> bool:
+    """Whether `logits` are hidden states times weights and nothing else."""
+    head, config = network.get_output_embeddings(), network.config
+    is_plain = isinstance(head, nn.Linear) and head.bias is None
+    return is_plain and _logit_scale(config) == 1 and _logit_cap(config) is None
+
+
+def _logit_scale(config: Any) -> float:
+    return getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+
+
+def _logit_cap(config: Any) -> float | None:
+    return getattr(config, "final_logit_softcapping", None)
+
+
 def rewards(network: Any, packed: Packed) -> Tensor:
     """The reward of each answer of a packed sequence, in order, in float32: (N,)."""
     return rewards_of(network, answer_states(network, packed))

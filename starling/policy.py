@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from starling import adapters, decoder_parts, device, packing
+from starling import adapters, decoder_parts, device, models, packing
 from starling.adapters import Lora
 from starling.losses import kl
 from starling.losses.logprobs import ROWS, head_logprobs, token_logprobs
@@ -144,9 +144,9 @@ class Policy:
 
     def _logprobs(self, hidden_NH: Tensor, packed: Packed) -> Tensor:
         token_N = answer_tokens(packed).to(hidden_NH.device)
-        head = self.network.get_output_embeddings()
-        if isinstance(head, nn.Linear) and head.bias is None:
-            return head_logprobs(hidden_NH, head.weight, token_N, self._temperature)
+        if models.has_plain_logits(self.network):
+            weight_VH = self.network.get_output_embeddings().weight
+            return head_logprobs(hidden_NH, weight_VH, token_N, self._temperature)
         logprobs = [
             token_logprobs(self._logits(hidden), token)
             for hidden, token in zip(hidden_NH.split(ROWS), token_N.split(ROWS), strict=True)
@@ -156,7 +156,7 @@ class Policy:
     def _logits(self, hidden_NH: Tensor) -> Tensor:
         """Of the distribution that rollouts are sampled from."""
         with device.autocast(self.network.device):
-            return self.network.get_output_embeddings()(hidden_NH).float() / self._temperature
+            return models.logits(self.network, hidden_NH).float() / self._temperature
 
 
 def predicting_positions(packed: Packed) -> list[int]:

@@ -1,5 +1,6 @@
 """Rollouts: the policy answers prompts, the reward model scores the answers."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -65,20 +66,22 @@ def sample_groups(
     on_tokens: Callable[[int], None] = lambda count: None,
     sampler: Sampler | None = None,
 ) -> list[Group]:
-    """`count` answers to each prompt; the seed of each follows from `purpose`, the prompt and the draw.
+    """`count` answers to each prompt; the seed of each follows from `purpose`, the prompt and the draw, which is counted
+    on where a prompt comes again.
 
     `sampler` answers in place of the model itself.
     """
+    draws = {prompt.id: itertools.count() for prompt in prompts}
     ids = [chat.prompt_ids(model.tokenizer, prompt.messages) for prompt in prompts]
     requests = [
         Request(
             prompt=prompt_ids,
-            seed=seed_for(seed, *purpose, prompt.id, draw),
+            seed=seed_for(seed, *purpose, prompt.id, next(draws[prompt.id])),
             temperature=temperature,
             top_p=top_p,
         )
         for prompt, prompt_ids in zip(prompts, ids, strict=True)
-        for draw in range(count)
+        for _ in range(count)
     ]
     sampler = sampler or partial(generate, model.network)
     sampled = sampler(requests, max_new_tokens=max_new_tokens, stop=stop_ids(model.network), on_tokens=on_tokens)
@@ -96,7 +99,9 @@ def ranked_groups(model: Model, prompts: Sequence[Prompt], rankings: Sequence[Ra
     stop = stop_ids(model.network)
     groups = []
     for ranking in rankings:
-        given = [(answer, rank) for answer, rank in zip(ranking.answers, ranking.ranks, strict=True) if answer.answer]
+        given = [
+            (answer, rank) for answer, rank in zip(ranking.answers, ranking.ranks, strict=True) if answer.answer.strip()
+        ]
         answers = []
         for answer, _rank in given:
             ids = chat.turn_ids(model.tokenizer, ranking.messages, answer.answer, stop, finished=answer.finished)

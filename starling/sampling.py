@@ -38,10 +38,11 @@ def _sample_rows(logits_CV: Tensor, uniform_C: Tensor, temperature_C: Tensor, to
 def _invert(weight_MN: Tensor, target_M: Tensor) -> tuple[Tensor, Tensor]:
     """Where each row's running sum first passes its target, and the sum before that place.
 
-    A target that rounding put at the row's whole sum is taken for the largest one below it.
+    A target that rounding put at the row's whole sum is taken for the largest one below it, and one that it put below 0
+    for 0: a place of weight 0 is never found.
     """
     running_MN = weight_MN.cumsum(-1)
-    below_M1 = torch.minimum(target_M[:, None], running_MN[:, -1:] * (1 - 2**-23))
+    below_M1 = torch.minimum(target_M[:, None].clamp(min=0), running_MN[:, -1:] * (1 - 2**-23))
     place_M1 = torch.searchsorted(running_MN, below_M1, right=True)
     return place_M1[:, 0], (running_MN - weight_MN).gather(1, place_M1)[:, 0]
 

@@ -14,7 +14,7 @@ from starling.settings import Table, as_tables
 _ONLINE = {
     "steps", "rollouts_per_prompt", "max_new_tokens", "epochs_per_step", "rewards", "reward_clip",
     "missing_eos_penalty", "kl_limit", "logprob_gap_limit", "token_budget", "sampler", "overlap", "parting_looks",
-    "samples_every",
+    "samples_every", "temperature",
 }  # fmt: skip
 _RANKED = {"ranked_prompts", "ranked_epochs"}
 _TOKENS = {"gamma", "reward_baseline", "reward_shift", "whiten_advantages"}
@@ -40,7 +40,7 @@ READS: Mapping[str, Set[str]] = {
 # What stands for a setting that the algorithm does not read.
 _OFF = {
     "steps": 0, "ranked_prompts": 0, "epochs_per_step": 1, "reward_baseline": "none", "reward_shift": 0.0,
-    "whiten_advantages": False, "kl_coef": 0.0, "value_clip": 0.0, "value_gate": 0.0,
+    "whiten_advantages": False, "temperature": 1.0, "kl_coef": 0.0, "value_clip": 0.0, "value_gate": 0.0,
 }  # fmt: skip
 
 
@@ -75,10 +75,10 @@ class TuneTable(Table):
     """Prompts answered in one step."""
     rollouts_per_prompt: int = Field(4, ge=1)
     """Answers to each of them (G)."""
-    updates_per_step: int = Field(4, ge=1)
+    updates_per_step: int = Field(4, ge=1, validate_default=True)
     """Optimiser steps in one pass over a step, each on its own part of the step's prompts."""
     epochs_per_step: int = Field(1, ge=1)
-    """Passes over the rollouts of a step."""
+    """Passes over the rollouts of a step; over ranked answers it is always one."""
     max_new_tokens: int = Field(80, ge=1)
     """Token cap of one rollout."""
     temperature: float = Field(1.0, gt=0)
@@ -195,6 +195,22 @@ class TuneTable(Table):
         if sampler and not re.fullmatch(r"vllm@https?://[^\s/]\S*", sampler):
             raise ValueError('it is "vllm@http://HOST:PORT", or "" for this process')
         return sampler
+
+    @field_validator("updates_per_step")
+    @classmethod
+    def _parts_are_equal(cls, updates: int, info: ValidationInfo) -> int:
+        if info.data.get("prompts_per_step", updates) % updates:
+            raise ValueError(
+                f"every update has as many prompts, so it divides prompts_per_step, {info.data['prompts_per_step']}"
+            )
+        return updates
+
+    @field_validator("kl_control")
+    @classmethod
+    def _has_something_to_steer(cls, control: str, info: ValidationInfo) -> str:
+        if control == "adaptive" and info.data.get("kl_coef") == 0:
+            raise ValueError("adaptive control multiplies kl_coef, so that cannot be 0")
+        return control
 
     @field_validator("rollouts_per_prompt")
     @classmethod

@@ -126,7 +126,7 @@ def taken(
             if found["policy/gated"]:
                 policy.top.zero_grad(set_to_none=True)
         found["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(policy.trained.values(), cfg.grad_clip))
-        if not math.isfinite(found["loss/policy"] + found["grad_norm"]):
+        if not math.isfinite(found["loss/policy"] + found.get("loss/value", 0.0) + found["grad_norm"]):
             raise StarlingError(f"tune: step {step}: loss or gradient is not a number; lower tune.learning_rate")
         optimiser.step()
         metrics |= {name: metrics.get(name, 0.0) + value / len(updates) for name, value in found.items()}

@@ -75,6 +75,20 @@ def test_advantages_by_hand() -> None:
     assert advantage("reinforce_pp", TuneTable(gamma=0.5)) == [[2, 4], [1, 0], [1, 2], [8, 0]]
 
 
+@pytest.mark.parametrize(("normaliser", "spread"), [("grpo", 4.5**0.5), ("dapo", 4.5**0.5), ("dr_grpo", 1.0)])
+def test_a_kl_costs_beside_the_reward_and_is_not_blown_up_where_rewards_are_equal(
+    normaliser: str, spread: float
+) -> None:
+    cfg = TuneTable.model_validate({"algorithm": "grpo", "normaliser": normaliser})
+    # rewards 4 and 1, whose spread is 3 / sqrt 2, and 2 and 2; KLs of 0.1 a token cost the longer answers 0.2
+    found = experience([group(LENGTHS[:2]), group(LENGTHS[2:])], [4.0, 1.0, 2.0, 2.0])
+    with_kl_BT = found.reward_BT - 0.1 * found.mask_BT
+    advantage_BT, _ = ALGORITHMS["grpo"].advantage(found, with_kl_BT, torch.zeros_like(with_kl_BT), cfg)
+    assert advantage_BT[:, 0].tolist() == pytest.approx(
+        [1.5 / spread - 0.05, -1.5 / spread + 0.05, -0.05, 0.05], abs=CLOSE
+    )
+
+
 def test_at_its_anchor_apa_has_twice_the_policy_gradient_over_lambda() -> None:
     found = experience([group(LENGTHS)])
     advantage_BT = torch.randn(found.mask_BT.shape).masked_fill(~found.mask_BT, 0.0)

@@ -11,6 +11,8 @@ from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
     GenerationConfig,
+    GraniteConfig,
+    GraniteForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     Qwen2Config,
@@ -244,6 +246,20 @@ def test_decoding_past_a_sliding_window_equals_transformers(family: str, length:
     wanted = [Request(prompt=prompt, seed=1, temperature=0.0) for prompt in prompts]
     answers = generate(network, wanted, max_new_tokens=12, stop=NEVER)
     assert [answer.ids for answer in answers] == expected
+
+
+def test_logprobs_are_those_of_logits_that_the_family_scales() -> None:
+    config = GraniteConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, initializer_range=0.5, logits_scaling=8.0, embedding_multiplier=2.0,
+    )  # fmt: skip
+    network = GraniteForCausalLM(config).eval()
+    prompt = (3, 4, 5)
+    with torch.no_grad():
+        expected = network(torch.tensor([prompt])).logits[0, -1].log_softmax(-1)
+    packing.enable(network)
+    for answer in generate(network, [Request(prompt=prompt, seed=s) for s in range(4)], max_new_tokens=1, stop=NEVER):
+        assert answer.logprobs[0] == pytest.approx(float(expected[answer.ids[0]]), abs=CLOSE)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,11 @@ def test_the_coefficient_by_hand(kl: float, coef: float) -> None:
     assert KLControl(0.5, 6.0, 2048).after(kl, 512).coef == pytest.approx(coef, abs=EXACT)
 
 
+def test_many_answers_to_a_horizon_leave_a_tenth_and_never_reward_the_kl() -> None:
+    # error -0.2 of 64 answers to a horizon of 10: 1 - 1.28 would be below 0
+    assert KLControl(0.5, 6.0, 10).after(0.0, 64).coef == pytest.approx(0.05, abs=EXACT)
+
+
 def test_without_a_target_it_is_fixed() -> None:
     assert KLControl(0.5).after(30.0, 512) == KLControl(0.5)
 

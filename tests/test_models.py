@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,11 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    CohereConfig,
+    Gemma2Config,
+    GraniteConfig,
+    LlamaConfig,
+    PreTrainedConfig,
 )
 
 from starling import chat, device, models, packing
@@ -126,6 +132,33 @@ def test_a_saved_reward_model_scores_the_same_elsewhere(reward_folder: Path, sid
     ours = our_scores(reward_folder)
     assert found == pytest.approx(ours, abs=CLOSE)
     assert len({round(score, 3) for score in ours}) == 4
+
+
+SMALL = {
+    "vocab_size": 50, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "initializer_range": 0.5, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "is_plain"),
+    [
+        (LlamaConfig(**SMALL), True),
+        (CohereConfig(**SMALL, logit_scale=0.25), False),
+        (GraniteConfig(**SMALL, logits_scaling=4.0), False),
+        (Gemma2Config(**SMALL, head_dim=8, final_logit_softcapping=1.0), False),
+    ],
+    ids=lambda value: getattr(value, "model_type", None),
+)
+@torch.no_grad()
+def test_logits_are_scaled_and_capped_as_the_family_does(config: PreTrainedConfig, is_plain: bool) -> None:
+    network: Any = AutoModelForCausalLM.from_config(config).eval()
+    ids = torch.tensor([[5, 9, 30, 7]])
+    found = models.logits(network, network.get_decoder()(ids).last_hidden_state[0])
+    assert torch.allclose(found, network(ids).logits[0], atol=CLOSE)
+    assert models.has_plain_logits(network) == is_plain
+    head_alone = network.get_output_embeddings()(network.get_decoder()(ids).last_hidden_state[0])
+    assert torch.allclose(found, head_alone, atol=CLOSE) == is_plain
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -9,8 +9,8 @@ from starling import chat, device, models
 from starling.errors import StarlingError
 from starling.models import Model
 from starling.packing import pack
-from starling.records import Message, Prompt
-from starling.rollout import candidates, own_settings, sample_groups, score_texts
+from starling.records import Candidate, Message, Prompt, Ranking
+from starling.rollout import candidates, own_settings, ranked_groups, sample_groups, score_texts
 
 
 def prompt(word: str) -> Prompt:
@@ -63,6 +63,23 @@ def test_an_answer_depends_on_prompt_draw_purpose_and_seed_alone(policy: Model) 
     assert [answer.ids for answer in alone[0].answers] == [answer.ids for answer in together[1].answers[:2]]
     for change in ({"purpose": ("test", 1)}, {"seed": 2}):
         assert sample(policy, PROMPTS[1:2], **change)[0].texts != alone[0].texts
+
+
+def test_a_prompt_that_comes_again_gets_other_answers(policy: Model) -> None:
+    once, again = sample(policy, [PROMPTS[0], PROMPTS[0]], count=2)
+    assert (*once.texts, *again.texts) == sample(policy, PROMPTS[:1], count=4)[0].texts
+
+
+def test_ranked_answers_that_say_nothing_are_left_out(policy: Model) -> None:
+    answers = [
+        Candidate(prompt_id="rain", model="x", draw=at, answer=text, finished=False)
+        for at, text in enumerate(["wet", " \n", "", "dry"])
+    ]
+    ranking = Ranking(
+        prompt_id="rain", messages=PROMPTS[0].messages, answers=answers, ranks=[2.0, 3.0, 4.0, 1.0], judge="x"
+    )
+    (found,) = ranked_groups(policy, PROMPTS, [ranking])
+    assert (found.texts, found.ranks) == (("wet", "dry"), (2.0, 1.0))
 
 
 def test_the_listener_hears_of_every_token(policy: Model) -> None:

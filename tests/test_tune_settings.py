@@ -36,6 +36,7 @@ def test_what_is_set_in_vain_is_told() -> None:
     assert unread(TuneTable(clip=0.3, lam=2.0)) == ["clip"]
     assert unread(TuneTable(algorithm="ppo", clip=0.3, lam=2.0, ranked_epochs=5)) == ["ranked_epochs", "lam"]
     assert unread(TuneTable(algorithm="dpo", beta=0.3, steps=3, anchor="sampling")) == ["anchor", "steps"]
+    assert unread(TuneTable(algorithm="ipo", temperature=0.7)) == ["temperature"]
     assert unread(TuneTable(algorithm="grpo", clip_high=0.28, kl_coef=0.0)) == []
 
 
@@ -44,6 +45,8 @@ def test_what_an_algorithm_does_not_read_is_off() -> None:
     assert (ppo.ranked_prompts, ppo.steps, ppo.kl_coef, ppo.value_gate) == (0, 8, 0.01, 0.0)
     dpo = as_read(TuneTable(algorithm="dpo"))
     assert (dpo.ranked_prompts, dpo.steps, dpo.whiten_advantages) == (140, 0, False)
+    assert as_read(TuneTable(algorithm="dpo", temperature=0.7)).temperature == 1.0  # nothing is sampled
+    assert as_read(TuneTable(algorithm="ppo", temperature=0.7)).temperature == 0.7
     p3o = as_read(TuneTable(algorithm="p3o"))
     assert (p3o.reward_baseline, p3o.reward_shift, p3o.kl_coef) == ("none", 0.0, 0.0)
     assert [name for name in READS if not is_online(name)] == ["dpo", "ipo", "listwise_dpo", "sft"]
@@ -72,6 +75,8 @@ def test_a_reward_is_a_name_a_list_of_names_or_tables(tmp_path: Path) -> None:
         ),
         (['rewards = "modell"'], r"\[tune\.rewards\.0\] name = 'modell'"),
         (["rewards = []"], "rewards"),
+        (["prompts_per_step = 6"], "updates_per_step = 4: .* divides prompts_per_step, 6"),
+        (['algorithm = "ppo"', "kl_coef = 0.0", 'kl_control = "adaptive"'], "kl_control = 'adaptive': .*cannot be 0"),
         (['sampler = "http://gpu:8000"'], r"sampler = 'http://gpu:8000': .*vllm@http://HOST:PORT"),
         (['sampler = "vllm@gpu:8000"'], r"sampler = 'vllm@gpu:8000': .*vllm@http://HOST:PORT"),
     ],

@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,40 @@ def test_without_adapters_the_server_reads_all_weights_again(tiny_model: Path, t
         assert not same(asked(server), first)
         server.leave()
         assert same(asked(server), first)  # it is given back as it was
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["in peace", "after a failure"])
+def test_the_server_is_given_back_however_the_loop_ends(tiny_model: Path, tmp_path: Path, fails: bool) -> None:
+    policy = Policy(models.load_policy(str(tiny_model), torch.float32), 2)
+    with VllmServer(tiny_model, lora=False) as fake:
+        server = Server(fake.url, tmp_path / "sampler", str(tiny_model))
+        first = asked(server)
+        move(policy)
+        with pytest.raises(ZeroDivisionError) if fails else nullcontext(), server:
+            server.take(policy)
+            assert not same(asked(server), first)
+            assert not fails or 1 // 0
+        assert same(asked(server), first)
+        assert not (tmp_path / "sampler").exists()
+
+
+def test_weights_that_a_killed_run_left_on_the_server_are_taken_back(tiny_model: Path, tmp_path: Path) -> None:
+    policy = Policy(models.load_policy(str(tiny_model), torch.float32), 2)
+    with VllmServer(tiny_model, lora=False) as fake:
+        killed = Server(fake.url, tmp_path / "sampler", str(tiny_model))
+        first = asked(killed)
+        move(policy)
+        killed.take(policy)
+        with Server(fake.url, tmp_path / "sampler", str(tiny_model)):  # with no step left to sample for
+            pass
+        assert same(asked(killed), first)
+
+
+def test_a_server_that_fails_does_not_hide_what_failed_before(tiny_model: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "config.json").write_text("{}")  # weights that the server is to be rid of
+    with pytest.raises(ZeroDivisionError), Server("http://127.0.0.1:9", tmp_path, str(tiny_model)):
+        raise ZeroDivisionError
+    assert "the server still has this run's weights" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_key_comes_from_the_environment(

@@ -12,9 +12,10 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
-from starling import models
+from starling import models, progress
 from starling.errors import CallError
 from starling.generate import Request, Sampled
 from starling.models import Model
@@ -39,7 +40,20 @@ class Server:
         self._folder = folder.absolute()
         self._base = base
         self._adapter = ""
-        self._has_other_weights = False
+        self._has_other_weights = (self._folder / "config.json").exists()  # an earlier process did not come to leave
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.leave()
+        except CallError as again:
+            if error is None:
+                raise
+            progress.console.print(f"tune: {again}; the server still has this run's weights", markup=False)
 
     def take(self, policy: Policy) -> None:
         """Let the server sample from this policy from now on."""

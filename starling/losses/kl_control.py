@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 MAX_ERROR = 0.2  # of the KL's relative error, per update
+LEAST = 0.1  # of the coefficient that one update leaves: with many answers to a horizon it would pass 0
 
 
 class KLControl(NamedTuple):
@@ -20,9 +21,9 @@ class KLControl(NamedTuple):
 
             coef (1 + clip(kl / target - 1, -0.2, 0.2) num_answers / horizon)
 
-        The paper's rule with K_beta = num_answers / horizon, as in its published code.
+        The paper's rule with K_beta = num_answers / horizon, as in its published code; but never less than a tenth.
         """
         if self.target is None:
             return self
         error = min(max(kl / self.target - 1, -MAX_ERROR), MAX_ERROR)
-        return self._replace(coef=self.coef * (1 + error * num_answers / self.horizon))
+        return self._replace(coef=self.coef * max(1 + error * num_answers / self.horizon, LEAST))

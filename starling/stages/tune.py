@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from starling.models import Model
 from starling.policy import Policy
 from starling.records import Prompt
 from starling.store import Run, replace_folder
-from starling.tune_settings import TuneTable, is_online, unread
+from starling.tune_settings import TuneTable, as_read, is_online, unread
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -31,13 +32,13 @@ def run(run: Run) -> dict[str, Any]:
     findings.refuse([findings.of_memory(config)])
     prompts, validation = tables.prompts_of(run, "train"), tables.prompts_of(run, "validation")
     lora = Lora(cfg.lora_rank, cfg.lora_alpha, seed_for(config.run.seed, "tune", "lora")) if cfg.lora_rank else None
-    policy = Policy(models.load_policy(config.run.model), cfg.layers, cfg.temperature, lora)
+    policy = Policy(models.load_policy(config.run.model), cfg.layers, as_read(cfg).temperature, lora)
     base = models.resolve(config.run.model)
     server = None
     if cfg.sampler and is_online(cfg.algorithm):
         server = vllm.Server(cfg.sampler.removeprefix("vllm@"), run.folder("tune") / "sampler", base)
     mirrors = trackers.opened(run.root, config.run.trackers, "tune")
-    with mirrors as shown, Ledger(run.ledger_path, "tune") as ledger:
+    with mirrors as shown, Ledger(run.ledger_path, "tune") as ledger, server or nullcontext():
         recorder = Recorder(run.metrics_path, "tune", shown, run.folder("tune") / "samples.md")
         judge = make_judge(config.rank, config, ledger)
         own_reward.refuse_choosing(run, judge)
@@ -58,8 +59,6 @@ def run(run: Run) -> dict[str, Any]:
     if lora is not None:
         policy.save_adapter(partial, base, cfg.weight_share)
         replace_folder(partial, run.folder("tune") / "adapter")
-    if server is not None:
-        server.leave()
     Checkpoint(run.folder("tune") / "checkpoint.pt", 0).remove()
     return loop.facts() | watch.facts()
 
