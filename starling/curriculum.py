@@ -70,8 +70,8 @@ class Curriculum:
         size = cfg.prompts_per_step // cfg.updates_per_step
         again = f", {cfg.epochs_per_step} times over fresh answers" if cfg.steps and cfg.epochs_per_step > 1 else ""
         return (
-            f"{', then '.join(parts) or 'no steps'}; in a step {cfg.updates_per_step} updates of {size} prompts{again}, "
-            f"in microbatches of <= {cfg.microbatch_tokens:,} tokens"
+            f"{', then '.join(parts) or 'no steps'}; in a step {cfg.updates_per_step} updates of {size} prompts{again}"
+            f", in microbatches of <= {cfg.microbatch_tokens:,} tokens"
         )
 
     def ranked_order(self, step: int) -> list[int]:

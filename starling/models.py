@@ -183,7 +183,7 @@ def save(model: Model, folder: Path) -> None:
 
 
 def logits(network: Any, hidden_NH: Tensor) -> Tensor:
-    """What follows by the LM head, scaled (Cohere, Granite) and capped (Gemma 2) as the family does: (N, H) -> (N, V)."""
+    """What the LM head makes of hidden states, scaled (Cohere, Granite) or capped (Gemma 2): (N, H) -> (N, V)."""
     found_NV = network.get_output_embeddings()(hidden_NH)
     scale, cap = _logit_scale(network.config), _logit_cap(network.config)
     if scale != 1:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from starling import adapters, decoder_parts, device, models, packing
 from starling.adapters import Lora

@@ -66,8 +66,8 @@ def sample_groups(
     on_tokens: Callable[[int], None] = lambda count: None,
     sampler: Sampler | None = None,
 ) -> list[Group]:
-    """`count` answers to each prompt; the seed of each follows from `purpose`, the prompt and the draw, which is counted
-    on where a prompt comes again.
+    """`count` answers to each prompt; the seed of each follows from `purpose`, the prompt and the draw, which goes on
+    where a prompt comes again.
 
     `sampler` answers in place of the model itself.
     """
