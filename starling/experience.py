@@ -1,5 +1,6 @@
 """Experience: scored groups of answers with all that the policy and the critic learn from them."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,10 +19,20 @@ KL_EVERY, KL_ANSWERS = 4, 16  # where the reference serves the KL alone: every s
 
 
 class Scale(NamedTuple):
-    """What turns raw rewards into scaled ones: fixed before tuning, on ranked answers."""
+    """What turns raw rewards into scaled ones: mean and standard deviation of those of so many answers."""
 
     mean: float
     spread: float
+    answers: int = 0
+
+    def after(self, raw: Sequence[float]) -> "Scale":
+        """The scale of those and of these answers together (the update of Chan, Golub and LeVeque 1979)."""
+        answers = self.answers + len(raw)
+        mean = math.fsum(raw) / len(raw)
+        squares = max(self.answers - 1, 0) * self.spread**2 + math.fsum((reward - mean) ** 2 for reward in raw)
+        squares += (mean - self.mean) ** 2 * self.answers * len(raw) / answers
+        moved = self.mean + (mean - self.mean) * len(raw) / answers
+        return Scale(moved, math.sqrt(squares / max(answers - 1, 1)), answers)
 
 
 class Experience(NamedTuple):
@@ -141,7 +152,7 @@ def shaped(group: Group, raw: Sequence[float], scale: Scale, cfg: TuneTable) -> 
     reward_G = reward_G - cfg.missing_eos_penalty * cut_G
     if cfg.reward_baseline == "leave_one_out":
         reward_G = leave_one_out(reward_G[None])[0]
-    return reward_G + cfg.reward_shift
+    return reward_G
 
 
 def on_last_token(reward_B: Tensor, mask_BT: Tensor) -> Tensor:
@@ -158,6 +169,18 @@ def whitened(parts: Sequence[Sequence[Batch]]) -> list[list[Batch]]:
     whitened_N = whiten(together_1N, torch.ones_like(together_1N, dtype=torch.bool))[0].to(counted[0].dtype)
     pieces = iter(whitened_N.split([len(tokens) for tokens in counted]))
     return [[_with_advantage(batch, next(pieces)) for batch in part] for part in parts]
+
+
+def shifted(parts: Sequence[Sequence[Batch]], shift: float) -> list[list[Batch]]:
+    """The same batches with `shift` added to the advantage of each token that ends an answer of its own accord."""
+    return [[_shifted(batch, shift) for batch in part] for part in parts]
+
+
+def _shifted(batch: Batch, shift: float) -> Batch:
+    found = batch.experience
+    finished = [answer.finished for group in found.groups for answer in group.answers]
+    shift_B = shift * torch.tensor(finished, dtype=batch.advantage_BT.dtype)
+    return batch._replace(advantage_BT=batch.advantage_BT + on_last_token(shift_B, found.mask_BT))
 
 
 def _with_advantage(batch: Batch, counted_N: Tensor) -> Batch:

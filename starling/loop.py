@@ -14,7 +14,7 @@ from starling.curriculum import Curriculum, chunks, count_tokens
 from starling.device import generator
 from starling.distributed.vllm import Server
 from starling.errors import DataError, StarlingError
-from starling.experience import Part, Scale, compared, gather, teach_critic, whitened
+from starling.experience import Part, Scale, compared, gather, shifted, teach_critic, whitened
 from starling.losses.kl_control import KLControl
 from starling.metrics import Recorder
 from starling.models import Model
@@ -59,7 +59,8 @@ class Loop:
         self.tokens = 0
         self.stopped_by = ""
         self.flat_steps = 0
-        self.scale = Scale(0.0, 1.0)
+        self.scale = Scale(0.0, 1.0)  # of what is reported
+        self.shaping = self.scale  # of what is learnt from
         target = self.cfg.kl_target if self.cfg.kl_control == "adaptive" else None
         self.kl_control = KLControl(self.cfg.kl_coef, target, self.cfg.kl_horizon)
         self._kept: dict[int, Part] = {}
@@ -102,7 +103,7 @@ class Loop:
                 f"tune: all {len(flat)} ranked answers looked at get the same reward; refit the reward model, or "
                 "choose other tune.rewards"
             )
-        self.scale = Scale(float(flat.mean()), float(flat.std()))
+        self.scale = self.shaping = Scale(float(flat.mean()), float(flat.std()), len(flat))
         for index, rewards in enumerate(raw):
             if self.algorithm.critic:
                 self._kept[index] = self._gathered(self.curriculum.parts[index], rewards)
@@ -141,6 +142,8 @@ class Loop:
     def _learn_from_fresh(self, fresh: Sequence[Sequence[Group]]) -> tuple[list[Part], dict[str, float]]:
         """Score the rollouts, a list for each update, and update on them."""
         scored = [self.rewards(groups) for groups in fresh]
+        if self.cfg.reward_scaling == "running":
+            self.shaping = self.shaping.after([reward for raw, _means in scored for row in raw for reward in row])
         parts = [self._gathered(groups, raw) for groups, (raw, _means) in zip(fresh, scored, strict=True)]
         metrics = step_metrics.of_answers(parts, self.scale)
         metrics |= step_metrics.of_rollouts(parts, *compared(self.policy, parts, self.cfg))
@@ -209,6 +212,8 @@ class Loop:
         ]
         if cfg.whiten_advantages:
             batches = whitened(batches)
+        if cfg.reward_shift:
+            batches = shifted(batches, cfg.reward_shift)
         left = 1 - self.step / self.curriculum.num_steps
         for group, rate in zip(self.optimiser.param_groups, (cfg.learning_rate, cfg.value_learning_rate), strict=True):
             group["lr"] = rate * left
@@ -245,6 +250,7 @@ class Loop:
             "stopped_by": self.stopped_by,
             "flat_steps": self.flat_steps,
             "scale": list(self.scale),
+            "shaping": list(self.shaping),
             "kl_coef": self.kl_control.coef,
             "top": self.policy.weights(),
             "critic": self.policy.critic.state_dict(),
@@ -256,7 +262,7 @@ class Loop:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step, self.tokens, self.stopped_by = state["step"], state["tokens"], state["stopped_by"]
         self.flat_steps = state["flat_steps"]
-        self.scale = Scale(*state["scale"])
+        self.scale, self.shaping = Scale(*state["scale"]), Scale(*state["shaping"])
         self.kl_control = self.kl_control._replace(coef=state["kl_coef"])
         self.policy.load(state["top"])
         self.policy.critic.load_state_dict(state["critic"])
@@ -288,7 +294,7 @@ class Loop:
 
     def _gathered(self, groups: Sequence[Group], raw: Sequence[Sequence[float]]) -> Part:
         reference = self.algorithm.compares(self.cfg)
-        return gather(self.policy, groups, raw, self.scale, self.cfg, reference=reference)
+        return gather(self.policy, groups, raw, self.shaping, self.cfg, reference=reference)
 
     def _sample(self, advance: progress.Advance) -> list[Sequence[Group]]:
         """Fresh answers to this step's prompts, a list for each update."""

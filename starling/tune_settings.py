@@ -12,7 +12,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from starling.settings import Table, as_tables
 
 _ONLINE = {
-    "steps", "rollouts_per_prompt", "max_new_tokens", "epochs_per_step", "rewards", "reward_clip",
+    "steps", "rollouts_per_prompt", "max_new_tokens", "epochs_per_step", "rewards", "reward_scaling", "reward_clip",
     "missing_eos_penalty", "kl_limit", "logprob_gap_limit", "token_budget", "sampler", "overlap", "parting_looks",
     "samples_every", "temperature",
 }  # fmt: skip
@@ -144,8 +144,12 @@ class TuneTable(Table):
     """Discount per token."""
     gae_lambda: float = Field(0.95, ge=0, le=1)
     """GAE's lambda."""
+    reward_scaling: Literal["fixed", "running"] = "fixed"
+    """What rewards are scaled by: mean and standard deviation of the ranked answers' rewards, or of these and all
+    rollouts' so far."""
     reward_shift: float = Field(0.0)
-    """Added to every scaled reward; slightly positive holds length down, since reward sits on the last token."""
+    """Added to the advantage of the token that ends an answer, where the cap did not; slightly positive holds length
+    down."""
     missing_eos_penalty: float = Field(0.0, ge=0)
     """Subtracted from the scaled reward of an answer that the token cap cut."""
     reward_clip: float = Field(5.0, gt=0)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tolerances import CLOSE
+from tolerances import CLOSE, EXACT
 
 from starling import models
 from starling.algorithms import ALGORITHMS
@@ -19,6 +19,7 @@ from starling.experience import (
     gather,
     on_last_token,
     shaped,
+    shifted,
     teach_critic,
     trunk_states,
     whitened,
@@ -131,12 +132,31 @@ def test_on_last_token_by_hand() -> None:
 
 
 def test_rewards_are_scaled_clipped_and_compared_within_the_prompt() -> None:
-    cfg = TuneTable(reward_shift=0.25, missing_eos_penalty=1.0, reward_clip=5.0)
+    cfg = TuneTable(missing_eos_penalty=1.0, reward_clip=5.0)
     scale = Scale(mean=1.0, spread=2.0)
-    # (3 - 1) / 2 = 1 and (5 - 1) / 2 - 1 for the cut = 1: less the other one's, and the shift
-    assert shaped(group(WHOLE, CUT), [3.0, 5.0], scale, cfg).tolist() == [0.25, 0.25]
-    # (99 - 1) / 2 = 49, clipped to 5, and (1 - 1) / 2 = 0: 5 - 0 and 0 - 5, and the shift
-    assert shaped(group(WHOLE, WHOLE), [99.0, 1.0], scale, cfg).tolist() == [5.25, -4.75]
+    # (3 - 1) / 2 = 1 and (5 - 1) / 2 - 1 for the cut = 1: less the other one's
+    assert shaped(group(WHOLE, CUT), [3.0, 5.0], scale, cfg).tolist() == [0, 0]
+    # (99 - 1) / 2 = 49, clipped to 5, and (1 - 1) / 2 = 0: 5 - 0 and 0 - 5
+    assert shaped(group(WHOLE, WHOLE), [99.0, 1.0], scale, cfg).tolist() == [5, -5]
+
+
+def test_a_running_scale_is_that_of_all_rewards_so_far() -> None:
+    found = Scale(mean=2.0, spread=2**0.5, answers=2).after([5.0]).after([-2.0, 4.0])  # the first two were 1 and 3
+    assert found.mean == pytest.approx(11 / 5, abs=EXACT)
+    assert found.spread == pytest.approx(torch.tensor([1.0, 3, 5, -2, 4]).std().item(), abs=1e-6)
+    assert found.answers == 5
+
+
+def test_the_shift_favours_the_token_that_ends_an_answer_whatever_whitening_and_critic_do(policy: Policy) -> None:
+    cut = Sampled(ids=[9, 9], finished=False)
+    part = gather(policy, [group(WHOLE, cut)], [[1.0, 2.0]], PLAIN, TuneTable())
+    (batch,) = [judged_by_critic(policy, one, TuneTable()) for one in part.experiences]
+    before = whitened([[batch]])
+    ((found,),) = shifted(before, 0.25)
+    change_BT = found.advantage_BT - before[0][0].advantage_BT
+    last = len(WHOLE.ids) - 1
+    assert change_BT.nonzero().tolist() == [[0, last]]
+    assert float(change_BT[0, last]) == 0.25
 
 
 def test_without_a_baseline_the_reward_stands_as_it_is() -> None:

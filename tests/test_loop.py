@@ -108,7 +108,7 @@ def test_offline_the_better_answer_gains_on_the_worse_one(algorithm: str, tiny_m
     assert sum(margins[-3:]) > sum(margins[:3])
     assert lines[-1]["tune/rewards/accuracies"] == 1.0
     assert found.tokens == 0
-    assert found.facts()["reward_scale"] == {"mean": 0.0, "spread": 1.0}  # nothing was rewarded
+    assert found.facts()["reward_scale"] == {"mean": 0.0, "spread": 1.0, "answers": 0}  # nothing was rewarded
     assert not any("tune/reward" in line for line in lines)
 
 
@@ -212,6 +212,21 @@ def test_a_reward_that_is_the_same_for_all_answers_stops_with_a_line(tiny_model:
     found = loop(settings(tmp_path, tiny_model), Recorder(tmp_path / "m.jsonl", "tune"), head=0.0)
     with pytest.raises(StarlingError, match=r"^tune: all 8 ranked answers looked at get the same reward; refit .*$"):
         found.train(Checkpoint(tmp_path / "c.pt", 1e9))
+
+
+@pytest.mark.parametrize("scaling", ["fixed", "running"])
+def test_a_running_scale_counts_the_rollouts_and_what_is_reported_keeps_the_first(
+    tiny_model: Path, tmp_path: Path, scaling: str
+) -> None:
+    cfg = settings(tmp_path, tiny_model, tune__steps=2, tune__ranked_prompts=0, tune__reward_scaling=scaling)
+    found = loop(cfg, Recorder(tmp_path / "m.jsonl", "tune"))
+    found.train(Checkpoint(tmp_path / "c.pt", 1e9))
+    assert found.scale.answers == 8  # two ranked answers to each of four prompts
+    assert found.shaping.answers == (8 if scaling == "fixed" else 8 + 2 * 4 * 2)
+    assert (found.shaping == found.scale) == (scaling == "fixed")
+    again = loop(cfg, Recorder(tmp_path / "again.jsonl", "tune"))
+    again.load_state_dict(found.state_dict())
+    assert (again.scale, again.shaping) == (found.scale, found.shaping)
 
 
 def test_rewards_that_stay_the_same_end_tuning_with_a_line(
