@@ -114,13 +114,15 @@ class Watch:
         return False
 
     def _suffices(self, *, looks: int) -> bool:
-        """Whether the budget covers so many looks and the test, at 1.25 times the length of the first answers."""
+        """Whether the budget covers so many looks more and the test."""
         budget = self._config.evaluate.token_budget
         return not budget or self.tokens + self._expected_tokens(looks) <= budget
 
     def _expected_tokens(self, looks: int) -> int:
-        answers = looks * len(self._asked) + 2 * self._config.prompts.test * self._config.evaluate.draws
-        return round(1.25 * self._looks[0]["mean_length"] * answers)
+        """Of so many looks and the test of both policies, whose answers are as long as at the first and last look."""
+        base, tuned = self._looks[0]["mean_length"], self._looks[-1]["mean_length"]
+        tests = self._config.prompts.test * self._config.evaluate.draws
+        return round(looks * len(self._asked) * tuned + tests * (base + tuned))
 
     def _require_tokens(self) -> None:
         """Refuse a budget that does not cover the last look and the test: the base would be what is kept."""

@@ -262,22 +262,22 @@ def test_a_look_whose_answers_grew_past_the_bound_is_not_kept(
     assert (told in " ".join(capsys.readouterr().out.split())) == (bound == 0.5)
 
 
-# Three answers of 8 tokens a look; the test has 2 x 3 prompts x 2 draws = 12. Expected at 1.25 times 8 tokens: a look
-# 30, the test 120. The second look needs 24 + 30 + 30 + 120 = 204, the third 24 more; the last goes ahead.
-@pytest.mark.parametrize(("budget", "steps"), [(203, [0, 3]), (204, [0, 1, 3]), (228, [0, 1, 2, 3]), (0, [0, 1, 2, 3])])
+# Three answers of 8 tokens at the first look, of 4 after it; the test has 3 prompts x 2 draws, 6 answers of each policy.
+# The second look needs 24 + 2 x 24 + 6 x 16 = 168; the third 36 + 2 x 12 + 6 x 12 = 132, but after a look left out 168.
+@pytest.mark.parametrize(("budget", "steps"), [(167, [0, 3]), (168, [0, 1, 2, 3]), (0, [0, 1, 2, 3])])
 def test_looks_that_the_budget_does_not_cover_are_left_out_and_told_but_never_the_last(
     tiny_model, policy, tmp_path: Path, capsys, budget: int, steps: list[int]
 ) -> None:
     settings = config.load(recipe(tmp_path / "budget", tiny_model, evaluate__token_budget=budget))
 
-    class Eight(writing([[8] * 3] * 4)):
+    class Counted(writing([[8] * 3, [4] * 3, [4] * 3, [4] * 3])):
         def _groups(self, policy):
-            self.tokens, before = 0, self.tokens
+            before = self.tokens
             groups = super()._groups(policy)
-            self.tokens = before + 24
+            self.tokens = before + sum(group.num_tokens for group in groups)
             return groups
 
-    watch = Eight(settings, PROMPTS, ScriptedJudge("===", "===", "===", "==="))
+    watch = Counted(settings, PROMPTS, ScriptedJudge("===", "===", "===", "==="))
     for step in range(4):
         watch.look(policy, step, is_last=step == 3)
     assert [look["step"] for look in watch.facts()["looks"]] == steps
