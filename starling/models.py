@@ -22,7 +22,7 @@ from transformers import (
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from starling import builtin, chat, lean, packing
+from starling import builtin, chat, device, lean, packing
 from starling.errors import ModelError, explained
 from starling.packing import Packed
 
@@ -129,8 +129,8 @@ def load_policy(name: str, dtype: torch.dtype = torch.bfloat16) -> Model:
     return Model(network.eval(), load_tokenizer(name))
 
 
-def new_reward_model(name: str, dtype: torch.dtype = torch.float32) -> Model:
-    """MODEL with its LM head replaced by a `score` head of zeros, so that at first all answers are equal.
+def new_reward_model(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> Model:
+    """MODEL with its LM head replaced by a new `score` head, drawn by `seed`.
 
     What is saved of it has to score the same in tools that render a conversation to text and tokenise that: the
     tokenizer adds nothing to what the template writes, and one label of a regression is given as it is, where of a
@@ -150,9 +150,20 @@ def new_reward_model(name: str, dtype: torch.dtype = torch.float32) -> Model:
     network.config.pad_token_id = tokenizer.pad_token_id
     network.config.problem_type = "regression"
     network.config.id2label, network.config.label2id = {0: "reward"}, {"reward": 0}
-    nn.init.zeros_(network.score.weight)
+    with torch.no_grad():
+        network.score.weight[0] = new_head(network.config.hidden_size, seed)
     _prepare(network)
     return Model(network, tokenizer)
+
+
+def new_head(hidden_size: int, seed: int) -> Tensor:
+    """Weights of a head as a linear layer of PyTorch begins: (H,), uniform, no larger than 1 / sqrt(H).
+
+    Not zeros: AdamW moves a weight by about the learning rate a step, so from zeros a short training never gets a head
+    of usual size, and what is trained below it has to grow instead.
+    """
+    drawn_H = torch.empty(hidden_size)
+    return nn.init.uniform_(drawn_H, -(hidden_size**-0.5), hidden_size**-0.5, device.generator(seed, "head"))
 
 
 def load_reward_model(name: str, dtype: torch.dtype = torch.float32) -> Model:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from starling import device
+from starling import device, models
 from starling.config import FitTable
 from starling.errors import DataError
 from starling.examples import Example, ragged
@@ -64,8 +64,8 @@ class Objective:
             )
         self._length_head = None
         if cfg.length_head:
-            self._length_head = nn.Parameter(_new_head(network, seed, "length head"))
-            _begin_apart(network, seed)
+            drawn_H = models.new_head(network.config.hidden_size, device.seed_for(seed, "fit", "length head"))
+            self._length_head = nn.Parameter(drawn_H.to(network.device))
 
     @property
     def weights(self) -> dict[str, nn.Parameter]:
@@ -149,20 +149,3 @@ def _lengths(examples: Sequence[Example], mask_BK: Tensor) -> Tensor:
     width = mask_BK.shape[1]
     rows = [[len(ending) for ending in example.endings] for example in examples]
     return torch.tensor([row + [0] * (width - len(row)) for row in rows], device=mask_BK.device).float()
-
-
-def _begin_apart(network: Any, seed: int) -> None:
-    """Draw a reward head that is still zero; one that was trained before stays.
-
-    A correlation does not know how large rewards are, so its gradient grows as they shrink: from a head of zeros it
-    outweighs the ranking's a hundredfold, and no ranking is learnt. Heads of norm 1 are the paper's.
-    """
-    head_1H = network.score.weight
-    if not head_1H.any():
-        with torch.no_grad():
-            head_1H.copy_(_new_head(network, seed, "quality head"))
-
-
-def _new_head(network: Any, seed: int, name: str) -> Tensor:
-    drawn_H = torch.randn(network.config.hidden_size, generator=device.generator(seed, "fit", name))
-    return (drawn_H / drawn_H.norm()).to(network.device)

@@ -144,6 +144,7 @@ def test_a_step_is_as_long_as_its_gradient_or_the_clip(clip: float) -> None:
 
 def test_nll_of_the_first_step_is_that_of_equal_rewards(tiny_model: Path) -> None:
     model = models.new_reward_model(str(tiny_model))
+    torch.nn.init.zeros_(model.network.score.weight)
     examples, _ = examples_of(model, [*rankings(3), ranking("pair", ["wet", "dry"], [1, 2])])
     objective = Objective(FitTable(), model.network, examples, 1)
     optimiser = torch.optim.SGD(model.network.parameters(), lr=0.0)
@@ -277,7 +278,7 @@ def test_fit_learns_what_the_rankings_have_in_common(tiny_model: Path, tmp_path:
     fit.fit(table, str(tiny_model), rankings(7), rankings(9)[7:], tmp_path, recorder, seed=1)
     lines = metrics.read(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(1, 33))
-    assert lines[0]["fit/nll"] == pytest.approx(math.log(6) / 2, abs=1e-5)
+    assert lines[0]["fit/nll"] == pytest.approx(math.log(6) / 2, abs=0.3)  # that of equal rewards, and a drawn head
     assert lines[-1]["fit/nll"] < 0.5 * lines[0]["fit/nll"]
     assert lines[-1]["fit/held_out_pair_accuracy"] > 0.6
 

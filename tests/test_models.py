@@ -77,10 +77,14 @@ def test_saved_policy_is_the_same_for_everybody(tiny_model: Path, tmp_path: Path
     assert loaded.config._attn_implementation != packing.ATTENTION
 
 
-def test_a_new_reward_model_finds_all_answers_equal(tiny_model: Path) -> None:
-    network, _ = models.new_reward_model(str(tiny_model))
-    with torch.no_grad():
-        assert models.rewards(network, pack(GROUPS)).tolist() == [0.0, 0.0, 0.0]
+def test_the_head_of_a_new_reward_model_is_drawn_by_the_seed_as_a_linear_layers(tiny_model: Path) -> None:
+    network, _ = models.new_reward_model(str(tiny_model), seed=1)
+    head_H = network.score.weight[0].detach()
+    largest = len(head_H) ** -0.5
+    assert 0.9 * largest < float(head_H.abs().max()) <= largest
+    assert float(head_H.std()) == pytest.approx(largest / 3**0.5, rel=0.2)  # of a uniform distribution
+    assert torch.equal(models.new_reward_model(str(tiny_model), seed=1).network.score.weight[0], head_H)
+    assert not torch.equal(models.new_reward_model(str(tiny_model), seed=2).network.score.weight[0], head_H)
     assert [name for name, _ in network.named_parameters() if name.startswith("score")] == ["score.weight"]
 
 
@@ -249,7 +253,7 @@ def test_a_classifier_of_other_labels_gets_the_head_of_a_reward_model(tiny_model
     found = models.new_reward_model(str(tmp_path / "five"))
     assert found.network.config.num_labels == 1
     assert found.network.score.weight.shape == (1, 32)
-    assert not found.network.score.weight.any()
+    assert torch.equal(found.network.score.weight[0], models.new_head(32, 0))
     base = models.new_reward_model(str(tiny_model)).network.model.state_dict()
     assert all(torch.equal(weight, base[key]) for key, weight in found.network.model.state_dict().items())
 

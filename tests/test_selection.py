@@ -262,7 +262,7 @@ def test_a_look_whose_answers_grew_past_the_bound_is_not_kept(
     assert (told in " ".join(capsys.readouterr().out.split())) == (bound == 0.5)
 
 
-# Three answers of 8 tokens at the first look, of 4 after it; the test has 3 prompts x 2 draws, 6 answers of each policy.
+# Three answers of 8 tokens at the first look, of 4 after it; the test has 3 prompts x 2 draws, 6 answers of each.
 # The second look needs 24 + 2 x 24 + 6 x 16 = 168; the third 36 + 2 x 12 + 6 x 12 = 132, but after a look left out 168.
 @pytest.mark.parametrize(("budget", "steps"), [(167, [0, 3]), (168, [0, 1, 2, 3]), (0, [0, 1, 2, 3])])
 def test_looks_that_the_budget_does_not_cover_are_left_out_and_told_but_never_the_last(
