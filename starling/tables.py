@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -124,8 +125,8 @@ def ranking_row(ranking: Ranking) -> dict[str, Any]:
     place = {old: new for new, old in enumerate(best_first)}
     pairs = [(ranking.ranks[old], ranking.answers[old]) for old in best_first]
     answers = [
-        {"answer": a.answer, "model": a.model, "rank": float(rank), "finished": a.finished, "weakened": a.weakened,
-         "num_tokens": a.num_tokens}
+        {"answer": a.answer, "model": a.model, "rank": told_rank(rank), "finished": a.finished,
+         "weakened": a.weakened, "num_tokens": a.num_tokens}
         for rank, a in pairs
     ]  # fmt: skip
     return {
@@ -149,6 +150,11 @@ def ranking_row(ranking: Ranking) -> dict[str, Any]:
         "unread": ranking.unread,
         **({"panel": [_member_row(one, best_first) for one in ranking.panel]} if ranking.panel else {}),
     }
+
+
+def told_rank(rank: float) -> float | None:
+    """A rank as rows hold it: null where the place is not known."""
+    return float(rank) if math.isfinite(rank) else None
 
 
 def _member_row(said: Mapping[str, Any], best_first: Sequence[int]) -> dict[str, Any]:
@@ -180,9 +186,11 @@ def ranking_from_row(row: Mapping[str, Any], where: str) -> Ranking:
     turns.check_messages(messages, where)
     prompt_id = str(row.get("prompt_id") or where)
     answers = [_answer(entry, prompt_id, draw, f"{where}: answer {draw}") for draw, entry in enumerate(entries)]
+    ranks = [entry["rank"] for entry in entries]
+    _check_places(ranks, where)
     source = row.get("source") or ""
     return Ranking(
-        prompt_id=prompt_id, messages=messages, answers=answers, ranks=[float(entry["rank"]) for entry in entries],
+        prompt_id=prompt_id, messages=messages, answers=answers, ranks=[float(rank or 0) for rank in ranks],
         judge=str(row.get("judge") or ""), template_hash=str(row.get("template_hash") or ""),
         orders=row.get("orders") or (), agreement=row.get("agreement"), rankings=row.get("rankings") or (),
         marks=row.get("marks") or (), self_agreement=row.get("self_agreement"),
@@ -221,10 +229,9 @@ def _messages(prompt: Any) -> Any:
 
 
 def _answer(entry: Any, prompt_id: str, draw: int, where: str) -> Candidate:
-    if not isinstance(entry, Mapping) or not isinstance(entry.get("answer"), str) or not _is_rank(entry.get("rank")):
-        found = type(entry).__name__
-        if isinstance(entry, Mapping):
-            found = f"rank {entry['rank']!r}"[:40] if "rank" in entry else ", ".join(map(str, entry))
+    told: Mapping[str, Any] = entry if isinstance(entry, Mapping) else {}
+    if not isinstance(told.get("answer"), str) or not _is_rank(told.get("rank", "none")):
+        found = f"rank {told['rank']!r}"[:40] if "rank" in told else ", ".join(map(str, told)) or type(entry).__name__
         raise DataError(f"{where} needs a text `answer` and a `rank` of 1 or more (1 is best); found: {found}")
     try:
         num_tokens = int(entry.get("num_tokens") or 0)
@@ -260,4 +267,18 @@ def _are_texts(value: Any) -> bool:
 
 
 def _is_rank(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value <= sys.maxsize  # NaN fails
+    """Whether this is a place, or 0 or None, which stand for one that is not known."""
+    if value is None:
+        return True
+    return isinstance(value, int | float) and not isinstance(value, bool) and (value == 0 or 1 <= value <= sys.maxsize)
+
+
+def _check_places(ranks: Sequence[float | None], where: str) -> None:
+    """Refuse ranks of which none is a place, and those that may count from 0, where 0 would be the best."""
+    if ranks and not any(ranks):
+        raise DataError(f"{where}: no answer has a `rank` of 1 or more (1 is best), so none is known to be better")
+    if ranks.count(0) == 1:
+        raise DataError(
+            f"{where}: one answer alone has rank 0; ranks begin at 1, so if they count from 0 add 1 to each, "
+            "and if its place is not known write null"
+        )

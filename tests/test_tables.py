@@ -221,14 +221,39 @@ def test_answers_and_ranks_in_two_lists_are_a_ranking() -> None:
     ]
 
 
+@pytest.mark.parametrize("ranks", [[1, 2, 0, 0], [1, 2, None, None], [1.0, 2.0, 0.0, 0]], ids=str)
+def test_an_answer_whose_place_is_not_known_stands_below_all_that_have_one(ranks: list) -> None:
+    found = tables.ranking_from_row({"prompt": "hi", "answers": list("abcd"), "ranks": ranks}, "here")
+    assert (found.ranks, found.num_placed) == ([1, 2, math.inf, math.inf], 2)
+    entries = [{"answer": text, "rank": rank} for text, rank in zip("abcd", ranks, strict=True)]
+    assert tables.ranking_from_row({"prompt": "hi", "answers": entries}, "here").ranks == found.ranks
+
+
+def test_one_answer_alone_without_a_place_is_null() -> None:
+    found = tables.ranking_from_row({"prompt": "hi", "answers": list("abc"), "ranks": [2, None, 1]}, "here")
+    assert found.ranks == [2, math.inf, 1]
+
+
+def test_a_place_that_is_not_known_is_written_as_null_and_last_and_comes_back(tmp_path: Path) -> None:
+    row = tables.ranking_row(ranking(ranks=[0, 2, 1]))
+    assert [(answer["answer"], answer["rank"]) for answer in row["answers"]] == [
+        ("tied first", 1.0), ("first", 2.0), ("third", None),
+    ]  # fmt: skip
+    data_files.write_parquet(tmp_path / "r.parquet", [row], tables.RANKINGS)
+    assert tables.ranking_from_row(data_files.read_rows(tmp_path / "r.parquet")[0], "here").ranks == [1, 2, math.inf]
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
         ({"prompt": "hi", "answers": ["a", "b"], "ranks": [1]}, "one rank for each of the 2 answers"),
         ({"prompt": "hi", "answers": ["a", "b"], "ranks": [1, "2"]}, "answer 1 needs.*found: rank '2'"),
         ({"prompt": "hi"}, "a ranking needs `prompt` and `answers`.*found: prompt"),
-        ({"prompt": "hi", "answers": [{"answer": "a", "rank": 0}]}, "answer 0 needs a text `answer` and a `rank`"),
-        ({"prompt": "hi", "answers": [{"answer": "a", "rank": None}]}, "answer 0 needs"),
+        ({"prompt": "hi", "answers": [{"answer": "a", "rank": 0}]}, "no answer has a `rank` of 1 or more"),
+        ({"prompt": "hi", "answers": ["a", "b"], "ranks": [None, 0]}, "no answer has a `rank` of 1 or more"),
+        ({"prompt": "hi", "answers": ["a", "b", "c"], "ranks": [0, 1, 2]}, "one answer alone has rank 0; .* add 1 to"),
+        ({"prompt": "hi", "answers": ["a", "b"], "ranks": [1, 0.5]}, "answer 1 needs.*found: rank 0.5"),
+        ({"prompt": "hi", "answers": [{"answer": "a"}, {"answer": "b", "rank": 1}]}, "answer 0 needs.*found: answer"),
         ({"prompt": "hi", "answers": [{"answer": "a", "rank": True}]}, "answer 0 needs"),
         ({"prompt": "hi", "answers": [{"answer": "a", "rank": math.nan}]}, "answer 0 needs"),
         ({"prompt": "hi", "answers": [{"answer": "a", "rank": 1}, {"answer": None, "rank": 2}]}, "answer 1 needs"),
@@ -241,7 +266,10 @@ def test_answers_and_ranks_in_two_lists_are_a_ranking() -> None:
         "rank as text",
         "no answers",
         "zero",
-        "null",
+        "none known",
+        "counted from 0",
+        "between",
+        "no rank",
         "bool",
         "nan",
         "no text",
