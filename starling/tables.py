@@ -12,10 +12,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from starling import data_files, turns
+from starling import data_files, preferences, turns
 from starling.errors import DataError
 from starling.judges.checks import CHECKS
-from starling.records import SPLITS, Candidate, Message, Prompt, Ranking
+from starling.records import SPLITS, Candidate, Prompt, Ranking
 from starling.store import Run
 
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -171,11 +171,11 @@ def ranking_from_row(row: Mapping[str, Any], where: str) -> Ranking:
     """A ranking from a row in Nectar's form, with `answers` and `ranks` in two lists, or of `chosen` and `rejected`."""
     entries: list[Any]
     if "chosen" in row and "rejected" in row:
-        messages, texts = _pair(row, where)
+        messages, texts = preferences.read(row, where)
         entries = [{"answer": text, "model": name, "rank": rank} for rank, (name, text) in enumerate(texts.items(), 1)]
     elif isinstance(row.get("answers"), list):
         entries = row["answers"] if row.get("ranks") is None else _ranked(row["answers"], row["ranks"], where)
-        messages = row.get("messages") or _messages(row.get("prompt"))
+        messages = row.get("messages") or turns.as_messages(row.get("prompt"))
         if messages is None:
             raise DataError(f"{where}: the row needs the `prompt` (or `messages`) that its answers answer")
     else:
@@ -201,31 +201,10 @@ def ranking_from_row(row: Mapping[str, Any], where: str) -> Ranking:
     )  # fmt: skip
 
 
-def _pair(row: Mapping[str, Any], where: str) -> tuple[list[Message], dict[str, str]]:
-    chosen, rejected = row["chosen"], row["rejected"]
-    if isinstance(chosen, str) and isinstance(rejected, str):
-        if row.get("prompt") is None:
-            raise DataError(
-                f"{where}: `chosen` and `rejected` are texts, so the row needs the `prompt` that they answer"
-            )
-        return _messages(row["prompt"]), {"chosen": chosen, "rejected": rejected}
-    if not (chosen and rejected and isinstance(chosen, list) and isinstance(rejected, list)):
-        raise DataError(f"{where}: `chosen` and `rejected` must both be texts or both be message lists")
-    if not (turns.is_message(chosen[-1]) and turns.is_message(rejected[-1])):
-        raise DataError(f"{where}: `chosen` and `rejected` must end on a message with a `role` and a text `content`")
-    prompt = row.get("prompt")
-    messages = prompt if isinstance(prompt, list) else chosen[:-1] or _messages(prompt)
-    return messages, {"chosen": chosen[-1]["content"], "rejected": rejected[-1]["content"]}
-
-
 def _ranked(texts: list[Any], ranks: Any, where: str) -> list[dict[str, Any]]:
     if not isinstance(ranks, list) or len(ranks) != len(texts):
         raise DataError(f"{where}: `ranks` must be a list of one rank for each of the {len(texts)} answers")
     return [{"answer": text, "rank": rank} for text, rank in zip(texts, ranks, strict=True)]
-
-
-def _messages(prompt: Any) -> Any:
-    return turns.messages_from_text(prompt) if isinstance(prompt, str) else prompt
 
 
 def _answer(entry: Any, prompt_id: str, draw: int, where: str) -> Candidate:

@@ -195,19 +195,21 @@ def test_rows_that_are_no_rankings_are_listed_and_the_rest_is_used(
 ) -> None:
     answers = [{"answer": "yes", "rank": 1}, {"answer": "no", "rank": 2}]
     bad = [{"prompt": "rain?", "answers": [answers[0], {"answer": "no", "rank": rank}]} for rank in (0, -1, "2", 0.5)]
+    asked, says = [{"role": "user", "content": "rain?"}], [{"role": "assistant", "content": "yes"}]
     wrong = [
         *bad,
+        {"chosen": [*asked, *says], "rejected": [*asked, *says, *asked, *says]},
         {"prompt": "rain?", "answers": answers[:1]},
         {"prompt": "rain?", "answers": [*answers, answers[1] | {"rank": 3}]},
     ]
     source = write_lines(tmp_path / "mine.jsonl", [*pair_rows(), *wrong])
     facts = own_files.fit(settings(), [source], str(tiny_model), tmp_path / "out", 0.0)
-    assert (facts["rankings"], facts["unread"]) == (13, 4)
+    assert (facts["rankings"], facts["unread"]) == (13, 5)
     assert facts["unusable"] == {"fewer than two answers": 1}
     assert facts["answers_left_out"] == {"a copy of another that has another rank": 1}
     listed = data_files.read_rows(tmp_path / "out" / "unusable.jsonl")
     assert [(line["where"], line["what"]) for line in listed] == [
-        *((f"{source}:{row}", "ranking") for row in (13, 14, 15, 16, 17)), (f"{source}:18", "answer"),
+        *((f"{source}:{row}", "ranking") for row in range(13, 19)), (f"{source}:19", "answer"),
     ]  # fmt: skip
     assert "one answer alone has rank 0" in listed[0]["detail"]
     assert [line["detail"].rpartition("found: ")[2] for line in listed[1:4]] == [
@@ -215,8 +217,9 @@ def test_rows_that_are_no_rankings_are_listed_and_the_rest_is_used(
         "rank '2'",
         "rank 0.5",
     ]
+    assert "differ before the last message" in listed[4]["detail"]
     said = " ".join("".join(capsys.readouterr()).split())
-    assert "fit: 4 of 18 rows are no rankings" in said and "rank 0" in said
+    assert "fit: 5 of 19 rows are no rankings" in said and "rank 0" in said
 
 
 def test_rankings_of_the_best_answers_alone_are_learnt_and_tested(tiny_model: Path, tmp_path: Path) -> None:
