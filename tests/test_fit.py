@@ -1,6 +1,7 @@
 """fit: rankings -> a K-wise reward model."""
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import torch
 from killed import Killed
 from made_rankings import example, ranking, rankings
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tolerances import CLOSE
 
 from starling import accuracy, metrics, models
@@ -173,6 +174,32 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(tiny_model: Path, tmp_path: P
     for file in files:
         assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
     assert not (tmp_path / "cut" / "checkpoint.pt").exists()
+
+
+def other_base(tiny_model: Path, folder: Path) -> Path:
+    """The same model with one weight changed."""
+    shutil.copytree(tiny_model, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] += 1
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("other", ["settings", "rankings", "held-out rankings", "base weights"])
+def test_another_fit_does_not_go_on_from_what_an_interrupted_one_left(
+    tiny_model: Path, tmp_path: Path, other: str
+) -> None:
+    folder, seen = tmp_path / "run", tmp_path / "run.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        run_fit(tiny_model, folder, Killed(seen, "fit", 3))
+    before = seen.read_text()
+    table = SMALL.model_copy(update={"learning_rate": 1e-3} if other == "settings" else {"checkpoint_seconds": 60})
+    base = other_base(tiny_model, tmp_path / "base") if other == "base weights" else tiny_model
+    told = [*TOLD[:-1], replace(TOLD[-1], ranks=[1, 2, 3])] if other == "rankings" else TOLD
+    held_out = HELD_OUT[:1] if other == "held-out rankings" else HELD_OUT
+    with pytest.raises(DataError, match=rf"checkpoint\.pt: was saved with other {other}; bring them back, or"):
+        fit.fit(table, str(base), told, held_out, folder, Recorder(seen, "fit"), seed=1)
+    assert (folder / "checkpoint.pt").exists() and seen.read_text() == before
 
 
 def test_a_resumed_fit_draws_the_random_numbers_that_it_would_have_drawn(reward_model: Model, tmp_path: Path) -> None:
