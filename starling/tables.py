@@ -192,8 +192,8 @@ def ranking_from_row(row: Mapping[str, Any], where: str) -> Ranking:
     return Ranking(
         prompt_id=prompt_id, messages=messages, answers=answers, ranks=[float(rank or 0) for rank in ranks],
         judge=str(row.get("judge") or ""), template_hash=str(row.get("template_hash") or ""),
-        orders=row.get("orders") or (), agreement=row.get("agreement"), rankings=row.get("rankings") or (),
-        marks=row.get("marks") or (), self_agreement=row.get("self_agreement"),
+        orders=row.get("orders") or (), rankings=row.get("rankings") or (), marks=row.get("marks") or (),
+        agreement=_within(row, "agreement", 0, where), self_agreement=_within(row, "self_agreement", -1, where),
         good_natured=row.get("good_natured") is not False,
         source=", ".join(map(str, source)) if isinstance(source, list) else str(source),
         calls=row.get("calls") or (), repeats=row.get("repeats") or (), unread=row.get("unread") or 0,
@@ -243,6 +243,16 @@ def _checks(checks: Any, where: str) -> list[dict[str, Any]]:
 
 def _are_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def _within(row: Mapping[str, Any], key: str, least: int, where: str) -> float | None:
+    """A figure of the judge's agreement with itself; None where it is not known."""
+    value = row.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= 1:  # NaN fails
+        raise DataError(f"{where}: `{key}` is {value!r:.40}, not a number from {least} to 1; null is not known")
+    return float(value)
 
 
 def _is_rank(value: Any) -> bool:

@@ -284,6 +284,30 @@ def test_a_row_that_is_no_ranking_is_named(row: dict, message: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("agreement", math.nan, "is nan, not a number from 0 to 1"),
+        ("agreement", 1.01, "is 1.01, not a number from 0 to 1"),
+        ("agreement", -0.1, "is -0.1, not a number from 0 to 1"),
+        ("agreement", True, "is True, not a number from 0 to 1"),
+        ("agreement", "high", "is 'high', not a number from 0 to 1"),
+        ("self_agreement", -1.5, "is -1.5, not a number from -1 to 1"),
+        ("self_agreement", math.nan, "is nan, not a number from -1 to 1"),
+    ],
+)
+def test_an_agreement_that_is_none_is_named(key: str, value: object, message: str) -> None:
+    with pytest.raises(DataError, match=rf"^mine:3: `{key}` {message}"):
+        tables.ranking_from_row({"prompt": "hi", "chosen": "a", "rejected": "b", key: value}, "mine:3")
+
+
+def test_the_ends_of_an_agreement_are_agreements() -> None:
+    row = {"prompt": "hi", "chosen": "a", "rejected": "b"}
+    for told in ({"agreement": 0, "self_agreement": -1}, {"agreement": 1, "self_agreement": 1}, {"agreement": None}):
+        found = tables.ranking_from_row(row | told, "here")
+        assert {key: getattr(found, key) for key in told} == told
+
+
+@pytest.mark.parametrize(
     ("name", "content"),
     [
         ("mine.jsonl", b"\xff\xfe{}\n"),
