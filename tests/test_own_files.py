@@ -21,8 +21,8 @@ WORDS = ("rain", "plain", "river", "town", "name", "spain", "the", "what", "runs
 
 
 def settings(*overrides: str) -> Config:
-    changed = ["fit.epochs=1", "fit.prompts_per_step=4", "fit.learning_rate=1e-2", "run.threads=1", *overrides]
-    return config.load(config.find_recipe("smollm2"), changed)
+    small = ["fit.epochs=1", "fit.prompts_per_step=4", "fit.learning_rate=1e-2", "fit.layers=0", "run.threads=1"]
+    return config.load(config.find_recipe("smollm2"), [*small, *overrides])
 
 
 def nectar_rows(count: int = 12) -> list[dict]:
