@@ -1,5 +1,6 @@
 """fit: rankings -> a K-wise reward model."""
 
+import json
 import math
 import shutil
 from dataclasses import replace
@@ -292,6 +293,21 @@ def test_fit_learns_what_the_rankings_have_in_common(tiny_model: Path, tmp_path:
     assert lines[0]["fit/nll"] == pytest.approx(math.log(6) / 2, abs=1e-5)
     assert lines[-1]["fit/nll"] < 0.5 * lines[0]["fit/nll"]
     assert lines[-1]["fit/held_out_pair_accuracy"] > 0.6
+
+
+def test_dropout_of_attention_is_left_off_and_told(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dropping = tmp_path / "dropping"
+    shutil.copytree(tiny_model, dropping)
+    told = json.loads((dropping / "config.json").read_text())
+    (dropping / "config.json").write_text(json.dumps(told | {"attention_dropout": 0.5}))
+    weights = []
+    for model, lines in ((tiny_model, 0), (dropping, 1)):
+        run_fit(model, tmp_path / "run", Recorder(tmp_path / "run.jsonl", "fit"))
+        assert capsys.readouterr().out.count("fit: attention_dropout = 0.5 of the model's config.json") == lines
+        weights.append((tmp_path / "run" / "model" / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.parametrize(

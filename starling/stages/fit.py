@@ -69,6 +69,7 @@ def fit(
     `files` are the ranking files with their hashes, where there were any, for the model's card.
     """
     model = models.new_reward_model(base)
+    packing.tell_dropout(model.network.config, "fit")
     examples, notes = examples_of(model, rankings, too_long=cfg.too_long, max_tokens=cfg.max_tokens)
     tests, of_tests = examples_of(model, held_out, too_long=cfg.too_long, max_tokens=cfg.max_tokens)
     notes += of_tests
