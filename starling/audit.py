@@ -4,8 +4,9 @@ Intervals are of 95 %: Wilson's for shares of calls, else by bootstrap over prom
 counts as that and in nothing else; what else a figure leaves out, it counts.
 """
 
+import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
 from typing import Any
@@ -110,7 +111,7 @@ def position(read: Sequence[Judgement], k: int) -> dict[str, Any] | None:
 def length(read: Sequence[Judgement]) -> dict[str, Any]:
     """How often the longer answer (in characters) stands above the shorter one; pairs tied in either say nothing."""
     cases = _longer_above(read)
-    pairs = sum(len(call.answers) * (len(call.answers) - 1) // 2 for call in read)
+    pairs = sum(1 for _ in _ranked_pairs(read))
     return _score(cases) | {"pairs_tied_or_as_long": pairs - len(cases)}
 
 
@@ -174,7 +175,7 @@ def models(read: Sequence[Judgement]) -> list[dict[str, Any]]:
     """
     cases: dict[str, list[tuple[str, float, bool | None]]] = defaultdict(list)
     for call in read:
-        for model, rank in zip(call.models, call.ranks or (), strict=True):
+        for model, rank in zip(call.models, _places(call), strict=True):
             if model:
                 cases[model].append((call.prompt, float(rank), call.good_natured))
     found = [
@@ -191,8 +192,14 @@ def models(read: Sequence[Judgement]) -> list[dict[str, Any]]:
 
 def tied_share(calls: Sequence[Judgement]) -> float:
     """The share of answer pairs that the judge calls equal."""
-    pairs = [a == b for call in calls if call.ranks is not None for a, b in combinations(call.ranks, 2)]
+    pairs = [a == b for a, b in _ranked_pairs(calls)]
     return sum(pairs) / len(pairs) if pairs else 0.0
+
+
+def _ranked_pairs(calls: Sequence[Judgement]) -> Iterator[tuple[float, float]]:
+    """The ranks of each two answers; of two without a place the judge says nothing."""
+    for call in calls:
+        yield from (pair for pair in combinations(call.ranks or (), 2) if math.isfinite(min(pair)))
 
 
 def _longer_above(calls: Sequence[Judgement]) -> list[tuple[str, float]]:
@@ -232,6 +239,12 @@ def _place_by_text(call: Judgement) -> dict[str, float]:
 
 def _middle_ranks(call: Judgement) -> list[float]:
     return [float(rank) for rank in scipy_stats.rankdata(call.ranks or ())]
+
+
+def _places(call: Judgement) -> list[float]:
+    """The ranks; answers without a place share the mean of the places that are left."""
+    told = zip(call.ranks or (), _middle_ranks(call), strict=True)
+    return [float(rank) if math.isfinite(rank) else middle for rank, middle in told]
 
 
 def _is_told(call: Judgement) -> bool:

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +13,28 @@ from starling.errors import DataError, explained
 
 
 class Checkpoint:
-    """Saves at most once in `seconds`, so that an interruption costs no more than that."""
+    """Saves at most once in `seconds`, so that an interruption costs no more than that.
 
-    def __init__(self, path: Path, seconds: float) -> None:
+    `began_with` has hashes of what the steps follow from, by name.
+    """
+
+    def __init__(self, path: Path, seconds: float, began_with: Mapping[str, str] | None = None) -> None:
         self.path = path
         self._seconds = seconds
+        self._began_with = dict(began_with or {})
         self._last = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
         """The saved state, or None where there is none; tensors and plain values only, never code.
 
-        What another version saved is refused: its steps need not be the ones that this version would have done.
+        What another version saved is refused, or what began with something else: its steps need not be the ones that
+        would have been done here.
         """
         if not self.path.exists():
             return None
         try:
             saved = torch.load(self.path, map_location="cpu", weights_only=True)
-            made_by, state = saved["starling"], saved["state"]
+            made_by, state, began_with = saved["starling"], saved["state"], dict(saved.get("began_with", {}))
         except Exception as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise DataError(f"{self.path}: not a checkpoint ({reason}); delete it to begin anew") from error
@@ -36,6 +42,10 @@ class Checkpoint:
             raise DataError(
                 f"{self.path}: was saved by starling {made_by}, this is {starling.__version__}; "
                 "use that version, or delete it to begin anew"
+            )
+        if other := [name for name, value in self._began_with.items() if began_with.get(name) != value]:
+            raise DataError(
+                f"{self.path}: was saved with other {' and '.join(other)}; bring them back, or delete it to begin anew"
             )
         return state
 
@@ -46,10 +56,11 @@ class Checkpoint:
     def save(self, state: dict[str, Any]) -> None:
         """Replace the saved state."""
         partial = self.path.with_name(self.path.name + ".partial")
+        saved = {"starling": starling.__version__, "began_with": self._began_with, "state": state}
         with explained(f"writing {self.path}"):
             try:
                 with partial.open("wb") as file:
-                    torch.save({"starling": starling.__version__, "state": state}, file)
+                    torch.save(saved, file)
             except RuntimeError as error:  # what torch makes of a full disk
                 partial.unlink(missing_ok=True)
                 raise OSError("the disk did not take the whole file") from error

@@ -10,6 +10,25 @@ from transformers.modeling_utils import PreTrainedModel
 from starling import adapters
 from starling.errors import ModelError
 
+_KEY = "tune.layers"
+_INSTEAD = {
+    _KEY: "use another model",
+    "fit.layers": "set fit.layers and fit.lora_rank to 0 for all weights, or use another model",
+}
+
+
+def last_blocks(decoder: Any, layers: int, key: str) -> Any:
+    """The decoder's last `layers` blocks (0 = all); the setting `key` says how many, and is named where that fails."""
+    blocks = len(_part(decoder, "layers", key))
+    if layers > blocks:
+        raise ModelError(f"{key} = {layers}: the model has {blocks} blocks; 0 is all of them")
+    return decoder.layers[blocks - (layers or blocks) :]
+
+
+def final_norm(decoder: Any, key: str) -> nn.Module:
+    """The norm after the last block, which is trained with the blocks that `key` counts."""
+    return _part(decoder, "norm", key)
+
 
 def trunk_of(decoder: Any, layers: int) -> PreTrainedModel:
     """The decoder without its last `layers` blocks and its final norm; shares the weights. Without
@@ -20,7 +39,7 @@ def trunk_of(decoder: Any, layers: int) -> PreTrainedModel:
 def top_of(decoder: Any, layers: int) -> PreTrainedModel:
     """A copy of the decoder's last `layers` blocks (0 = all) and final norm in float32, fed with the trunk's hidden
     states."""
-    top: Any = _slice(decoder, slice(_num_frozen(decoder, layers), None), norm=decoder.norm)
+    top: Any = _slice(decoder, slice(_num_frozen(decoder, layers), None), norm=final_norm(decoder, _KEY))
     top.embed_tokens = None
     return copy.deepcopy(top).float()
 
@@ -29,7 +48,7 @@ def reference_of(decoder: Any, layers: int) -> PreTrainedModel:
     """The same to compare with: what linear layers multiply with stays as the decoder has it, which is what autocast
     would make of float32 copies."""
     reference: Any = top_of(decoder, layers).requires_grad_(False)
-    blocks = decoder.layers[_num_frozen(decoder, layers) :]
+    blocks = last_blocks(decoder, layers, _KEY)
     for copied, layer in zip(reference.layers.modules(), blocks.modules(), strict=True):
         if isinstance(layer, nn.Linear):
             copied.to(layer.weight.dtype)
@@ -66,7 +85,14 @@ def _num_frozen(decoder: Any, layers: int) -> int:
     config = decoder.config
     if config.model_type.startswith("gemma") or getattr(config, "embedding_multiplier", 1.0) != 1.0:
         raise ModelError(f"{config.model_type} scales its input embeddings, so its trunk cannot be shared")
-    blocks = len(decoder.layers)
-    if layers > blocks:
-        raise ModelError(f"tune.layers = {layers}: the model has {blocks} blocks; 0 is all of them")
-    return blocks - (layers or blocks)
+    return len(_part(decoder, "layers", _KEY)) - len(last_blocks(decoder, layers, _KEY))
+
+
+def _part(decoder: Any, name: str, key: str) -> Any:
+    part = getattr(decoder, name, None)
+    if not isinstance(part, nn.Module):
+        raise ModelError(
+            f"{key}: {type(decoder).__name__} has no part called `{name}`, so its last blocks with the final norm "
+            f"cannot be told from the rest; {_INSTEAD[key]}"
+        )
+    return part

@@ -28,8 +28,8 @@ class Example:
 
     @property
     def num_places(self) -> int:
-        """Places that the ranking decides: K - 1."""
-        return len(self.endings) - 1
+        """Places that the ranking decides: K - 1, or those that are known where the judge named the best alone."""
+        return min(self.ranking.num_placed, len(self.endings) - 1)
 
 
 def examples_of(

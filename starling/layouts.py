@@ -4,6 +4,7 @@ Ties are no preference, so they give no pair. Where a number is made of ranks, t
 places that they take.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,7 +66,10 @@ class Pair(NamedTuple):
 
 
 def middle_ranks(ranking: Ranking) -> list[float]:
-    """The ranks with tied answers sharing the mean of their places: 1, 1, 3 becomes 1.5, 1.5, 3."""
+    """The ranks with tied answers sharing the mean of their places: 1, 1, 3 becomes 1.5, 1.5, 3.
+
+    Answers without a place share the mean of those that are left.
+    """
     ranks = ranking.ranks
     return [sum(other < rank for other in ranks) + (sum(other == rank for other in ranks) + 1) / 2 for rank in ranks]
 
@@ -85,7 +89,8 @@ def pairs(ranking: Ranking, which: str, left_out: LeftOut) -> Iterator[Pair]:
     for i, j in chosen:
         better, worse = ranking.answers[i], ranking.answers[j]
         if ranks[i] == ranks[j]:
-            left_out["pairs that are tied"] += 1
+            placed = math.isfinite(ranking.ranks[i])
+            left_out["pairs that are tied" if placed else "pairs of which neither answer has a place"] += 1
         elif not better.answer.strip() or not worse.answer.strip():
             left_out["pairs with an empty answer"] += 1
         elif better.answer == worse.answer:
@@ -154,7 +159,7 @@ def _ultrafeedback(item: Item, left_out: LeftOut) -> Iterator[Row]:
                 "critique": "",
                 "fine-grained_score": None,
                 "overall_score": 10 - 9 * (rank - 1) / (k - 1) if k > 1 else None,
-                "rank": float(place),
+                "rank": tables.told_rank(place),
             }
             for answer, place, rank in zip(ranking.answers, ranking.ranks, middle_ranks(ranking), strict=True)
         ],
@@ -189,7 +194,7 @@ def _verl(item: Item, left_out: LeftOut) -> Iterator[Row]:
             "split": item.split,
             "index": item.index,
             "prompt_id": ranking.prompt_id,
-            "answers": [{"answer": a.answer, "model": a.model, "rank": float(rank)} for a, rank in ranked],
+            "answers": [{"answer": a.answer, "model": a.model, "rank": tables.told_rank(rank)} for a, rank in ranked],
         },
     }
 

@@ -78,8 +78,8 @@ def explain_alone(ranking: Ranking) -> dict[str, Any]:
         "template_hash": ranking.template_hash,
         "agreement": ranking.agreement,
         "answers": [
-            {"rank": rank, "model": a.model, "answer": a.answer, "finished": a.finished, "weakened": a.weakened,
-             "num_tokens": a.num_tokens}
+            {"rank": tables.told_rank(rank), "model": a.model, "answer": a.answer, "finished": a.finished,
+             "weakened": a.weakened, "num_tokens": a.num_tokens}
             for a, rank in zip(ranking.answers, ranking.ranks, strict=True)
         ],
         "orders": [list(order) for order in ranking.orders],
@@ -100,7 +100,7 @@ def _answer(run: Run, answer: Candidate, rank: float, sampled: Sequence[Candidat
         generator["model"] = generator["model"] or run.config.run.model
     calls = calls_of(run, [made.call] if made.call else [])
     return {
-        "rank": rank,
+        "rank": tables.told_rank(rank),
         "model": answer.model,
         "answer": answer.answer,
         "finished": answer.finished,

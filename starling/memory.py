@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from starling import algorithms
+from starling import algorithms, decoder_parts
 from starling.config import Config
 from starling.models import ValueHead
 
@@ -84,8 +84,9 @@ def _weights(network: PretrainedConfig, layers: int, rank: int) -> tuple[int, in
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(network)
     decoder = model.get_decoder()
-    blocks = decoder.layers[-layers:]  # -0 takes all
-    top = [weight.numel() for part in (*blocks, decoder.norm) for weight in part.parameters()]
+    blocks = decoder_parts.last_blocks(decoder, layers, "tune.layers")
+    norm = decoder_parts.final_norm(decoder, "tune.layers")
+    top = [weight.numel() for part in (*blocks, norm) for weight in part.parameters()]
     linear = [part for block in blocks for part in block.modules() if isinstance(part, nn.Linear)]
     adapters = sum(rank * (part.in_features + part.out_features) for part in linear)
     return sum(weight.numel() for weight in model.parameters()), sum(top), adapters

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,6 +113,14 @@ def identity(name: str) -> dict[str, str]:
         "weights_sha256": digest.hexdigest(),
         "template_hash": hashlib.sha256(template.encode()).hexdigest()[:16],
     }
+
+
+def weights_hash(weights: Iterable[Tensor]) -> str:
+    """The SHA-256 of weights in their order, as float32: what tells a model from another of the same shape."""
+    digest = hashlib.sha256()
+    for weight in weights:
+        digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _prepare(network: PreTrainedModel) -> None:

@@ -13,15 +13,15 @@ from starling.errors import DataError
 from starling.examples import Example, ragged
 from starling.losses import pairs
 from starling.losses.length import length_terms
-from starling.losses.ranking import centring_penalty, plackett_luce_nll
+from starling.losses.ranking import centring_penalty, decided_places, plackett_luce_nll
 from starling.records import Ranking
 
 
 def _worth_its_places(mean_nll: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A ranking's mean over pairs, counted K - 1 times: as often as the K-wise loss counts it."""
+    """A ranking's mean over pairs, counted for each place that it decides: as often as the K-wise loss counts it."""
 
     def nll(reward_BK: Tensor, rank_BK: Tensor, mask_BK: Tensor, **settings: Any) -> Tensor:
-        return mean_nll(reward_BK, rank_BK, mask_BK, **settings) * (mask_BK.sum(-1) - 1)
+        return mean_nll(reward_BK, rank_BK, mask_BK, **settings) * decided_places(reward_BK, rank_BK, mask_BK)
 
     return nll
 
@@ -48,8 +48,8 @@ class Summed(NamedTuple):
 class Objective:
     """The loss of `fit`'s settings: kind, margin, weights, centring, length head.
 
-    Every ranking counts as its K - 1 places times its weight, whatever the loss; the divisor is the step's places. So
-    the gradient of a step does not depend on its microbatches. The length terms alone do: they correlate what runs
+    Every ranking counts as the places it decides times its weight, whatever the loss; the divisor is the step's places.
+    So the gradient of a step does not depend on its microbatches. The length terms alone do: they correlate what runs
     together.
     """
 
@@ -118,7 +118,7 @@ class Objective:
 
 
 def num_places(examples: Sequence[Example]) -> int:
-    """What a step's sums are divided by: the places that its rankings decide, K - 1 each."""
+    """What a step's sums are divided by: the places that its rankings decide, K - 1 of a whole ranking."""
     return sum(example.num_places for example in examples)
 
 

@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
-from starling import flex
+from starling import flex, progress
 from starling.attention import Rule, written_out
 from starling.block_attention import Block, BlockAttention, Span
 from starling.errors import ModelError
 
 ATTENTION = "starling"
+_DROPOUTS = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")  # as families call it
 
 
 class Context(Protocol):
@@ -175,6 +176,16 @@ def _steady(config: PretrainedConfig) -> float:
     first = [rope["original_max_position_embeddings"] for rope in found if rope.get("rope_type") == "longrope"]
     first += [config.max_position_embeddings for rope in found if rope.get("rope_type") == "dynamic"]
     return min(first, default=float("inf"))
+
+
+def tell_dropout(config: PretrainedConfig, stage: str) -> None:
+    """Say where the model would drop out parts of its attention in training: packed attention keeps all of it."""
+    for name in _DROPOUTS:
+        if share := getattr(config, name, None):
+            progress.console.print(
+                f"{stage}: {name} = {share:g} of the model's config.json is left off: packed attention drops nothing",
+                markup=False,
+            )
 
 
 def enable(model: PreTrainedModel) -> None:

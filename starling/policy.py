@@ -7,7 +7,6 @@
 The critic reads the reference's hidden states, which never move, so that its values need not chase the policy.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -117,11 +116,8 @@ class Policy:
         adapters.save(self.top, folder, self._lora, network=self.network, base=base, share=share)
 
     def fingerprint(self) -> str:
-        """A hash of the weights that the top began with: what tells the model from another of the same shape."""
-        digest = hashlib.sha256()
-        for weight in self._reference.parameters():
-            digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        """A hash of the weights that the top began with."""
+        return models.weights_hash(self._reference.parameters())
 
     @contextmanager
     def blended(self, share: float) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """The nouns that travel along the road, one frozen record each; no tensors, no files."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
@@ -100,6 +101,9 @@ class Candidate:
 class Ranking:
     """The answers to one prompt with their competition ranks (1, 1, 3), best first.
 
+    A rank of 0 is a place that is not known, as where a judge names the best m alone (top-m). It becomes infinity here:
+    such answers stand below all that have a place, and which of two of them is better is not known.
+
     `orders` holds for each judge call the indices of the answers as they were shown; `rankings` beside it the ranks
     that the call gave them, as they were shown, nothing where it could not be read; `marks` the mark where a call gives
     one. Of a reward model, which makes no calls, they hold each answer that it read and its reward. `agreement` is the
@@ -127,6 +131,15 @@ class Ranking:
     unread: int = 0
     panel: Sequence[Mapping[str, Any]] = ()
     where: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        if 0 in self.ranks:
+            object.__setattr__(self, "ranks", [rank or math.inf for rank in self.ranks])
+
+    @property
+    def num_placed(self) -> int:
+        """How many answers have a place."""
+        return sum(map(math.isfinite, self.ranks))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

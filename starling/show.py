@@ -35,7 +35,7 @@ def show(source: Path, count: int, row: str) -> None:
             f"{(_id(rows[0]) or 'without an id: give its number, 1') if rows else 'missing'}"
         )
     for number, one in enumerate(chosen[:count] if not row else chosen, 1):
-        if row and isinstance(one.get("answers"), list) and all(_has_rank(answer) for answer in one["answers"]):
+        if row and _are_ranked(one.get("answers")):
             _print_row(source, tables.ranking_from_row(one, f"{source}:{number}"))
         else:
             _print(Panel(_fields(one), title=terminal(_id(one)), title_align="left"))
@@ -152,13 +152,14 @@ def _read(run: Run, stage: str) -> list[dict[str, Any]]:
 def _answers(rows: Sequence[Mapping[str, Any]], number: str) -> Table:
     """Answers one under the other, each with its rank or draw and who gave it."""
     table = Table(number, "model", "answer", show_lines=True)
-    worst = max((row[number] for row in rows), default=1)
+    worst = max((row[number] or 1 for row in rows), default=1)
     for row in rows:
         notes = [name for name, on in (("weakened", row.get("weakened")), ("cut", row.get("finished") is False)) if on]
         model = terminal("\n".join([str(row.get("model") or ""), *notes]))
         place = row[number]
-        style = show_row.colour(place, worst) if number == "rank" else ""
-        said = Text(f"{place:g}" if isinstance(place, float) else str(place), style=style)
+        said = Text(str(place))
+        if number == "rank":
+            said = Text(show_row.place(place), style=show_row.colour(place, worst))
         table.add_row(said, model, terminal(row["answer"]))
     return table
 
@@ -192,7 +193,7 @@ def _value(value: Any) -> RenderableType:
     if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
         if all(set(item) == {"role", "content"} for item in value):
             return Group(*(terminal(f"{item['role']}: {item['content']}") for item in value))
-        if all("answer" in item and isinstance(item.get("rank"), int | float) for item in value):
+        if all("answer" in item for item in value) and _are_ranked(value):
             return _answers(value, "rank")
         return Group(*(_fields(item) for item in value))
     return terminal(f"{value:,.6g}" if isinstance(value, float) else str(value))
@@ -208,8 +209,12 @@ def _ids(row: Mapping[str, Any]) -> list[Any]:
     return [place.get(name) for place in (row, deeper) if isinstance(place, Mapping) for name in _IDS]
 
 
-def _has_rank(answer: Any) -> bool:
-    return isinstance(answer, Mapping) and isinstance(answer.get("rank"), int | float)
+def _are_ranked(answers: Any) -> bool:
+    """Whether this is a list of answers with a rank each, of which one at least is known."""
+    if not isinstance(answers, list) or not all(isinstance(answer, Mapping) for answer in answers):
+        return False
+    ranks = [answer.get("rank", "none") for answer in answers]
+    return any(ranks) and all(isinstance(rank, int | float | None) for rank in ranks)
 
 
 def _print(content: RenderableType) -> None:

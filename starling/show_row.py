@@ -34,20 +34,29 @@ def calls(found: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
         yield Panel(_call(call), title=terminal(title), title_align="left")
 
 
-def colour(rank: float, worst: float) -> str:
-    """Green for the first rank, red for the worst."""
+def colour(rank: float | None, worst: float) -> str:
+    """Green for the first rank, red for the worst, and where no place is known."""
+    if not rank:
+        return _COLOURS[-1]
     share = (rank - 1) / (worst - 1) if worst > 1 else 0.0
     return _COLOURS[int(share * (len(_COLOURS) - 1) + 0.5)]
 
 
+def place(rank: float | None) -> str:
+    """A rank in words; a dash where it is not known."""
+    if not rank:
+        return "-"
+    return f"{rank:g}" if isinstance(rank, float) else str(rank)
+
+
 def _answers(answers: Sequence[Mapping[str, Any]]) -> Table:
-    worst = max((answer["rank"] for answer in answers), default=1)
+    worst = max((answer["rank"] or 1 for answer in answers), default=1)
     table = Table("rank", "model", "answer", "made by", show_lines=True)
     for answer in answers:
         style = colour(answer["rank"], worst)
         notes = [name for name, on in (("weakened", answer["weakened"]), ("cut", not answer["finished"])) if on]
         table.add_row(
-            Text(f"{answer['rank']:g}", style=style),
+            Text(place(answer["rank"]), style=style),
             terminal("\n".join([answer["model"], *notes])),
             terminal(answer["answer"], style),
             terminal("\n".join(_made_by(answer))),

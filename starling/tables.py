@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -11,10 +12,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from starling import data_files, turns
+from starling import data_files, preferences, turns
 from starling.errors import DataError
 from starling.judges.checks import CHECKS
-from starling.records import SPLITS, Candidate, Message, Prompt, Ranking
+from starling.records import SPLITS, Candidate, Prompt, Ranking
 from starling.store import Run
 
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -124,8 +125,8 @@ def ranking_row(ranking: Ranking) -> dict[str, Any]:
     place = {old: new for new, old in enumerate(best_first)}
     pairs = [(ranking.ranks[old], ranking.answers[old]) for old in best_first]
     answers = [
-        {"answer": a.answer, "model": a.model, "rank": float(rank), "finished": a.finished, "weakened": a.weakened,
-         "num_tokens": a.num_tokens}
+        {"answer": a.answer, "model": a.model, "rank": told_rank(rank), "finished": a.finished,
+         "weakened": a.weakened, "num_tokens": a.num_tokens}
         for rank, a in pairs
     ]  # fmt: skip
     return {
@@ -151,6 +152,11 @@ def ranking_row(ranking: Ranking) -> dict[str, Any]:
     }
 
 
+def told_rank(rank: float) -> float | None:
+    """A rank as rows hold it: null where the place is not known."""
+    return float(rank) if math.isfinite(rank) else None
+
+
 def _member_row(said: Mapping[str, Any], best_first: Sequence[int]) -> dict[str, Any]:
     """What a judge of a panel said, of the answers as the panel's ranking sorts them."""
     place = {old: new for new, old in enumerate(best_first)}
@@ -165,11 +171,11 @@ def ranking_from_row(row: Mapping[str, Any], where: str) -> Ranking:
     """A ranking from a row in Nectar's form, with `answers` and `ranks` in two lists, or of `chosen` and `rejected`."""
     entries: list[Any]
     if "chosen" in row and "rejected" in row:
-        messages, texts = _pair(row, where)
+        messages, texts = preferences.read(row, where)
         entries = [{"answer": text, "model": name, "rank": rank} for rank, (name, text) in enumerate(texts.items(), 1)]
     elif isinstance(row.get("answers"), list):
         entries = row["answers"] if row.get("ranks") is None else _ranked(row["answers"], row["ranks"], where)
-        messages = row.get("messages") or _messages(row.get("prompt"))
+        messages = row.get("messages") or turns.as_messages(row.get("prompt"))
         if messages is None:
             raise DataError(f"{where}: the row needs the `prompt` (or `messages`) that its answers answer")
     else:
@@ -180,34 +186,19 @@ def ranking_from_row(row: Mapping[str, Any], where: str) -> Ranking:
     turns.check_messages(messages, where)
     prompt_id = str(row.get("prompt_id") or where)
     answers = [_answer(entry, prompt_id, draw, f"{where}: answer {draw}") for draw, entry in enumerate(entries)]
+    ranks = [entry["rank"] for entry in entries]
+    _check_places(ranks, where)
     source = row.get("source") or ""
     return Ranking(
-        prompt_id=prompt_id, messages=messages, answers=answers, ranks=[float(entry["rank"]) for entry in entries],
+        prompt_id=prompt_id, messages=messages, answers=answers, ranks=[float(rank or 0) for rank in ranks],
         judge=str(row.get("judge") or ""), template_hash=str(row.get("template_hash") or ""),
-        orders=row.get("orders") or (), agreement=row.get("agreement"), rankings=row.get("rankings") or (),
-        marks=row.get("marks") or (), self_agreement=row.get("self_agreement"),
+        orders=row.get("orders") or (), rankings=row.get("rankings") or (), marks=row.get("marks") or (),
+        agreement=_within(row, "agreement", 0, where), self_agreement=_within(row, "self_agreement", -1, where),
         good_natured=row.get("good_natured") is not False,
         source=", ".join(map(str, source)) if isinstance(source, list) else str(source),
         calls=row.get("calls") or (), repeats=row.get("repeats") or (), unread=row.get("unread") or 0,
         panel=row.get("panel") or (), where=where,
     )  # fmt: skip
-
-
-def _pair(row: Mapping[str, Any], where: str) -> tuple[list[Message], dict[str, str]]:
-    chosen, rejected = row["chosen"], row["rejected"]
-    if isinstance(chosen, str) and isinstance(rejected, str):
-        if row.get("prompt") is None:
-            raise DataError(
-                f"{where}: `chosen` and `rejected` are texts, so the row needs the `prompt` that they answer"
-            )
-        return _messages(row["prompt"]), {"chosen": chosen, "rejected": rejected}
-    if not (chosen and rejected and isinstance(chosen, list) and isinstance(rejected, list)):
-        raise DataError(f"{where}: `chosen` and `rejected` must both be texts or both be message lists")
-    if not (turns.is_message(chosen[-1]) and turns.is_message(rejected[-1])):
-        raise DataError(f"{where}: `chosen` and `rejected` must end on a message with a `role` and a text `content`")
-    prompt = row.get("prompt")
-    messages = prompt if isinstance(prompt, list) else chosen[:-1] or _messages(prompt)
-    return messages, {"chosen": chosen[-1]["content"], "rejected": rejected[-1]["content"]}
 
 
 def _ranked(texts: list[Any], ranks: Any, where: str) -> list[dict[str, Any]]:
@@ -216,15 +207,10 @@ def _ranked(texts: list[Any], ranks: Any, where: str) -> list[dict[str, Any]]:
     return [{"answer": text, "rank": rank} for text, rank in zip(texts, ranks, strict=True)]
 
 
-def _messages(prompt: Any) -> Any:
-    return turns.messages_from_text(prompt) if isinstance(prompt, str) else prompt
-
-
 def _answer(entry: Any, prompt_id: str, draw: int, where: str) -> Candidate:
-    if not isinstance(entry, Mapping) or not isinstance(entry.get("answer"), str) or not _is_rank(entry.get("rank")):
-        found = type(entry).__name__
-        if isinstance(entry, Mapping):
-            found = f"rank {entry['rank']!r}"[:40] if "rank" in entry else ", ".join(map(str, entry))
+    told: Mapping[str, Any] = entry if isinstance(entry, Mapping) else {}
+    if not isinstance(told.get("answer"), str) or not _is_rank(told.get("rank", "none")):
+        found = f"rank {told['rank']!r}"[:40] if "rank" in told else ", ".join(map(str, told)) or type(entry).__name__
         raise DataError(f"{where} needs a text `answer` and a `rank` of 1 or more (1 is best); found: {found}")
     try:
         num_tokens = int(entry.get("num_tokens") or 0)
@@ -259,5 +245,29 @@ def _are_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
+def _within(row: Mapping[str, Any], key: str, least: int, where: str) -> float | None:
+    """A figure of the judge's agreement with itself; None where it is not known."""
+    value = row.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= 1:  # NaN fails
+        raise DataError(f"{where}: `{key}` is {value!r:.40}, not a number from {least} to 1; null is not known")
+    return float(value)
+
+
 def _is_rank(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value <= sys.maxsize  # NaN fails
+    """Whether this is a place, or 0 or None, which stand for one that is not known."""
+    if value is None:
+        return True
+    return isinstance(value, int | float) and not isinstance(value, bool) and (value == 0 or 1 <= value <= sys.maxsize)
+
+
+def _check_places(ranks: Sequence[float | None], where: str) -> None:
+    """Refuse ranks of which none is a place, and those that may count from 0, where 0 would be the best."""
+    if ranks and not any(ranks):
+        raise DataError(f"{where}: no answer has a `rank` of 1 or more (1 is best), so none is known to be better")
+    if ranks.count(0) == 1:
+        raise DataError(
+            f"{where}: one answer alone has rank 0; ranks begin at 1, so if they count from 0 add 1 to each, "
+            "and if its place is not known write null"
+        )

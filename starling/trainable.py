@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 
-from starling import adapters, device
+from starling import adapters, decoder_parts, device
 from starling.config import FitTable
 from starling.errors import explained
 
@@ -52,9 +52,10 @@ def _freeze(network: Any, layers: int) -> None:
     """Train all weights, or only the last `layers` blocks with final norm and head."""
     if layers == 0:
         return
+    decoder, key = network.base_model, "fit.layers"
+    parts = [*decoder_parts.last_blocks(decoder, layers, key), decoder_parts.final_norm(decoder, key)]
     network.requires_grad_(False)
-    decoder = network.base_model
-    for part in [*decoder.layers[-layers:], decoder.norm, network.score]:
+    for part in [*parts, network.score]:
         part.requires_grad_(True)
 
 
@@ -63,7 +64,7 @@ def _adapt(network: Any, cfg: FitTable, seed: int) -> PeftModel:
 
     W x becomes W x + (alpha / rank) B A x with B = 0 at first (Hu et al. 2021, arXiv:2106.09685, section 4.1).
     """
-    blocks = set(network.base_model.layers[-cfg.layers :])  # -0 is all of them
+    blocks = decoder_parts.last_blocks(network.base_model, cfg.layers, "fit.layers")
     targets = adapters.linear_layers(network, blocks)
     # For sequence classifiers PEFT itself trains and saves the head.
     lora = LoraConfig(task_type="SEQ_CLS", r=cfg.lora_rank, lora_alpha=cfg.lora_alpha, target_modules=targets)

@@ -32,6 +32,11 @@ def messages_from_text(text: str) -> list[Message]:
     return [*system, *waiting]
 
 
+def as_messages(prompt: Any) -> Any:
+    """A prompt's turns where it is a text; what is none stays as it is."""
+    return messages_from_text(prompt) if isinstance(prompt, str) else prompt
+
+
 def check_messages(messages: Any, where: str) -> None:
     """Refuse what is no conversation that waits for an answer."""
     if not isinstance(messages, list) or not messages:

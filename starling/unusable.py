@@ -1,5 +1,6 @@
 """What of the rankings a reward model cannot learn from: found, listed with the reason, counted."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -28,7 +29,7 @@ def cleaned(ranking: Ranking) -> tuple[Ranking, list[dict[str, str]]]:
 
     An empty answer has no token to read a reward at. Answers alike to the letter get the same reward whatever is
     learnt; where the ranking gives them different ranks, one stays, at the mean of their ranks, which is Borda's count
-    over the places that the judge gave this text.
+    over the places that the judge gave this text. A copy without a place adds nothing to that mean.
     """
     told = [at for at, answer in enumerate(ranking.answers) if answer.answer.strip()]
     places: dict[tuple[str, bool], list[int]] = {}
@@ -40,7 +41,8 @@ def cleaned(ranking: Ranking) -> tuple[Ranking, list[dict[str, str]]]:
         return ranking, []
     ranks = list(ranking.ranks)
     for alike in apart:
-        ranks[alike[0]] = sum(ranking.ranks[at] for at in alike) / len(alike)
+        known = [ranking.ranks[at] for at in alike if math.isfinite(ranking.ranks[at])]
+        ranks[alike[0]] = sum(known) / len(known)
     kept = [at for at in told if at not in copies]
     notes = [note(ranking, "answer", "empty")] * (len(ranking.answers) - len(told))
     notes += [note(ranking, "answer", "a copy of another that has another rank")] * len(copies)
@@ -62,6 +64,8 @@ def why(ranking: Ranking) -> str:
     """Why the ranking decides nothing; "" where it does."""
     if len(ranking.answers) < 2:
         return "fewer than two answers"
+    if not ranking.num_placed:
+        return "no answer has a place"
     if len(set(ranking.ranks)) < 2:
         return "all answers are tied"
     return ""

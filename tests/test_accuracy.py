@@ -27,6 +27,23 @@ def test_pairs_by_hand() -> None:
     ]
 
 
+def test_two_answers_without_a_place_are_no_pair_and_neither_is_the_best() -> None:
+    told = ranking("p", ["aa", "b", "cc"], [0, 1, 0])
+    # "b", the shorter one, stands above both others
+    assert [(pair.right, pair.longer, pair.margin) for pair in accuracy.pairs_of(told, [2.0, 1.0, 0.0])] == [
+        (0.0, 0.0, -1.0), (1.0, 0.0, 1.0),
+    ]  # fmt: skip
+    for rewards, agreed in (([2.0, 1.0, 0.0], 0.0), ([1.0, 2.0, 0.0], 1.0)):
+        scores = accuracy.figures([example(told)], [rewards])["scores"]
+        assert {score["name"]: score["value"] for score in scores}["top1_agreement"] == agreed
+
+
+def test_nll_a_known_place_by_hand() -> None:
+    # equal rewards, two places of four known: log 4 + log 3 over two places
+    told = example(ranking("p", list("abcd"), [0, 1, 2, 0]))
+    assert accuracy.nll([told], [[0.0] * 4]) == near(math.log(12) / 2)
+
+
 def test_pairs_do_not_depend_on_the_order_of_the_answers() -> None:
     forwards = accuracy.pairs_of(ranking("p", ["aa", "b"], [1, 2]), [2.0, 1.0])
     assert forwards == accuracy.pairs_of(ranking("p", ["b", "aa"], [2, 1]), [1.0, 2.0])

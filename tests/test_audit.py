@@ -34,6 +34,19 @@ BY_PLACE = [
 ]
 
 
+def test_of_two_answers_without_a_place_nothing_is_said() -> None:
+    # m0 first, m1 second, m2 and m3 share the mean of the places 3 and 4; the longer one stands below in all 5 pairs
+    told = [call([1, 2, math.inf, math.inf])]
+    assert [(row["model"], row["all"]["value"]) for row in audit.models(told)] == [
+        ("m0", 1), ("m1", 2), ("m2", 3.5), ("m3", 3.5),
+    ]  # fmt: skip
+    assert audit.tied_share([*told, call([1, 1])]) == 1 / 6
+    found = audit.length(told)
+    assert (found["value"], found["n"], found["pairs_tied_or_as_long"]) == (0, 5, 0)
+    # against 1, 2, 3, 4: 5 pairs alike, 1 tied on one side: 5 / sqrt(5 * 6)
+    assert audit.self_agreement([*told, call([1, 2, 3, 4])])["value"] == pytest.approx(5 / math.sqrt(30), abs=EXACT)
+
+
 # position
 
 

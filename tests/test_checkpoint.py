@@ -107,6 +107,31 @@ def test_what_another_version_saved_is_refused_and_kept(path: Path) -> None:
     assert path.exists()
 
 
+BEGAN = {"settings": "1a", "rankings": "2b"}
+
+
+def test_a_state_comes_back_to_what_it_began_with(path: Path) -> None:
+    Checkpoint(path, 0, BEGAN).save({"step": 1})
+    assert Checkpoint(path, 0, dict(BEGAN)).load() == {"step": 1}
+
+
+@pytest.mark.parametrize(
+    ("began_with", "other"),
+    [
+        ({"settings": "1a", "rankings": "9z"}, "rankings"),
+        ({"settings": "9z", "rankings": "9z"}, "settings and rankings"),
+        ({"rankings": "2b"}, "settings"),
+        (None, "settings and rankings"),
+    ],
+    ids=["one", "both", "not said", "nothing said"],
+)
+def test_what_began_with_something_else_is_refused_by_name_and_kept(path: Path, began_with, other: str) -> None:
+    Checkpoint(path, 0, began_with).save({"step": 1})
+    with pytest.raises(DataError, match=rf"checkpoint\.pt: was saved with other {other}; bring them back, or"):
+        Checkpoint(path, 0, BEGAN).load()
+    assert path.exists()
+
+
 @pytest.mark.parametrize("content", [{"step": 2}, [1]], ids=["other keys", "list"])
 def test_a_file_of_tensors_that_is_no_checkpoint_is_refused(path: Path, content: object) -> None:
     torch.save(content, path)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from tolerances import CLOSE
-from transformers import GemmaConfig, GemmaModel
+from transformers import GemmaConfig, GemmaModel, GPT2Config, GPT2Model, GPTNeoXConfig, GPTNeoXModel
 
 from starling import decoder_parts, models, packing
 from starling.errors import ModelError
@@ -87,6 +87,17 @@ def test_a_share_of_the_tuned_weights_is_written_by_hand(decoder) -> None:
 def test_more_blocks_than_there_are_cannot_be_trained(decoder, part) -> None:
     with pytest.raises(ModelError, match=r"^tune\.layers = 5: the model has 4 blocks; 0 is all of them$"):
         part(decoder, 5)
+
+
+def test_a_family_that_calls_its_final_norm_or_blocks_otherwise_is_refused() -> None:
+    small = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    neox = GPTNeoXModel(GPTNeoXConfig(**small, intermediate_size=16))
+    gpt2 = GPT2Model(GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2))
+    with pytest.raises(ModelError, match=r"^tune\.layers: GPTNeoXModel has no part called `norm`.*; use another"):
+        decoder_parts.top_of(neox, 1)
+    with pytest.raises(ModelError, match=r"^tune\.layers: GPT2Model has no part called `layers`"):
+        decoder_parts.trunk_of(gpt2, 0)
+    assert list(decoder_parts.last_blocks(neox, 1, "fit.layers")) == [neox.layers[1]]
 
 
 @pytest.mark.parametrize("layers", [0, 4])

@@ -74,6 +74,12 @@ def test_a_ranking_is_a_verdict_on_every_pair_of_different_models(tmp_path: Path
     assert {v.cluster for v in found} == {"p"}
 
 
+def test_two_answers_without_a_place_are_no_verdict(tmp_path: Path) -> None:
+    answers = [{"answer": name, "model": name, "rank": rank} for name, rank in (("x", 0), ("y", 1), ("z", 0))]
+    found, _ = read(tmp_path, {"prompt": "Why?", "answers": answers})
+    assert [(v.model_a, v.model_b, v.score_a) for v in found] == [("x", "y", 0.0), ("y", "z", 1.0)]
+
+
 def test_what_holds_no_verdict_is_left_out_with_the_reason(tmp_path: Path) -> None:
     arena = {"model_a": "x", "model_b": "y", "winner": "tie"}
     found, lost = read(

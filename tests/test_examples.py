@@ -1,5 +1,6 @@
 """Rankings as token ids."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ from made_rankings import example, ranking, rankings
 
 from starling.errors import DataError, UsageError
 from starling.examples import examples_of, ragged
+from starling.losses.ranking import decided_places
 from starling.models import Model
 from starling.records import Message, Ranking
 
@@ -135,6 +137,20 @@ def test_a_cut_answer_stays_a_cut_one_whatever_becomes_of_the_prompt(reward_mode
     (found,), _ = examples_of(reward_model, [cut], too_long=too_long, max_tokens=limit)
     end = reward_model.tokenizer.eos_token_id
     assert [ending.count(end) for ending in map(list, found.endings)] == [0] * len(found.endings)
+
+
+@pytest.mark.parametrize("ranks", [[1, 2, 0, 0], [0, 0, 1, 0], [1, 2, 3, 0], [1, 1, 3, 4], [1, 1, 0, 0]], ids=str)
+def test_a_ranking_counts_as_many_places_as_its_loss_does(ranks: list[float]) -> None:
+    told = example(ranking("p", list("abcd"), ranks))
+    assert decided_places(*ragged(torch.zeros(4), [told])).tolist() == [told.num_places]
+    assert told.num_places == min(sum(rank > 0 for rank in ranks), 3)
+
+
+def test_what_is_left_out_may_take_all_the_places_that_are_known(reward_model: Model) -> None:
+    told_of = [ranking("p", ["", "wet", "dry"], [1, 0, 0]), ranking("q", ["river", "wet", "dry "], [1, 0, 0])]
+    (found,), notes = examples_of(reward_model, told_of)
+    assert (found.ranking.ranks, found.num_places) == ([1, math.inf, math.inf], 1)
+    assert told(notes) == [("p", "answer", "empty"), ("p", "ranking", "no answer has a place")]
 
 
 def test_ragged_by_hand() -> None:

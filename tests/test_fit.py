@@ -1,6 +1,8 @@
 """fit: rankings -> a K-wise reward model."""
 
+import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +13,7 @@ import torch
 from killed import Killed
 from made_rankings import example, ranking, rankings
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tolerances import CLOSE
 
 from starling import accuracy, metrics, models
@@ -191,6 +193,32 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(tiny_model: Path, tmp_path: P
     assert not (tmp_path / "cut" / "checkpoint.pt").exists()
 
 
+def other_base(tiny_model: Path, folder: Path) -> Path:
+    """The same model with one weight changed."""
+    shutil.copytree(tiny_model, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] += 1
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("other", ["settings", "rankings", "held-out rankings", "base weights"])
+def test_another_fit_does_not_go_on_from_what_an_interrupted_one_left(
+    tiny_model: Path, tmp_path: Path, other: str
+) -> None:
+    folder, seen = tmp_path / "run", tmp_path / "run.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        run_fit(tiny_model, folder, Killed(seen, "fit", 3))
+    before = seen.read_text()
+    table = SMALL.model_copy(update={"learning_rate": 1e-3} if other == "settings" else {"checkpoint_seconds": 60})
+    base = other_base(tiny_model, tmp_path / "base") if other == "base weights" else tiny_model
+    told = [*TOLD[:-1], replace(TOLD[-1], ranks=[1, 2, 3])] if other == "rankings" else TOLD
+    held_out = HELD_OUT[:1] if other == "held-out rankings" else HELD_OUT
+    with pytest.raises(DataError, match=rf"checkpoint\.pt: was saved with other {other}; bring them back, or"):
+        fit.fit(table, str(base), told, held_out, folder, Recorder(seen, "fit"), seed=1)
+    assert (folder / "checkpoint.pt").exists() and seen.read_text() == before
+
+
 def test_a_resumed_fit_draws_the_random_numbers_that_it_would_have_drawn(reward_model: Model, tmp_path: Path) -> None:
     cfg, checkpoint = FitTable(layers=1), Checkpoint(tmp_path / "checkpoint.pt", 0)
     part = Trainable(reward_model.network, cfg, 1)
@@ -281,6 +309,21 @@ def test_fit_learns_what_the_rankings_have_in_common(tiny_model: Path, tmp_path:
     assert lines[0]["fit/nll"] == pytest.approx(math.log(6) / 2, abs=0.3)  # that of equal rewards, and a drawn head
     assert lines[-1]["fit/nll"] < 0.5 * lines[0]["fit/nll"]
     assert lines[-1]["fit/held_out_pair_accuracy"] > 0.6
+
+
+def test_dropout_of_attention_is_left_off_and_told(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dropping = tmp_path / "dropping"
+    shutil.copytree(tiny_model, dropping)
+    told = json.loads((dropping / "config.json").read_text())
+    (dropping / "config.json").write_text(json.dumps(told | {"attention_dropout": 0.5}))
+    weights = []
+    for model, lines in ((tiny_model, 0), (dropping, 1)):
+        run_fit(model, tmp_path / "run", Recorder(tmp_path / "run.jsonl", "fit"))
+        assert capsys.readouterr().out.count("fit: attention_dropout = 0.5 of the model's config.json") == lines
+        weights.append((tmp_path / "run" / "model" / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.parametrize(

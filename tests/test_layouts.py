@@ -173,3 +173,22 @@ def test_llamafactory_leaves_out_turns_that_it_would_skip() -> None:
     assert rows[0]["messages"] == [system, *TURNS]
     rows, left_out = written("llamafactory", ranking([1, 2], messages=[*ASKED, *ASKED]))
     assert (rows, left_out) == ([], {"rankings whose turns do not alternate": 1})
+
+
+def test_two_answers_without_a_place_give_no_pair_and_are_counted() -> None:
+    # 1, -, 2, -: those without share the mean of the places 3 and 4; K = 4, so the longest distance is 3
+    ranked = ranking([1, 0, 2, 0])
+    assert layouts.middle_ranks(ranked) == [1, 3.5, 2, 3.5]
+    left_out: Counter[str] = Counter()
+    found = [(pair.better.model, pair.worse.model, pair.margin) for pair in layouts.pairs(ranked, "all", left_out)]
+    assert found == [
+        ("m0", "m2", 1 / 3), ("m0", "m1", 2.5 / 3), ("m0", "m3", 2.5 / 3), ("m2", "m1", 1.5 / 3), ("m2", "m3", 1.5 / 3),
+    ]  # fmt: skip
+    assert left_out == {"pairs of which neither answer has a place": 1}
+
+
+def test_a_place_that_is_not_known_leaves_as_null() -> None:
+    for form in ("nectar", "verl", "ultrafeedback"):
+        (row,), _ = written(form, ranking([0, 1, 0]))
+        answers = row.get("answers") or row.get("completions") or row["extra_info"]["answers"]
+        assert sorted((answer["rank"] for answer in answers), key=str) == [1.0, None, None], form

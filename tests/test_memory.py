@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from small_road import recipe
+from transformers import GPTNeoXConfig
 
 from starling import config, decoder_parts, findings, memory, models
+from starling.errors import ModelError
 from starling.policy import Policy
 
 
@@ -20,6 +23,17 @@ def test_weights_are_counted_as_the_policy_holds_them(tiny_model: Path, tmp_path
         assert parts["policy"] == 2 * counted[0]  # bfloat16
         assert parts["trained weights, gradient, AdamW"] == 16 * counted[1]  # four float32 numbers a weight
     assert parts["critic"] == 16 * sum(weight.numel() for weight in policy.critic.parameters())
+
+
+def test_what_cannot_be_trained_is_told_and_not_counted(tiny_model: Path, tmp_path: Path) -> None:
+    settings = config.load(recipe(tmp_path, tiny_model, tune__layers=5))
+    with pytest.raises(ModelError, match=r"^tune\.layers = 5: the model has 4 blocks"):
+        memory.of_tune(settings, models.load_config(str(tiny_model)))
+    other = GPTNeoXConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16
+    )
+    with pytest.raises(ModelError, match=r"^tune\.layers: GPTNeoXModel has no part called `norm`"):
+        memory.of_tune(config.load(recipe(tmp_path, tiny_model)), other)
 
 
 def test_what_is_not_needed_takes_nothing(tiny_model: Path, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ EXAMPLES = [
     example("p", [2, 1, 3], [4, 9, 2]),
     example("q", [1, 2], [3, 5]),
     example("r", [1, 1, 3, 4], [8, 1, 2, 2]),
-    example("s", [3, 1, 2], [5, 6, 7]),
+    example("s", [0, 1, 0], [5, 6, 7]),
 ]
 NUM_ANSWERS = 12
 
@@ -80,6 +80,23 @@ def test_a_comparator_counts_a_ranking_as_often_as_the_k_wise_loss(loss: str, of
     found = loss_of(FitTable(loss=loss), logs, EXAMPLES[:2])
     assert found.loss.item() == pytest.approx(of_three + math.log(4 / 3), abs=EXACT)
     assert found.report["nll"] == pytest.approx(math.log(3) + math.log(4 / 3), abs=EXACT)
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        # weights 4, 3, 2, 1, the two best places known: 4/10 * 3/6; the pairs 7/4, 6/4, 5/4, 5/3, 4/3
+        ("plackett_luce", math.log(5)),
+        ("all_pairs", 2 * math.log(7 / 4 * 6 / 4 * 5 / 4 * 5 / 3 * 4 / 3) / 5),
+        ("adjacent_pairs", 2 * math.log(7 / 4 * 5 / 3 * 4 / 3) / 3),
+        ("best_against_rest", 2 * math.log(7 / 4 * 6 / 4 * 5 / 4) / 3),
+    ],
+)
+def test_a_ranking_of_the_best_alone_counts_as_the_places_that_are_known(loss: str, expected: float) -> None:
+    told = [example("t", [1, 2, 0, 0])]
+    found = loss_of(FitTable(loss=loss), [[math.log(weight) for weight in (4, 3, 2, 1)]], told)
+    assert found.loss.item() == pytest.approx(expected, abs=EXACT)
+    assert num_places(told) == 2
 
 
 def test_the_pair_of_a_ranking_is_the_same_at_every_visit_and_another_with_another_seed() -> None:

@@ -21,8 +21,8 @@ WORDS = ("rain", "plain", "river", "town", "name", "spain", "the", "what", "runs
 
 
 def settings(*overrides: str) -> Config:
-    changed = ["fit.epochs=1", "fit.prompts_per_step=4", "fit.learning_rate=1e-2", "run.threads=1", *overrides]
-    return config.load(config.find_recipe("smollm2"), changed)
+    small = ["fit.epochs=1", "fit.prompts_per_step=4", "fit.learning_rate=1e-2", "fit.layers=0", "run.threads=1"]
+    return config.load(config.find_recipe("smollm2"), [*small, *overrides])
 
 
 def nectar_rows(count: int = 12) -> list[dict]:
@@ -194,29 +194,47 @@ def test_rows_that_are_no_rankings_are_listed_and_the_rest_is_used(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     answers = [{"answer": "yes", "rank": 1}, {"answer": "no", "rank": 2}]
-    bad = [{"prompt": "rain?", "answers": [answers[0], {"answer": "no", "rank": rank}]} for rank in (0, -1, "2", None)]
+    bad = [{"prompt": "rain?", "answers": [answers[0], {"answer": "no", "rank": rank}]} for rank in (0, -1, "2", 0.5)]
+    asked, says = [{"role": "user", "content": "rain?"}], [{"role": "assistant", "content": "yes"}]
     wrong = [
         *bad,
+        {"chosen": [*asked, *says], "rejected": [*asked, *says, *asked, *says]},
         {"prompt": "rain?", "answers": answers[:1]},
         {"prompt": "rain?", "answers": [*answers, answers[1] | {"rank": 3}]},
     ]
     source = write_lines(tmp_path / "mine.jsonl", [*pair_rows(), *wrong])
     facts = own_files.fit(settings(), [source], str(tiny_model), tmp_path / "out", 0.0)
-    assert (facts["rankings"], facts["unread"]) == (13, 4)
+    assert (facts["rankings"], facts["unread"]) == (13, 5)
     assert facts["unusable"] == {"fewer than two answers": 1}
     assert facts["answers_left_out"] == {"a copy of another that has another rank": 1}
     listed = data_files.read_rows(tmp_path / "out" / "unusable.jsonl")
     assert [(line["where"], line["what"]) for line in listed] == [
-        *((f"{source}:{row}", "ranking") for row in (13, 14, 15, 16, 17)), (f"{source}:18", "answer"),
+        *((f"{source}:{row}", "ranking") for row in range(13, 19)), (f"{source}:19", "answer"),
     ]  # fmt: skip
-    assert [line["detail"].rpartition("found: ")[2] for line in listed[:4]] == [
-        "rank 0",
+    assert "one answer alone has rank 0" in listed[0]["detail"]
+    assert [line["detail"].rpartition("found: ")[2] for line in listed[1:4]] == [
         "rank -1",
         "rank '2'",
-        "rank None",
+        "rank 0.5",
     ]
+    assert "differ before the last message" in listed[4]["detail"]
     said = " ".join("".join(capsys.readouterr()).split())
-    assert "fit: 4 of 18 rows are no rankings" in said and "rank 0" in said
+    assert "fit: 5 of 19 rows are no rankings" in said and "rank 0" in said
+
+
+def test_rankings_of_the_best_answers_alone_are_learnt_and_tested(tiny_model: Path, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"{WORDS[n]} {n}?", "answers": [f"{word} {n}" for word in WORDS[:4]], "ranks": ranks}
+        for n, ranks in enumerate([[1, 2, 0, 0], [0, 1, 0, 0], [None, 2, 1, None], [3, 1, 2, None]] * 2)
+    ]
+    source = write_lines(tmp_path / "mine.jsonl", rows)
+    facts = own_files.fit(settings(), [source], str(tiny_model), tmp_path / "out", 0.5)
+    assert facts["unread"] == 0 and facts["unusable"] == {}
+    # every pair but that of two answers without a place: 5, 3, 5 and 6
+    _train, held_out = own_files.split([tables.ranking_from_row(row, "here") for row in rows], 0.5)
+    pairs = {2: 5, 1: 3, 3: 6}
+    assert facts["held_out"]["scores"][0]["n"] == sum(pairs[told.num_placed] for told in held_out) > 0
+    assert "answers have no place: they count as below" in (tmp_path / "out" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("choice", ["drop", "left_prompt"])

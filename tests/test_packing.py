@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packed_groups import DOCUMENTED, GROUPS, Groups, dense_mask, separately
 from tolerances import CLOSE
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from starling import packing
@@ -107,6 +107,21 @@ def test_attention_within_a_window_equals_a_dense_mask(window: int | None) -> No
     expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=0.5)
     found = pack(groups).attend(torch.nn.Identity(), query, key, value, Rule(0.5, window))
     assert torch.allclose(found, expected.transpose(1, 2), atol=CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("config", "line"),
+    [
+        (LlamaConfig(attention_dropout=0.25), "fit: attention_dropout = 0.25 of the model's config.json is left off: "),
+        (GPT2Config(attn_pdrop=0.1, resid_pdrop=0.0), "fit: attn_pdrop = 0.1 of the model's config.json is left off: "),
+        (LlamaConfig(), ""),
+    ],
+    ids=["llama", "gpt2", "none"],
+)
+def test_dropout_of_attention_is_told(config, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    packing.tell_dropout(config, "fit")
+    said = capsys.readouterr().out
+    assert said.startswith(line) and said.count("\n") == bool(line)
 
 
 def test_gradients_equal_those_of_separate_forward_passes(tiny_model: Path) -> None:

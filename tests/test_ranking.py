@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tolerances import CLOSE, EXACT
 
-from starling.losses.ranking import centring_penalty, plackett_luce_curvature, plackett_luce_nll
+from starling.losses.ranking import centring_penalty, decided_places, plackett_luce_curvature, plackett_luce_nll
 
 
 def nll(weights, ranks=None, mask=None) -> float:
@@ -109,6 +109,26 @@ def test_top_m_is_the_sum_over_the_orders_of_the_rest() -> None:
     expected = plackett_luce_nll(reward.expand(6, 5), orders).neg().exp().sum().item()
     found = plackett_luce_nll(reward, torch.tensor([[1, 2, 0, 0, 0]])).neg().exp().item()
     assert found == pytest.approx(expected, abs=EXACT)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "decided"),
+    [([1, 2, 3, 4], 3), ([1, 1, 3, 3], 3), ([1, 2, 0, 0], 2), ([0, 0, 0, 1], 1), ([1, 0, 2, 3], 3), ([1, 1, 0, 0], 2)],
+    ids=str,
+)
+def test_a_ranking_decides_all_places_but_the_last_or_those_that_are_known(ranks, decided: int) -> None:
+    found, mask = torch.tensor([[*ranks, 7]]), torch.tensor([[True] * 4 + [False]])
+    assert decided_places(torch.zeros(1, 5), found, mask).tolist() == [decided]
+
+
+def test_where_one_place_alone_is_unknown_the_ranking_is_whole() -> None:
+    assert nll([4, 3, 2], [1, 2, 0]) == nll([4, 3, 2], [1, 2, 3])
+    whole, top = torch.tensor([[1, 2, 3]]), torch.tensor([[1, 2, 0]])
+    assert decided_places(torch.zeros(1, 3), whole) == decided_places(torch.zeros(1, 3), top) == 2
+
+
+def test_a_place_of_infinity_is_one_that_is_not_known() -> None:
+    assert nll([4, 3, 2, 1], [1, 2, math.inf, math.inf]) == nll([4, 3, 2, 1], [1, 2, 0, 0])
 
 
 def test_without_any_known_place_nothing_is_learnt() -> None:

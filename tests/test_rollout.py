@@ -7,10 +7,11 @@ import torch
 
 from starling import chat, device, models
 from starling.errors import StarlingError
+from starling.generate import Sampled
 from starling.models import Model
 from starling.packing import pack
 from starling.records import Candidate, Message, Prompt, Ranking
-from starling.rollout import candidates, own_settings, ranked_groups, sample_groups, score_texts
+from starling.rollout import Group, candidates, own_settings, ranked_groups, sample_groups, score_texts
 
 
 def prompt(word: str) -> Prompt:
@@ -55,6 +56,16 @@ def test_answers_of_groups_are_candidates_in_the_order_they_were_drawn(policy: M
     answers = [answer for group in groups for answer in group.answers]
     assert [(one.finished, one.num_tokens) for one in found] == [(one.finished, len(one.ids)) for one in answers]
     assert {one.model for one in found} == {"base"}
+
+
+def test_of_ranked_answers_those_without_a_place_are_below_and_no_pair() -> None:
+    answers = tuple(Sampled(ids=[number], finished=True) for number in range(4))
+    infinite = float("inf")
+    group = Group(
+        prompt=PROMPTS[0], prompt_ids=(1,), answers=answers, texts=("a", "b", "c", "d"),
+        ranks=(infinite, 1.0, 2.0, infinite),
+    )  # fmt: skip
+    assert (group.num_pairs, group.best.texts) == (5, ("b",))
 
 
 def test_an_answer_depends_on_prompt_draw_purpose_and_seed_alone(policy: Model) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import runs
+from small_road import write_lines
 
 from starling import data_files, export, show, show_row
 from starling.at_work import alone
@@ -134,6 +135,16 @@ def test_ranks_have_colours_from_green_to_red() -> None:
     assert (names[0], names[3], names[6]) == ("bright_green", "yellow", "red")
     assert [names.index(name) for name in names] == [0, 1, 1, 3, 4, 4, 6]
     assert show_row.colour(1, 1) == "bright_green"
+
+
+def test_an_answer_without_a_place_has_a_dash_and_the_last_colour(tmp_path: Path, shown) -> None:
+    assert (show_row.colour(None, 3), show_row.colour(0, 3)) == ("red", "red")
+    answers = [{"answer": f"text {at}", "model": "m", "rank": rank} for at, rank in enumerate((1, None, None, 2))]
+    path = write_lines(tmp_path / "x.jsonl", [{"prompt": "why?", "prompt_id": "p", "answers": answers}])
+    for row in ("", "p"):  # the table as it is, and the row's lineage
+        lines = [line.replace("│", " ").split() for line in shown(path, row=row).splitlines() if "text " in line]
+        ranks = [next(word for word in line if word in "-12" and word != "answers") for line in lines]
+        assert ranks == ["1", "-", "-", "2"], row
 
 
 def test_a_missing_file_is_named(tmp_path: Path, shown) -> None:

@@ -221,14 +221,39 @@ def test_answers_and_ranks_in_two_lists_are_a_ranking() -> None:
     ]
 
 
+@pytest.mark.parametrize("ranks", [[1, 2, 0, 0], [1, 2, None, None], [1.0, 2.0, 0.0, 0]], ids=str)
+def test_an_answer_whose_place_is_not_known_stands_below_all_that_have_one(ranks: list) -> None:
+    found = tables.ranking_from_row({"prompt": "hi", "answers": list("abcd"), "ranks": ranks}, "here")
+    assert (found.ranks, found.num_placed) == ([1, 2, math.inf, math.inf], 2)
+    entries = [{"answer": text, "rank": rank} for text, rank in zip("abcd", ranks, strict=True)]
+    assert tables.ranking_from_row({"prompt": "hi", "answers": entries}, "here").ranks == found.ranks
+
+
+def test_one_answer_alone_without_a_place_is_null() -> None:
+    found = tables.ranking_from_row({"prompt": "hi", "answers": list("abc"), "ranks": [2, None, 1]}, "here")
+    assert found.ranks == [2, math.inf, 1]
+
+
+def test_a_place_that_is_not_known_is_written_as_null_and_last_and_comes_back(tmp_path: Path) -> None:
+    row = tables.ranking_row(ranking(ranks=[0, 2, 1]))
+    assert [(answer["answer"], answer["rank"]) for answer in row["answers"]] == [
+        ("tied first", 1.0), ("first", 2.0), ("third", None),
+    ]  # fmt: skip
+    data_files.write_parquet(tmp_path / "r.parquet", [row], tables.RANKINGS)
+    assert tables.ranking_from_row(data_files.read_rows(tmp_path / "r.parquet")[0], "here").ranks == [1, 2, math.inf]
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
         ({"prompt": "hi", "answers": ["a", "b"], "ranks": [1]}, "one rank for each of the 2 answers"),
         ({"prompt": "hi", "answers": ["a", "b"], "ranks": [1, "2"]}, "answer 1 needs.*found: rank '2'"),
         ({"prompt": "hi"}, "a ranking needs `prompt` and `answers`.*found: prompt"),
-        ({"prompt": "hi", "answers": [{"answer": "a", "rank": 0}]}, "answer 0 needs a text `answer` and a `rank`"),
-        ({"prompt": "hi", "answers": [{"answer": "a", "rank": None}]}, "answer 0 needs"),
+        ({"prompt": "hi", "answers": [{"answer": "a", "rank": 0}]}, "no answer has a `rank` of 1 or more"),
+        ({"prompt": "hi", "answers": ["a", "b"], "ranks": [None, 0]}, "no answer has a `rank` of 1 or more"),
+        ({"prompt": "hi", "answers": ["a", "b", "c"], "ranks": [0, 1, 2]}, "one answer alone has rank 0; .* add 1 to"),
+        ({"prompt": "hi", "answers": ["a", "b"], "ranks": [1, 0.5]}, "answer 1 needs.*found: rank 0.5"),
+        ({"prompt": "hi", "answers": [{"answer": "a"}, {"answer": "b", "rank": 1}]}, "answer 0 needs.*found: answer"),
         ({"prompt": "hi", "answers": [{"answer": "a", "rank": True}]}, "answer 0 needs"),
         ({"prompt": "hi", "answers": [{"answer": "a", "rank": math.nan}]}, "answer 0 needs"),
         ({"prompt": "hi", "answers": [{"answer": "a", "rank": 1}, {"answer": None, "rank": 2}]}, "answer 1 needs"),
@@ -241,7 +266,10 @@ def test_answers_and_ranks_in_two_lists_are_a_ranking() -> None:
         "rank as text",
         "no answers",
         "zero",
-        "null",
+        "none known",
+        "counted from 0",
+        "between",
+        "no rank",
         "bool",
         "nan",
         "no text",
@@ -253,6 +281,30 @@ def test_answers_and_ranks_in_two_lists_are_a_ranking() -> None:
 def test_a_row_that_is_no_ranking_is_named(row: dict, message: str) -> None:
     with pytest.raises(DataError, match=rf"mine:3: .*{message}"):
         tables.ranking_from_row(row, "mine:3")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("agreement", math.nan, "is nan, not a number from 0 to 1"),
+        ("agreement", 1.01, "is 1.01, not a number from 0 to 1"),
+        ("agreement", -0.1, "is -0.1, not a number from 0 to 1"),
+        ("agreement", True, "is True, not a number from 0 to 1"),
+        ("agreement", "high", "is 'high', not a number from 0 to 1"),
+        ("self_agreement", -1.5, "is -1.5, not a number from -1 to 1"),
+        ("self_agreement", math.nan, "is nan, not a number from -1 to 1"),
+    ],
+)
+def test_an_agreement_that_is_none_is_named(key: str, value: object, message: str) -> None:
+    with pytest.raises(DataError, match=rf"^mine:3: `{key}` {message}"):
+        tables.ranking_from_row({"prompt": "hi", "chosen": "a", "rejected": "b", key: value}, "mine:3")
+
+
+def test_the_ends_of_an_agreement_are_agreements() -> None:
+    row = {"prompt": "hi", "chosen": "a", "rejected": "b"}
+    for told in ({"agreement": 0, "self_agreement": -1}, {"agreement": 1, "self_agreement": 1}, {"agreement": None}):
+        found = tables.ranking_from_row(row | told, "here")
+        assert {key: getattr(found, key) for key in told} == told
 
 
 @pytest.mark.parametrize(

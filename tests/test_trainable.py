@@ -8,9 +8,11 @@ import torch
 from made_rankings import rankings
 from peft import PeftModel
 from tolerances import CLOSE
+from transformers import GPTNeoXConfig, GPTNeoXForSequenceClassification
 
 from starling import models, packing
 from starling.config import FitTable
+from starling.errors import ModelError
 from starling.examples import examples_of
 from starling.models import Model
 from starling.packing import Packed
@@ -57,6 +59,25 @@ def test_adapters_stand_on_every_linear_layer_of_the_blocks_beside_the_whole_hea
     }
     assert adapters == expected
     assert {name for name in trained if ".layers." not in name} == {"score.modules_to_save.default.weight"}
+
+
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_more_blocks_than_there_are_cannot_be_trained(reward_model: Model, lora_rank: int) -> None:
+    with pytest.raises(ModelError, match=r"^fit\.layers = 5: the model has 4 blocks; 0 is all of them$"):
+        Trainable(reward_model.network, FitTable(layers=5, lora_rank=lora_rank), 1)
+
+
+def test_a_family_that_calls_its_final_norm_otherwise_is_trained_whole_or_with_adapters_alone() -> None:
+    config = GPTNeoXConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, num_labels=1
+    )
+    network = GPTNeoXForSequenceClassification(config)
+    with pytest.raises(ModelError, match=r"^fit\.layers: GPTNeoXModel has no part called `norm`.*; set fit\.layers"):
+        Trainable(network, FitTable(layers=1), 1)
+    assert all(weight.requires_grad for weight in network.parameters())
+    assert len(Trainable(network, FitTable(), 1).weights) == len(list(network.parameters()))
+    adapted = Trainable(network, FitTable(layers=1, lora_rank=2), 1).weights
+    assert {name.split(".")[2] for name in adapted if "lora" in name} == {"1"}
 
 
 def test_an_adapter_changes_nothing_at_first(reward_model: Model) -> None:

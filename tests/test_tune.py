@@ -1,6 +1,7 @@
 """tune: the stage, by the command that people use."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,19 @@ def test_a_setting_in_vain_is_told(
 ) -> None:
     assert tune(fitted, tmp_path / "run", "tune.clip=0.3", "tune.steps=1") == 0
     assert "tune.clip is not read by apa with anchor = 'initial'\n" in capsys.readouterr().out
+
+
+def test_dropout_of_attention_that_is_left_off_is_told_where_a_model_is_trained(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dropping = tmp_path / "dropping"
+    shutil.copytree(tiny_model, dropping)
+    told = json.loads((dropping / "config.json").read_text())
+    (dropping / "config.json").write_text(json.dumps(told | {"attention_dropout": 0.5}))
+    small = recipe(tmp_path, dropping, tune__steps=1, fit__epochs=1)
+    assert cli.main(["run", str(small), "--run", str(tmp_path / "run"), "--until", "tune"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "attention_dropout = 0.5" in line]
+    assert [line.partition(":")[0] for line in lines] == ["fit", "tune"]
 
 
 @pytest.mark.parametrize(

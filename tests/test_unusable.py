@@ -1,5 +1,6 @@
 """What a reward model cannot learn from: found, listed, counted."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,20 @@ def test_copies_ranked_apart_become_one_at_the_mean_of_their_ranks() -> None:
     assert [answer.answer for answer in found.answers] == ["wet", "dry", "cold"]
     assert found.ranks == [2.5, 2, 3]
     assert [(line["what"], line["reason"]) for line in notes] == [("answer", "a copy of another that has another rank")]
+
+
+def test_a_copy_without_a_place_leaves_the_others_where_they_are() -> None:
+    # "wet" stood at 1, at 4 and somewhere below: (1 + 4) / 2 = 2.5
+    found, _ = unusable.cleaned(ranking("p", ["wet", "dry", "cold", "wet", "wet", "hot"], [1, 2, 3, 4, 0, 0]))
+    assert [answer.answer for answer in found.answers] == ["wet", "dry", "cold", "hot"]
+    assert found.ranks == [2.5, 2, 3, math.inf]
+    both = ranking("p", ["wet", "dry", "dry"], [1, 0, 0])
+    assert unusable.cleaned(both) == (both, [])
+
+
+def test_answers_without_a_place_decide_nothing_among_themselves() -> None:
+    assert unusable.why(ranking("p", ["a", "b"], [0, 0])) == "no answer has a place"
+    assert unusable.why(ranking("p", ["a", "b", "c"], [1, 1, 0])) == ""
 
 
 def test_copies_that_are_tied_stay() -> None:

@@ -6,7 +6,8 @@ A row is told by its columns:
                                         lengths come from conversation_a and conversation_b, or response_a and _b
     model_1, model_2, g1_winner, ...    FastChat's pairwise judgments, asked in both orders: unlike verdicts are a tie
     verdict, base, tuned                `evaluate/cases.jsonl`
-    answers                             a ranking: every pair of its answers by different models
+    answers                             a ranking: every pair of its answers by different models, but of two
+                                        without a place
 """
 
 import itertools
@@ -19,7 +20,6 @@ from typing import Any, NamedTuple
 from starling import data_files, tables, votes
 from starling.benches.ratings import Verdict
 from starling.errors import DataError
-from starling.judges.ranks import ranks_with_ties
 from starling.selection import preference
 from starling.store import Run, is_run
 
@@ -91,9 +91,9 @@ def _case(row: Mapping[str, Any], where: str, names: tuple[str, str]) -> Verdict
 
 def _ranking(row: Mapping[str, Any], where: str) -> Iterator[Verdict]:
     ranking = tables.ranking_from_row(row, where)
-    placed = zip(ranking.answers, ranks_with_ties([-rank for rank in ranking.ranks], 0.0), strict=True)
+    placed = zip(ranking.answers, ranking.ranks, strict=True)
     for (one, above), (other, below) in itertools.combinations(placed, 2):
-        if one.model != other.model:
+        if one.model != other.model and math.isfinite(min(above, below)):
             length = _log_length(len(one.answer), len(other.answer))
             yield Verdict(_name(one.model), _name(other.model), preference([above, below]), ranking.prompt_id, length)
 

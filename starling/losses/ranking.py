@@ -15,14 +15,14 @@ def plackett_luce_nll(
         nll = sum_j log sum_{l >= j} exp(s_l - s_j)
 
     (Plackett 1975; Zhu et al. 2023, arXiv:2301.11270, the K-wise maximum likelihood estimator). Starling's loss is
-    this value divided by K - 1; the caller divides. K = 2 is Bradley-Terry: softplus(s_worse - s_better). K equal
-    scores in a strict order give log K!.
+    this value divided by `decided_places`, K - 1 where all are known; the caller divides. K = 2 is Bradley-Terry:
+    softplus(s_worse - s_better). K equal scores in a strict order give log K!.
 
-    `rank_BK`: 1 is best; equal ranks are ties; 0 is a place unknown, below every ranked answer (top-m) and without a
-    term of its own; None means column 0 is best. Ties follow Efron (1977, J. Am. Stat. Assoc. 72:557): of d tied
-    answers the l-th takes its place against the field less the share l / d of the tied. `mask_BK` is True where there
-    is an answer. `margin` is added to the score of every answer below the one that takes a place, so at K = 2 it is
-    subtracted from the better less the worse, as TRL does; 0 is the likelihood itself.
+    `rank_BK`: 1 is best; equal ranks are ties; 0 or infinity is a place unknown, below every ranked answer (top-m) and
+    without a term of its own; None means column 0 is best. Ties follow Efron (1977, J. Am. Stat. Assoc. 72:557): of d
+    tied answers the l-th takes its place against the field less the share l / d of the tied. `mask_BK` is True where
+    there is an answer. `margin` is added to the score of every answer below the one that takes a place, so at K = 2 it
+    is subtracted from the better less the worse, as TRL does; 0 is the likelihood itself.
 
     Computed in float32 or better. Only differences of scores enter, so a shift costs no precision, and +-1e4 is safe.
     """
@@ -53,6 +53,13 @@ def places(reward_BK: Tensor, rank_BK: Tensor | None, mask_BK: Tensor | None) ->
     if mask_BK is None:
         mask_BK = torch.ones_like(reward_BK, dtype=torch.bool)
     return torch.where(rank_BK > 0, rank_BK, torch.inf), mask_BK
+
+
+def decided_places(reward_BK: Tensor, rank_BK: Tensor | None = None, mask_BK: Tensor | None = None) -> Tensor:
+    """How many places a ranking decides, (B, K) -> (B,): K - 1, since the last goes to who is left; m of a top-m."""
+    place_BK, mask_BK = places(reward_BK, rank_BK, mask_BK)
+    known_B = (place_BK.isfinite() & mask_BK).sum(-1)
+    return torch.minimum(known_B, mask_BK.sum(-1) - 1)
 
 
 def differences(reward_BK: Tensor, mask_BK: Tensor) -> Tensor:

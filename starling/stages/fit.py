@@ -14,6 +14,7 @@ import torch
 from starling import (
     accuracy,
     balance,
+    began,
     device,
     model_card,
     models,
@@ -68,6 +69,7 @@ def fit(
     `files` are the ranking files with their hashes, where there were any, for the model's card.
     """
     model = models.new_reward_model(base, seed=device.seed_for(seed, "fit", "head"))
+    packing.tell_dropout(model.network.config, "fit")
     examples, notes = examples_of(model, rankings, too_long=cfg.too_long, max_tokens=cfg.max_tokens)
     tests, of_tests = examples_of(model, held_out, too_long=cfg.too_long, max_tokens=cfg.max_tokens)
     notes += of_tests
@@ -84,10 +86,12 @@ def fit(
     if not plan:
         raise StopStage(f"fit: fit.token_budget = {cfg.token_budget:,} does not cover one step; raise it")
     network: Any = model.network
+    began_with = began.began_with(cfg, seed, network, examples, tests)
+    checkpoint = Checkpoint(folder / "checkpoint.pt", cfg.checkpoint_seconds, began_with)
     part = Trainable(network.to(device.default()), cfg, seed)
     objective = Objective(cfg, network, examples, seed)
     part.weights.update(objective.weights)
-    steps, kept_step = _train(cfg, model, part, objective, (examples, tests), plan, folder, recorder)
+    steps, kept_step = _train(cfg, model, part, objective, (examples, tests), plan, checkpoint, recorder)
     if part.has_adapter:
         _replace(folder / "adapter", part.save_adapter)
         part.merge()
@@ -112,7 +116,7 @@ def fit(
         model_card.write(unfinished, cfg, base, rankings, held_out, facts, seed=seed, files=files)
 
     _replace(folder / "model", write)
-    Checkpoint(folder / "checkpoint.pt", 0).remove()
+    checkpoint.remove()
     return facts
 
 
@@ -176,7 +180,7 @@ def _train(
     objective: Objective,
     rankings: tuple[Sequence[Example], Sequence[Example]],
     plan: Sequence[Sequence[int]],
-    folder: Path,
+    checkpoint: Checkpoint,
     recorder: Recorder,
 ) -> tuple[int, int]:
     """Train, with looks at `tests`; returns the steps done and the step whose weights the model has in the end."""
@@ -185,7 +189,6 @@ def _train(
         part.weights.values(), lr=cfg.learning_rate, weight_decay=cfg.weight_decay, fused=True
     )
     looks = Looks(cfg, len(plan))
-    checkpoint = Checkpoint(folder / "checkpoint.pt", cfg.checkpoint_seconds)
     first = _resume(checkpoint, part, optimiser, looks)
     recorder.rewind(first)
     tokens = [0, *accumulate(sum(examples[index].size for index in step) for step in plan)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from starling import findings, models, own_reward, progress, rewards, selection, tables, trackers
+from starling import findings, models, own_reward, packing, progress, rewards, selection, tables, trackers
 from starling.adapters import Lora
 from starling.checkpoint import Checkpoint
 from starling.config import Config
@@ -33,6 +33,7 @@ def run(run: Run) -> dict[str, Any]:
     prompts, validation = tables.prompts_of(run, "train"), tables.prompts_of(run, "validation")
     lora = Lora(cfg.lora_rank, cfg.lora_alpha, seed_for(config.run.seed, "tune", "lora")) if cfg.lora_rank else None
     policy = Policy(models.load_policy(config.run.model), cfg.layers, as_read(cfg).temperature, lora)
+    packing.tell_dropout(policy.network.config, "tune")
     base = models.resolve(config.run.model)
     server = None
     if cfg.sampler and is_online(cfg.algorithm):

@@ -1,0 +1,40 @@
+"""What a fit began with, as hashes: what tells its checkpoint from that of another fit in the same folder."""
+
+import hashlib
+import json
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+from starling import models
+from starling.config import FitTable
+from starling.examples import Example
+
+# What does not change a step: how often it is saved, what is kept for the way back, what is estimated after the last.
+_FREE = {"checkpoint_seconds", "gradient_checkpointing", "laplace_prior"}
+
+
+def began_with(
+    cfg: FitTable, seed: int, network: Any, examples: Sequence[Example], tests: Sequence[Example]
+) -> dict[str, str]:
+    """Settings and seed, rankings to learn from and to test on as the model reads them, and the weights before the
+    first step."""
+    settings = json.dumps([seed, cfg.model_dump(mode="json", exclude=_FREE)], sort_keys=True)
+    return {
+        "settings": hashlib.sha256(settings.encode()).hexdigest(),
+        "rankings": _of_examples(examples),
+        "held-out rankings": _of_examples(tests),
+        "base weights": models.weights_hash(network.parameters()),
+    }
+
+
+def _of_examples(examples: Sequence[Example]) -> str:
+    """A hash of the token ids, the ranks and the judge's agreement with itself, in their order."""
+    digest = hashlib.sha256()
+    for example in examples:
+        ranking = example.ranking
+        told = [list(map(float, ranking.ranks)), ranking.agreement, ranking.self_agreement]
+        digest.update(json.dumps([told, *(len(piece) for piece in (example.shared, *example.endings))]).encode())
+        for piece in (example.shared, *example.endings):
+            digest.update(array("i", piece).tobytes())
+    return digest.hexdigest()
