@@ -30,6 +30,7 @@ from starling.records import Candidate, Message, Ranking
 from starling.reward import Question
 from starling.stages import fit
 
+MODEL = "smollm2"
 K = 7
 DRAWS = 3  # of seven answers each, none of them twice, at most; no instruction has more than 24
 HELD_OUT = 100  # instructions that no seed trains on
@@ -52,23 +53,25 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--rankings", type=int, default=300)
-    parser.add_argument("--learning-rate", type=float, default=TABLE.learning_rate)
     parser.add_argument(
         "--choose", action="store_true", help="to choose settings: look at other instructions than the held-out ones"
     )
-    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--learning-rate", type=float, help="only to choose one")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--keep", action="store_true", help="keep the weights of every fit")
     parser.add_argument("--out", type=Path, default=Path("runs/fit_alpaca"))
     options = parser.parse_args()
-    rows = read(options.data / "alpaca_rankings.jsonl.gz", models.new_reward_model(options.model).tokenizer)
+    if options.learning_rate and not options.choose:
+        parser.error("--learning-rate goes with --choose; what is tested has the rate that was chosen")
+    rate = options.learning_rate or TABLE.learning_rate
+    rows = read(options.data / "alpaca_rankings.jsonl.gz", models.new_reward_model(MODEL).tokenizer)
     found = {}
     for seed in options.seeds:
         for variant in options.variants:
             folder = options.out / f"{variant}-{options.rankings}-seed-{seed}"
             if options.choose:
-                folder = options.out / "choose" / f"{folder.name}-rate-{options.learning_rate:g}"
-            found[folder.name] = _one(options, rows, variant, seed, folder)
+                folder = options.out / "choose" / f"{folder.name}-rate-{rate:g}"
+            found[folder.name] = _one(options, rate, rows, variant, seed, folder)
             print(folder.name, json.dumps(brief(found[folder.name])), flush=True)
     (options.out / "figures.json").write_text(json.dumps(found, indent=1) + "\n")
 
@@ -154,7 +157,7 @@ def ranks(strength: Sequence[float], margin: float = MARGIN) -> list[float]:
 
 
 def _one(
-    options: argparse.Namespace, rows: Sequence[dict[str, Any]], variant: str, seed: int, folder: Path
+    options: argparse.Namespace, rate: float, rows: Sequence[dict[str, Any]], variant: str, seed: int, folder: Path
 ) -> dict[str, Any]:
     """Fit one reward model and test it; what is there already is read."""
     done = folder / "figures.json"
@@ -168,10 +171,10 @@ def _one(
     device.setup(options.threads, seed)
     recorder = Recorder(folder / "metrics.jsonl", "fit")
     looks = {"validate_every": 0} if options.choose else {}
-    cfg = FitTable(**(TABLE.model_dump() | changes | looks | {"learning_rate": options.learning_rate}))
+    cfg = FitTable(**(TABLE.model_dump() | changes | looks | {"learning_rate": rate}))
     if len(train) < options.rankings:
         print(f"{folder.name}: {len(train)} rankings are all there are")
-    facts = fit.fit(cfg, options.model, train[: options.rankings], held_out, folder, recorder, seed=seed)
+    facts = fit.fit(cfg, MODEL, train[: options.rankings], held_out, folder, recorder, seed=seed)
     tested = [] if options.choose else _tested(options, folder, held_out)
     figures = {"variant": variant, "seed": seed, "fit": facts, "starling_rm": tested}
     done.write_text(json.dumps(figures, indent=1) + "\n")

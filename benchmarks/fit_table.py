@@ -62,7 +62,7 @@ def main() -> None:
 
 def read(data: Path, out: Path) -> dict[Kind, dict[int, Fit]]:
     """The finished fits of each kind by seed."""
-    tokenizer = models.new_reward_model("smollm2").tokenizer
+    tokenizer = models.new_reward_model(fit_alpaca.MODEL).tokenizer
     _train, held_out = fit_alpaca.rankings(
         fit_alpaca.read(data / "alpaca_rankings.jsonl.gz", tokenizer), 0, fit_alpaca.K
     )
