@@ -104,11 +104,12 @@ def rankings(
     order = torch.randperm(len(rows), generator=device.generator(0, "alpaca", "split")).tolist()
     held_out = [_ranking(rows[index], index, 0, K) for index in order[:HELD_OUT]]
     mixed = torch.randperm(len(order) - HELD_OUT, generator=device.generator(seed, "alpaca", "order")).tolist()
+    numbers = [order[HELD_OUT + at] for at in mixed]
     train = [
-        _ranking(rows[order[HELD_OUT + at]], order[HELD_OUT + at], seed, shown, draw)
+        _ranking(rows[number], number, seed, shown, draw)
         for draw in range(draws)
-        for at in mixed
-        if len(rows[order[HELD_OUT + at]]["answers"]) >= (draw + 1) * K
+        for number in numbers
+        if len(rows[number]["answers"]) >= (draw + 1) * K
     ]
     return train, held_out
 
