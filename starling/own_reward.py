@@ -7,6 +7,7 @@ from typing import Any
 from starling import endpoints, models, progress
 from starling.config import Config
 from starling.errors import UsageError
+from starling.judges import rubric
 from starling.judges.make import named_judges, reward_judges
 from starling.judges.protocol import Judge
 from starling.store import Run
@@ -35,6 +36,18 @@ def refuse_choosing(run: Run, judge: Judge) -> None:
         raise UsageError(
             f"tune: rank's judge {own[0]} is the run's own reward model: {_WHY}; {_HOW}, in another run (--run) that "
             f"takes the stages before it over (--from {run.root})"
+        )
+
+
+def tell_choosing(config: Config) -> None:
+    """Say so where a judge that rewards also chooses the step: its win rate is then no second opinion."""
+    tune = as_read(config.tune)
+    rewards = {reward.name for reward in tune.rewards} if is_online(tune.algorithm) and tune.steps else set()
+    by_program = any(one.cfg.judge == rubric.NAME for one in named_judges(config, config.rank))
+    if "judge" in rewards or (rubric.NAME in rewards and by_program):
+        progress.console.print(
+            "tune: the judge that rewards also chooses the step, so its win rate says how well it is pleased; "
+            "let another judge the test (evaluate.judge)"
         )
 
 

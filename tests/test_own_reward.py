@@ -58,6 +58,26 @@ def test_a_reward_model_that_is_taken_over_may_not_choose_either_wherever_its_co
         own_reward.refuse_settings(settings(tmp_path, tiny_model, fit__reward_model=apart, **judges))
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"tune__rewards": ["judge"]}, True),
+        ({"tune__rewards": ["model", "rubric"]}, True),
+        ({"tune__rewards": ["model"]}, False),
+        ({"tune__rewards": ["rubric"], "rank__judge": "OTHER"}, False),
+        ({"tune__rewards": ["judge"], "tune__algorithm": "dpo"}, False),  # which reads no reward
+        ({"tune__rewards": ["judge"], "tune__steps": 0}, False),
+    ],
+)
+def test_a_judge_that_rewards_and_chooses_is_told(
+    tiny_model: Path, tmp_path: Path, other: str, capsys, changes: dict[str, Any], told: bool
+) -> None:
+    if "rank__judge" in changes:
+        changes = changes | {"rank__judge": other}
+    own_reward.tell_choosing(settings(tmp_path, tiny_model, **changes))
+    assert ("the judge that rewards also chooses the step" in capsys.readouterr().out) == told
+
+
 def test_the_runs_own_reward_model_is_known_by_its_weights(run: Run, other: str, capsys) -> None:
     own = RewardJudge(str(run.folder("fit") / "model"))
     stranger = RewardJudge(other)

@@ -43,6 +43,7 @@ def run(run: Run) -> dict[str, Any]:
         recorder = Recorder(run.metrics_path, "tune", shown, run.folder("tune") / "samples.md")
         judge = make_judge(config.rank, config, ledger)
         own_reward.refuse_choosing(run, judge)
+        own_reward.tell_choosing(config)
         watch = selection.Watch(config, validation, judge)
         rankings = tables.rankings_of(run, prompts)
         wanted = cfg.rewards if is_online(cfg.algorithm) else ()
