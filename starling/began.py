@@ -22,18 +22,21 @@ def began_with(
     settings = json.dumps([seed, cfg.model_dump(mode="json", exclude=_FREE)], sort_keys=True)
     return {
         "settings": hashlib.sha256(settings.encode()).hexdigest(),
-        "rankings": _of_examples(examples),
-        "held-out rankings": _of_examples(tests),
+        "rankings": _of_examples(examples, named=cfg.loss == "sampled_pair"),
+        "held-out rankings": _of_examples(tests, named=False),
         "base weights": models.weights_hash(network.parameters()),
     }
 
 
-def _of_examples(examples: Sequence[Example]) -> str:
-    """A hash of the token ids, the ranks and the judge's agreement with itself, in their order."""
+def _of_examples(examples: Sequence[Example], *, named: bool) -> str:
+    """A hash of the token ids, the ranks and the judge's agreement with itself, in their order; and of the names, by
+    which a pair is drawn."""
     digest = hashlib.sha256()
     for example in examples:
         ranking = example.ranking
-        told = [list(map(float, ranking.ranks)), ranking.agreement, ranking.self_agreement]
+        told: list[Any] = [list(map(float, ranking.ranks)), ranking.agreement, ranking.self_agreement]
+        if named:
+            told += [ranking.prompt_id, [[answer.model, answer.draw] for answer in ranking.answers]]
         digest.update(json.dumps([told, *(len(piece) for piece in (example.shared, *example.endings))]).encode())
         for piece in (example.shared, *example.endings):
             digest.update(array("i", piece).tobytes())

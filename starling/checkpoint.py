@@ -11,6 +11,8 @@ import torch
 import starling
 from starling.errors import DataError, explained
 
+FORMAT = 2  # of what the loops save; one more where a state of before cannot be read
+
 
 class Checkpoint:
     """Saves at most once in `seconds`, so that an interruption costs no more than that.
@@ -35,6 +37,7 @@ class Checkpoint:
         try:
             saved = torch.load(self.path, map_location="cpu", weights_only=True)
             made_by, state, began_with = saved["starling"], saved["state"], dict(saved.get("began_with", {}))
+            found_format = saved.get("format", 1)
         except Exception as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise DataError(f"{self.path}: not a checkpoint ({reason}); delete it to begin anew") from error
@@ -42,6 +45,11 @@ class Checkpoint:
             raise DataError(
                 f"{self.path}: was saved by starling {made_by}, this is {starling.__version__}; "
                 "use that version, or delete it to begin anew"
+            )
+        if found_format != FORMAT:
+            raise DataError(
+                f"{self.path}: was saved in form {found_format}, this starling has form {FORMAT}; use the one that "
+                "saved it, or delete it to begin anew"
             )
         if other := [name for name, value in self._began_with.items() if began_with.get(name) != value]:
             raise DataError(
@@ -56,7 +64,7 @@ class Checkpoint:
     def save(self, state: dict[str, Any]) -> None:
         """Replace the saved state."""
         partial = self.path.with_name(self.path.name + ".partial")
-        saved = {"starling": starling.__version__, "began_with": self._began_with, "state": state}
+        saved = {"starling": starling.__version__, "format": FORMAT, "began_with": self._began_with, "state": state}
         with explained(f"writing {self.path}"):
             try:
                 with partial.open("wb") as file:

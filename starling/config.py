@@ -132,7 +132,7 @@ class EvaluateTable(PanelTable):
     """Token cap of one test answer, the same for both models."""
     draws: int = Field(1, ge=1)
     """Answers of each model to each test prompt; those of the same number are compared."""
-    token_budget: int = Field(25_000, ge=0)
+    token_budget: int = Field(36_000, ge=0)
     """Sampled tokens for validation while tuning and for the test together; 0 = no limit."""
     length_band: float = Field(0.25, gt=0)
     """Answers whose lengths differ by at most this share of the longer one count as equally long."""

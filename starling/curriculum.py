@@ -100,9 +100,10 @@ class Curriculum:
     def expected_tokens(self) -> int:
         """Tokens of all steps at most."""
         cfg = self._cfg
-        fresh = cfg.steps * cfg.prompts_per_step * cfg.rollouts_per_prompt * cfg.max_new_tokens
+        a_step = cfg.prompts_per_step * cfg.rollouts_per_prompt * cfg.max_new_tokens
+        fresh = cfg.steps * a_step
         ranked = cfg.ranked_epochs * sum(map(count_tokens, self.parts[: self.num_ranked_parts]))
-        return ranked + min(fresh, cfg.token_budget or fresh)
+        return ranked + (min(fresh, cfg.token_budget - 1 + a_step) if cfg.token_budget else fresh)
 
     def ranked_tokens_before(self, step: int) -> int:
         """Tokens of the ranked answers that the steps before this one learnt from."""

@@ -204,20 +204,22 @@ def save(model: Model, folder: Path) -> None:
 def logits(network: Any, hidden_NH: Tensor) -> Tensor:
     """What the LM head makes of hidden states, scaled (Cohere, Granite) or capped (Gemma 2): (N, H) -> (N, V)."""
     found_NV = network.get_output_embeddings()(hidden_NH)
-    scale, cap = _logit_scale(network.config), _logit_cap(network.config)
+    scale, cap = logit_scale(network.config), _logit_cap(network.config)
     if scale != 1:
         found_NV = found_NV * scale
     return found_NV if cap is None else cap * torch.tanh(found_NV / cap)
 
 
-def has_plain_logits(network: Any) -> bool:
-    """Whether `logits` are hidden states times weights and nothing else."""
-    head, config = network.get_output_embeddings(), network.config
-    is_plain = isinstance(head, nn.Linear) and head.bias is None
-    return is_plain and _logit_scale(config) == 1 and _logit_cap(config) is None
+def has_linear_logits(network: Any) -> bool:
+    """Whether `logits` are hidden states times weights times `logit_scale`, and nothing else."""
+    head = network.get_output_embeddings()
+    return isinstance(head, nn.Linear) and head.bias is None and _logit_cap(network.config) is None
 
 
-def _logit_scale(config: Any) -> float:
+def logit_scale(config: Any) -> float:
+    """What logits are multiplied by; of one name, Granite divides by it and HyperCLOVA X multiplies."""
+    if config.model_type == "hyperclovax":
+        return config.logits_scaling
     return getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
 
 

@@ -130,13 +130,9 @@ def _read(files: Sequence[Path]) -> tuple[list[Ranking], list[dict[str, str]]]:
     found: list[Ranking] = []
     unread: list[dict[str, str]] = []
     for path in files:
-        for number, row in enumerate(data_files.stream_rows(path), 1):
-            where = f"{path}:{number}"
-            try:
-                found.append(tables.ranking_from_row(row, where))
-            except DataError as error:
-                unread.append({"prompt_id": str(row.get("prompt_id") or where), "where": where, "what": "ranking",
-                               "reason": "not a ranking", "detail": str(error)})  # fmt: skip
+        of_file, notes = _read_one(path)
+        found += of_file
+        unread += notes
     if not found and not unread:
         raise DataError(f"fit: no rankings in {', '.join(map(str, files))}")
     if not found:
@@ -149,6 +145,39 @@ def _read(files: Sequence[Path]) -> tuple[list[Ranking], list[dict[str, str]]]:
             markup=False,
         )
     return found, unread
+
+
+def _read_one(path: Path) -> tuple[list[Ranking], list[dict[str, str]]]:
+    """A file's rankings and notes. Where one row's ranks seem to count from 0, no other's 0 is an unknown place."""
+    found: list[Ranking] = []
+    unread: list[dict[str, str]] = []
+    with_zero: set[str] = set()
+    from_zero = ""
+    for number, row in enumerate(data_files.stream_rows(path), 1):
+        where = f"{path}:{number}"
+        try:
+            found.append(tables.ranking_from_row(row, where))
+            if tables.has_rank_zero(row):
+                with_zero.add(where)
+        except DataError as error:
+            unread.append(_unread(str(row.get("prompt_id") or where), where, str(error)))
+            if isinstance(error, tables.RanksFromZero):
+                from_zero = from_zero or where
+    if not from_zero:
+        return found, unread
+    why = f"there is a rank 0, and at {from_zero} ranks seem to count from 0; write null for a place that is not known"
+    unread += [_unread(one.prompt_id, one.where, f"{one.where}: {why}") for one in found if one.where in with_zero]
+    return [one for one in found if one.where not in with_zero], unread
+
+
+def _unread(prompt_id: str, where: str, detail: str) -> dict[str, str]:
+    return {
+        "prompt_id": prompt_id,
+        "where": where,
+        "what": "ranking",
+        "reason": "not a ranking",
+        "detail": detail,
+    }
 
 
 def _finished(out: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:

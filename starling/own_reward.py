@@ -42,12 +42,12 @@ def refuse_choosing(run: Run, judge: Judge) -> None:
 def tell_choosing(config: Config) -> None:
     """Say so where a judge that rewards also chooses the step: its win rate is then no second opinion."""
     tune = as_read(config.tune)
-    rewards = {reward.name for reward in tune.rewards} if is_online(tune.algorithm) and tune.steps else set()
+    rewards = {reward.name for reward in tune.rewards} if is_online(tune.algorithm) else set()
     by_program = any(one.cfg.judge == rubric.NAME for one in named_judges(config, config.rank))
     if "judge" in rewards or (rubric.NAME in rewards and by_program):
         progress.console.print(
-            "tune: the judge that rewards also chooses the step, so its win rate says how well it is pleased; "
-            "let another judge the test (evaluate.judge)"
+            "tune: the judge that rewards also chooses the step, so its win rate says how well it is pleased, not that "
+            "answers are better"
         )
 
 

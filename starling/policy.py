@@ -140,9 +140,10 @@ class Policy:
 
     def _logprobs(self, hidden_NH: Tensor, packed: Packed) -> Tensor:
         token_N = answer_tokens(packed).to(hidden_NH.device)
-        if models.has_plain_logits(self.network):
+        if models.has_linear_logits(self.network):
             weight_VH = self.network.get_output_embeddings().weight
-            return head_logprobs(hidden_NH, weight_VH, token_N, self._temperature)
+            temperature = self._temperature / models.logit_scale(self.network.config)
+            return head_logprobs(hidden_NH, weight_VH, token_N, temperature)
         logprobs = [
             token_logprobs(self._logits(hidden), token)
             for hidden, token in zip(hidden_NH.split(ROWS), token_N.split(ROWS), strict=True)

@@ -47,7 +47,10 @@ def _conversation(prompt: Any, earlier: list[Any], where: str) -> Any:
         return asked  # no conversation, which is told to whoever checks it
     if _said(earlier[: len(asked)]) == _said(asked):
         return earlier
-    if asked[-1]["role"] == "user" and earlier[0]["role"] == "assistant":
+    system = asked[:1] if asked[0]["role"] == "system" else []
+    if system and _said(earlier[: len(asked) - 1]) == _said(asked[1:]):
+        return [*system, *earlier]
+    if earlier[0]["role"] == ("assistant" if asked[-1]["role"] == "user" else "user"):
         return [*asked, *earlier]
     if isinstance(prompt, str):
         return earlier

@@ -28,11 +28,15 @@ Score = Callable[[Sequence[Group]], float]
 class Watch:
     """Looks at the policy now and then, against the answers of the initial policy, and remembers the best weights.
 
-    What it looks at is what would be saved: `tune.weight_share` of the trained weights, the rest as at first.
+    What it looks at is what would be saved: `tune.weight_share` of the trained weights, the rest as at first. The test
+    has `num_test_prompts`; where that is not known yet, as many as the settings ask for.
     """
 
-    def __init__(self, config: Config, prompts: Sequence[Prompt], judge: Judge) -> None:
+    def __init__(
+        self, config: Config, prompts: Sequence[Prompt], judge: Judge, num_test_prompts: int | None = None
+    ) -> None:
         self._config = config
+        self._num_tests = config.prompts.test if num_test_prompts is None else num_test_prompts
         self._prompts = prompts
         self._asked = [prompt for prompt in prompts for _ in range(config.tune.validation_draws)]
         self._judge = judge
@@ -121,7 +125,7 @@ class Watch:
     def _expected_tokens(self, looks: int) -> int:
         """Of so many looks and the test of both policies, whose answers are as long as at the first and last look."""
         base, tuned = self._looks[0]["mean_length"], self._looks[-1]["mean_length"]
-        tests = self._config.prompts.test * self._config.evaluate.draws
+        tests = self._num_tests * self._config.evaluate.draws
         return round(looks * len(self._asked) * tuned + tests * (base + tuned))
 
     def _require_tokens(self) -> None:
@@ -130,7 +134,8 @@ class Watch:
             raise StopStage(
                 f"tune: evaluate.token_budget = {self._config.evaluate.token_budget:,} does not cover one look at the "
                 f"tuned policy and the test, about {self.tokens + self._expected_tokens(looks=1):,} tokens; raise it "
-                "(0 = no limit), or lower tune.validation_draws or evaluate.draws"
+                "(0 = no limit), or lower tune.validation_draws or evaluate.draws, in another run (--run) that takes "
+                "the stages before tune over (--from)"
             )
 
     def _is_admitted(self, shares: Mapping[str, Mapping[str, float]], answers: Sequence[Candidate], step: int) -> bool:

@@ -171,10 +171,11 @@ def _tuning(cfg: TuneTable) -> str:
     if is_online(cfg.algorithm):
         answers = cfg.prompts_per_step * cfg.rollouts_per_prompt
         updates = cfg.updates_per_step * cfg.epochs_per_step
+        limit = f", to the one that reaches {cfg.token_budget:,}" if cfg.token_budget else ""
         parts.append(
             f"{_count(cfg.steps, 'step')} of {cfg.prompts_per_step} prompts x {cfg.rollouts_per_prompt} = {answers} "
             f"answers, {_count(updates, 'update')} each, "
-            f"{_at_most(cfg.token_budget, cfg.steps * answers * cfg.max_new_tokens)}"
+            f"{_at_most(0, cfg.steps * answers * cfg.max_new_tokens)}{limit}"
         )
     return f"{cfg.algorithm}, {', then '.join(parts)}"
 

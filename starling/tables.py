@@ -50,7 +50,12 @@ _MEMBER = [
     )),
 ]  # fmt: skip
 PANEL_RANKINGS = RANKINGS.append(pa.field("panel", pa.list_(pa.struct(_MEMBER))))
+_FROM_ZERO = "ranks begin at 1, so if they count from 0 add 1 to each, and if the place is not known write null"
 LEFT_OUT = "left_out.jsonl"  # of `sample/`: answers that are not ranked, with the reason
+
+
+class RanksFromZero(DataError):
+    """Ranks that seem to count from 0, where 0 would be the best place and not an unknown one."""
 
 
 def builtin_prompts() -> list[Prompt]:
@@ -211,7 +216,9 @@ def _answer(entry: Any, prompt_id: str, draw: int, where: str) -> Candidate:
     told: Mapping[str, Any] = entry if isinstance(entry, Mapping) else {}
     if not isinstance(told.get("answer"), str) or not _is_rank(told.get("rank", "none")):
         found = f"rank {told['rank']!r}"[:40] if "rank" in told else ", ".join(map(str, told)) or type(entry).__name__
-        raise DataError(f"{where} needs a text `answer` and a `rank` of 1 or more (1 is best); found: {found}")
+        raise DataError(
+            f"{where} needs a text `answer` and a `rank` of 1 or more (1 is best; null is unknown); found: {found}"
+        )
     try:
         num_tokens = int(entry.get("num_tokens") or 0)
     except (TypeError, ValueError, OverflowError):
@@ -262,12 +269,17 @@ def _is_rank(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and (value == 0 or 1 <= value <= sys.maxsize)
 
 
+def has_rank_zero(row: Mapping[str, Any]) -> bool:
+    """Whether a row that can be read writes an unknown place as 0."""
+    entries = row.get("answers") or ()
+    return 0 in (row.get("ranks") or [entry.get("rank") for entry in entries if isinstance(entry, Mapping)])
+
+
 def _check_places(ranks: Sequence[float | None], where: str) -> None:
-    """Refuse ranks of which none is a place, and those that may count from 0, where 0 would be the best."""
+    """Refuse ranks of which none is a place, and those that seem to count from 0, where 0 would be the best."""
     if ranks and not any(ranks):
         raise DataError(f"{where}: no answer has a `rank` of 1 or more (1 is best), so none is known to be better")
     if ranks.count(0) == 1:
-        raise DataError(
-            f"{where}: one answer alone has rank 0; ranks begin at 1, so if they count from 0 add 1 to each, "
-            "and if its place is not known write null"
-        )
+        raise RanksFromZero(f"{where}: one answer alone has rank 0; {_FROM_ZERO}")
+    if 0 in ranks and 1 not in ranks:
+        raise RanksFromZero(f"{where}: answers have rank 0 and none has rank 1; {_FROM_ZERO}")

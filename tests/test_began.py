@@ -56,3 +56,9 @@ def test_each_hash_follows_what_it_is_named_after_and_nothing_else(changed: dict
 )
 def test_what_changes_no_step_changes_no_hash(changed: dict[str, Any]) -> None:
     assert of(**changed) == of()
+
+
+def test_names_count_where_a_pair_is_drawn_by_them() -> None:
+    elsewhere = replace(TOLD, ranking=replace(TOLD.ranking, prompt_id="elsewhere.jsonl:1"))
+    first, other = of(loss="sampled_pair"), of(loss="sampled_pair", told=elsewhere)
+    assert [name for name in first if first[name] != other[name]] == ["rankings"]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from starling import checkpoint
 from starling.checkpoint import Checkpoint
 from starling.errors import DataError, StarlingError
 
@@ -136,4 +137,12 @@ def test_what_began_with_something_else_is_refused_by_name_and_kept(path: Path, 
 def test_a_file_of_tensors_that_is_no_checkpoint_is_refused(path: Path, content: object) -> None:
     torch.save(content, path)
     with pytest.raises(DataError, match="not a checkpoint"):
+        Checkpoint(path, 0).load()
+
+
+def test_a_state_in_another_form_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as before:
+        before.setattr(checkpoint, "FORMAT", checkpoint.FORMAT - 1)
+        Checkpoint(path, 0).save({"step": 1})
+    with pytest.raises(DataError, match=r"checkpoint.pt: was saved in form 1, this starling has form 2; use the one"):
         Checkpoint(path, 0).load()

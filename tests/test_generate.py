@@ -255,11 +255,11 @@ def test_logprobs_are_those_of_logits_that_the_family_scales() -> None:
     )  # fmt: skip
     network = GraniteForCausalLM(config).eval()
     prompt = (3, 4, 5)
-    with torch.no_grad():
-        expected = network(torch.tensor([prompt])).logits[0, -1].log_softmax(-1)
     packing.enable(network)
-    for answer in generate(network, [Request(prompt=prompt, seed=s) for s in range(4)], max_new_tokens=1, stop=NEVER):
-        assert answer.logprobs[0] == pytest.approx(float(expected[answer.ids[0]]), abs=CLOSE)
+    for answer in generate(network, [Request(prompt=prompt, seed=s) for s in range(4)], max_new_tokens=3, stop=NEVER):
+        with torch.no_grad():
+            expected = network(torch.tensor([[*prompt, *answer.ids]])).logits[0, 2:-1].log_softmax(-1)
+        assert answer.logprobs == pytest.approx(expected[range(3), answer.ids].tolist(), abs=CLOSE)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from transformers import (
     CohereConfig,
     Gemma2Config,
     GraniteConfig,
+    HyperCLOVAXConfig,
     LlamaConfig,
     PreTrainedConfig,
 )
@@ -145,24 +146,27 @@ SMALL = {
 
 
 @pytest.mark.parametrize(
-    ("config", "is_plain"),
+    ("config", "scale", "is_linear"),
     [
-        (LlamaConfig(**SMALL), True),
-        (CohereConfig(**SMALL, logit_scale=0.25), False),
-        (GraniteConfig(**SMALL, logits_scaling=4.0), False),
-        (Gemma2Config(**SMALL, head_dim=8, final_logit_softcapping=1.0), False),
+        (LlamaConfig(**SMALL), 1, True),
+        (CohereConfig(**SMALL, logit_scale=0.25), 0.25, True),
+        (GraniteConfig(**SMALL, logits_scaling=4.0), 0.25, True),
+        (HyperCLOVAXConfig(**SMALL, logits_scaling=0.25), 0.25, True),
+        (Gemma2Config(**SMALL, head_dim=8, final_logit_softcapping=1.0), 1, False),
     ],
     ids=lambda value: getattr(value, "model_type", None),
 )
 @torch.no_grad()
-def test_logits_are_scaled_and_capped_as_the_family_does(config: PreTrainedConfig, is_plain: bool) -> None:
+def test_logits_are_scaled_and_capped_as_the_family_does(
+    config: PreTrainedConfig, scale: float, is_linear: bool
+) -> None:
     network: Any = AutoModelForCausalLM.from_config(config).eval()
     ids = torch.tensor([[5, 9, 30, 7]])
     found = models.logits(network, network.get_decoder()(ids).last_hidden_state[0])
     assert torch.allclose(found, network(ids).logits[0], atol=CLOSE)
-    assert models.has_plain_logits(network) == is_plain
+    assert (models.logit_scale(network.config), models.has_linear_logits(network)) == (scale, is_linear)
     head_alone = network.get_output_embeddings()(network.get_decoder()(ids).last_hidden_state[0])
-    assert torch.allclose(found, head_alone, atol=CLOSE) == is_plain
+    assert torch.allclose(found, scale * head_alone, atol=CLOSE) == is_linear
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

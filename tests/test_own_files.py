@@ -237,6 +237,23 @@ def test_rankings_of_the_best_answers_alone_are_learnt_and_tested(tiny_model: Pa
     assert "answers have no place: they count as below" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_no_rank_0_is_an_unknown_place_in_a_file_where_ranks_count_from_it(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # [0, 0, 1] may be the best alone or two tied at the top: the file's other rows tell
+    ranks = [[0, 0, 1], [1, 2, 3], [None, 1, 2], [0, 1, 2], [1, 0, 0]]
+    rows = [{"prompt": f"{WORDS[n]} {n}?", "answers": list("abc"), "ranks": row} for n, row in enumerate(ranks)]
+    mixed = write_lines(tmp_path / "mixed.jsonl", rows)
+    facts = own_files.fit(settings(), [mixed], str(tiny_model), tmp_path / "out", 0.0)
+    assert (facts["rankings"], facts["unread"]) == (2, 3)
+    listed = data_files.read_rows(tmp_path / "out" / "unusable.jsonl")
+    assert sorted(line["where"] for line in listed) == [f"{mixed}:{row}" for row in (1, 4, 5)]
+    why = f"there is a rank 0, and at {mixed}:4 ranks seem to count from 0"
+    assert [line["detail"].partition(";")[0] for line in listed[1:]] == [f"{mixed}:{row}: {why}" for row in (1, 5)]
+    sure = write_lines(tmp_path / "sure.jsonl", rows[:3] + rows[4:])
+    assert own_files.fit(settings(), [sure], str(tiny_model), tmp_path / "sure", 0.0)["unread"] == 0
+
+
 @pytest.mark.parametrize("choice", ["drop", "left_prompt"])
 def test_what_a_limit_does_is_chosen_and_counted(tiny_model: Path, tmp_path: Path, choice: str) -> None:
     rows = [*pair_rows(), {"prompt": "rain " * 600, "chosen": "a", "rejected": "b"}]

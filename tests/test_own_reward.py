@@ -66,7 +66,7 @@ def test_a_reward_model_that_is_taken_over_may_not_choose_either_wherever_its_co
         ({"tune__rewards": ["model"]}, False),
         ({"tune__rewards": ["rubric"], "rank__judge": "OTHER"}, False),
         ({"tune__rewards": ["judge"], "tune__algorithm": "dpo"}, False),  # which reads no reward
-        ({"tune__rewards": ["judge"], "tune__steps": 0}, False),
+        ({"tune__rewards": ["judge"], "tune__steps": 0}, True),  # ranked answers are rewarded too
     ],
 )
 def test_a_judge_that_rewards_and_chooses_is_told(

@@ -291,5 +291,16 @@ def test_looks_that_the_budget_does_not_cover_are_left_out_and_told_but_never_th
 def test_a_budget_that_covers_no_look_at_the_tuned_policy_stops_at_the_start(tiny_model, policy, tmp_path) -> None:
     settings = config.load(recipe(tmp_path / "budget", tiny_model, evaluate__token_budget=20))
     watch = Watch(settings, PROMPTS, ScriptedJudge("==="))
-    with pytest.raises(StopStage, match=r"^tune: evaluate.token_budget = 20 does not cover one look at the tuned .*"):
+    with pytest.raises(
+        StopStage, match=r"^tune: evaluate.token_budget = 20 does not cover one look .* over \(--from\)$"
+    ):
         watch.look(policy, 0)
+
+
+def test_the_budget_is_for_the_test_prompts_that_there_are(tiny_model, policy, tmp_path) -> None:
+    # at most 3 answers of 8 tokens at both looks; the test of 10,000 prompts would take more than 1,000 tokens
+    changes = {"evaluate__token_budget": 1000, "prompts__test": 10_000}
+    settings = config.load(recipe(tmp_path / "budget", tiny_model, **changes))
+    assert Watch(settings, PROMPTS, ScriptedJudge("==="), num_test_prompts=3).look(policy, 0)
+    with pytest.raises(StopStage, match=r"^tune: evaluate.token_budget = 1,000 does not cover one look"):
+        Watch(settings, PROMPTS, ScriptedJudge("===")).look(policy, 0)

@@ -31,9 +31,9 @@ def test_the_plan_has_derived_numbers() -> None:
     assert "fit: 120 rankings, 4 a step, 30 steps, <= 70,000 tokens" in lines
     assert (
         "tune: apa, 2 passes over up to 140 ranked prompts, then 16 steps of 16 prompts x 4 = 64 answers, "
-        "1 update each, <= 50,000 tokens"
+        "1 update each, <= 81,920 tokens, to the one that reaches 50,000"
     ) in lines
-    assert any(line.endswith("with validation <= 25,000 tokens") for line in lines)
+    assert any(line.endswith("with validation <= 36,000 tokens") for line in lines)
 
 
 def test_a_reward_model_that_is_there_already_is_named() -> None:

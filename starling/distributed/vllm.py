@@ -60,8 +60,8 @@ class Server:
             policy.sync()
             shutil.rmtree(self._folder, ignore_errors=True)
             models.save(Model(policy.network, policy.tokenizer), self._folder)
+            self._has_other_weights = True  # even where only half of what reloading asks for succeeds
             self._reload(str(self._folder))
-            self._has_other_weights = True
 
     def leave(self) -> None:
         """Give the server back as it was: without our adapters, with the initial policy's weights; and delete what was

@@ -44,7 +44,7 @@ def grpo_loss(
     number of tokens is enough for `dapo` alone. None means this batch by itself, L its width T. An answer of which
     nothing counts is still one of N. Metrics are means over tokens, whatever the normaliser.
 
-    Where we differ: no KL term; the KL to the reference stands in the reward (`kl.in_reward`).
+    Where we differ: no KL term; in `tune` the KL to the reference stands beside the normalised reward (`kl.in_reward`).
     """
     found = clipped_surrogate(logprob_BT, old_logprob_BT, advantage_BT, mask_BT, clip_low=clip_low, clip_high=clip_high)
     own_B1 = mask_BT.sum(-1, keepdim=True)

@@ -44,7 +44,7 @@ def run(run: Run) -> dict[str, Any]:
         judge = make_judge(config.rank, config, ledger)
         own_reward.refuse_choosing(run, judge)
         own_reward.tell_choosing(config)
-        watch = selection.Watch(config, validation, judge)
+        watch = selection.Watch(config, validation, judge, len(tables.prompts_of(run, "test")))
         rankings = tables.rankings_of(run, prompts)
         wanted = cfg.rewards if is_online(cfg.algorithm) else ()
         reward = rewards.make(wanted, lambda: _reward_model(run), judge, cfg.microbatch_tokens)
