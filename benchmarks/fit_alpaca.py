@@ -6,12 +6,14 @@ DATA is a folder with `alpaca_rankings.jsonl.gz` (an instruction and many models
 that a judge prefers it to one fixed rival) and `rm_benchmarks/` (the sets of `starling bench starling_rm`). Each seed
 draws seven answers to each of so many instructions, of those that fit the window, and where `--rankings` are more than
 instructions, other seven of the same ones; variants of a seed see the same rankings. A fit that is finished is not made
-again. `--choose` tells learning rates apart by instructions that are neither trained on nor held out, and tests nothing
-else. Prints every fit's figures and writes them, with what stands behind them, to DIR/figures.json.
+again; one that was made with other settings, data or weights is refused. `--choose` tells learning rates apart by
+instructions that are neither trained on nor held out, and tests nothing else. Prints every fit's figures; what stands
+behind them stays in DIR, in a folder for each.
 """
 
 import argparse
 import gzip
+import hashlib
 import json
 import math
 import shutil
@@ -65,15 +67,13 @@ def main() -> None:
         parser.error("--learning-rate goes with --choose; what is tested has the rate that was chosen")
     rate = options.learning_rate or TABLE.learning_rate
     rows = read(options.data / "alpaca_rankings.jsonl.gz", models.new_reward_model(MODEL).tokenizer)
-    found = {}
     for seed in options.seeds:
         for variant in options.variants:
             folder = options.out / f"{variant}-{options.rankings}-seed-{seed}"
             if options.choose:
                 folder = options.out / "choose" / f"{folder.name}-rate-{rate:g}"
-            found[folder.name] = _one(options, rate, rows, variant, seed, folder)
-            print(folder.name, json.dumps(brief(found[folder.name])), flush=True)
-    (options.out / "figures.json").write_text(json.dumps(found, indent=1) + "\n")
+            found = _one(options, rate, rows, variant, seed, folder)
+            print(folder.name, json.dumps(brief(found)), flush=True)
 
 
 def read(path: Path, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
@@ -95,14 +95,14 @@ def read(path: Path, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]
 
 
 def rankings(
-    rows: Sequence[dict[str, Any]], seed: int, shown: int, draws: int = 1
+    rows: Sequence[dict[str, Any]], seed: int, shown: int, draws: int = 1, margin: float = MARGIN
 ) -> tuple[list[Ranking], list[Ranking]]:
     """Rankings to train on, in an order of the seed's own, and the held-out ones, the same for every seed.
 
-    Every instruction's first draw comes before the second ones.
+    Every instruction's first draw comes before the second ones. `margin` is that of the held-out ones.
     """
     order = torch.randperm(len(rows), generator=device.generator(0, "alpaca", "split")).tolist()
-    held_out = [_ranking(rows[index], index, 0, K) for index in order[:HELD_OUT]]
+    held_out = [_ranking(rows[index], index, 0, K, margin=margin) for index in order[:HELD_OUT]]
     mixed = torch.randperm(len(order) - HELD_OUT, generator=device.generator(seed, "alpaca", "order")).tolist()
     numbers = [order[HELD_OUT + at] for at in mixed]
     train = [
@@ -114,7 +114,7 @@ def rankings(
     return train, held_out
 
 
-def _ranking(row: dict[str, Any], number: int, seed: int, shown: int, draw: int = 0) -> Ranking:
+def _ranking(row: dict[str, Any], number: int, seed: int, shown: int, draw: int = 0, margin: float = MARGIN) -> Ranking:
     answers = row["answers"]
     order = torch.randperm(len(answers), generator=device.generator(seed, "alpaca", number)).tolist()
     drawn = order[draw * K :]
@@ -128,7 +128,7 @@ def _ranking(row: dict[str, Any], number: int, seed: int, shown: int, draw: int 
             Candidate(prompt_id=name, model=answer["model"], draw=at, answer=answer["answer"], finished=True)
             for at, answer in zip(drawn, chosen, strict=True)
         ],
-        ranks=ranks([log_odds(answer["score"]) for answer in chosen]),
+        ranks=ranks([log_odds(answer["score"]) for answer in chosen], margin),
         judge="gpt-4-turbo, against a fixed rival",
     )
 
@@ -161,27 +161,44 @@ def _one(
     options: argparse.Namespace, rate: float, rows: Sequence[dict[str, Any]], variant: str, seed: int, folder: Path
 ) -> dict[str, Any]:
     """Fit one reward model and test it; what is there already is read."""
+    changes, shown = VARIANTS[variant]
+    looks = {"validate_every": 0} if options.choose else {}
+    cfg = FitTable(**(TABLE.model_dump() | changes | looks | {"learning_rate": rate}))
+    made_with = _made_with(options.data, cfg, seed, shown)
     done = folder / "figures.json"
     if done.exists():
-        return json.loads(done.read_text())
+        figures = json.loads(done.read_text())
+        if other := [name for name, value in made_with.items() if figures.get("made_with", {}).get(name) != value]:
+            raise SystemExit(f"{folder}: was made with other {' and '.join(other)}; give another --out")
+        return figures
     folder.mkdir(parents=True, exist_ok=True)
-    changes, shown = VARIANTS[variant]
     train, held_out = rankings(rows, seed, shown, 1 if options.choose else DRAWS)
     if options.choose:
         train, held_out = train[:-VALIDATION], rankings(rows, seed, K)[0][-VALIDATION:]
     device.setup(options.threads, seed)
     recorder = Recorder(folder / "metrics.jsonl", "fit")
-    looks = {"validate_every": 0} if options.choose else {}
-    cfg = FitTable(**(TABLE.model_dump() | changes | looks | {"learning_rate": rate}))
     if len(train) < options.rankings:
         print(f"{folder.name}: {len(train)} rankings are all there are")
     facts = fit.fit(cfg, MODEL, train[: options.rankings], held_out, folder, recorder, seed=seed)
     tested = [] if options.choose else _tested(options, folder, held_out)
-    figures = {"variant": variant, "seed": seed, "fit": facts, "starling_rm": tested}
+    figures = {"variant": variant, "seed": seed, "made_with": made_with, "fit": facts, "starling_rm": tested}
     done.write_text(json.dumps(figures, indent=1) + "\n")
     if not options.keep:
         shutil.rmtree(folder / "model")
     return figures
+
+
+def _made_with(data: Path, cfg: FitTable, seed: int, shown: int) -> dict[str, Any]:
+    """What a fit follows from, beside its number of rankings and its seed."""
+    network: Any = models.new_reward_model(MODEL, seed=device.seed_for(seed, "fit", "head")).network
+    with (data / "alpaca_rankings.jsonl.gz").open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "settings": cfg.model_dump(mode="json"),
+        "rankings": {"answers": shown, "of": K, "draws": DRAWS, "margin": MARGIN, "held out": HELD_OUT},
+        "data": sha256,
+        "base weights": models.weights_hash(network.parameters()),
+    }
 
 
 def _tested(options: argparse.Namespace, folder: Path, held_out: Sequence[Ranking]) -> list[dict[str, Any]]:

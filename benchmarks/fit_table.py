@@ -24,6 +24,7 @@ from starling.records import Ranking, Score
 
 BEGIN, END = "<!-- fit alpaca: begin -->", "<!-- fit alpaca: end -->"
 HELD_OUT = "held-out pairs"
+MARGINS = (0.5, fit_alpaca.MARGIN, 2.0)  # in log-odds, below which answers are tied: does the figure depend on it?
 COLUMNS = (HELD_OUT, starling_rm.HUMAN, starling_rm.SAFETY, starling_rm.TRUTH, starling_rm.VERBOSE)
 
 
@@ -43,10 +44,12 @@ class Kind(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """The cases of each column, always in the same order, and the tokens that the fit learnt from."""
+    """The cases of each column, always in the same order, the tokens that the fit learnt from, and the held-out pairs
+    by the margin below which answers are tied."""
 
     cases: Mapping[str, Sequence[Case]]
     tokens: int
+    by_margin: Mapping[float, Sequence[Case]]
 
 
 def main() -> None:
@@ -63,17 +66,18 @@ def main() -> None:
 def read(data: Path, out: Path) -> dict[Kind, dict[int, Fit]]:
     """The finished fits of each kind by seed."""
     tokenizer = models.new_reward_model(fit_alpaca.MODEL).tokenizer
-    _train, held_out = fit_alpaca.rankings(
-        fit_alpaca.read(data / "alpaca_rankings.jsonl.gz", tokenizer), 0, fit_alpaca.K
-    )
+    rows = fit_alpaca.read(data / "alpaca_rankings.jsonl.gz", tokenizer)
+    held_out = {margin: fit_alpaca.rankings(rows, 0, fit_alpaca.K, margin=margin)[1] for margin in MARGINS}
     items = list(_items(data / "rm_benchmarks"))
     fits: dict[Kind, dict[int, Fit]] = defaultdict(dict)
     for path in sorted(out.glob("*/figures.json")):
         variant, rankings, seed = path.parent.name.replace("-seed-", "-").rsplit("-", 2)
         tokens = json.loads(path.read_text())["fit"]["tokens"]
-        found = {HELD_OUT: _held_out_cases(held_out, json.loads((path.parent / "held_out.json").read_text()))}
+        rewards = json.loads((path.parent / "held_out.json").read_text())
+        by_margin = {margin: _held_out_cases(told, rewards) for margin, told in held_out.items()}
+        found = {HELD_OUT: by_margin[fit_alpaca.MARGIN]}
         found |= _test_cases(items, json.loads((path.parent / "starling_rm.json").read_text()))
-        fits[Kind(variant, int(rankings))][int(seed)] = Fit(found, tokens)
+        fits[Kind(variant, int(rankings))][int(seed)] = Fit(found, tokens, by_margin)
     return fits
 
 
@@ -117,7 +121,22 @@ def render(fits: Mapping[Kind, Mapping[int, Fit]]) -> str:
     if differences := [line for one, other in _compared(kinds) if (line := _difference(one, other, fits))]:
         lines += ["", "Differences in points, case by case, of the same seeds:", ""]
         lines += ["| | seeds | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 2) + "|", *differences]
+    lines += ["", "Held-out pairs by the log-odds below which answers are tied:", ""]
+    lines += ["| | " + " | ".join(f"{margin:g}" for margin in MARGINS) + " |", "|---" * (len(MARGINS) + 1) + "|"]
+    lines += [_by_margin(f"{kind.variant} of {kind.rankings}", list(fits[kind].values())) for kind in kinds]
+    first = next(iter(fits[kinds[0]].values()))
+    longer = {margin: [case._replace(right=case.longer) for case in of] for margin, of in first.by_margin.items()}
+    lines.append(_by_margin("characters alone", [first._replace(by_margin=longer)]))
     return "\n".join(lines)
+
+
+def _by_margin(name: str, fits: Sequence[Fit]) -> str:
+    cells = []
+    for margin in MARGINS:
+        cases = [case for fit in fits for case in fit.by_margin[margin]]
+        score = _mean(HELD_OUT, [case.right for case in cases], cases)
+        cells.append(f"{_cell(score)}, {len(cases) // len(fits):,} pairs")
+    return f"| {name} | " + " | ".join(cells) + " |"
 
 
 def _compared(kinds: Sequence[Kind]) -> list[tuple[Kind, Kind]]:
