@@ -89,7 +89,7 @@ def _items(folder: Path) -> Iterator[Item]:
 
 def _held_out_cases(held_out: Sequence[Ranking], rewards: Mapping[str, Sequence[float]]) -> list[Case]:
     return [
-        Case(pair.prompt_id, pair.right, pair.longer)
+        Case(pair.prompt, pair.right, pair.longer)
         for ranking in held_out
         for pair in accuracy.pairs_of(ranking, rewards[ranking.prompt_id])
     ]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from starling import balance, device, models, packing, stats
+from starling.errors import StarlingError
 from starling.examples import Example, ragged
 from starling.losses.ranking import plackett_luce_nll
 from starling.models import Model
@@ -29,15 +30,15 @@ def figures(examples: Sequence[Example], scored: Sequence[Sequence[float]]) -> d
         float(example.ranking.ranks[max(range(len(rewards)), key=rewards.__getitem__)] == min(example.ranking.ranks))
         for example, rewards in zip(examples, scored, strict=True)
     ]
-    prompts = [example.ranking.prompt_id for example in examples]
+    prompts = [_prompt(example.ranking) for example in examples]
     probability = [pair.probability for pair in pairs] + [1 - pair.probability for pair in pairs]
     outcome = [1.0] * len(pairs) + [0.0] * len(pairs)
     figures = [
-        stats.cluster_mean("pair_accuracy", [p.right for p in pairs], [p.prompt_id for p in pairs]),
-        stats.cluster_mean("pair_accuracy_length_only", [p.longer for p in pairs], [p.prompt_id for p in pairs]),
-        stats.cluster_mean("pair_accuracy_not_weakened", [p.right for p in fair], [p.prompt_id for p in fair]),
+        stats.cluster_mean("pair_accuracy", [p.right for p in pairs], [p.prompt for p in pairs]),
+        stats.cluster_mean("pair_accuracy_length_only", [p.longer for p in pairs], [p.prompt for p in pairs]),
+        stats.cluster_mean("pair_accuracy_not_weakened", [p.right for p in fair], [p.prompt for p in fair]),
         stats.cluster_mean(
-            "pair_accuracy_not_weakened_length_only", [p.longer for p in fair], [p.prompt_id for p in fair]
+            "pair_accuracy_not_weakened_length_only", [p.longer for p in fair], [p.prompt for p in fair]
         ),
         stats.cluster_mean("top1_agreement", top1, prompts),
     ]
@@ -57,6 +58,11 @@ def score(model: Model, examples: Sequence[Example], microbatch_tokens: int) -> 
         packed = packing.pack([(example.shared, example.endings) for example in chosen])
         with device.autocast(model.network.device):
             rewards = models.rewards(model.network, packed)
+        if not rewards.isfinite().all():
+            raise StarlingError(
+                f"fit: {chosen[0].ranking.where or chosen[0].ranking.prompt_id}: the reward model gives a reward that "
+                "is not a number; lower fit.learning_rate"
+            )
         for index, part in zip(batch, rewards.split([len(example.endings) for example in chosen]), strict=True):
             found[index] = part.tolist()
     return found
@@ -85,9 +91,12 @@ def nll(examples: Sequence[Example], scored: Sequence[Sequence[float]]) -> float
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two answers that the judge ranks apart: is the better one scored higher, and is it the longer one?"""
+    """Two answers that the judge ranks apart: is the better one scored higher, and is it the longer one?
 
-    prompt_id: str
+    `prompt` tells conversations apart, of which a file may hold several rankings.
+    """
+
+    prompt: str
     right: float
     longer: float
     margin: float
@@ -105,7 +114,7 @@ def pairs_of(ranking: Ranking, rewards: Sequence[float]) -> list[Pair]:
         lengths = len(ranking.answers[better].answer), len(ranking.answers[worse].answer)
         found.append(
             Pair(
-                prompt_id=ranking.prompt_id,
+                prompt=_prompt(ranking),
                 right=_half_if_equal(margin),
                 longer=_half_if_equal(lengths[0] - lengths[1]),
                 margin=margin,
@@ -114,6 +123,10 @@ def pairs_of(ranking: Ranking, rewards: Sequence[float]) -> list[Pair]:
             )
         )
     return found
+
+
+def _prompt(ranking: Ranking) -> str:
+    return "\n".join(f"{message['role']}: {message['content']}" for message in ranking.messages)
 
 
 def _half_if_equal(difference: float) -> float:

@@ -16,6 +16,7 @@ from starling.errors import DataError, ModelError
 from starling.records import Message
 
 _ENDS_ON_REWARD = "{{ '' }}{% endset %}{{ rendered if add_generation_prompt else rendered.rstrip() }}"
+_ASKED = (Message(role="user", content="Is rain wet?"), Message(role="assistant", content="Yes."))
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> tuple[int, ...]:
@@ -128,13 +129,17 @@ def end_on_reward(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     template = tokenizer.get_chat_template()
     if not template.endswith(_ENDS_ON_REWARD):
         tokenizer.chat_template = ending_on_reward(template)
-    asked: list[Any] = [Message(role="user", content="Is rain wet?"), Message(role="assistant", content="Yes.")]
-    after = str(_applied(tokenizer, asked, waiting=False, tokenize=False)).rpartition("Yes.")[2]
+    after = rendered(tokenizer, _ASKED, waiting=False).rpartition(_ASKED[-1]["content"])[2]
     if without_end(tokenizer, tokenizer.encode(after, add_special_tokens=False)):
         raise ModelError(
             f"{name}: its chat template writes {after!r} after a finished answer, where the reward would be read; "
             "save one into the model's folder that ends there"
         )
+
+
+def last_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id on which a finished conversation ends: what the reward is read at, and no padding may be."""
+    return _render(tokenizer, _ASKED, waiting=False)[-1]
 
 
 def ending_on_reward(template: str) -> str:
@@ -158,7 +163,8 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, 
 def _applied(tokenizer: PreTrainedTokenizerBase, turns: list[Any], *, waiting: bool, tokenize: bool = True) -> Any:
     try:
         return tokenizer.apply_chat_template(turns, add_generation_prompt=waiting, return_dict=False, tokenize=tokenize)
-    except TemplateError as error:  # a broken template, or one that raises an exception over these turns
+    # a broken template, or one that raises an exception over these turns; it is a program, so any may be
+    except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
         raise ModelError(
             f"{tokenizer.name_or_path}: its chat template does not write this conversation: {error}"
         ) from error

@@ -10,7 +10,7 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from starling import audit, audit_text, builtin, cards, figures, judgements
+from starling import audit, audit_text, builtin, cards, figures, judgements, models
 from starling.before_after import judge_named
 from starling.config import FitTable
 from starling.digest import FIT_LABELS
@@ -44,7 +44,7 @@ def write(
         "base": _shown(base),
         "licence": cards.licence_of_model(base),
         "pad": {"token": tokenizer["pad_token"], "id": saved["pad_token_id"]},
-        "window": saved["max_position_embeddings"],
+        "window": models.window(str(folder)),
         "loss": settings.loss,
         "settings": _settings(settings),
         "seed": seed,

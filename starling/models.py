@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
@@ -26,6 +26,8 @@ from starling import builtin, chat, device, lean, packing
 from starling.errors import ModelError, explained
 from starling.packing import Packed
 
+# Weights of another size are told by `_require_weights`, which names them.
+_WITH_INFO = {"ignore_mismatched_sizes": True, "output_loading_info": True}
 _PAD_CANDIDATES = (
     "<|endoftext|>", "<pad>", "<|pad|>", "<|finetune_right_pad_id|>", "<|reserved_special_token_0|>", "<|fim_pad|>",
     "<unk>",
@@ -92,15 +94,19 @@ def window(name: str) -> int:
     return packing.window(load_config(name))
 
 
+def folder_of(name: str) -> Path:
+    """Where MODEL's files lie, of a Hub name in the cache; it has been loaded before."""
+    folder = Path(resolve(name))
+    return folder if folder.is_dir() else Path(str(try_to_load_from_cache(name, "config.json"))).parent
+
+
 def identity(name: str) -> dict[str, str]:
     """What tells this MODEL from all others: name, Hub's commit, hash of the weights, hash of the chat template.
 
     MODEL has been loaded before: of a Hub name the copy in the cache is looked at.
     """
-    folder, commit = Path(resolve(name)), ""
-    if not folder.is_dir():
-        cached = try_to_load_from_cache(name, "config.json")
-        folder = Path(str(cached)).parent
+    folder, commit = folder_of(name), ""
+    if not Path(resolve(name)).is_dir():
         commit = folder.name
     digest = hashlib.sha256()
     for file in sorted(folder.glob("*.safetensors")):
@@ -113,6 +119,11 @@ def identity(name: str) -> dict[str, str]:
         "weights_sha256": digest.hexdigest(),
         "template_hash": hashlib.sha256(template.encode()).hexdigest()[:16],
     }
+
+
+def weights_of(name: str) -> str:
+    """The hash of the weights in MODEL's folder, which may change under its name; "" of a Hub name."""
+    return identity(name)["weights_sha256"] if Path(resolve(name)).is_dir() else ""
 
 
 def weights_hash(weights: Iterable[Tensor]) -> str:
@@ -131,7 +142,7 @@ def _prepare(network: PreTrainedModel) -> None:
 
 def load_policy(name: str, dtype: torch.dtype = torch.bfloat16) -> Model:
     """A causal LM for sampling and tuning, its attention routed through packing."""
-    network, loaded = _load(AutoModelForCausalLM, name, dtype=dtype, output_loading_info=True)
+    network, loaded = _load(AutoModelForCausalLM, name, dtype=dtype, **_WITH_INFO)
     _require_weights(name, loaded)
     _prepare(network)
     return Model(network.eval(), load_tokenizer(name))
@@ -147,11 +158,10 @@ def new_reward_model(name: str, dtype: torch.dtype = torch.float32, seed: int = 
     tokenizer: Any = load_tokenizer(name)
     if tokenizer.num_special_tokens_to_add():
         tokenizer.add_bos_token = tokenizer.add_eos_token = False
+    chat.end_on_reward(tokenizer, name)
     tokenizer.pad_token = _pad_token(tokenizer, name)
     tokenizer.padding_side = "right"
-    chat.end_on_reward(tokenizer, name)
-    options = {"num_labels": 1, "ignore_mismatched_sizes": True, "output_loading_info": True}
-    network, loaded = _load(AutoModelForSequenceClassification, name, dtype=dtype, **options)
+    network, loaded = _load(AutoModelForSequenceClassification, name, dtype=dtype, num_labels=1, **_WITH_INFO)
     if not hasattr(network, "score"):
         raise ModelError(f"{name}: {type(network).__name__} has no head called `score`; a reward model needs one")
     _require_weights(name, loaded, but="score.weight")  # an LM's or a classifier's head is replaced
@@ -177,12 +187,12 @@ def new_head(hidden_size: int, seed: int) -> Tensor:
 def load_reward_model(name: str, dtype: torch.dtype = torch.float32) -> Model:
     """A sequence classifier with one label and a head called `score`."""
     tokenizer = load_tokenizer(name)
-    network, loaded = _load(AutoModelForSequenceClassification, name, dtype=dtype, output_loading_info=True)
+    network, loaded = _load(AutoModelForSequenceClassification, name, dtype=dtype, **_WITH_INFO)
     require_one_label(name, network.config)
     if not hasattr(network, "score"):
         raise ModelError(f"{name}: {type(network).__name__} has no head called `score`; a reward model needs one")
     _require_weights(name, loaded)
-    if network.config.pad_token_id in (None, tokenizer.eos_token_id):
+    if network.config.pad_token_id in (None, chat.last_id(tokenizer)):
         raise ModelError(
             f"{name}: the pad token must exist and never end an answer; set pad_token_id in its config.json"
         )
@@ -283,14 +293,14 @@ def _also_for_transformers_4(folder: Path) -> None:
 
 
 def _pad_token(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
-    if tokenizer.pad_token is not None and tokenizer.pad_token != tokenizer.eos_token:
-        return str(tokenizer.pad_token)
-    vocabulary = tokenizer.get_vocab()
-    for token in _PAD_CANDIDATES:
-        if token in vocabulary and token != tokenizer.eos_token:
-            return token
+    """A token on which no answer ends: the tokenizer's own, or a usual one; its eos only where nothing else is."""
+    end, vocabulary = chat.last_id(tokenizer), tokenizer.get_vocab()
+    own = [str(tokenizer.pad_token)] if tokenizer.pad_token is not None else []
+    usable = [token for token in (*own, *_PAD_CANDIDATES) if vocabulary.get(token, end) != end]
+    for token in sorted(usable, key=lambda token: token == tokenizer.eos_token):
+        return token
     raise ModelError(
-        f"{name}: no token can serve as padding (pad = eos would hide the end of an answer); add one to it"
+        f"{name}: no token can serve as padding (that on which answers end would hide their end); add one to it"
     )
 
 
@@ -312,7 +322,8 @@ def _load(kind: Any, name: str, **options: Any) -> Any:
         options |= {"use_safetensors": True}
     try:
         return kind.from_pretrained(source, trust_remote_code=False, **options)
-    except (OSError, ValueError, HFValidationError, SafetensorError) as error:
+    except Exception as error:  # what transformers makes of a damaged file may be of any kind
         first, *rest = str(error).strip().splitlines() or [type(error).__name__]
         said = " ".join([first, *rest[:1]]) if first.endswith(":") else first
+        said = said if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {said}"
         raise ModelError(f"{name}: cannot be loaded: {said}") from error

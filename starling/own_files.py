@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from starling import data_files, device, progress, reward, tables, unusable
+from starling import data_files, device, models, progress, reward, sources, tables, unusable
 from starling.at_work import alone
-from starling.config import Config
+from starling.config import Config, Source
 from starling.errors import DataError, UsageError, explained
 from starling.metrics import Recorder
 from starling.records import Message, Ranking
@@ -39,6 +39,7 @@ def fit(settings: Config, rankings: list[Path], model: str, out: Path, held_out:
     request = {
         "rankings": files,
         "model": model,
+        "weights": models.weights_of(model),
         "held_out": held_out,
         "seed": settings.run.seed,
         "settings": settings.fit.model_dump(mode="json"),
@@ -84,9 +85,11 @@ def score(model: str, source: Path, out: Path, *, scaled: bool = False, dtype: P
     Where the model has an uncertainty, each row has `spreads` too. `scaled` is as in `RewardModel.score`, `dtype` as in
     `load_reward_model`.
     """
-    rows = data_files.read_rows(source)
-    if out.exists() and out.samefile(source):
+    rows = list(sources.rows(Source(path=str(source))))
+    if out.exists() and source.exists() and out.samefile(source):
         raise UsageError(f"score: --out {out} is the file that is read; choose another")
+    if out.exists() and not out.is_file():
+        raise UsageError(f"score: --out {out} is no file that can be replaced; choose another")
     questions = [question(row, f"{source}:{number}") for number, row in enumerate(rows, 1)]
     if not questions:
         raise DataError(f"score: {source} holds no rows")
@@ -121,7 +124,11 @@ def question(row: Mapping[str, Any], where: str) -> Question:
     texts = [entry["answer"] for entry in described if isinstance(entry.get("answer"), str)]
     if len(texts) < len(described):
         raise DataError(f"{where}: every answer must be a text, or an object with a text `answer`")
-    finished = [entry.get("finished") is not False for entry in described]
+    of_row = given.get("finished")  # of a row with one answer, or a list beside the answers
+    of_row = of_row if isinstance(of_row, list) else [of_row] * len(described)
+    if len(of_row) != len(described):
+        raise DataError(f"{where}: `finished` must say of each of the {len(described)} answers whether it was")
+    finished = [entry.get("finished", own) is not False for entry, own in zip(described, of_row, strict=True)]
     return Question(messages=reward.conversation(prompt, where), answers=texts, finished=finished, where=where)
 
 
@@ -153,7 +160,7 @@ def _read_one(path: Path) -> tuple[list[Ranking], list[dict[str, str]]]:
     unread: list[dict[str, str]] = []
     with_zero: set[str] = set()
     from_zero = ""
-    for number, row in enumerate(data_files.stream_rows(path), 1):
+    for number, row in enumerate(sources.rows(Source(path=str(path))), 1):
         where = f"{path}:{number}"
         try:
             found.append(tables.ranking_from_row(row, where))
@@ -206,14 +213,22 @@ def _claim(work: Path, request: dict[str, Any]) -> None:
 
 def _saved(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        found = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _fingerprint(path: Path) -> dict[str, str]:
-    """A file's name and the SHA-256 of its content; of a folder that of its Parquet shards' hashes."""
-    shards = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    """A file's name and the SHA-256 of its content; a folder's is of its tables' hashes, a data set's of its rows."""
+    shards = sources.files(path) if path.is_dir() else [path] if sources.is_local(str(path)) else []
+    if not shards and not path.exists() and "/" not in str(path):  # of a data set: OWNER/NAME
+        raise DataError(f"fit: {path}: there is no such file")
+    if not shards:
+        rows = hashlib.sha256()
+        for row in sources.rows(Source(path=str(path))):
+            rows.update(json.dumps(row, default=str).encode())
+        return {"name": path.name if path.exists() else str(path), "sha256": rows.hexdigest()}
     hashes = []
     for shard in shards:
         if not shard.is_file():
@@ -231,5 +246,5 @@ def _place(messages: Sequence[Message]) -> float:
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row as JSON can hold it: dates and the like become text."""
-    return json.loads(json.dumps(row, default=str))
+    """The row as JSON can hold it: dates and the like become text, and what is no number null."""
+    return json.loads(json.dumps(row, default=str), parse_constant=lambda _name: None)

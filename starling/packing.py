@@ -232,6 +232,8 @@ def _attention(
         raise ModelError(f"{type(module).__name__} is not told what its tokens see; packing does not know this model")
     if kwargs.get("s_aux") is not None or kwargs.get("position_bias") is not None:
         raise ModelError(f"{type(module).__name__} adds sinks or biases to its attention; packing does not know how")
+    if value.shape[-1] != query.shape[-1]:
+        raise ModelError(f"{type(module).__name__} has values of another width than queries; packing does not know how")
     window = sliding_window or getattr(module, "sliding_window", None)  # some families leave it to the mask
     return context.attend(module, query, key, value, Rule(scaling, window, kwargs.get("softcap"))), None
 

@@ -121,10 +121,11 @@ class RewardModel:
         return found
 
     def refusal(self, question: Question) -> str:
-        """Why the question cannot be scored (a blank answer, too long), in a line; empty where it can."""
+        """Why the question cannot be scored (a blank answer, too long, turns that the template refuses), in a line; ""
+        where it can."""
         try:
             self._pack(question)
-        except DataError as error:
+        except (DataError, ModelError) as error:
             return str(error)
         return ""
 
@@ -158,6 +159,9 @@ def _questions(prompts: Sequence[str | Sequence[Any]], answers: Sequence[Sequenc
         raise DataError(
             f"score: {len(prompts)} prompts, but answers to {len(answers)}; give a list of answers for each"
         )
+    for number, texts in enumerate(answers):
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+            raise DataError(f"score: prompt {number}: its answers must be a list of texts, not {texts!r:.40}")
     return [
         Question(
             messages=conversation(prompt, f"prompt {number}"),

@@ -5,6 +5,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from starling.errors import ModelError
+
 KEY = "starling_reward_scale"
 
 
@@ -32,4 +34,12 @@ def store(config: Any, rewards: Sequence[Sequence[float]]) -> dict[str, float] |
 def read(config: Any) -> RewardScale | None:
     """The scale in a model's config, None where there is none."""
     found = config.to_dict().get(KEY)
-    return None if found is None else RewardScale(**found)
+    if found is None:
+        return None
+    try:
+        offset, scale, answers = (found[name] for name in RewardScale._fields)
+        return RewardScale(float(offset), float(scale), int(answers))
+    except (KeyError, TypeError, ValueError):
+        raise ModelError(
+            f"{config.name_or_path}: {KEY} in its config.json is damaged, so rewards cannot be scaled by it"
+        ) from None

@@ -37,7 +37,7 @@ def name_of(source: Source) -> str:
     """What the source is called in the `source` column and in ids."""
     if source.name or source.path == BUILTIN:
         return source.name or "starling"
-    return Path(source.path.removesuffix(".gz")).stem if _is_local(source.path) else source.path
+    return Path(source.path.removesuffix(".gz")).stem if is_local(source.path) else source.path
 
 
 def found(source: Source) -> Iterator[Found | Removal]:
@@ -79,7 +79,7 @@ def files(folder: Path) -> list[Path]:
 
 def _all_rows(source: Source) -> Iterator[dict[str, Any]]:
     path = Path(source.path).expanduser()
-    if not _is_local(source.path):
+    if not is_local(source.path):
         yield from _data_set(source, source.path)
     elif path.is_dir():
         found_files = files(path)
@@ -147,6 +147,6 @@ def _data_set(source: Source, path: str, data_files: str | None = None) -> Itera
         ) from None
 
 
-def _is_local(path: str) -> bool:
+def is_local(path: str) -> bool:
     """Whether a path means something on this disk, there or not, rather than the name of a `datasets` set."""
     return path.endswith((*_ENDINGS, _ARRAY)) or path.startswith(("/", "./", "../", "~")) or Path(path).exists()

@@ -1,6 +1,7 @@
 """What of the rankings a reward model cannot learn from: found, listed with the reason, counted."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -11,6 +12,12 @@ from starling import data_files, progress
 from starling.records import Ranking
 
 FILE = "unusable.jsonl"
+# What a text may begin with before the first words of a turn: "\n\nHuman: ", "<|im_start|>user\n", "[INST] ".
+_MARKS = re.compile(
+    r"(?:[\W_]*\b(?:s|bos|begin_of_text|start_header_id|end_header_id|start_of_turn|im_start"
+    r"|human|user|system|inst|instruction|question|prompt)\b)*[\W_]*",
+    re.IGNORECASE,
+)
 
 
 def note(ranking: Ranking, what: str, reason: str, detail: str = "") -> dict[str, str]:
@@ -72,9 +79,14 @@ def why(ranking: Ranking) -> str:
 
 
 def repeats_prompt(ranking: Ranking) -> bool:
-    """Whether every answer begins with the prompt's last turn, as where the files hold whole texts as answers."""
-    prompt = ranking.messages[-1]["content"].strip()
-    return all(answer.answer.lstrip().startswith(prompt) for answer in ranking.answers)
+    """Whether every answer begins with the prompt's last turn or, after a mark of whose turn it is, with the whole
+    conversation, as where the files hold whole texts as answers."""
+    turns = tuple(bare for at in (0, -1) if (bare := _unmarked(ranking.messages[at]["content"])))
+    return bool(turns) and all(_unmarked(answer.answer).startswith(turns) for answer in ranking.answers)
+
+
+def _unmarked(text: str) -> str:
+    return _MARKS.sub("", text, count=1).strip()
 
 
 def tally(notes: Iterable[Mapping[str, str]]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What a reward model gets right on held-out rankings."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from tolerances import CLOSE
 
 from starling import accuracy
 from starling.accuracy import Pair
+from starling.errors import StarlingError
 from starling.examples import examples_of
 from starling.models import Model
 
@@ -22,8 +24,8 @@ def test_pairs_by_hand() -> None:
     # the short first answer is ranked above two that are tied with each other; rewards 0, 1, 0
     told = ranking("p", ["aa", "bbbb", "c"], [1, 2, 2], weakened=(1,))
     assert accuracy.pairs_of(told, [0.0, 1.0, 0.0]) == [
-        Pair("p", right=0.0, longer=0.0, margin=-1.0, probability=near(1 / (1 + math.e)), weakened=True),
-        Pair("p", right=0.5, longer=1.0, margin=0.0, probability=0.5, weakened=False),
+        Pair("user: what is p?", right=0.0, longer=0.0, margin=-1.0, probability=near(1 / (1 + math.e)), weakened=True),
+        Pair("user: what is p?", right=0.5, longer=1.0, margin=0.0, probability=0.5, weakened=False),
     ]
 
 
@@ -48,8 +50,31 @@ def test_pairs_do_not_depend_on_the_order_of_the_answers() -> None:
     forwards = accuracy.pairs_of(ranking("p", ["aa", "b"], [1, 2]), [2.0, 1.0])
     assert forwards == accuracy.pairs_of(ranking("p", ["b", "aa"], [2, 1]), [1.0, 2.0])
     assert forwards == [
-        Pair("p", right=1.0, longer=1.0, margin=1.0, probability=near(1 / (1 + math.exp(-1))), weakened=False)
+        Pair(
+            "user: what is p?",
+            right=1.0,
+            longer=1.0,
+            margin=1.0,
+            probability=near(1 / (1 + math.exp(-1))),
+            weakened=False,
+        )
     ]
+
+
+def test_intervals_are_over_conversations_however_many_rankings_each_has() -> None:
+    # ten rankings of each of two conversations, right in one and wrong in the other: two cases, not twenty
+    told = [replace(ranking(word, ["aa", "b"], [1, 2]), prompt_id=f"{word} {at}") for word in "pq" for at in range(10)]
+    figures = accuracy.figures([example(one) for one in told], [[1.0, 0.0]] * 10 + [[0.0, 1.0]] * 10)
+    found = {score["name"]: score for score in figures["scores"]}
+    for name in ("pair_accuracy", "top1_agreement"):
+        assert (found[name]["value"], found[name]["low"], found[name]["high"]) == (0.5, 0.0, 1.0)
+
+
+def test_a_reward_that_is_no_number_is_refused(reward_model: Model) -> None:
+    examples, _ = examples_of(reward_model, rankings(2))
+    torch.nn.init.constant_(reward_model.network.score.weight, math.inf)
+    with pytest.raises(StarlingError, match=r"^fit: .*: the reward model gives a reward that is not a number; lower"):
+        accuracy.score(reward_model, examples, 2048)
 
 
 def test_agreement_by_hand(reward_model: Model) -> None:

@@ -181,7 +181,11 @@ def test_a_tokenizer_without_a_template_is_refused(tokenizer) -> None:
         chat.require_template(tokenizer, "tiny")
 
 
-@pytest.mark.parametrize("template", ["{% for", "{{ raise_exception('no such turns') }}"], ids=["broken", "refuses"])
+@pytest.mark.parametrize(
+    "template",
+    ["{% for", "{{ raise_exception('no such turns') }}", "{{ messages[0].content + 1 }}"],
+    ids=["broken", "refuses", "adds a number"],
+)
 def test_a_template_that_cannot_write_the_conversation_is_named(tokenizer, template: str) -> None:
     tokenizer.chat_template = template
     with pytest.raises(ModelError, match="its chat template does not write this conversation"):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from huggingface_hub import ModelCard
 from made_rankings import ranking, rankings
 from small_road import write_lines
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from starling import config, judgements, model_card, models, own_files, tables
 from starling.config import FitTable
@@ -253,6 +255,24 @@ def test_fit_writes_it_beside_the_weights(tiny_model: Path, tmp_path: Path) -> N
     text = ModelCard.load(tmp_path / "model" / "README.md").text
     assert f"{facts['steps']} steps over {facts['tokens']} packed tokens, seed 77." in text
     assert f"n = {facts['held_out']['scores'][0]['n']} |" in text
+
+
+def test_a_family_that_calls_its_window_otherwise_gets_a_card_too(tiny_model: Path, tmp_path: Path) -> None:
+    base = tmp_path / "gpt2"
+    GPT2LMHeadModel(GPT2Config(vocab_size=300, n_positions=64, n_embd=16, n_layer=1, n_head=2)).save_pretrained(base)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(base)
+    recorder = Recorder(tmp_path / "metrics.jsonl", "fit")
+    fit.fit(FitTable(prompts_per_step=4, layers=0), str(base), rankings(4), [], tmp_path, recorder, seed=7)
+    assert "Its window is 64 tokens" in ModelCard.load(tmp_path / "model" / "README.md").text
+
+
+def test_the_window_on_the_card_is_what_starling_reads(saved: Path, tmp_path: Path) -> None:
+    shutil.copytree(saved, tmp_path / "long")
+    told = json.loads((saved / "config.json").read_text())
+    rope = {"rope_type": "longrope", "long_factor": [2.0] * 4, "short_factor": [1.0] * 4, "rope_theta": 1e4,
+            "original_max_position_embeddings": 128}  # fmt: skip
+    (tmp_path / "long" / "config.json").write_text(json.dumps(told | {"rope_parameters": rope}))
+    assert "Its window is 128 tokens" in card(tmp_path / "long").text
 
 
 def test_fit_on_files_of_ones_own_names_them_with_their_hashes(tiny_model: Path, tmp_path: Path) -> None:

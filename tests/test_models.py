@@ -124,6 +124,12 @@ def test_rewards_are_the_head_on_each_conversations_last_token(reward_folder: Pa
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("batch", [1, 4])
 def test_a_saved_reward_model_scores_the_same_elsewhere(reward_folder: Path, side: str, batch: int) -> None:
+    ours = our_scores(reward_folder)
+    assert their_scores(reward_folder, side, batch) == pytest.approx(ours, abs=CLOSE)
+    assert len({round(score, 3) for score in ours}) == 4
+
+
+def their_scores(reward_folder: Path, side: str, batch: int) -> list[float]:
     elsewhere = AutoModelForSequenceClassification.from_pretrained(reward_folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(reward_folder, padding_side=side)
     conversations = [[*MESSAGES, {"role": "assistant", "content": answer}] for answer in ANSWERS]
@@ -134,9 +140,23 @@ def test_a_saved_reward_model_scores_the_same_elsewhere(reward_folder: Path, sid
         )
         with torch.no_grad():
             found += elsewhere(**inputs).logits[:, 0].tolist()
-    ours = our_scores(reward_folder)
-    assert found == pytest.approx(ours, abs=CLOSE)
-    assert len({round(score, 3) for score in ours}) == 4
+    return found
+
+
+@pytest.mark.parametrize("pad", ["<|im_end|>", "<|endoftext|>"], ids=["pad ends turns", "pad is the end of texts"])
+def test_padding_is_no_token_that_ends_a_turn_whichever_ends_a_text(tiny_model: Path, tmp_path: Path, pad: str) -> None:
+    """As with Qwen's base models: turns end on <|im_end|>, texts on <|endoftext|>."""
+    shutil.copytree(tiny_model, tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base", eos_token="<|endoftext|>", pad_token=pad)
+    tokenizer.save_pretrained(tmp_path / "base")
+    found = models.new_reward_model(str(tmp_path / "base"))
+    assert found.network.config.pad_token_id == found.tokenizer.pad_token_id == 0
+    models.save(found, tmp_path / "reward")
+    ours = our_scores(tmp_path / "reward")
+    assert their_scores(tmp_path / "reward", "right", 4) == pytest.approx(ours, abs=CLOSE)
+    edit_config(tmp_path / "reward", pad_token_id=2)
+    with pytest.raises(ModelError, match="pad token must exist and never end an answer"):
+        models.load_reward_model(str(tmp_path / "reward"))
 
 
 SMALL = {
@@ -227,6 +247,31 @@ def test_a_classifier_of_two_labels_is_refused(tiny_model: Path, tmp_path: Path)
     models.save(Model(network, AutoTokenizer.from_pretrained(tiny_model)), tmp_path / "two")
     with pytest.raises(ModelError, match="this has 2"):
         models.load_reward_model(str(tmp_path / "two"))
+
+
+@pytest.mark.parametrize(("told", "held"), [(1, 2), (2, 1)])
+def test_a_head_of_other_labels_than_the_config_tells_is_refused(
+    tiny_model: Path, tmp_path: Path, told: int, held: int
+) -> None:
+    network = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=held)
+    models.save(Model(network, AutoTokenizer.from_pretrained(tiny_model)), tmp_path / "two")
+    edit_config(tmp_path / "two", id2label={str(at): f"LABEL_{at}" for at in range(told)}, pad_token_id=0)
+    with pytest.raises(ModelError, match=r"two: (a reward model has one label|1 weights are .* first score\.weight)"):
+        models.load_reward_model(str(tmp_path / "two"))
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("tokenizer.json", '{"a": 1}'),
+        ("config.json", "[]"),
+        ("config.json", '{"model_type": "llama", "hidden_size": "x"}'),
+    ],
+)
+def test_a_damaged_file_is_told_in_a_line(reward_folder: Path, file: str, text: str) -> None:
+    (reward_folder / file).write_text(text)
+    with pytest.raises(ModelError, match=r"^[^\n]*/reward: cannot be loaded: [^\n]*$"):
+        models.load_reward_model(str(reward_folder))
 
 
 def test_a_model_without_a_head_is_no_reward_model(tiny_model: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ import torch
 from small_road import write_lines
 from tolerances import CLOSE
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from transformers import AutoModelForCausalLM
 
 import starling
 from starling import config, data_files, own_files, tables
@@ -237,6 +239,24 @@ def test_rankings_of_the_best_answers_alone_are_learnt_and_tested(tiny_model: Pa
     assert "answers have no place: they count as below" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_a_data_set_in_folders_and_a_table_of_pairs_are_read_too(tiny_model: Path, tmp_path: Path) -> None:
+    """As `datasets` lays one out, and as it reads one by name from the Hub."""
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    rows = pair_rows()
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "set" / "data" / "train-00000-of-00001.parquet")
+    of_set = own_files.fit(settings(), [tmp_path / "set"], str(tiny_model), tmp_path / "out", 0.0)
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text(
+        "prompt,chosen,rejected\n" + "".join(f"{r['prompt']},{r['chosen']},{r['rejected']}\n" for r in rows)
+    )
+    of_table = own_files.fit(settings(), [pairs], str(tiny_model), tmp_path / "csv", 0.0)
+    assert of_set["rankings"] == of_table["rankings"] == 12
+    requests = [json.loads((tmp_path / name / "fit.json").read_text())["request"] for name in ("out", "csv")]
+    (named,), (table,) = (request["rankings"] for request in requests)
+    assert (named["name"], table["name"]) == ("set", "pairs.csv")
+    assert own_files.score(str(tmp_path / "out"), pairs, tmp_path / "scored.jsonl") == 12
+
+
 def test_no_rank_0_is_an_unknown_place_in_a_file_where_ranks_count_from_it(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -285,6 +305,42 @@ def test_every_form_of_row_is_scored_and_kept(reward_model: Path, tmp_path: Path
         assert row["rewards"] == pytest.approx([yes, no][: len(row["rewards"])], abs=CLOSE)
 
 
+def test_an_answer_that_was_cut_is_scored_as_cut_wherever_its_row_says_so(reward_model: Path, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "rain?", "answers": [{"answer": "yes", "finished": False}, {"answer": "yes"}]},
+        {"prompt": "rain?", "answer": "yes", "finished": False},
+        {"prompt": "rain?", "answers": ["yes", "yes"], "finished": [False, True]},
+    ]
+    own_files.score(str(reward_model), write_lines(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl")
+    ((cut, whole), (one,), both) = (row["rewards"] for row in data_files.read_rows(tmp_path / "out.jsonl"))
+    assert abs(cut - whole) > 1e-3
+    assert [one, *both] == pytest.approx([cut, cut, whole], abs=CLOSE)
+
+
+def test_what_is_no_number_is_written_as_null(reward_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"prompt": "rain?", "answer": "yes", "weight": NaN}\n')
+    own_files.score(str(reward_model), tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    assert '"weight": null' in (tmp_path / "out.jsonl").read_text()
+
+
+def test_a_target_that_is_no_file_is_refused_before_anything_is_scored(tmp_path: Path) -> None:
+    rows = write_lines(tmp_path / "in.jsonl", [{"prompt": "rain?", "answer": "yes"}])
+    with pytest.raises(UsageError, match=r"^score: --out .* is no file that can be replaced; choose another$"):
+        own_files.score("nobody/nothing", rows, tmp_path)
+
+
+def test_a_fit_is_not_done_already_where_the_base_model_has_changed(tiny_model: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model, base)
+    source = write_lines(tmp_path / "mine.jsonl", pair_rows())
+    own_files.fit(settings(), [source], str(base), tmp_path / "out", 0.0)
+    network = AutoModelForCausalLM.from_pretrained(base)
+    torch.nn.init.ones_(network.model.norm.weight)
+    network.save_pretrained(base)
+    with pytest.raises(UsageError, match="holds a reward model from other files or settings; choose another --out"):
+        own_files.fit(settings(), [source], str(base), tmp_path / "out", 0.0)
+
+
 def test_rewards_are_those_that_other_tools_read(reward_model: Path) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -312,12 +368,14 @@ def test_an_answers_reward_does_not_depend_on_its_company(reward_model: Path) ->
     [
         (["a"], [["b"], ["c"]], "1 prompts, but answers to 2"),
         (["a"], [[]], "prompt 0: no answers"),
+        (["a"], ["bc"], "prompt 0: its answers must be a list of texts, not 'bc'"),
+        (["a"], [["b", None]], "prompt 0: its answers must be a list of texts"),
         (["a"], [["b", " "]], "prompt 0: answer 1 is empty"),
         (["a", ""], [["b"], ["c"]], "prompt 1: the user's message is empty"),
         ([[{"role": "assistant", "content": "a"}]], [["b"]], "prompt 0: the last message is the assistant's"),
         (["rain " * 600], [["b"]], r"prompt 0: takes \d+ tokens, the reward model's window is 512"),
     ],
-    ids=["counts", "none", "empty answer", "empty prompt", "no question", "window"],
+    ids=["counts", "none", "a text", "no text", "empty answer", "empty prompt", "no question", "window"],
 )
 def test_what_cannot_be_scored_is_named(reward_model: Path, prompts: list, answers: list, message: str) -> None:
     with pytest.raises(DataError, match=message):

@@ -11,6 +11,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
     BloomConfig,
+    DeepseekV3Config,
     Gemma2Config,
     Gemma3Config,
     Gemma3TextConfig,
@@ -195,6 +196,16 @@ def test_a_model_with_attention_sinks_is_refused_at_its_first_call() -> None:
     network = built(GptOssConfig(**small(num_local_experts=2, num_experts_per_tok=1)))
     packing.enable(network)
     with pytest.raises(ModelError, match="GptOssAttention adds sinks or biases"):
+        packing.hidden_states(network.model, pack(GROUPS))
+
+
+def test_values_of_another_width_than_queries_are_refused() -> None:
+    shape = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "v_head_dim": 6}
+    network = built(
+        DeepseekV3Config(**small(**shape, n_routed_experts=2, n_group=1, topk_group=1, num_experts_per_tok=1))
+    )
+    packing.enable(network)
+    with pytest.raises(ModelError, match="DeepseekV3Attention has values of another width than queries"):
         packing.hidden_states(network.model, pack(GROUPS))
 
 

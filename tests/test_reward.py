@@ -71,6 +71,16 @@ def test_spreads_are_those_of_the_saved_posterior(fitted: Path) -> None:
     assert alone[0][0].spread == pytest.approx(found[0][1].spread, abs=CLOSE)
 
 
+def test_a_damaged_scale_is_told(fitted: Path, tmp_path: Path) -> None:
+    shutil.copytree(fitted, tmp_path / "damaged")
+    config = json.loads((fitted / "config.json").read_text())
+    (tmp_path / "damaged" / "config.json").write_text(json.dumps(config | {reward_scale.KEY: {"offset": "x"}}))
+    judge = starling.load_reward_model(tmp_path / "damaged")
+    assert judge.score(PROMPTS, ANSWERS)
+    with pytest.raises(ModelError, match=r"damaged: starling_reward_scale in its config.json is damaged"):
+        judge.score(PROMPTS, ANSWERS, scaled=True)
+
+
 def test_a_scaled_spread_has_the_scaled_rewards_unit(fitted: Path) -> None:
     judge = starling.load_reward_model(fitted)
     scale = json.loads((fitted / "config.json").read_text())[reward_scale.KEY]["scale"]

@@ -58,8 +58,14 @@ def test_the_smaller_margin_decides_the_harder_part() -> None:
     assert value == pytest.approx(0.3 + 0.3 + 0.2 + 0.01 * math.tanh(-0.5), abs=EXACT)
 
 
-def test_right_answers_that_score_alike_have_no_size_of_margin() -> None:
-    assert ties(("ref:1", [5.0], [1.0]), ("tied:1", [3.0, 3.0], [1.0])) == pytest.approx(1.0, abs=EXACT)
+def test_where_right_answers_score_alike_the_size_of_the_margin_is_its_sign() -> None:
+    alike = ("tied:1", [3.0, 3.0], [1.0])
+    assert ties(("ref:1", [5.0], [1.0]), alike) == pytest.approx(1.01, abs=EXACT)
+    assert ties(("ref:1", [1.0], [1.0]), alike) == pytest.approx(0.3 + 0.2, abs=EXACT)  # 0 above 0: nothing
+    assert ties(("ref:1", [0.0], [1.0]), alike) == pytest.approx(0.3 + 0.2 - 0.01, abs=EXACT)
+    # a mean over both numbers: (1 + tanh(2 / 1 - 1)) / 2
+    both = ties(("ref:1", [5.0], [1.0]), alike, ("ref:2", [5.0], [1.0]), ("tied:2", [4.0, 3.0], [1.0]))
+    assert both == pytest.approx(1 + 0.01 * (1 + math.tanh(1)) / 2, abs=EXACT)
 
 
 def test_a_wrong_answer_among_the_right_ones_loses_all_but_the_other_prompt() -> None:
@@ -113,6 +119,8 @@ def test_the_mean_is_over_subsets_and_not_over_rows() -> None:
         ({"rejected": []}, "x:1: needs at least one chosen and one rejected"),
         ({"id": "7"}, "a row of Ties has an id like ref:7 or tied:7, not '7'"),
         ({"num_correct": 3}, "`num_correct` is 3 of 3 answers"),
+        ({"num_correct": "x"}, "x:1: `num_correct` is 'x', not a number of answers"),
+        ({"scores": 5}, "x:1: `scores` must be a list of numbers; found: 5"),
         ({"scores": [1.0]}, "x:1: 3 answers need 3 stored scores"),
         ({"subset": None}, "missing: subset"),
     ],

@@ -92,6 +92,17 @@ def test_rows_that_the_model_cannot_read_are_left_out_counted_and_listed(
     assert "1 x a blank answer, first mt-bench-hard:1" in printed
 
 
+def test_turns_that_the_template_refuses_are_left_out_too(saved: Path, tmp_path: Path) -> None:
+    template = saved / "chat_template.jinja"
+    refuse = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    template.write_text(refuse + template.read_text())
+    found: list[dict[str, Any]] = rows()
+    found[0]["prompt"] = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "rain?"}]
+    result = run("reward_bench", model=str(saved), data=str(write_lines(tmp_path / "rows.jsonl", found)))
+    assert result["left_out"]["reasons"] == {"refused by the chat template": 1}
+    assert "no system role" in result["left_out"]["items"][0]["detail"]
+
+
 def test_the_data_may_be_parquet_packed_lines_or_a_folder(tmp_path: Path) -> None:
     found = with_scores(rows())
     plain = write_lines(tmp_path / "a.jsonl", found)

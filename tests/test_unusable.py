@@ -8,6 +8,7 @@ import pytest
 from made_rankings import ranking, rankings
 
 from starling import data_files, unusable
+from starling.records import Message
 
 
 def test_copies_ranked_apart_become_one_at_the_mean_of_their_ranks() -> None:
@@ -112,3 +113,19 @@ def test_a_prompt_that_stands_in_its_answers_is_told(capsys: pytest.CaptureFixtu
     assert "in 1 of 5 rankings every answer begins with the prompt, first in p" in " ".join(
         capsys.readouterr().out.split()
     )
+
+
+def test_a_prompt_is_found_in_answers_behind_the_marks_of_a_turn() -> None:
+    for form in ("\n\nHuman: {}\n\nAssistant: {}", "<|im_start|>user\n{}<|im_end|>{}", "[INST] {} [/INST] {}"):
+        answers = [form.format("what is p?", text) for text in ("wet", "dry")]
+        assert unusable.repeats_prompt(ranking("p", answers, [1, 2]))
+    assert not unusable.repeats_prompt(ranking("p", ["Human: it is what is p?", "User: what is p?"], [1, 2]))
+    later = replace(
+        ranking("p", ["USER: hi ASSISTANT: hello", "### User: hi"], [1, 2]),
+        messages=[
+            Message(role="user", content="hi"),
+            Message(role="assistant", content="hello"),
+            Message(role="user", content="bye"),
+        ],
+    )
+    assert unusable.repeats_prompt(later)

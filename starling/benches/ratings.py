@@ -1,6 +1,6 @@
 """Bradley-Terry ratings of models from verdicts on pairs of answers, with intervals, also at equal length.
 
-    P(a beats b) = 1 / (1 + exp(-(theta_a - theta_b + gamma z))),   z = log(characters of a / characters of b)
+    P(a beats b) = 1 / (1 + exp(-(theta_a - theta_b + gamma z))),   z = log((1 + characters of a) / (1 + those of b))
 
 Bradley and Terry 1952; the covariate is the style control of Chatbot Arena (Li et al. 2024), which takes
 (len_a - len_b) / (len_a + len_b), standardised, where we take the log of the ratio, so that gamma keeps its meaning

@@ -30,7 +30,10 @@ def read(row: Mapping[str, Any], where: str) -> Item:
     subset, count = str(row["subset"]), len(chosen) + len(rejected)
     if subset.lower() == TIES.lower():
         subset = TIES
-        right = int(row.get("num_correct") or len(chosen))
+        right = row.get("num_correct") or len(chosen)
+        if not isinstance(right, int | float) or right != int(right):
+            raise DataError(f"{where}: `num_correct` is {right!r:.40}, not a number of answers")
+        right = int(right)
         comparison = Comparison(
             PARTS[_kind(row["id"], where)[0]], tuple(range(right)), tuple(range(right, count)), items.above
         )
@@ -39,6 +42,8 @@ def read(row: Mapping[str, Any], where: str) -> Item:
     else:
         comparison = Comparison(subset, (0,), tuple(range(1, count)), items.share_of_best)
     scores = row.get("scores")
+    if scores is not None and not isinstance(scores, list):
+        raise DataError(f"{where}: `scores` must be a list of numbers; found: {scores!r:.40}")
     flat = [score[0] if isinstance(score, list) and len(score) == 1 else score for score in scores or ()]
     return Item(
         id=f"{subset}:{row['id']}",
@@ -94,8 +99,8 @@ def ties_score(scored: Sequence[tuple[str, Comparison, Sequence[float]]]) -> cas
         0.3 P(m_many > 0) + 0.3 P(m_one > 0) + 0.2 P(m_many > s) + 0.2 P(min(m_one, m_many) > s)
         + 0.01 mean tanh(min(m_one, m_many) / s - 1)
 
-    The last three are over the numbers that have both questions and more than one right answer, the last over those
-    with s > 0; a part without cases counts 0. So the best score is a little above 1.
+    The last three are over the numbers that have both questions and more than one right answer; where s = 0 the last is
+    1, -1 or 0 by the sign of the smaller margin. A part without cases counts 0. So the best score is a little above 1.
     """
     by_number: dict[str, dict[str, _Margins]] = {}
     for name, comparison, scores in scored:
@@ -115,7 +120,7 @@ def _parts(one: _Margins | None, many: _Margins | None) -> tuple[float | None, .
     if one is None or many is None or many.spread is None:
         return (*accurate, None, None, None)
     smaller = min(one.margin, many.margin)
-    size = math.tanh(smaller / many.spread - 1) if many.spread > 0 else None
+    size = math.tanh(smaller / many.spread - 1) if many.spread > 0 else float(np.sign(smaller))
     return (*accurate, float(many.margin > many.spread), float(smaller > many.spread), size)
 
 

@@ -121,13 +121,18 @@ def _by_model(found: Sequence[Item], name: str, dtype: reward.Precision) -> Scor
     for item in found:
         why = judge.refusal(item.question)
         if why:
-            blank = not all(answer.strip() for answer in item.question.answers)
-            without.append(LeftOut(item.id, "a blank answer" if blank else "too long for the model", why))
+            without.append(LeftOut(item.id, _reason(item, why), why))
         else:
             kept.append(item)
     with progress.track("bench", sum(len(item.question.answers) for item in kept), "answers") as advance:
         rewards = judge.score_questions([item.question for item in kept], advance)
     return Scored(items=kept, rewards=rewards, model=models.identity(name) | {"dtype": dtype}, left_out=without)
+
+
+def _reason(item: Item, why: str) -> str:
+    if not all(answer.strip() for answer in item.question.answers):
+        return "a blank answer"
+    return "refused by the chat template" if "chat template" in why else "too long for the model"
 
 
 def _without_model(found: Sequence[Item], scores: str, path: str) -> Scored:
@@ -145,7 +150,7 @@ def _from_file(found: Sequence[Item], path: Path) -> Scored:
     """The scores of an earlier `--out`, matched by conversation and answers."""
     try:
         earlier = json.loads(path.read_text())
-        known = {entry["key"]: entry["scores"] for entry in earlier["items"]}
+        known = {entry["key"]: list(entry["scores"]) for entry in earlier["items"]}
         model = {**earlier["model"], "name": str(earlier["model"]["name"])}
     except FileNotFoundError:
         raise UsageError(f"bench: --scores {path}: there is no such file") from None

@@ -131,11 +131,8 @@ def take(cfg: FitTable, held_out: Sequence[Ranking], folder: Path) -> dict[str, 
     scale = reward_scale.read(model.network.config)
 
     def write(unfinished: Path) -> None:
-        source = Path(models.resolve(cfg.reward_model))
-        if source.is_dir():
-            shutil.copytree(source, unfinished)
-        else:
-            models.save(model, unfinished)
+        models.file_beside(cfg.reward_model, uncertainty.FILE)  # of a Hub name: into the cache, beside the rest
+        shutil.copytree(models.folder_of(cfg.reward_model), unfinished)
 
     with explained(f"copying {cfg.reward_model}"):
         _replace(folder / "model", write)
