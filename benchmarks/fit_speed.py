@@ -17,7 +17,7 @@ from speed_runs import Spec, find
 
 NUM_SWEPT, NUM_ROWS = 2, 8
 PRECISIONS = ("bf16 weights", "autocast")
-TRL_BATCHES = (2, 6, 14)
+TRL_BATCHES = (1, 2, 6, 14)
 PADDED_BATCHES = (1, 2)
 MICROBATCH_TOKENS = (1024, 2048, 4096, 8192)
 REPEATS = 3
