@@ -37,6 +37,16 @@ class Scored(NamedTuple):
     spread: float
 
 
+BLANK, LONG, TURNS = "a blank answer", "too long for the model", "refused by the chat template"
+
+
+class Refusal(NamedTuple):
+    """Why a question cannot be scored: one of the three reasons, and in a line."""
+
+    reason: str
+    detail: str
+
+
 class RewardModel:
     """Scores answers as every other tool that loads the model does; answers to a prompt run packed."""
 
@@ -120,14 +130,15 @@ class RewardModel:
             on_answers(sum(sizes))
         return found
 
-    def refusal(self, question: Question) -> str:
-        """Why the question cannot be scored (a blank answer, too long, turns that the template refuses), in a line; ""
-        where it can."""
+    def refusal(self, question: Question) -> Refusal | None:
+        """Why the question cannot be scored; None where it can."""
         try:
             self._pack(question)
-        except (DataError, ModelError) as error:
-            return str(error)
-        return ""
+        except ModelError as error:
+            return Refusal(TURNS, str(error))
+        except DataError as error:
+            return Refusal(LONG if all(answer.strip() for answer in question.answers) else BLANK, str(error))
+        return None
 
     def _scale(self) -> tuple[float, float]:
         found = reward_scale.read(self._model.network.config)

@@ -25,6 +25,7 @@ LOWEST = {"records", "config", "errors"}
 # Who may catch everything, and why.
 CATCH_ALL = {
     "checkpoint": "a torn file makes torch.load raise almost anything, and every one of them means the same",
+    "models": "a damaged file makes transformers raise almost anything, and every one of them means the same",
     "tables": "a check in a user's file is tried once; whatever it raises, its parameters are what is wrong",
 }
 # Who may take more parameters, and why.

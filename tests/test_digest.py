@@ -31,7 +31,7 @@ def test_budgets_say_what_was_used_and_allowed(run: Run) -> None:
     assert parts["sample"] == (48_674, 60_000)
     assert parts["fit"] == (47_915, 70_000)
     assert parts["tune"] == (45_123, 50_000)
-    assert parts["evaluate"] == (17_000, 25_000)
+    assert parts["evaluate"] == (17_000, 36_000)
 
 
 def test_stages_stand_in_road_order_with_their_state(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Sampling from a model in this process."""
 
+import copy
 import math
 from pathlib import Path
 
@@ -254,9 +255,9 @@ def test_logprobs_are_those_of_logits_that_the_family_scales() -> None:
         num_key_value_heads=1, initializer_range=0.5, logits_scaling=8.0, embedding_multiplier=2.0,
     )  # fmt: skip
     network = GraniteForCausalLM(config).eval()
-    prompt = (3, 4, 5)
-    packing.enable(network)
-    for answer in generate(network, [Request(prompt=prompt, seed=s) for s in range(4)], max_new_tokens=3, stop=NEVER):
+    packed, prompt = copy.deepcopy(network), (3, 4, 5)
+    packing.enable(packed)
+    for answer in generate(packed, [Request(prompt=prompt, seed=s) for s in range(4)], max_new_tokens=3, stop=NEVER):
         with torch.no_grad():
             expected = network(torch.tensor([[*prompt, *answer.ids]])).logits[0, 2:-1].log_softmax(-1)
         assert answer.logprobs == pytest.approx(expected[range(3), answer.ids].tolist(), abs=CLOSE)

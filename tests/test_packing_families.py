@@ -200,7 +200,14 @@ def test_a_model_with_attention_sinks_is_refused_at_its_first_call() -> None:
 
 
 def test_values_of_another_width_than_queries_are_refused() -> None:
-    shape = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "v_head_dim": 6}
+    shape = {
+        "q_lora_rank": 8,
+        "kv_lora_rank": 8,
+        "qk_nope_head_dim": 4,
+        "qk_rope_head_dim": 4,
+        "v_head_dim": 6,
+        "head_dim": 4,
+    }
     network = built(
         DeepseekV3Config(**small(**shape, n_routed_experts=2, n_group=1, topk_group=1, num_experts_per_tok=1))
     )

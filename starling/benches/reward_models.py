@@ -119,20 +119,14 @@ def _by_model(found: Sequence[Item], name: str, dtype: reward.Precision) -> Scor
     kept: list[Item] = []
     without: list[LeftOut] = []
     for item in found:
-        why = judge.refusal(item.question)
-        if why:
-            without.append(LeftOut(item.id, _reason(item, why), why))
+        refusal = judge.refusal(item.question)
+        if refusal:
+            without.append(LeftOut(item.id, refusal.reason, refusal.detail))
         else:
             kept.append(item)
     with progress.track("bench", sum(len(item.question.answers) for item in kept), "answers") as advance:
         rewards = judge.score_questions([item.question for item in kept], advance)
     return Scored(items=kept, rewards=rewards, model=models.identity(name) | {"dtype": dtype}, left_out=without)
-
-
-def _reason(item: Item, why: str) -> str:
-    if not all(answer.strip() for answer in item.question.answers):
-        return "a blank answer"
-    return "refused by the chat template" if "chat template" in why else "too long for the model"
 
 
 def _without_model(found: Sequence[Item], scores: str, path: str) -> Scored:

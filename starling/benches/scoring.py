@@ -40,14 +40,14 @@ def compare(name: str, pairs: Sequence[tuple[Shown, Shown]]) -> list[Heard]:
         for messages, answer in pair
     ]
     refusals = [judge.refusal(question) for question in questions]
-    readable = [question for question, refusal in zip(questions, refusals, strict=True) if not refusal]
+    readable = [question for question, refusal in zip(questions, refusals, strict=True) if refusal is None]
     with progress.track("verdicts", len(readable), "answers") as advance:
         scored = iter(judge.score_questions(readable, advance))
-    rewards = [None if refusal else next(scored)[0] for refusal in refusals]
+    rewards = [next(scored)[0] if refusal is None else None for refusal in refusals]
     heard = []
     for at in range(len(pairs)):
         one, other = rewards[2 * at : 2 * at + 2]
-        why = next((refusal for refusal in refusals[2 * at : 2 * at + 2] if refusal), "")
+        why = next((refusal.detail for refusal in refusals[2 * at : 2 * at + 2] if refusal), "")
         verdict = Unparsed(why) if one is None or other is None else _verdict(one, other)
         heard.append(Heard(id=f"pair {at + 1}", verdict=verdict, reply=f"rewards {one} and {other}"))
     return heard

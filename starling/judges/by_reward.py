@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from starling import models, reward
-from starling.errors import ModelError
 from starling.judges import naming
 from starling.judges.protocol import Judged
 from starling.judges.ranks import ranks_with_ties
@@ -56,11 +55,12 @@ class RewardJudge:
         """Why the model cannot read the answers, in words that can be counted, and in detail; "" where it can."""
         if not question.answers:
             return "no answers to rank", ""
-        try:
-            detail = self._model.refusal(question)
-        except ModelError as error:
-            return str(error), ""
-        return (f"longer than the reward model's window of {self._model.window:,} tokens" if detail else ""), detail
+        refusal = self._model.refusal(question)
+        if refusal is None:
+            return "", ""
+        if refusal.reason == reward.TURNS:
+            return refusal.detail, ""
+        return f"longer than the reward model's window of {self._model.window:,} tokens", refusal.detail
 
 
 def _text(answer: Candidate) -> Text:
