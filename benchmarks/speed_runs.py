@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,16 @@ from speed_rows import SETS
 Spec = dict[str, Any]  # what to measure; a measurement is the spec with what was found
 
 
-def options(doc: str | None, out: str, *, data: bool = True) -> argparse.Namespace:
-    """What the command line says; with `data` also DATA, whose rows are made ready in the output folder."""
+def options(doc: str | None, out: str, *, data: bool = True, more: Sequence[str] = ()) -> argparse.Namespace:
+    """What the command line says; with `data` also DATA, whose rows are made ready in the output folder, and `more`
+    options that take a text."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     if data:
         parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, default=Path(out), help="what it holds already is not measured again")
     parser.add_argument("--at-most", type=int, default=1000, help="end after so many new measurements")
+    for name in more:
+        parser.add_argument(name)
     chosen = parser.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
     if data and not (chosen.out / f"{SETS[-1]}.jsonl").exists():

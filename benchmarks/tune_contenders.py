@@ -151,6 +151,29 @@ def generate(spec: Found) -> Found:
     return {"seconds": seconds, "sampling_seconds": seconds, "tokens_an_answer": NEW_TOKENS}
 
 
+def vllm(spec: Found) -> Found:
+    """A vLLM server that serves `smollm2` at `url`, asked for all answers at once as `tune.sampler` does."""
+    from starling import chat, models
+    from starling.distributed.vllm import Server
+    from starling.generate import Request
+
+    tokenizer = models.load_tokenizer("smollm2")
+    requests = [
+        Request(prompt=chat.prompt_ids(tokenizer, [Message(role="user", content=text)]), seed=seed)
+        for text in questions(spec["prompts"])
+        for seed in range(ANSWERS)
+    ]
+    seconds: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        server = Server(spec["url"], Path(folder), models.resolve("smollm2"))
+        sample = _timed(server.generate, seconds)
+        for _ in range(spec["steps"]):
+            found = sample(requests, max_new_tokens=NEW_TOKENS, stop=frozenset())
+    lengths = {len(answer.ids) for answer in found}
+    assert lengths == {NEW_TOKENS}, f"answers of {sorted(lengths)} tokens"
+    return {"seconds": seconds, "sampling_seconds": seconds, "tokens_an_answer": NEW_TOKENS}
+
+
 def _rankings(asked: Sequence[Prompt]) -> list[Any]:
     """One ranking, from which nothing is learnt: the loop wants to see one."""
     from starling.tables import ranking_from_row
@@ -184,7 +207,12 @@ def _timed(function: Callable[..., Any], seconds: list[float]) -> Callable[..., 
     return called
 
 
-CONTENDERS: dict[str, Callable[[Found], Found]] = {"trl": trl, "starling": starling, "generate": generate}
+CONTENDERS: dict[str, Callable[[Found], Found]] = {
+    "trl": trl,
+    "starling": starling,
+    "generate": generate,
+    "vllm": vllm,
+}
 
 
 def main() -> None:

@@ -1,14 +1,16 @@
 """Time and memory of a step of GRPO: TRL's GRPOTrainer and Starling's loop, and of sampling by `generate`.
 
     pip install -e '.[interop]'
-    python benchmarks/tune_speed.py [--out runs/tune-speed] [--at-most N]
+    python benchmarks/tune_speed.py [--out runs/tune-speed] [--at-most N] [--vllm http://HOST:PORT]
 
 Each measurement is a process of its own. TRL is swept over batch sizes and precisions on 32 answers first, once with
 all blocks trained and once with the last four; its best settings are then measured on the same 64 answers as Starling,
-a step to warm up before the one that counts. Prints Markdown once all is measured.
+a step to warm up before the one that counts. With `--vllm` a server on the same machine that serves `smollm2` samples
+the same answers too. Prints Markdown once all is measured.
 """
 
 import json
+from functools import partial
 from typing import Any
 
 import speed_runs
@@ -24,13 +26,16 @@ FULL = {"prompts": 16, "steps": 2}
 
 
 def main() -> None:
-    done = speed_runs.run(speed_runs.options(__doc__, "runs/tune-speed", data=False), "tune_contenders.py", missing)
+    chosen = speed_runs.options(__doc__, "runs/tune-speed", data=False, more=["--vllm"])
+    done = speed_runs.run(chosen, "tune_contenders.py", partial(missing, url=chosen.vllm))
     print(table(done))
 
 
-def missing(done: list[Spec]) -> list[Spec]:
+def missing(done: list[Spec], url: str | None = None) -> list[Spec]:
     """What to measure next; TRL's full measurements wait for its sweep."""
     specs = [_spec("generate", batch, layers=0, **FULL) for batch in GENERATE_BATCHES]
+    if url:
+        specs.append(_spec("vllm", 0, layers=0, **FULL, url=url))
     for layers in LAYERS:
         specs += [_spec("starling", tokens, layers=layers, **FULL) for tokens in MICROBATCH_TOKENS]
         sweep = [_spec("trl", b, layers=layers, precision=kind, **SWEPT) for kind in PRECISIONS for b in TRL_BATCHES]
@@ -62,6 +67,12 @@ def table(done: list[Spec]) -> str:
         f"| our tokens a second / those of `generate` | 2x | {_rate(ours) / _rate(best['generate', 0]):.2f}x |",
         f"| our peak / TRL's, all blocks | 0.6x | {ours['peak_gigabytes'] / theirs['peak_gigabytes']:.2f}x |",
         f"| our peak / TRL's, last 4 | 0.6x | {ours_top['peak_gigabytes'] / theirs_top['peak_gigabytes']:.2f}x |",
+        *(
+            f"| our tokens a second / those of vLLM | 1x | {_rate(ours) / _rate(found):.2f}x, last 4 blocks "
+            f"{_rate(ours_top) / _rate(found):.2f}x |"
+            for found in full
+            if found["contender"] == "vllm"
+        ),
         "",
         "| | blocks | batch, precision | answers | seconds a step | of it sampling | tokens/s sampled | peak GiB |",
         "|---|---|---|---|---|---|---|---|",
