@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import results
 import torch
 
-from starling import best_of, data_files, models, stats, tables
+from starling import best_of, compared, data_files, models, stats, tables
 from starling.judges import rubric
 from starling.judges.make import make_judge
 from starling.ledger import Ledger
@@ -39,7 +39,7 @@ def pooled(name: str, found: Sequence[Case]) -> Score:
 
 def of_run(run: Run, spread: float) -> list[Case]:
     """The test cases of a tuned policy; the gain in reward is in units of `spread`."""
-    return [Case(row["family"], _figures(row, spread)) for row in results.cases(run)]
+    return [Case(row["family"] or row["prompt_id"], _figures(row, spread)) for row in results.cases(run)]
 
 
 def _figures(row: Mapping[str, Any], spread: float) -> dict[str, tuple[float, float]]:
@@ -81,7 +81,7 @@ def best_of_n(run: Run, folder: Path, spread: float) -> dict[int, list[Case]]:
             for answer, reward in zip(own, scored, strict=True):
                 ranks = verdicts[answer.answer]
                 assessed = [rubric.assess(prompt, one.answer, finished=one.finished) for one in (old_answer, answer)]
-                case = evaluate.Case(
+                case = compared.Case(
                     prompt=prompt,
                     answers=(old_answer, answer),
                     assessed=(assessed[0], assessed[1]),
@@ -106,13 +106,13 @@ def mixed(family: str, found: Sequence[Mapping[str, tuple[float, float]]], share
     return Case(family, mixture)
 
 
-def _of_case(run: Run, case: evaluate.Case, spread: float) -> dict[str, tuple[float, float]]:
+def _of_case(run: Run, case: compared.Case, spread: float) -> dict[str, tuple[float, float]]:
     config = run.config
     row = {
         "verdict": case.verdict,
-        "held_out_verdict": None if case.assessed[0].held_out is None else evaluate.held_out_preference(case),
-        "alike_in_length": evaluate.alike_in_length(case, config.evaluate.length_band),
-        "verdict_without_finish_and_repetition": evaluate.preference_without_finish_and_repetition(
+        "held_out_verdict": None if case.assessed[0].held_out is None else compared.held_out_preference(case),
+        "alike_in_length": compared.alike_in_length(case, config.evaluate.length_band),
+        "verdict_without_finish_and_repetition": compared.preference_without_finish_and_repetition(
             case, config.rank.tie_margin
         ),
         "base": {"reward": case.rewards[0]},

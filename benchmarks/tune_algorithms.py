@@ -36,13 +36,14 @@ COLUMNS = {
 
 
 class Row(NamedTuple):
-    """One algorithm over all runs: its cases, its path of reward against KL, tokens it looked at and sampled, seconds,
-    and of how many runs."""
+    """One algorithm over all runs: its cases, its path of reward against KL, tokens it looked at and sampled, those of
+    its critic's warm-up, seconds, and of how many runs."""
 
     cases: Sequence[Case]
     points: Sequence[Point]
     learnt: float
     sampled: float
+    warm_up: float
     seconds: float
     runs: int
 
@@ -106,6 +107,7 @@ def _row(done: Sequence[tuple[Run, Run, Point, float]]) -> Row:
         points=frontier.mean_points([frontier.of_run(*one) for one in done]),
         learnt=sum(fact["ranked_tokens"] + fact["rollout_tokens"] for fact in facts) / count,
         sampled=sum(fact["rollout_tokens"] for fact in facts) / count,
+        warm_up=sum(fact["critic_warm_up_tokens"] for fact in facts) / count,
         seconds=sum(run.manifest["stages"]["tune"]["seconds"] for _base, run, _origin, _spread in done) / count,
         runs=count,
     )
@@ -121,7 +123,7 @@ def _best_rows(
             found[n] += cases
     means = frontier.mean_points(points)
     return {
-        f"best of {n}": Row(cases=cases, points=[point], learnt=0, sampled=0, seconds=0, runs=len(bases))
+        f"best of {n}": Row(cases=cases, points=[point], learnt=0, sampled=0, warm_up=0, seconds=0, runs=len(bases))
         for (n, cases), point in zip(found.items(), means, strict=True)
     }
 
@@ -136,7 +138,7 @@ def render(rows: Mapping[str, Row], bases: Sequence[Run], tokens: int, settings:
         f"{bases[0].facts('evaluate')['judge']}; {config.prompts.test} test prompts of {families} families, "
         f"{config.evaluate.draws} answers each; runs: {names}. "
         f"Each algorithm learns from about {tokens:,} answer tokens: rollouts of its own, ranked answers once a pass, "
-        "or both. Chosen on the first run's validation prompts: "
+        "or both; what a critic learns from before is told apart. Chosen on the first run's validation prompts: "
         f"{', '.join(settings) or 'none'}. Win rates are against the base, ties half, pooled over runs, 95 % intervals "
         "by bootstrap over families; best-of-n is the unbiased estimate from 16 answers, against the base's first. KL "
         "is at temperature 1, nats an answer, of best-of-n by formula; reward is the gain over the base's, in spreads.",
@@ -144,8 +146,8 @@ def render(rows: Mapping[str, Row], bases: Sequence[Run], tokens: int, settings:
         "| algorithm | runs | "
         + " | ".join(COLUMNS.values())
         + " | tokens an answer | reward | KL | tokens learnt from | "
-        "of them sampled | minutes |",
-        "|---" * (len(COLUMNS) + 8) + "|",
+        "of them sampled | critic's warm-up | minutes |",
+        "|---" * (len(COLUMNS) + 9) + "|",
     ]
     lines += [_line(label, row) for label, row in rows.items()]
     lines += ["", f"![Gain in reward, and the rubric's score, against KL](tune_algorithms_{name}.svg)"]
@@ -157,9 +159,10 @@ def _line(label: str, row: Row) -> str:
     cells += [f"{pooled('tokens', row.cases).value:.1f}", f"{pooled('reward', row.cases).value:+.2f}"]
     cells += [f"{row.points[-1].kl:.2f}"]
     if label.startswith("best of"):
-        cells += ["none", f"{label.removeprefix('best of ')} answers for one", ""]
+        cells += ["none", f"{label.removeprefix('best of ')} answers for one", "", ""]
     else:
-        cells += [figures.number(round(row.learnt)), figures.number(round(row.sampled)), f"{row.seconds / 60:.1f}"]
+        cells += [figures.number(round(tokens)) for tokens in (row.learnt, row.sampled, row.warm_up)]
+        cells += [f"{row.seconds / 60:.1f}"]
     return f"| {label} | {row.runs} | " + " | ".join(cells) + " |"
 
 

@@ -18,7 +18,7 @@ from speed_runs import Spec, find
 
 LAYERS = (0, 4)  # blocks that are trained; 0 = all
 PRECISIONS = ("bf16 weights", "autocast")
-TRL_BATCHES = (8, 32)
+TRL_BATCHES = (8, 16, 32)
 GENERATE_BATCHES = (32, 64)
 MICROBATCH_TOKENS = (1024, 4096)
 SWEPT = {"prompts": 8, "steps": 1}

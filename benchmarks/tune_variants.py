@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from starling import metrics, tables
+from starling import metrics, models, rollout, tables
 from starling.store import Run
 
 SETTINGS = Path(__file__).with_suffix("").with_name("tune_algorithms.toml")
@@ -37,13 +37,14 @@ class Material:
 
 def material(run: Run) -> Material:
     """Counted in the run; a rollout's length is that of its own tuning, or of its ranked answers."""
-    rankings = tables.rankings_of(run, tables.prompts_of(run, "train"))
-    tokens = [answer.num_tokens for ranking in rankings for answer in ranking.answers]
+    prompts = tables.prompts_of(run, "train")
+    groups = rollout.ranked_groups(models.load_policy(run.config.run.model), prompts, tables.rankings_of(run, prompts))
+    tokens = [len(answer.ids) for group in groups for answer in group.answers]
     lines = [line for line in metrics.read(run.metrics_path) if line.get("tune/online")]
     lengths = [line["tune/completions/mean_length"] for line in lines] or [sum(tokens) / len(tokens)]
     return Material(
-        rankings=len(rankings),
-        ranking_tokens=sum(tokens) / len(rankings),
+        rankings=len(groups),
+        ranking_tokens=sum(tokens) / len(groups),
         rollout_tokens=sum(lengths) / len(lengths),
     )
 

@@ -46,6 +46,9 @@ def examine(config: Config, run: Run | None) -> list[Finding]:
     found.append(findings.of_kl(policy, sampled[:2]))
     if is_online(cfg.algorithm):
         found += [findings.of_endings(sampled, cfg), findings.of_gap(policy, sampled, cfg)]
+        if cfg.sampler:
+            text = f"{cfg.sampler} is not asked here: what is said above of sampling is of this process"
+            found.append(Finding(name="sampler", state="warn", text=text, fix="`starling tune` asks it first of all"))
         found += _rewarded(config, run, ranked, sampled)
     return found
 

@@ -93,6 +93,7 @@ class Loop:
                     checkpoint.save(self.state_dict())
             if self.watch.last_step < self.step and (found := self._look()):
                 self.recorder.log(self.step, found)
+                checkpoint.save(self.state_dict())  # so that an interruption now does not look and log again
 
     def warm_up(self, advance: progress.Advance) -> None:
         """Fix the reward's scale and teach the critic, on ranked answers, before the policy moves."""
@@ -176,6 +177,8 @@ class Loop:
         is_last = bool(self.stopped_by) or self.step == self.curriculum.num_steps
         score = self._mean_reward if rewarded else None
         found = self.watch.look(self.policy, self.step, score, is_last=is_last)
+        if (kl := found.get("validation/kl", 0.0)) > self.cfg.kl_limit:
+            self._stop(self.step, "kl_limit", f"a KL of {kl:.1f} nats is past tune.kl_limit ({self.cfg.kl_limit:g})")
         if self.watch.has_parted:
             self._stop(
                 self.step,
@@ -276,6 +279,7 @@ class Loop:
             "steps": self.step,
             "ranked_steps": self.curriculum.ranked_steps,
             "ranked_tokens": self.curriculum.ranked_tokens_before(self.step),
+            "critic_warm_up_tokens": self.curriculum.warm_up_tokens if self.algorithm.critic else 0,
             "rollout_tokens": self.tokens,
             "stopped_by": self.stopped_by or "steps",
             "reward_scale": self.scale._asdict(),

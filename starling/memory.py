@@ -35,7 +35,8 @@ def of_tune(config: Config, network: PretrainedConfig) -> dict[str, int]:
     critic = _critic(hidden) if algorithm.critic else 0
     rewarded = algorithm.online and any(reward.name == "model" for reward in cfg.rewards)
     answers = config.sample.answers or len(config.sample.generators)
-    warm_up = cfg.warm_up_prompts * answers * config.sample.max_new_tokens if algorithm.critic else 0
+    kept = cfg.warm_up_prompts if algorithm.critic else min(cfg.warm_up_prompts, cfg.ranked_prompts)
+    warm_up = kept * answers * config.sample.max_new_tokens
     answer_tokens = max(cfg.max_new_tokens if algorithm.online else 0, config.evaluate.answer_tokens)
     cached = SLOTS * (PROMPT_TOKENS + answer_tokens)
     return {
@@ -101,4 +102,5 @@ def _critic(hidden: int) -> int:
 def _key_width(network: PretrainedConfig) -> int:
     """Numbers in a token's key in one block; its value has as many."""
     width = getattr(network, "head_dim", None) or network.hidden_size // network.num_attention_heads
-    return int(network.num_key_value_heads * width)
+    heads = getattr(network, "num_key_value_heads", None) or network.num_attention_heads
+    return int(heads * width)

@@ -22,6 +22,8 @@ from starling.losses.logprobs import ROWS, head_logprobs, token_logprobs
 from starling.models import Model, ValueHead
 from starling.packing import Packed
 
+PROBE_TOKENS = 16  # on which trunk and top have to say what the whole decoder says
+
 
 class Features(NamedTuple):
     """What is the same for every update on a packed batch: trunk states (1, T, H), and at each of the N answer tokens,
@@ -54,6 +56,8 @@ class Policy:
             self._reference = decoder_parts.top_of(decoder, layers).requires_grad_(False)
             self.top = adapters.adapted(self._reference, lora)
         self.trained = decoder_parts.trainable(self.top)
+        tokens = [token % self.network.config.vocab_size for token in range(PROBE_TOKENS)]
+        decoder_parts.require_apart(decoder, self._trunk, self._reference, packing.pack([(tokens, [])]))
         self.critic = ValueHead(self.network.config.hidden_size).to(self.network.device)
 
     @property

@@ -2,6 +2,8 @@
 
 import importlib
 import math
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -109,13 +111,32 @@ def by_rubric(shown: Sequence[Shown]) -> list[list[float]]:
 
 
 def by_function(path: str) -> Scorer:
-    """A function of the user's, `module:function`: (prompt, its answers' texts, which are finished) -> floats."""
+    """A function of the user's, `module:function`: (prompt, its answers' texts, which are finished) -> floats.
+
+    The module is looked for in the working folder too. Whatever it raises is told in one line.
+    """
     module, _, name = path.partition(":")
+    sys.path.append(os.getcwd())
     try:
         function: Any = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"tune: reward {path!r} cannot be imported: {error}") from None
-    return lambda shown: [[float(value) for value in function(*one)] for one in shown]
+    except Exception as error:
+        raise UsageError(f"tune: reward {path!r} cannot be imported: {_said(error)}") from error
+    finally:
+        sys.path.pop()
+
+    def score(shown: Sequence[Shown]) -> list[list[float]]:
+        try:
+            return [[float(value) for value in function(*one)] for one in shown]
+        except Exception as error:
+            raise StarlingError(
+                f"tune: reward {path!r} failed: {_said(error)}; it must give a float an answer"
+            ) from error
+
+    return score
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def shares_beaten(ranks: Sequence[float]) -> list[float]:

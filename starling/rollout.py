@@ -11,7 +11,7 @@ import torch
 from transformers import GenerationConfig
 from transformers.modeling_utils import PreTrainedModel
 
-from starling import chat, device, models, packing
+from starling import chat, device, models, packing, progress
 from starling.device import seed_for
 from starling.errors import StarlingError
 from starling.generate import Request, Sampled, Sampler, generate, stop_ids
@@ -94,28 +94,33 @@ def sample_groups(
 
 
 def ranked_groups(model: Model, prompts: Sequence[Prompt], rankings: Sequence[Ranking]) -> list[Group]:
-    """The ranked answers as groups of token ids, as the policy would have to say them; empty answers are left out."""
+    """The ranked answers as groups of token ids, as the policy would have to say them; empty answers are left out, and,
+    which is told, those for which the model has no positions."""
     prompt_of = {prompt.id: prompt for prompt in prompts}
-    stop = stop_ids(model.network)
-    groups = []
+    stop, window = stop_ids(model.network), packing.window(model.network.config)
+    groups, too_long = [], []
     for ranking in rankings:
+        prompt_ids = chat.prompt_ids(model.tokenizer, ranking.messages)
         given = [
             (answer, rank) for answer, rank in zip(ranking.answers, ranking.ranks, strict=True) if answer.answer.strip()
         ]
         answers = []
-        for answer, _rank in given:
+        for answer, rank in given:
             ids = chat.turn_ids(model.tokenizer, ranking.messages, answer.answer, stop, finished=answer.finished)
-            answers.append(Sampled(ids=list(ids), finished=answer.finished))
-        if len(given) > 1:
-            groups.append(
-                Group(
-                    prompt=prompt_of[ranking.prompt_id],
-                    prompt_ids=chat.prompt_ids(model.tokenizer, ranking.messages),
-                    answers=tuple(answers),
-                    texts=tuple(answer.answer for answer, _rank in given),
-                    ranks=tuple(rank for _answer, rank in given),
-                )
-            )
+            if len(prompt_ids) + len(ids) > window:
+                too_long.append(ranking.prompt_id)
+            else:
+                answers.append((answer.answer, rank, Sampled(ids=list(ids), finished=answer.finished)))
+        if len(answers) > 1:
+            texts, ranks, sampled = zip(*answers, strict=True)
+            prompt = prompt_of[ranking.prompt_id]
+            groups.append(Group(prompt=prompt, prompt_ids=prompt_ids, answers=sampled, texts=texts, ranks=ranks))
+    if too_long:
+        progress.console.print(
+            f"{len(too_long):,} ranked answers of {len(set(too_long)):,} prompts are longer than the model's window of "
+            f"{window:,} tokens and left out, first of {too_long[0]}",
+            markup=False,
+        )
     return groups
 
 
@@ -164,10 +169,17 @@ def score_texts(
 
     An empty answer has nothing to read; it is scored as the bare end of a turn. `on_answers` hears of each batch.
     """
-    packs = []
+    packs, window = [], packing.window(reward_model.network.config)
     for prompt, texts, finished in groups:
         shown = [text or " " for text in texts]
-        packs.append(chat.conversation_ids(reward_model.tokenizer, prompt.messages, shown, finished))
+        shared, endings = chat.conversation_ids(reward_model.tokenizer, prompt.messages, shown, finished)
+        longest = len(shared) + max(map(len, endings))
+        if longest > window:
+            raise StarlingError(
+                f"an answer to prompt {prompt.id} takes {longest:,} tokens of the reward model, whose window is "
+                f"{window:,}; lower tune.max_new_tokens, or use another reward model"
+            )
+        packs.append((shared, endings))
     found: list[list[float]] = []
     for batch in packing.microbatches([packing.size(pack) for pack in packs], microbatch_tokens):
         packed = packing.pack([packs[index] for index in batch])

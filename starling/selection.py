@@ -43,7 +43,8 @@ class Watch:
         self._first: list[Candidate] = []
         self._looks: list[dict[str, float]] = []
         self._looks_left_out = 0
-        self._parting = Parting([prompt.family for prompt in self._asked])
+        self._families = [prompt.family or prompt.id for prompt in self._asked]
+        self._parting = Parting(self._families)
         self.best_step = 0
         self.best_weights: dict[str, Tensor] = {}
         self.tokens = 0
@@ -74,7 +75,7 @@ class Watch:
         if not self._first:
             self._first = answers
         wins = self._wins(answers)
-        judged = parting.win_rate(wins, [prompt.family for prompt in self._asked])
+        judged = parting.win_rate(wins, self._families)
         win_rate = judged.value if judged.n else 0.5
         shares = bounds.shares(self._asked, answers)
         admitted = self._is_admitted(shares, answers, step)

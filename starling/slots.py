@@ -26,7 +26,7 @@ class Store:
 
     def __init__(self, model: PreTrainedModel, rows: int, length: int, *, trunk: bool = False) -> None:
         config = model.config
-        heads = config.num_key_value_heads
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         shape = (config.num_hidden_layers, rows, heads)
         self.keys: Tensor = torch.zeros((*shape, width, length), dtype=model.dtype, device=model.device)

@@ -5,7 +5,18 @@ from pathlib import Path
 import pytest
 import torch
 from tolerances import CLOSE
-from transformers import GemmaConfig, GemmaModel, GPT2Config, GPT2Model, GPTNeoXConfig, GPTNeoXModel
+from transformers import (
+    GemmaConfig,
+    GemmaModel,
+    GPT2Config,
+    GPT2Model,
+    GPTNeoXConfig,
+    GPTNeoXModel,
+    NanoChatConfig,
+    NanoChatModel,
+    Olmo3Config,
+    Olmo3Model,
+)
 
 from starling import decoder_parts, models, packing
 from starling.errors import ModelError
@@ -30,6 +41,38 @@ def test_trunk_and_top_make_the_whole_decoder(decoder, layers: int) -> None:
         assert not torch.allclose(middle, whole, atol=0.1)
     assert (len(trunk.layers), len(top.layers), len(decoder.layers)) == (4 - layers, layers, 4)
     assert decoder.config.num_hidden_layers == 4
+
+
+SHAPE = {
+    "vocab_size": 60, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2,
+    "num_key_value_heads": 2, "initializer_range": 0.2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+
+
+def test_each_block_keeps_the_rotation_of_its_kind() -> None:
+    """Olmo 3 turns by another rule in its full layers, and looks the kind up by the block's number."""
+    yarn = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64, "rope_theta": 1e4}
+    kinds = ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]
+    network = Olmo3Model(Olmo3Config(**SHAPE, layer_types=kinds, rope_parameters=yarn, sliding_window=64)).eval()
+    packing.enable(network)
+    packed = pack(GROUPS)
+    for layers in (1, 2, 3):
+        trunk, top = decoder_parts.trunk_of(network, layers), decoder_parts.top_of(network, layers)
+        decoder_parts.require_apart(network, trunk, top, packed)
+        with torch.no_grad():
+            parts = packing.hidden_states(top, packed, packing.hidden_states(trunk, packed)[None])
+            assert torch.allclose(parts, packing.hidden_states(network, packed), atol=CLOSE)
+    assert network.config.layer_types == kinds
+
+
+def test_a_family_that_does_more_than_its_blocks_is_refused() -> None:
+    network = NanoChatModel(NanoChatConfig(**SHAPE)).eval()  # norms the embeddings before the first block
+    packing.enable(network)
+    trunk, top = decoder_parts.trunk_of(network, 2), decoder_parts.top_of(network, 2)
+    with pytest.raises(
+        ModelError, match=r"^tune.layers: NanoChatModel does more between its blocks than one after the"
+    ):
+        decoder_parts.require_apart(network, trunk, top, pack(GROUPS))
 
 
 def test_trunk_shares_the_weights_and_top_is_a_copy(decoder) -> None:

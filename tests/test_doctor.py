@@ -59,6 +59,12 @@ def test_what_must_stop_exits_with_1_and_says_why(
     assert name in told.splitlines()[-1]
 
 
+def test_a_server_that_samples_is_not_asked_and_that_is_said(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _code, found, _told = asked(str(fitted), "--set", "tune.sampler=vllm@http://127.0.0.1:9", capsys=capsys)
+    (finding,) = (finding for finding in found["findings"] if finding["name"] == "sampler")
+    assert (finding["state"], finding["fix"]) == ("warn", "`starling tune` asks it first of all")
+
+
 def test_before_a_run_has_begun_the_model_alone_is_examined(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

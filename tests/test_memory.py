@@ -39,7 +39,11 @@ def test_what_cannot_be_trained_is_told_and_not_counted(tiny_model: Path, tmp_pa
 def test_what_is_not_needed_takes_nothing(tiny_model: Path, tmp_path: Path) -> None:
     network = models.load_config(str(tiny_model))
     parts = memory.of_tune(config.load(recipe(tmp_path, tiny_model, tune__algorithm="dpo")), network)
-    assert (parts["critic"], parts["reward model"], parts["features of the warm-up"]) == (0, 0, 0)
+    assert (parts["critic"], parts["reward model"]) == (0, 0)
+    # of 4 ranked prompts with 3 answers of at most 16 tokens 6 bytes a number are kept
+    assert parts["features of the warm-up"] == 4 * 3 * 16 * 6 * network.hidden_size
+    fresh = {"tune__algorithm": "grpo", "tune__ranked_prompts": 0}
+    assert memory.of_tune(config.load(recipe(tmp_path, tiny_model, **fresh)), network)["features of the warm-up"] == 0
 
 
 def test_more_tokens_and_more_layers_take_more(tiny_model: Path, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """What answers are rewarded by."""
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -49,6 +51,36 @@ def test_a_function_is_called_by_its_path_for_each_prompt() -> None:
     (row,) = by_function("rewarding:letters")([(ASKED, TEXTS, (True, True, True))])
     # all of "the"; " " of "a, dog" is 1 of 6; "he" and " the" and "e" of "hello there" are 7 of 11
     assert row == pytest.approx([1.0, 1 / 6, 7 / 11], abs=CLOSE)
+
+
+def test_a_function_is_looked_for_in_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "of_this_folder.py").write_text("def two(prompt, texts, finished):\n    return [2.0] * len(texts)\n")
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    assert by_function("of_this_folder:two")([(ASKED, TEXTS, (True, True, True))]) == [[2.0] * 3]
+    assert sys.path == before
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def brief(", "cannot be imported: SyntaxError: "),
+        ("raise ValueError('no\\nway')", "cannot be imported: ValueError: no way$"),
+        ("other = 1", "cannot be imported: AttributeError: "),
+        ("brief = 1", "failed: TypeError: .*; it must give a float an answer$"),
+        ("def brief(*_):\n    return None", "failed: TypeError: .*; it must give a float an answer$"),
+        ("def brief(*_):\n    return 1 / 0", "failed: ZeroDivisionError: division by zero; it must"),
+    ],
+    ids=["syntax", "raises", "no name", "no function", "nothing", "fails"],
+)
+def test_a_function_that_fails_is_told_in_a_line(
+    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = f"failing_{abs(hash(text))}"
+    (tmp_path / f"{name}.py").write_text(text)
+    with pytest.raises(StarlingError, match=rf"^tune: reward '{name}:brief' {message}"):
+        by_function(f"{name}:brief")([(ASKED, TEXTS, (True, True, True))])
 
 
 def test_the_judge_rewards_the_share_that_an_answer_beats(capsys: pytest.CaptureFixture[str]) -> None:

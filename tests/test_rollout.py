@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_rankings import ranking
 
 from starling import chat, device, models
 from starling.errors import StarlingError
@@ -86,11 +87,26 @@ def test_ranked_answers_that_say_nothing_are_left_out(policy: Model) -> None:
         Candidate(prompt_id="rain", model="x", draw=at, answer=text, finished=False)
         for at, text in enumerate(["wet", " \n", "", "dry"])
     ]
-    ranking = Ranking(
+    told = Ranking(
         prompt_id="rain", messages=PROMPTS[0].messages, answers=answers, ranks=[2.0, 3.0, 4.0, 1.0], judge="x"
     )
-    (found,) = ranked_groups(policy, PROMPTS, [ranking])
+    (found,) = ranked_groups(policy, PROMPTS, [told])
     assert (found.texts, found.ranks) == (("wet", "dry"), (2.0, 1.0))
+
+
+def test_ranked_answers_past_the_window_are_left_out_and_told(policy: Model, capsys) -> None:
+    told = [ranking("p", ["rain", "wet", "rain " * 600], [2, 1, 3]), ranking("q", ["wet", "rain " * 600], [1, 2])]
+    prompts = [Prompt(id=one.prompt_id, messages=one.messages) for one in told]
+    (group,) = ranked_groups(policy, prompts, told)
+    assert (group.prompt.id, group.texts, group.ranks) == ("p", ("rain", "wet"), (2, 1))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "2 ranked answers of 2 prompts are longer than the model's window of 512 tokens and left out" in said
+
+
+def test_an_answer_past_the_reward_models_window_is_refused(reward_model: Model) -> None:
+    asked = Prompt(id="long", messages=[Message(role="user", content="?")])
+    with pytest.raises(StarlingError, match=r"^an answer to prompt long takes \d+ tokens of the reward model, whose"):
+        score_texts(reward_model, [(asked, ["rain " * 600], [True])], 2048)
 
 
 def test_the_listener_hears_of_every_token(policy: Model) -> None:

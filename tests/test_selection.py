@@ -166,7 +166,7 @@ def test_a_look_tells_kl_and_reward_of_what_would_be_saved(settings, policy) -> 
 
 def test_looks_that_part_in_a_row_are_enough_and_survive_the_disk(tiny_model, policy, tmp_path: Path) -> None:
     settings = config.load(recipe(tmp_path / "parting", tiny_model, tune__parting_looks=2))
-    prompts = [replace(prompt, family=prompt.id) for prompt in PROMPTS]
+    prompts = [replace(prompt, family="") for prompt in PROMPTS]  # each is a family of its own then
     rewards = {0: 0.0, 1: 0.5, 2: 0.6, 3: 0.9, 4: 0.8}
     judge = ScriptedJudge("===", "+++", "---", "---", "---")
     watch = Watch(settings, prompts, judge)

@@ -5,8 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from compared_cases import assessment, case
+from small_road import recipe
 from tolerances import EXACT
 
+from starling import config
+from starling.store import Run
 from starling.tune_settings import READS, TuneTable, form
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -51,6 +55,23 @@ def test_all_learn_from_about_equally_many_tokens(tune_variants: Any) -> None:
             ranked = plan.ranked_prompts * plan.ranked_epochs * 180
             assert fresh + ranked == pytest.approx(tokens, rel=0.06)
             assert plan.ranked_prompts <= 240
+
+
+def test_a_case_of_best_of_n_has_the_figures_of_a_tuned_policys(
+    measured: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    run = Run.open(tmp_path / "run", config.load(recipe(tmp_path / "recipe", tiny_model)))
+    judged = case(1.0, assessed=(assessment(0.5), assessment(1.0)), rewards=(1.0, 3.0), answers=("wet", "dry"))
+    found = measured._of_case(run, judged, 4.0)
+    assert {name: value for name, (value, _weight) in found.items()} == {
+        "win_rate": 1.0,
+        "win_rate_held_out_checks": 1.0,
+        "win_rate_within_length_band": 1.0,
+        "win_rate_without_finish_and_repetition": 0.5,
+        "held_out_checks": 1.0,
+        "tokens": 3.0,
+        "reward": 0.5,
+    }
 
 
 def test_the_budget_by_hand(tune_variants: Any) -> None:

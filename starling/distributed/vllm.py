@@ -14,12 +14,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from starling import models, progress
+from starling import chat, models, progress
 from starling.errors import CallError
 from starling.generate import Request, Sampled
 from starling.models import Model
 from starling.policy import Policy
 from starling.posting import post_all
+from starling.records import Message
 
 KEY_VARIABLE = "VLLM_API_KEY"  # vLLM's own
 SAID = 200  # characters of what the server says that are passed on
@@ -62,6 +63,13 @@ class Server:
             models.save(Model(policy.network, policy.tokenizer), self._folder)
             self._has_other_weights = True  # even where only half of what reloading asks for succeeds
             self._reload(str(self._folder))
+
+    def try_out(self, policy: Policy) -> None:
+        """Take the policy and sample a token, so that a server that cannot is told before anything is learnt."""
+        self.take(policy)
+        prompt = chat.prompt_ids(policy.tokenizer, [Message(role="user", content="Hello.")])
+        request = Request(prompt=prompt, seed=0)
+        self.generate([request], max_new_tokens=1, stop=frozenset())
 
     def leave(self) -> None:
         """Give the server back as it was: without our adapters, with the initial policy's weights; and delete what was

@@ -9,7 +9,7 @@ from starling.losses.ppo import clipped_policy_loss
 
 
 def reinforce_pp_return(reward_BT: Tensor, mask_BT: Tensor, *, gamma: float) -> Tensor:
-    """The reward still to come at each token, (B, T); whitened over all tokens of the update, it is the advantage.
+    """The reward still to come at each token, (B, T); whitened over all tokens of the step, it is the advantage.
 
         R_t = sum_{s >= t} gamma^(s - t) r_s,    r_t = [t = T] r(x, y) - beta log(pi / pi_ref)
         A_t = (R_t - mean(R)) / std(R)           (`advantage.whiten`, never over a microbatch alone)

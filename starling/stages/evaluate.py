@@ -1,7 +1,7 @@
 """evaluate: base and tuned policy answer the test prompts; the judge compares; every figure with n and interval."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
@@ -23,12 +23,13 @@ from starling import (
 )
 from starling.compared import MODELS, Case
 from starling.config import Config
+from starling.generate import stop_ids
 from starling.judges import rubric
 from starling.judges.rubric import Assessment
 from starling.ledger import Ledger
-from starling.losses import kl
 from starling.models import Model
-from starling.policy import Policy
+from starling.packing import Packed
+from starling.policy import Features, Policy
 from starling.records import Candidate, Prompt
 from starling.rollout import SamplingSettings, candidates, own_settings, sample_groups, score_texts
 from starling.store import Run, write_atomically
@@ -172,28 +173,36 @@ def _assess(prompt: Prompt, answer: Candidate) -> Assessment:
 
 @torch.inference_mode()
 def _drift(config: Config, tuned_path: str, cases: Sequence[Case]) -> dict[str, float | None]:
-    """How far the tuned policy moved: KL on its own answers, logprob of the reference answers before and after."""
-    base = Policy(models.load_policy(config.run.model), config.tune.layers)
-    tuned = Policy(models.load_policy(tuned_path), config.tune.layers)
+    """How far the tuned policy moved: its KL to the base, nats an answer, over the whole vocabulary at each token that
+    it said; logprob of the reference answers before and after."""
+    policy = Policy(models.load_policy(config.run.model), config.tune.layers)
+    policy.load(Policy(models.load_policy(tuned_path), config.tune.layers).weights())
+    stop = stop_ids(policy.network)
     own, references = [], []
     for same in _by_prompt(cases, config):
         messages, reference = same[0].prompt.messages, same[0].prompt.reference
-        prompt_ids = chat.prompt_ids(base.tokenizer, messages)
-        texts = [case.answers[1].answer for case in same if case.answers[1].answer]
-        if texts:
-            own.append((prompt_ids, [chat.answer_ids(base.tokenizer, messages, text) for text in texts]))
+        prompt_ids = chat.prompt_ids(policy.tokenizer, messages)
+        said = [case.answers[1] for case in same if case.answers[1].answer]
+        if said:
+            ids = [chat.turn_ids(policy.tokenizer, messages, one.answer, stop, finished=one.finished) for one in said]
+            own.append((prompt_ids, ids))
         if reference:
-            references.append((prompt_ids, [chat.answer_ids(base.tokenizer, messages, reference)]))
+            ids = [chat.turn_ids(policy.tokenizer, messages, reference, stop, finished=True)]
+            references.append((prompt_ids, ids))
     num_own = sum(len(texts) for _, texts in own)
     explained = compared.explained_by_finish_and_repetition(cases, config.rank.tie_margin)
-    with progress.track("evaluate logprobs", 2 * (num_own + len(references)), "answers") as advance:
-        own_base, own_tuned = (_logprobs(policy, own, config, advance) for policy in (base, tuned))
-        reference_base, reference_tuned = (_logprobs(policy, references, config, advance) for policy in (base, tuned))
+    kl, before, after = 0.0, [], []
+    with progress.track("evaluate KL", num_own + len(references), "answers") as advance:
+        for packed, features in _packed(policy, own, config, advance):
+            kl += float(policy.kl(packed, features).sum())
+        for packed, features in _packed(policy, references, config, advance):
+            before += features.ref_logprob_N.tolist()
+            after += policy.logprobs(packed, features).tolist()
     return {
-        "kl": float(kl.k1(own_tuned, own_base).sum()) / max(num_own, 1),
+        "kl": kl / max(num_own, 1),
         "explained_by_finish_and_repetition": explained,
-        "reference_logprob_base": float(reference_base.mean()) if references else None,
-        "reference_logprob_tuned": float(reference_tuned.mean()) if references else None,
+        "reference_logprob_base": sum(before) / len(before) if references else None,
+        "reference_logprob_tuned": sum(after) / len(after) if references else None,
     }
 
 
@@ -215,10 +224,10 @@ def _rewards(
     return [reward for row in scored for reward in row]
 
 
-def _logprobs(policy: Policy, packs: Sequence[Any], config: Config, advance: progress.Advance) -> torch.Tensor:
-    pieces = []
+def _packed(
+    policy: Policy, packs: Sequence[Any], config: Config, advance: progress.Advance
+) -> Iterator[tuple[Packed, Features]]:
     for batch in packing.microbatches([packing.size(pack) for pack in packs], config.tune.microbatch_tokens):
         packed = packing.pack([packs[index] for index in batch])
-        pieces.append(policy.features(packed).ref_logprob_N)
+        yield packed, policy.features(packed)
         advance(sum(len(packs[index][1]) for index in batch))
-    return torch.cat(pieces) if pieces else torch.zeros(0)

@@ -51,6 +51,8 @@ def run(run: Run) -> dict[str, Any]:
         loop = Loop(config, policy, reward, prompts, rankings, watch, recorder, server)
         _refuse_unfit(config, policy, [*prompts, *validation], loop.curriculum)
         progress.console.print(f"tune: {loop.curriculum.plan()}", markup=False)
+        if server is not None:
+            server.try_out(policy)
         loop.train(Checkpoint(run.folder("tune") / "checkpoint.pt", cfg.checkpoint_seconds))
     policy.load(watch.best_weights)
     policy.sync(cfg.weight_share)
