@@ -9,6 +9,7 @@ from recipe_files import toml
 from starling import config
 from starling.config import FitTable
 from starling.errors import UsageError
+from starling.tune_settings import unread
 
 
 def tables_and_keys() -> list[tuple[str, str]]:
@@ -31,6 +32,7 @@ def test_every_recipe_that_ships_is_valid() -> None:
         names = [generator.name for generator in loaded.sample.generators]
         assert len(set(names)) == len(names)
         assert sum(generator.weakened for generator in loaded.sample.generators) <= 2
+        assert unread(loaded.tune) == []
 
 
 def test_a_file_goes_before_a_recipe(tmp_path: Path) -> None:
