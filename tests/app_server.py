@@ -21,11 +21,15 @@ def serving(app: web.Application) -> Iterator[str]:
         host, port = runner.addresses[0][:2]
         return f"http://{host}:{port}"
 
+    async def stop() -> None:
+        await runner.cleanup()
+        await asyncio.sleep(0.01)  # a transport that was aborted closes its socket in the loop's next round
+
     thread.start()
     try:
         yield asyncio.run_coroutine_threadsafe(start(), loop).result(10)
     finally:
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(stop(), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
         loop.close()
