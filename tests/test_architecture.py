@@ -26,6 +26,7 @@ LOWEST = {"records", "config", "errors"}
 CATCH_ALL = {
     "checkpoint": "a torn file makes torch.load raise almost anything, and every one of them means the same",
     "models": "a damaged file makes transformers raise almost anything, and every one of them means the same",
+    "rewards": "a reward of the user's own is foreign code; whatever it raises is told as its failure",
     "tables": "a check in a user's file is tried once; whatever it raises, its parameters are what is wrong",
 }
 # Who may take more parameters, and why.

@@ -133,7 +133,11 @@ def test_dropout_of_attention_that_is_left_off_is_told_where_a_model_is_trained(
             1,
             "tune: reward 'rewarding:sometimes_nan' gave nan for an answer",
         ),
-        (('tune.rewards="nowhere:at_all"',), 2, "tune: reward 'nowhere:at_all' cannot be imported: No module named"),
+        (
+            ('tune.rewards="nowhere:at_all"',),
+            2,
+            "tune: reward 'nowhere:at_all' cannot be imported: ModuleNotFoundError: No module",
+        ),
         (("tune.layers=5",), 1, "tune.layers = 5: the model has 4 blocks"),
     ],
 )
