@@ -16,7 +16,7 @@ import torch
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from starling import best_of, decoder_parts, models, packing, tables
+from starling import best_of, models, packing, tables
 from starling.judges import rubric
 from starling.losses import kl
 from starling.models import Model
@@ -74,8 +74,7 @@ def of_best(base: Run, folder: Path, spread: float) -> tuple[list[Point], Point]
 def _between(base: Run, run: Run, share: float, origin: Point, spread: float) -> Point:
     prompts = tables.prompts_of(base, "test")[:PROMPTS]
     policy = Policy(models.load_policy(base.config.run.model), run.config.tune.layers)
-    tuned = models.load_policy(str(run.folder("tune") / "policy"))
-    policy.top.load_state_dict(decoder_parts.top_of(tuned.network.get_decoder(), run.config.tune.layers).state_dict())
+    policy.take_over(models.load_policy(str(run.folder("tune") / "policy")).network)
     policy.sync(share)
     groups = sample_groups(
         Model(policy.network, policy.tokenizer),

@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,12 @@ class Material:
 
 def material(run: Run) -> Material:
     """Counted in the run; a rollout's length is that of its own tuning, or of its ranked answers."""
+    return _material(run.root)
+
+
+@cache
+def _material(root: Path) -> Material:
+    run = Run.read(root)
     prompts = tables.prompts_of(run, "train")
     groups = rollout.ranked_groups(models.load_policy(run.config.run.model), prompts, tables.rankings_of(run, prompts))
     tokens = [len(answer.ids) for group in groups for answer in group.answers]

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from starling import balance, device, models, packing, stats
-from starling.errors import StarlingError
+from starling import balance, device, models, packing, stats, turns
 from starling.examples import Example, ragged
 from starling.losses.ranking import plackett_luce_nll
 from starling.models import Model
@@ -30,7 +29,7 @@ def figures(examples: Sequence[Example], scored: Sequence[Sequence[float]]) -> d
         float(example.ranking.ranks[max(range(len(rewards)), key=rewards.__getitem__)] == min(example.ranking.ranks))
         for example, rewards in zip(examples, scored, strict=True)
     ]
-    prompts = [_prompt(example.ranking) for example in examples]
+    prompts = [turns.text_of(example.ranking.messages) for example in examples]
     probability = [pair.probability for pair in pairs] + [1 - pair.probability for pair in pairs]
     outcome = [1.0] * len(pairs) + [0.0] * len(pairs)
     figures = [
@@ -58,11 +57,7 @@ def score(model: Model, examples: Sequence[Example], microbatch_tokens: int) -> 
         packed = packing.pack([(example.shared, example.endings) for example in chosen])
         with device.autocast(model.network.device):
             rewards = models.rewards(model.network, packed)
-        if not rewards.isfinite().all():
-            raise StarlingError(
-                f"fit: {chosen[0].ranking.where or chosen[0].ranking.prompt_id}: the reward model gives a reward that "
-                "is not a number; lower fit.learning_rate"
-            )
+        models.require_numbers(rewards, chosen[0].ranking.where or f"prompt {chosen[0].ranking.prompt_id}")
         for index, part in zip(batch, rewards.split([len(example.endings) for example in chosen]), strict=True):
             found[index] = part.tolist()
     return found
@@ -114,7 +109,7 @@ def pairs_of(ranking: Ranking, rewards: Sequence[float]) -> list[Pair]:
         lengths = len(ranking.answers[better].answer), len(ranking.answers[worse].answer)
         found.append(
             Pair(
-                prompt=_prompt(ranking),
+                prompt=turns.text_of(ranking.messages),
                 right=_half_if_equal(margin),
                 longer=_half_if_equal(lengths[0] - lengths[1]),
                 margin=margin,
@@ -123,10 +118,6 @@ def pairs_of(ranking: Ranking, rewards: Sequence[float]) -> list[Pair]:
             )
         )
     return found
-
-
-def _prompt(ranking: Ranking) -> str:
-    return "\n".join(f"{message['role']}: {message['content']}" for message in ranking.messages)
 
 
 def _half_if_equal(difference: float) -> float:

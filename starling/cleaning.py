@@ -1,7 +1,6 @@
 """What is kept of a source: language, length, duplicates with their answers merged, enough answers, a fair draw."""
 
 import heapq
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -13,12 +12,9 @@ from starling.errors import DataError, UsageError
 from starling.forms import Answer, Found
 from starling.records import SPLITS, Message, Prompt
 from starling.sources import Removal
+from starling.turns import text_of, without_marks
 
 Remove = Callable[[Removal], None]
-_MARKERS = re.compile(
-    r"\[/?INST\]|<</?SYS>>|</?s>|<\|im_(?:start|end)\|>|^\s*(?:human|assistant|user|system)\s*:",
-    re.IGNORECASE | re.MULTILINE,
-)
 FAIREST = {"test": 0, "validation": 1, "train": 2}  # of two prompts that are alike, the lower one is kept
 
 
@@ -41,15 +37,10 @@ class _Seen:
     answers: tuple[int, ...] = ()
 
 
-def text_of(messages: Sequence[Message]) -> str:
-    """A conversation as one text."""
-    return "\n".join(message["content"] for message in messages)
-
-
 def duplicate_key(messages: Sequence[Message]) -> bytes:
     """Equal for prompts that differ in case, spaces, punctuation and role markers only."""
     text = text_of(messages)
-    letters = "".join(c for c in _MARKERS.sub("", text).lower() if c.isalnum())
+    letters = "".join(c for c in without_marks(text).lower() if c.isalnum())
     return _hash(letters or text)
 
 

@@ -1,5 +1,6 @@
 """What `tune` will take of memory, and what the machine has."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from starling import algorithms, decoder_parts
+from starling import algorithms, decoder_parts, slots
 from starling.config import Config
 from starling.models import ValueHead
 
@@ -30,7 +31,7 @@ def of_tune(config: Config, network: PretrainedConfig) -> dict[str, int]:
     whole, top, adapters = _weights(network, cfg.layers, cfg.lora_rank)
     trained = adapters if cfg.lora_rank else top
     hidden, blocks = network.hidden_size, cfg.layers or network.num_hidden_layers
-    keys = _key_width(network)
+    keys = math.prod(slots.key_shape(network))
     active = 28 * hidden + 8 * network.intermediate_size + 4 * keys  # bytes a token and block, as autograd keeps them
     critic = _critic(hidden) if algorithm.critic else 0
     rewarded = algorithm.online and any(reward.name == "model" for reward in cfg.rewards)
@@ -97,10 +98,3 @@ def _critic(hidden: int) -> int:
     """Weights of the critic."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         return sum(weight.numel() for weight in ValueHead(hidden).parameters())
-
-
-def _key_width(network: PretrainedConfig) -> int:
-    """Numbers in a token's key in one block; its value has as many."""
-    width = getattr(network, "head_dim", None) or network.hidden_size // network.num_attention_heads
-    heads = getattr(network, "num_key_value_heads", None) or network.num_attention_heads
-    return int(heads * width)

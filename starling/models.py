@@ -23,7 +23,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from starling import builtin, chat, device, lean, packing
-from starling.errors import ModelError, explained
+from starling.errors import ModelError, StarlingError, explained
 from starling.packing import Packed
 
 # Weights of another size are told by `_require_weights`, which names them.
@@ -254,6 +254,14 @@ def rewards_of(network: Any, hidden_NH: Tensor) -> Tensor:
     """
     with torch.autocast(hidden_NH.device.type, enabled=False):
         return hidden_NH.float() @ network.score.weight[0].float()
+
+
+def require_numbers(reward_N: Tensor, where: str) -> None:
+    """Refuse rewards of which one is NaN or infinite; `where` names the first of what was scored together."""
+    if not reward_N.isfinite().all():
+        raise StarlingError(
+            f"{where}: the reward model gives a reward that is not a number; refit it with a lower fit.learning_rate"
+        )
 
 
 class ValueHead(nn.Module):

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from starling import data_files, turns
-from starling.cleaning import FAIREST, Remove, text_of
+from starling.cleaning import FAIREST, Remove
 from starling.errors import DataError
 from starling.forms import Found
 from starling.records import Message, Prompt
 from starling.sources import Removal
+from starling.turns import text_of
 
 _WORD = re.compile(r"\w+")
 _PIECE = 5

@@ -19,6 +19,7 @@ from starling.stages import fit as stage
 from starling.store import replace_folder, versions, write_atomically
 
 FACTS = "fit.json"
+_NO_RANKING = "not a ranking"
 
 
 def fit(settings: Config, rankings: list[Path], model: str, out: Path, held_out: float) -> dict[str, Any]:
@@ -167,24 +168,16 @@ def _read_one(path: Path) -> tuple[list[Ranking], list[dict[str, str]]]:
             if tables.has_rank_zero(row):
                 with_zero.add(where)
         except DataError as error:
-            unread.append(_unread(str(row.get("prompt_id") or where), where, str(error)))
+            prompt_id = str(row.get("prompt_id") or where)
+            unread.append(unusable.line(prompt_id, where, "ranking", _NO_RANKING, str(error)))
             if isinstance(error, tables.RanksFromZero):
                 from_zero = from_zero or where
     if not from_zero:
         return found, unread
     why = f"there is a rank 0, and at {from_zero} ranks seem to count from 0; write null for a place that is not known"
-    unread += [_unread(one.prompt_id, one.where, f"{one.where}: {why}") for one in found if one.where in with_zero]
+    refused = [one for one in found if one.where in with_zero]
+    unread += [unusable.note(one, "ranking", _NO_RANKING, f"{one.where}: {why}") for one in refused]
     return [one for one in found if one.where not in with_zero], unread
-
-
-def _unread(prompt_id: str, where: str, detail: str) -> dict[str, str]:
-    return {
-        "prompt_id": prompt_id,
-        "where": where,
-        "what": "ranking",
-        "reason": "not a ranking",
-        "detail": detail,
-    }
 
 
 def _finished(out: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -221,22 +214,24 @@ def _saved(path: Path) -> dict[str, Any]:
 
 def _fingerprint(path: Path) -> dict[str, str]:
     """A file's name and the SHA-256 of its content; a folder's is of its tables' hashes, a data set's of its rows."""
-    shards = sources.files(path) if path.is_dir() else [path] if sources.is_local(str(path)) else []
-    if not shards and not path.exists() and "/" not in str(path):  # of a data set: OWNER/NAME
+    if not sources.is_local(str(path)) and "/" not in str(path):  # a data set is called OWNER/NAME
         raise DataError(f"fit: {path}: there is no such file")
-    if not shards:
+    if path.is_dir() and (tables_there := sources.files(path)):
+        hashes = b"".join(bytes.fromhex(_sha256(file)) for file in tables_there)
+        return {"name": path.name, "sha256": hashlib.sha256(hashes).hexdigest()}
+    if path.is_dir() or not sources.is_local(str(path)):
         rows = hashlib.sha256()
         for row in sources.rows(Source(path=str(path))):
             rows.update(json.dumps(row, default=str).encode())
-        return {"name": path.name if path.exists() else str(path), "sha256": rows.hexdigest()}
-    hashes = []
-    for shard in shards:
-        if not shard.is_file():
-            raise DataError(f"fit: {shard}: there is no such file")
-        with shard.open("rb") as file:
-            hashes.append(hashlib.file_digest(file, "sha256"))
-    whole = hashlib.sha256(b"".join(found.digest() for found in hashes)) if path.is_dir() else hashes[0]
-    return {"name": path.name, "sha256": whole.hexdigest()}
+        return {"name": path.name if path.is_dir() else str(path), "sha256": rows.hexdigest()}
+    return {"name": path.name, "sha256": _sha256(path)}
+
+
+def _sha256(file: Path) -> str:
+    if not file.is_file():
+        raise DataError(f"fit: {file}: there is no such file")
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _place(messages: Sequence[Message]) -> float:

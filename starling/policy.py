@@ -114,6 +114,11 @@ class Policy:
             for name, weight in self.trained.items():
                 weight.copy_(weights[name])
 
+    def take_over(self, network: Any) -> None:
+        """Write the last blocks and the final norm of another network of this shape over the trained ones."""
+        blocks: Any = self.top.layers
+        self.top.load_state_dict(decoder_parts.top_of(network.get_decoder(), len(blocks)).state_dict())
+
     def save_adapter(self, folder: Path, base: str, share: float = 1.0) -> None:
         """Write `share` of what the adapters add in PEFT's layout; `base` is what the initial policy is loaded by."""
         assert self._lora is not None

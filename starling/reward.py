@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from starling import balance, chat, device, models, packing, reward_scale, tables, uncertainty
-from starling.errors import DataError, ModelError, StarlingError
+from starling.errors import DataError, ModelError
 from starling.models import Model
 from starling.records import Message
 from starling.uncertainty import Uncertainty
@@ -119,10 +119,7 @@ class RewardModel:
             sizes = [len(packs[index][1]) for index in batch]
             hidden_NH = models.answer_states(network, packing.pack([packs[index] for index in batch]))
             reward_N = models.rewards_of(network, hidden_NH)
-            if not torch.isfinite(reward_N).all():
-                raise StarlingError(
-                    f"{questions[batch[0]].where}: the reward model gives a reward that is not a number; refit it"
-                )
+            models.require_numbers(reward_N, questions[batch[0]].where)
             spread_N = torch.full_like(reward_N, torch.nan) if head is None else head.spread(hidden_NH)
             scored_N = list(map(Scored, ((reward_N - offset) / scale).tolist(), (spread_N / scale).tolist()))
             for index, size in zip(batch, sizes, strict=True):

@@ -116,13 +116,14 @@ def by_function(path: str) -> Scorer:
     The module is looked for in the working folder too. Whatever it raises is told in one line.
     """
     module, _, name = path.partition(":")
-    sys.path.append(os.getcwd())
+    folder = os.getcwd()
+    sys.path.append(folder)
     try:
         function: Any = getattr(importlib.import_module(module), name)
     except Exception as error:
         raise UsageError(f"tune: reward {path!r} cannot be imported: {_said(error)}") from error
     finally:
-        sys.path.pop()
+        sys.path.remove(folder)
 
     def score(shown: Sequence[Shown]) -> list[list[float]]:
         try:

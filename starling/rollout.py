@@ -185,10 +185,7 @@ def score_texts(
         packed = packing.pack([packs[index] for index in batch])
         with device.autocast(reward_model.network.device):
             rewards = models.rewards(reward_model.network, packed)
-        if not torch.isfinite(rewards).all():
-            raise StarlingError(
-                "the reward model gave a reward that is not a number; refit it or lower fit.learning_rate"
-            )
+        models.require_numbers(rewards, f"prompt {groups[batch[0]][0].id}")
         found.extend(part.tolist() for part in rewards.split([len(packs[index][1]) for index in batch]))
         on_answers(len(rewards))
     return found

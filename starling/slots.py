@@ -16,6 +16,12 @@ from starling.attention import Rule, written_out
 from starling.packing import Span
 
 
+def key_shape(config: Any) -> tuple[int, int]:
+    """Heads and width of a token's key in one block of a model; its value has as many."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return heads, getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
 class Store:
     """Keys and values of `rows` rows of at most `length` tokens, in every layer.
 
@@ -26,8 +32,7 @@ class Store:
 
     def __init__(self, model: PreTrainedModel, rows: int, length: int, *, trunk: bool = False) -> None:
         config = model.config
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        heads, width = key_shape(config)
         shape = (config.num_hidden_layers, rows, heads)
         self.keys: Tensor = torch.zeros((*shape, width, length), dtype=model.dtype, device=model.device)
         self.values: Tensor = torch.zeros((*shape, length, width), dtype=model.dtype, device=model.device)

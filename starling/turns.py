@@ -9,6 +9,11 @@ from starling.records import Message
 
 _NAMES = {"user": "Human", "assistant": "Assistant", "system": "System"}
 _ROLES = {name: role for role, name in _NAMES.items()}
+_MARKS = re.compile(
+    r"\[/?INST\]|<</?SYS>>|</?s>|<\|im_start\|>(?:user|assistant|system)\b|<\|im_(?:start|end)\|>"
+    r"|^[\s#]*(?:human|assistant|user|system|instruction)\s*:",
+    re.IGNORECASE | re.MULTILINE,
+)
 _TURN = re.compile(r"\n\n(Human(?=: )|Assistant): ?")
 
 
@@ -30,6 +35,16 @@ def messages_from_text(text: str) -> list[Message]:
     waiting = turns[:-1] if not turns[-1]["content"].strip() else turns
     system = [Message(role="system", content=head.removeprefix("\n\nSystem: "))] if head.strip() else []
     return [*system, *waiting]
+
+
+def text_of(messages: Sequence[Message]) -> str:
+    """A conversation as one text."""
+    return "\n".join(message["content"] for message in messages)
+
+
+def without_marks(text: str) -> str:
+    """A text without the marks by which files tell whose turn it is: "Human:", "[INST]", "<|im_start|>user"."""
+    return _MARKS.sub("", text)
 
 
 def as_messages(prompt: Any) -> Any:

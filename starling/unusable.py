@@ -1,34 +1,27 @@
 """What of the rankings a reward model cannot learn from: found, listed with the reason, counted."""
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from starling import data_files, progress
+from starling import data_files, progress, turns
 from starling.records import Ranking
 
 FILE = "unusable.jsonl"
-# What a text may begin with before the first words of a turn: "\n\nHuman: ", "<|im_start|>user\n", "[INST] ".
-_MARKS = re.compile(
-    r"(?:[\W_]*\b(?:s|bos|begin_of_text|start_header_id|end_header_id|start_of_turn|im_start"
-    r"|human|user|system|inst|instruction|question|prompt)\b)*[\W_]*",
-    re.IGNORECASE,
-)
 
 
 def note(ranking: Ranking, what: str, reason: str, detail: str = "") -> dict[str, str]:
     """A line of the list: `what` is the ranking or answer that is left out, or the prompt that is shortened."""
-    return {
-        "prompt_id": ranking.prompt_id,
-        "where": ranking.where,
-        "what": what,
-        "reason": reason,
-        **({"detail": detail} if detail else {}),
-    }
+    return line(ranking.prompt_id, ranking.where, what, reason, detail)
+
+
+def line(prompt_id: str, where: str, what: str, reason: str, detail: str = "") -> dict[str, str]:
+    """The same of a row that may be no ranking."""
+    found = {"prompt_id": prompt_id, "where": where, "what": what, "reason": reason}
+    return found | {"detail": detail} if detail else found
 
 
 def cleaned(ranking: Ranking) -> tuple[Ranking, list[dict[str, str]]]:
@@ -81,12 +74,12 @@ def why(ranking: Ranking) -> str:
 def repeats_prompt(ranking: Ranking) -> bool:
     """Whether every answer begins with the prompt's last turn or, after a mark of whose turn it is, with the whole
     conversation, as where the files hold whole texts as answers."""
-    turns = tuple(bare for at in (0, -1) if (bare := _unmarked(ranking.messages[at]["content"])))
-    return bool(turns) and all(_unmarked(answer.answer).startswith(turns) for answer in ranking.answers)
+    begins = tuple(bare for at in (0, -1) if (bare := _bare(ranking.messages[at]["content"])))
+    return bool(begins) and all(_bare(answer.answer).startswith(begins) for answer in ranking.answers)
 
 
-def _unmarked(text: str) -> str:
-    return _MARKS.sub("", text, count=1).strip()
+def _bare(text: str) -> str:
+    return turns.without_marks(text).strip()
 
 
 def tally(notes: Iterable[Mapping[str, str]]) -> dict[str, Any]:

@@ -24,8 +24,8 @@ def test_pairs_by_hand() -> None:
     # the short first answer is ranked above two that are tied with each other; rewards 0, 1, 0
     told = ranking("p", ["aa", "bbbb", "c"], [1, 2, 2], weakened=(1,))
     assert accuracy.pairs_of(told, [0.0, 1.0, 0.0]) == [
-        Pair("user: what is p?", right=0.0, longer=0.0, margin=-1.0, probability=near(1 / (1 + math.e)), weakened=True),
-        Pair("user: what is p?", right=0.5, longer=1.0, margin=0.0, probability=0.5, weakened=False),
+        Pair("what is p?", right=0.0, longer=0.0, margin=-1.0, probability=near(1 / (1 + math.e)), weakened=True),
+        Pair("what is p?", right=0.5, longer=1.0, margin=0.0, probability=0.5, weakened=False),
     ]
 
 
@@ -51,7 +51,7 @@ def test_pairs_do_not_depend_on_the_order_of_the_answers() -> None:
     assert forwards == accuracy.pairs_of(ranking("p", ["b", "aa"], [2, 1]), [1.0, 2.0])
     assert forwards == [
         Pair(
-            "user: what is p?",
+            "what is p?",
             right=1.0,
             longer=1.0,
             margin=1.0,
@@ -73,7 +73,7 @@ def test_intervals_are_over_conversations_however_many_rankings_each_has() -> No
 def test_a_reward_that_is_no_number_is_refused(reward_model: Model) -> None:
     examples, _ = examples_of(reward_model, rankings(2))
     torch.nn.init.constant_(reward_model.network.score.weight, math.inf)
-    with pytest.raises(StarlingError, match=r"^fit: .*: the reward model gives a reward that is not a number; lower"):
+    with pytest.raises(StarlingError, match=r"^prompt p0: the reward model gives a reward that is not a number; refit"):
         accuracy.score(reward_model, examples, 2048)
 
 

@@ -323,6 +323,25 @@ def test_a_policy_that_goes_too_far_is_stopped(
     assert f"tune: step {found.step}: a KL of " in capsys.readouterr().out
 
 
+def test_ranked_steps_are_stopped_by_the_kl_of_a_look(tiny_model: Path, tmp_path: Path) -> None:
+    changes = {"tune__kl_limit": 1e-6, "tune__ranked_epochs": 9, "tune__validate_every": 2, "tune__steps": 3}
+    found = loop(settings(tmp_path, tiny_model, **changes), Recorder(tmp_path / "m.jsonl", "tune"))
+    found.train(Checkpoint(tmp_path / "c.pt", 1e9))
+    assert (found.step, found.facts()["stopped_by"]) == (2, "kl_limit")
+    assert found.step < found.curriculum.ranked_steps
+
+
+def test_a_kill_after_the_last_look_leaves_its_line_once(tiny_model: Path, tmp_path: Path) -> None:
+    cfg = settings(tmp_path, tiny_model, tune__validate_every=99, tune__steps=1)
+    checkpoint = Checkpoint(tmp_path / "c.pt", 0)
+    loop(cfg, Recorder(tmp_path / "m.jsonl", "tune")).train(checkpoint)
+    before = metrics.read(tmp_path / "m.jsonl")
+    again = loop(cfg, Recorder(tmp_path / "m.jsonl", "tune"))
+    again.train(checkpoint)  # the policy was not written yet
+    assert metrics.read(tmp_path / "m.jsonl") == before
+    assert [line["step"] for line in before][-2:] == [again.step, again.step]
+
+
 def test_the_step_that_reaches_the_token_budget_is_the_last_and_learnt_from(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -200,6 +200,14 @@ def test_a_server_started_without_what_is_needed_is_told_how_to_be(
             server.take(plain)
 
 
+def test_a_server_is_tried_before_it_is_needed(policy: Policy, tiny_model: Path, tmp_path: Path) -> None:
+    with VllmServer(tiny_model) as fake:
+        Server(fake.url, tmp_path / "sampler", str(tiny_model)).try_out(policy)
+        assert len(fake.loaded) == 1
+    with VllmServer(tiny_model, garble=_no_logprobs) as fake, pytest.raises(CallError, match=r"needs vLLM 0\.10\.2 or"):
+        Server(fake.url, tmp_path / "sampler", str(tiny_model)).try_out(policy)
+
+
 def test_a_server_that_is_not_there_is_told(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from starling import stats
+from starling import stats, turns
 from starling.benches.items import Comparison, Item
 from starling.records import Score
 
@@ -46,7 +46,7 @@ def judged(items: Sequence[Item], rewards: Sequence[Sequence[float]]) -> dict[st
     """Every comparison of every item under the name of its figure, in the order of the items."""
     found: dict[str, list[Case]] = {}
     for number, (item, scores) in enumerate(zip(items, rewards, strict=True)):
-        prompt = "\n".join(message["content"] for message in item.question.messages)
+        prompt = turns.text_of(item.question.messages)
         for comparison in item.comparisons:
             better, worse = _sides(comparison, scores)
             longer = _sides(comparison, item.lengths)

@@ -176,7 +176,7 @@ def _drift(config: Config, tuned_path: str, cases: Sequence[Case]) -> dict[str, 
     """How far the tuned policy moved: its KL to the base, nats an answer, over the whole vocabulary at each token that
     it said; logprob of the reference answers before and after."""
     policy = Policy(models.load_policy(config.run.model), config.tune.layers)
-    policy.load(Policy(models.load_policy(tuned_path), config.tune.layers).weights())
+    policy.take_over(models.load_policy(tuned_path).network)
     stop = stop_ids(policy.network)
     own, references = [], []
     for same in _by_prompt(cases, config):
