@@ -70,15 +70,28 @@ def read(data: Path, out: Path) -> dict[Kind, dict[int, Fit]]:
     held_out = {margin: fit_alpaca.rankings(rows, 0, fit_alpaca.K, margin=margin)[1] for margin in MARGINS}
     items = list(_items(data / "rm_benchmarks"))
     fits: dict[Kind, dict[int, Fit]] = defaultdict(dict)
+    made_with: set[str] = set()
     for path in sorted(out.glob("*/figures.json")):
         variant, rankings, seed = path.parent.name.replace("-seed-", "-").rsplit("-", 2)
-        tokens = json.loads(path.read_text())["fit"]["tokens"]
+        told = json.loads(path.read_text())
+        tokens = told["fit"]["tokens"]
+        made_with.add(_common(told.get("made_with")))
+        if len(made_with) > 1:
+            raise SystemExit(f"{path.parent}: was made with other settings or data than those before it")
         rewards = json.loads((path.parent / "held_out.json").read_text())
-        by_margin = {margin: _held_out_cases(told, rewards) for margin, told in held_out.items()}
+        by_margin = {margin: _held_out_cases(ranked, rewards) for margin, ranked in held_out.items()}
         found = {HELD_OUT: by_margin[fit_alpaca.MARGIN]}
         found |= _test_cases(items, json.loads((path.parent / "starling_rm.json").read_text()))
         fits[Kind(variant, int(rankings))][int(seed)] = Fit(found, tokens, by_margin)
     return fits
+
+
+def _common(made_with: Mapping[str, Any] | None) -> str:
+    """What fits have to share to stand in one table: the data, and the settings but for the loss."""
+    if made_with is None:
+        return ""
+    settings = {key: value for key, value in made_with["settings"].items() if key != "loss"}
+    return json.dumps([made_with["data"], settings], sort_keys=True)
 
 
 def _items(folder: Path) -> Iterator[Item]:
