@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -124,7 +123,7 @@ def _rewarded(config: Config, run: Run | None, ranked: Sequence[Group], fresh: S
 
     def load() -> Model:
         assert run is not None, "a reward model is asked for only where there is one"
-        return models.load_reward_model(str(run.folder("fit") / "model"), torch.bfloat16)
+        return models.load_reward_model(str(run.folder("fit") / "model"), device.product_dtype())
 
     judge = RubricJudge(tie_margin=config.rank.tie_margin)  # stands in: the judge itself is not asked
     score = rewards.make(tuple(wanted.values()), load, judge, config.tune.microbatch_tokens)

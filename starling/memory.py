@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from starling import algorithms, decoder_parts, slots
+from starling import algorithms, decoder_parts, device, slots
 from starling.config import Config
 from starling.models import ValueHead
 
@@ -23,7 +23,8 @@ def of_tune(config: Config, network: PretrainedConfig) -> dict[str, int]:
 
     n trained blocks of W weights: trained, gradient and AdamW's two moments 16 W, the best weights so far 4 W, all
     float32; the reference and the copies that an update multiplies with 2 W each in bfloat16, the reference 4 W where
-    LoRA shares it. Policy and reward model 2 bytes a weight. The rest follows from tokens: activations of the trained
+    LoRA shares it; where products are in float32 the reference 4 W and no copies. Policy and reward model have 2 or 4
+    bytes a weight by that, too. The rest follows from tokens: activations of the trained
     blocks and the logits of a microbatch, features of the warm-up, keys and values of the answers under way. With LoRA
     what is trained are the adapters.
     """
@@ -39,17 +40,19 @@ def of_tune(config: Config, network: PretrainedConfig) -> dict[str, int]:
     kept = cfg.warm_up_prompts if algorithm.critic else min(cfg.warm_up_prompts, cfg.ranked_prompts)
     warm_up = kept * answers * config.sample.max_new_tokens
     answer_tokens = max(cfg.max_new_tokens if algorithm.online else 0, config.evaluate.answer_tokens)
+    size = device.product_dtype().itemsize
+    copies = 2 if size == 2 and cfg.lora_rank else 0
     cached = SLOTS * (PROMPT_TOKENS + answer_tokens)
     return {
         "program": PROGRAM,
-        "policy": 2 * whole,
+        "policy": size * whole,
         "trained weights, gradient, AdamW": 16 * trained,
-        "reference, best weights, copies": (6 if cfg.lora_rank else 4) * top + 4 * trained,
-        "reward model": 2 * whole if rewarded else 0,
+        "reference, best weights, copies": (4 + copies) * top + 4 * trained,
+        "reward model": size * whole if rewarded else 0,
         "critic": 16 * critic,
         "activations of a microbatch": cfg.microbatch_tokens * (active * blocks + 4 * network.vocab_size),
-        "features of the warm-up": warm_up * 6 * hidden,
-        "keys and values while sampling": cached * network.num_hidden_layers * keys * 4,
+        "features of the warm-up": warm_up * (size + 4) * hidden,
+        "keys and values while sampling": cached * network.num_hidden_layers * keys * 2 * size,
     }
 
 

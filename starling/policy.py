@@ -119,6 +119,10 @@ class Policy:
         blocks: Any = self.top.layers
         self.top.load_state_dict(decoder_parts.top_of(network.get_decoder(), len(blocks)).state_dict())
 
+    def save(self, folder: Path) -> None:
+        """Write the network that samples in the layout that `from_pretrained` reads, in bfloat16 wherever it ran."""
+        models.save(Model(self.network, self.tokenizer), folder, torch.bfloat16)
+
     def save_adapter(self, folder: Path, base: str, share: float = 1.0) -> None:
         """Write `share` of what the adapters add in PEFT's layout; `base` is what the initial policy is loaded by."""
         assert self._lora is not None

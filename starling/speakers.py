@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from starling import chat, endpoint_stream, endpoints, models, offer, packing
+from starling import chat, device, endpoint_stream, endpoints, models, offer, packing
 from starling.account import Account
 from starling.client import Client
 from starling.endpoints import Endpoint
@@ -69,7 +69,7 @@ def open_speaker(name: str, ledger: Ledger, on_reply: OnReply | None = None, acc
     found = models.identity(path)
     return Speaker(
         chat=FiledChat(model, name, ledger, weights=found["weights_sha256"], seed=SEED, on_reply=on_reply),
-        identity=found | {"name": name, "dtype": "bfloat16"},
+        identity=found | {"name": name, "dtype": device.dtype_name(model.network.dtype)},
     )
 
 

@@ -57,6 +57,23 @@ def seed() -> int:
     return 20231128
 
 
+@pytest.fixture(params=[True, False], ids=["bfloat16 products", "float32 products"])
+def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The dtype of matrix products on a processor that multiplies bfloat16, and on one that does not."""
+    from starling import device
+
+    monkeypatch.setattr(device, "_multiplies_bfloat16", lambda _kind: request.param)
+    return torch.bfloat16 if request.param else torch.float32
+
+
+@pytest.fixture
+def bfloat16_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processor is one that multiplies bfloat16, whatever it is."""
+    from starling import device
+
+    monkeypatch.setattr(device, "_multiplies_bfloat16", lambda _kind: True)
+
+
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Any]:
     """The open ledger of a stage's calls."""

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+import timeit
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,12 +60,45 @@ def test_zero_threads_are_all_that_the_process_may_use(global_state: None) -> No
     assert device.setup(0, 7) == torch.get_num_threads() >= 1
 
 
-def test_autocast_multiplies_in_bfloat16_and_keeps_weights_in_float32() -> None:
+def test_autocast_multiplies_in_what_is_fast_and_keeps_weights_in_float32(products: torch.dtype) -> None:
     layer = torch.nn.Linear(4, 4)
     with device.autocast(torch.device("cpu")):
-        assert layer(torch.ones(1, 4)).dtype == torch.bfloat16
+        assert layer(torch.ones(1, 4)).dtype == products
     assert layer.weight.dtype == torch.float32
     assert layer(torch.ones(1, 4)).dtype == torch.float32
+
+
+def test_products_are_in_what_this_processor_multiplies_faster() -> None:
+    def seconds(dtype: torch.dtype) -> float:
+        left, right = (torch.randn(256, 512).to(dtype) for _ in range(2))
+        return min(timeit.repeat(lambda: left @ right.T, number=20, repeat=5))
+
+    faster = torch.bfloat16 if seconds(torch.bfloat16) < seconds(torch.float32) else torch.float32
+    assert device.product_dtype() == device.product_dtype(torch.device("cpu")) == faster
+
+
+@pytest.mark.parametrize(
+    ("machine", "instructions", "expected"),
+    [("x86_64", True, torch.bfloat16), ("AMD64", True, torch.bfloat16), ("x86_64", False, torch.float32)],
+)
+def test_on_x86_the_instructions_for_bfloat16_decide(
+    machine: str, instructions: bool, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # oneDNN says that it supports bfloat16 on any AVX-512, where without these instructions it is slower than float32
+    monkeypatch.setattr(device, "_multiplies_bfloat16", device._multiplies_bfloat16.__wrapped__)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: instructions)
+    assert device.product_dtype(torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_a_graphics_processor_that_only_emulates_bfloat16_multiplies_float32(
+    supported: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "_multiplies_bfloat16", device._multiplies_bfloat16.__wrapped__)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported or including_emulation)
+    expected = torch.bfloat16 if supported else torch.float32
+    assert device.product_dtype(torch.device("cuda")) == expected
 
 
 def test_the_default_device_is_the_accelerator_where_there_is_one() -> None:

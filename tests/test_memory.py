@@ -7,7 +7,7 @@ import torch
 from small_road import recipe
 from transformers import GPTNeoXConfig
 
-from starling import config, decoder_parts, findings, memory, models
+from starling import config, decoder_parts, device, findings, memory, models
 from starling.errors import ModelError
 from starling.policy import Policy
 
@@ -20,7 +20,7 @@ def test_weights_are_counted_as_the_policy_holds_them(tiny_model: Path, tmp_path
         counted = [sum(weight.numel() for weight in part.parameters()) for part in (policy.network, top)]
         settings = config.load(recipe(tmp_path / str(layers), tiny_model, tune__layers=layers))
         parts = memory.of_tune(settings, network)
-        assert parts["policy"] == 2 * counted[0]  # bfloat16
+        assert parts["policy"] == policy.network.dtype.itemsize * counted[0]
         assert parts["trained weights, gradient, AdamW"] == 16 * counted[1]  # four float32 numbers a weight
     assert parts["critic"] == 16 * sum(weight.numel() for weight in policy.critic.parameters())
 
@@ -40,8 +40,9 @@ def test_what_is_not_needed_takes_nothing(tiny_model: Path, tmp_path: Path) -> N
     network = models.load_config(str(tiny_model))
     parts = memory.of_tune(config.load(recipe(tmp_path, tiny_model, tune__algorithm="dpo")), network)
     assert (parts["critic"], parts["reward model"]) == (0, 0)
-    # of 4 ranked prompts with 3 answers of at most 16 tokens 6 bytes a number are kept
-    assert parts["features of the warm-up"] == 4 * 3 * 16 * 6 * network.hidden_size
+    # of 4 ranked prompts with 3 answers of at most 16 tokens a state of the trunk is kept, and one in float32
+    size = device.product_dtype().itemsize + 4
+    assert parts["features of the warm-up"] == 4 * 3 * 16 * size * network.hidden_size
     fresh = {"tune__algorithm": "grpo", "tune__ranked_prompts": 0}
     assert memory.of_tune(config.load(recipe(tmp_path, tiny_model, **fresh)), network)["features of the warm-up"] == 0
 

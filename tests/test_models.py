@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tolerances import CLOSE
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -62,8 +64,9 @@ def test_policy_is_the_model_with_its_attention_packed(tiny_model: Path) -> None
     assert tokenizer.chat_template
 
 
-def test_policy_is_bfloat16_unless_told(tiny_model: Path) -> None:
-    assert models.load_policy(str(tiny_model)).network.dtype == torch.bfloat16
+def test_policy_is_in_what_this_machine_multiplies_unless_told(tiny_model: Path, products: torch.dtype) -> None:
+    assert models.load_policy(str(tiny_model)).network.dtype == products
+    assert models.load_policy(str(tiny_model), torch.float16).network.dtype == torch.float16
 
 
 def test_saved_policy_is_the_same_for_everybody(tiny_model: Path, tmp_path: Path) -> None:
@@ -119,6 +122,20 @@ def test_rewards_are_the_head_on_each_conversations_last_token(reward_folder: Pa
         ):
             last = base.base_model(torch.tensor([ids])).last_hidden_state[0, -1]
             assert reward.item() == pytest.approx((base.score.weight[0] @ last).item(), abs=CLOSE)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_weights_can_be_saved_in_another_dtype_and_tied_ones_once(tied: bool, tiny_model: Path, tmp_path: Path) -> None:
+    config = AutoConfig.from_pretrained(tiny_model, tie_word_embeddings=tied)
+    network = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    models.save(Model(network, AutoTokenizer.from_pretrained(tiny_model)), tmp_path / "low", torch.bfloat16)
+    held = load_file(tmp_path / "low" / "model.safetensors")
+    assert ("lm_head.weight" in held) != tied
+    assert {weight.dtype for weight in held.values()} == {torch.bfloat16}
+    assert {weight.dtype for weight in network.parameters()} == {torch.float32}
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "low", dtype="auto")
+    for name, weight in network.state_dict().items():
+        assert torch.equal(again.state_dict()[name], weight.bfloat16())
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -1,10 +1,12 @@
 """The policy that is tuned: trunk, top, reference, critic."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from tolerances import CLOSE
+from transformers import AutoModelForCausalLM
 
 from starling import decoder_parts, models, packing
 from starling.adapters import Lora, plain_weights
@@ -52,14 +54,14 @@ def test_pad_hands_gradients_back_to_the_packed_values() -> None:
     assert value_N.grad.tolist() == [1, 100, 1000]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_at_first_the_policy_is_the_reference_exactly(tiny_model: Path, dtype: torch.dtype) -> None:
-    policy = Policy(models.load_policy(str(tiny_model), dtype), 2)
+def test_at_first_the_policy_is_the_reference_exactly(tiny_model: Path, products: torch.dtype) -> None:
+    policy = Policy(models.load_policy(str(tiny_model)), 2)
     packed = pack(GROUPS)
     features = policy.features(packed)
     assert torch.equal(policy.logprobs(packed, features), features.ref_logprob_N)
 
 
+@pytest.mark.usefixtures("bfloat16_products")
 @pytest.mark.parametrize("layers", [2, 0])
 def test_the_reference_takes_half_the_memory_of_a_copy_in_float32_and_says_the_same(
     layers: int, tiny_model: Path
@@ -73,6 +75,20 @@ def test_the_reference_takes_half_the_memory_of_a_copy_in_float32_and_says_the_s
     features = policy.features(packed)
     policy._reference = exact
     assert all(torch.equal(*pair) for pair in zip(policy.features(packed), features, strict=True))
+
+
+def test_a_policy_is_saved_in_bfloat16_wherever_it_ran(tiny_model: Path, tmp_path: Path, products: torch.dtype) -> None:
+    policy = Policy(models.load_policy(str(tiny_model)), 2)
+    move(policy)
+    policy.sync()
+    policy.save(tmp_path / "policy")
+    assert policy.network.dtype == products
+    told = json.loads((tmp_path / "policy" / "config.json").read_text())
+    assert told["dtype"] == told["torch_dtype"] == "bfloat16"
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "policy", dtype="auto").state_dict()
+    assert loaded.keys() == policy.network.state_dict().keys()
+    for name, weight in policy.network.state_dict().items():
+        assert torch.equal(loaded[name], weight.bfloat16())
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from small_road import recipe
 
-from starling import cli, data_files, metrics
+from starling import cli, data_files, metrics, update
 from starling.store import ROAD, Run
 
 NECTAR = ["prompt", "answers", "turns", "num_responses", "source", "good_natured"]
@@ -154,6 +154,20 @@ def test_only_the_last_blocks_of_the_policy_moved(unbroken: Path, tiny_model: Pa
     assert Run.read(unbroken).facts("tune")["kept_step"] > 0
     assert moved
     assert all(name.startswith(("model.layers.2.", "model.layers.3.", "model.norm.")) for name in moved)
+
+
+def test_the_whole_road_runs_on_either_kind_of_processor(
+    products: torch.dtype, tiny_model: Path, tmp_path: Path
+) -> None:
+    assert cli.main(["run", str(recipe(tmp_path, tiny_model)), "--run", str(tmp_path / "run")]) == 0
+    policy = load_file(tmp_path / "run" / "tune" / "policy" / "model.safetensors")
+    assert {weight.dtype for weight in policy.values()} == {
+        torch.bfloat16
+    }  # a policy is the same kind of file anywhere
+    name = f"tune/{update.GAP}"
+    gaps = [line[name] for line in metrics.read(tmp_path / "run" / "metrics.jsonl") if name in line]
+    assert gaps
+    assert max(gaps) < (0.1 if products == torch.bfloat16 else 1e-4)  # sampler and trainer multiply alike
 
 
 def test_a_second_call_does_nothing_twice(small: Path, unbroken: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from aiohttp import web
 from app_server import serving
 from peft import PeftModel
@@ -16,7 +17,7 @@ Payload = dict[str, Any]
 
 def load(folder: Path | str, adapter: Path | str | None = None) -> Any:
     """A network that `generate` can sample from, its adapter merged."""
-    network: Any = AutoModelForCausalLM.from_pretrained(folder)
+    network: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     if adapter is not None:
         network = PeftModel.from_pretrained(network, str(adapter)).merge_and_unload()
     packing.enable(network)

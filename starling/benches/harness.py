@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
-from starling import progress
+from starling import device, progress
 from starling.benches.left_out import LeftOut
 from starling.errors import DataError, StarlingError, UsageError
 from starling.store import write_atomically
@@ -116,8 +116,9 @@ def digest(path: Path) -> str:
 
 def command(folder: str, tasks: str, out: Path, tasks_from: Path | None = None) -> list[str]:
     """The harness's command line: weights as they are, no chat template, no code of a data set or model."""
+    dtype = device.dtype_name(device.product_dtype())
     return [
-        sys.executable, "-m", "lm_eval", "--model", "hf", "--model_args", f"pretrained={folder},dtype=bfloat16",
+        sys.executable, "-m", "lm_eval", "--model", "hf", "--model_args", f"pretrained={folder},dtype={dtype}",
         "--tasks", tasks, "--output_path", str(out), *(["--include_path", str(tasks_from)] if tasks_from else []),
     ]  # fmt: skip
 

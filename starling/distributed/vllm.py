@@ -14,10 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from starling import chat, models, progress
+from starling import chat, progress
 from starling.errors import CallError
 from starling.generate import Request, Sampled
-from starling.models import Model
 from starling.policy import Policy
 from starling.posting import post_all
 from starling.records import Message
@@ -60,7 +59,7 @@ class Server:
         else:
             policy.sync()
             shutil.rmtree(self._folder, ignore_errors=True)
-            models.save(Model(policy.network, policy.tokenizer), self._folder)
+            policy.save(self._folder)
             self._has_other_weights = True  # even where only half of what reloading asks for succeeds
             self._reload(str(self._folder))
 

@@ -13,6 +13,7 @@ from starling import (
     compared,
     contamination,
     data_files,
+    device,
     models,
     own_reward,
     packing,
@@ -76,7 +77,7 @@ def _measure(run: Run) -> dict[str, Any]:
     paths = (config.run.model, str(run.folder("tune") / "policy"))
     answers = [_answers(run, name, path, prompts) for name, path in zip(MODELS, paths, strict=True)]
     prompts = [prompt for prompt in prompts for _ in range(config.evaluate.draws)]  # one for each case
-    reward_model = models.load_reward_model(str(run.folder("fit") / "model"), torch.bfloat16)
+    reward_model = models.load_reward_model(str(run.folder("fit") / "model"), device.product_dtype())
     with progress.track("evaluate reward", sum(map(len, answers)), "answers") as advance:
         rewards = list(zip(*(_rewards(reward_model, prompts, own, config, advance) for own in answers), strict=True))
     with Ledger(run.ledger_path, "evaluate") as ledger:

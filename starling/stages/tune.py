@@ -5,14 +5,11 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
-import torch
-
-from starling import findings, models, own_reward, packing, progress, rewards, selection, tables, trackers
+from starling import device, findings, models, own_reward, packing, progress, rewards, selection, tables, trackers
 from starling.adapters import Lora
 from starling.checkpoint import Checkpoint
 from starling.config import Config
 from starling.curriculum import Curriculum
-from starling.device import seed_for
 from starling.distributed import vllm
 from starling.judges.make import make_judge
 from starling.ledger import Ledger
@@ -31,7 +28,8 @@ def run(run: Run) -> dict[str, Any]:
     _tell_unread(cfg)
     findings.refuse([findings.of_memory(config)])
     prompts, validation = tables.prompts_of(run, "train"), tables.prompts_of(run, "validation")
-    lora = Lora(cfg.lora_rank, cfg.lora_alpha, seed_for(config.run.seed, "tune", "lora")) if cfg.lora_rank else None
+    seed = device.seed_for(config.run.seed, "tune", "lora")
+    lora = Lora(cfg.lora_rank, cfg.lora_alpha, seed) if cfg.lora_rank else None
     policy = Policy(models.load_policy(config.run.model), cfg.layers, as_read(cfg).temperature, lora)
     packing.tell_dropout(policy.network.config, "tune")
     base = models.resolve(config.run.model)
@@ -58,7 +56,7 @@ def run(run: Run) -> dict[str, Any]:
     policy.sync(cfg.weight_share)
     partial = run.folder("tune") / "policy.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    models.save(Model(policy.network, policy.tokenizer), partial)
+    policy.save(partial)
     replace_folder(partial, run.folder("tune") / "policy")
     if lora is not None:
         policy.save_adapter(partial, base, cfg.weight_share)
@@ -76,7 +74,7 @@ def _refuse_unfit(config: Config, policy: Policy, prompts: Sequence[Prompt], cur
 
 
 def _reward_model(run: Run) -> Model:
-    return models.load_reward_model(str(run.folder("fit") / "model"), torch.bfloat16)
+    return models.load_reward_model(str(run.folder("fit") / "model"), device.product_dtype())
 
 
 def _tell_unread(cfg: TuneTable) -> None:
