@@ -79,8 +79,11 @@ def load_config(name: str) -> PretrainedConfig:
 
 
 def is_reward_model(name: str) -> bool:
-    """Whether MODEL's `config.json` tells of a head that classifies or scores, rather than of one that writes."""
-    return any(kind.endswith("ForSequenceClassification") for kind in load_config(name).architectures or ())
+    """Whether MODEL's `config.json` tells of a head that classifies or scores, rather than of one that writes; the
+    built-in model writes, which nothing has to be fetched for."""
+    return name != builtin.NAME and any(
+        kind.endswith("ForSequenceClassification") for kind in load_config(name).architectures or ()
+    )
 
 
 def require_one_label(name: str, config: PretrainedConfig) -> None:

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from starling import models, reward
+import pytest
+
+from starling import builtin, models, reward
 from starling.benches import scoring
 from starling.judges.parse import Ranked, Tied, Unparsed
 
@@ -18,6 +20,11 @@ def test_only_a_model_with_a_head_for_rewards_is_a_reward_model(
     assert scoring.is_reward_model(str(tmp_path / "rm")) and not scoring.is_reward_model(str(tiny_model))
     (tmp_path / "manifest.json").write_text("{}")
     assert not scoring.is_reward_model(str(tmp_path)) and not scoring.is_reward_model("openai:m@http://x/v1")
+
+
+def test_nothing_is_fetched_to_know_that_the_built_in_model_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builtin, "path", lambda: pytest.fail("fetched"))
+    assert not scoring.is_reward_model("smollm2")
 
 
 def test_the_higher_reward_wins_each_answer_in_its_own_conversation(reward_model: Any, tmp_path: Path) -> None:
