@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from harness_results import results, write
 
+from starling import device
 from starling.benches import harness
 from starling.errors import DataError, StarlingError, UsageError
 
@@ -79,6 +80,17 @@ def test_a_harness_that_fails_is_quoted(fake_harness, tmp_path: Path) -> None:
         harness.run("folder", "broken", tmp_path / "out", {"weights_sha256": "a"})
     with pytest.raises(UsageError, match="no path with a comma"):
         harness.run("a,b", "arc", tmp_path / "out", {"weights_sha256": "a"})
+
+
+def test_a_model_is_tested_in_what_the_machine_multiplies_and_again_on_another_kind(
+    fake_harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, paths = tmp_path / "out", []
+    for has_bfloat16, dtype in [(True, "bfloat16"), (False, "float32")]:
+        monkeypatch.setattr(device, "_multiplies_bfloat16", lambda _kind, has=has_bfloat16: has)
+        assert f"pretrained=folder,dtype={dtype}" in harness.command("folder", "arc", out)
+        paths.append(harness.run("folder", "arc", out, {"weights_sha256": "a"}))
+    assert paths[0] != paths[1]
 
 
 def test_tasks_of_a_folder_are_known_to_the_harness_and_run_again_when_they_change(

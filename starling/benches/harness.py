@@ -66,12 +66,12 @@ class Results(NamedTuple):
 
 
 def run(folder: str, tasks: str, out: Path, identity: Mapping[str, Any], tasks_from: Path | None = None) -> Path:
-    """Let the harness test the model in `folder`, unless `out` holds the results of the same tasks and weights.
+    """Let the harness test the model in `folder`, unless `out` holds the results of the same tasks, weights and dtype.
 
     It knows its own tasks and those of `tasks_from`, a folder of its YAML files.
     """
     refuse_missing()
-    asked = {"tasks": sorted(tasks.split(",")), "weights": identity["weights_sha256"]}
+    asked = {"tasks": sorted(tasks.split(",")), "weights": identity["weights_sha256"], "dtype": _dtype()}
     wanted = json.dumps(asked | ({"tasks_from": digest(tasks_from)} if tasks_from else {}))
     request = out / "request.json"
     if request.exists() and request.read_text() == wanted and (done := newest(out)):
@@ -116,11 +116,15 @@ def digest(path: Path) -> str:
 
 def command(folder: str, tasks: str, out: Path, tasks_from: Path | None = None) -> list[str]:
     """The harness's command line: weights as they are, no chat template, no code of a data set or model."""
-    dtype = device.dtype_name(device.product_dtype())
     return [
-        sys.executable, "-m", "lm_eval", "--model", "hf", "--model_args", f"pretrained={folder},dtype={dtype}",
+        sys.executable, "-m", "lm_eval", "--model", "hf", "--model_args", f"pretrained={folder},dtype={_dtype()}",
         "--tasks", tasks, "--output_path", str(out), *(["--include_path", str(tasks_from)] if tasks_from else []),
     ]  # fmt: skip
+
+
+def _dtype() -> str:
+    """What a model is tested in on this machine."""
+    return device.dtype_name(device.product_dtype())
 
 
 def newest(folder: Path) -> Path | None:
