@@ -39,17 +39,20 @@ def drive(run: Run, stages: list[str]) -> None:
 
             run_benchmarks.refuse_unready(run.config, run.root)
         run.refuse_damage(ROAD[: ROAD.index(pending[0])])
-        progress.console.print(f"run {run.root}, seed {run.config.run.seed}", markup=False)
+        from starling import device  # loads PyTorch, which the other commands need not wait for
+
+        products = device.dtype_name(device.product_dtype())
+        progress.console.print(
+            f"run {run.root}, seed {run.config.run.seed}, matrix products in {products}", markup=False
+        )
     for stage in stages:
         if run.is_done(stage):
             progress.console.print(f"{stage}: done already ({run.manifest['stages'][stage]['seconds']:.0f} s)")
             continue
-        from starling import device  # loads PyTorch, which the other commands need not wait for
-
         # Anew for each stage, so that its random numbers do not depend on what this process did before.
         threads = device.setup(run.config.run.threads, run.config.run.seed)
         module = importlib.import_module(f"starling.stages.{stage}")
-        run.started(stage, threads=threads)
+        run.started(stage, threads=threads, products=products)
         with timed(run, stage), progress.noted_in(run.progress_path, stage):
             facts = module.run(run)
         device.release_memory()  # before the next stage asks for more

@@ -151,12 +151,14 @@ class Run:
             )
         return self.manifest["stages"][stage]["facts"]
 
-    def started(self, stage: str, *, threads: int = 0) -> None:
-        """Note that a stage is under way, on how many threads; what interrupted attempts have cost is kept."""
+    def started(self, stage: str, *, threads: int = 0, products: str = "") -> None:
+        """Note that a stage is under way, on how many threads, with its matrix products in which dtype; what
+        interrupted attempts have cost is kept."""
         before = self.manifest["stages"].get(stage, {})
         self.manifest["stages"][stage] = {
             "state": "running",
             "threads": threads,
+            "products": products,
             "seconds": before.get("seconds", 0.0),
             "peak_memory_mib": before.get("peak_memory_mib", 0),
         }

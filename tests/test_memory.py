@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from small_road import recipe
-from transformers import GPTNeoXConfig
+from transformers import GPTNeoXConfig, LlamaConfig
 
 from starling import config, decoder_parts, device, findings, memory, models
 from starling.errors import ModelError
@@ -56,6 +56,17 @@ def test_more_tokens_and_more_layers_take_more(tiny_model: Path, tmp_path: Path)
 
     assert active("b", tune__microbatch_tokens=4096) == 2 * active("a", tune__microbatch_tokens=2048)
     assert active("c", tune__layers=0) > active("d", tune__layers=1)
+
+
+@pytest.mark.usefixtures("bfloat16_products")
+def test_the_recipe_for_one_gpu_is_estimated_to_fit_24_gib() -> None:
+    smollm2_17b = LlamaConfig(
+        vocab_size=49152, hidden_size=2048, intermediate_size=8192, num_hidden_layers=24, num_attention_heads=32,
+        num_key_value_heads=32, tie_word_embeddings=True,
+    )  # fmt: skip
+    settings = config.load(config.find_recipe("one-gpu"))
+    assert settings.run.model == "HuggingFaceTB/SmolLM2-1.7B-Instruct"
+    assert 20 < sum(memory.of_tune(settings, smollm2_17b).values()) / 2**30 < 23
 
 
 def test_the_estimate_leaves_the_random_state_alone(tiny_model: Path, tmp_path: Path) -> None:

@@ -157,9 +157,12 @@ def test_only_the_last_blocks_of_the_policy_moved(unbroken: Path, tiny_model: Pa
 
 
 def test_the_whole_road_runs_on_either_kind_of_processor(
-    products: torch.dtype, tiny_model: Path, tmp_path: Path
+    products: torch.dtype, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["run", str(recipe(tmp_path, tiny_model)), "--run", str(tmp_path / "run")]) == 0
+    told = f"atrix products in {str(products).removeprefix('torch.')}"
+    assert told in " ".join(capsys.readouterr().out.split())
+    assert told in (tmp_path / "run" / "report.html").read_text()
     policy = load_file(tmp_path / "run" / "tune" / "policy" / "model.safetensors")
     assert {weight.dtype for weight in policy.values()} == {
         torch.bfloat16

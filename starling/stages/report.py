@@ -154,6 +154,9 @@ def _made(run: Run) -> dict[str, Any]:
         "versions": run.manifest.get("versions", {}),
         "seed": run.config.run.seed,
         "threads": max((entry.get("threads", 0) for entry in run.manifest["stages"].values()), default=0),
+        "products": " and ".join(
+            sorted({entry.get("products", "") for entry in run.manifest["stages"].values()} - {""})
+        ),
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",
             "processor": _processor(),
