@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import results
-import torch
 
-from starling import best_of, compared, data_files, models, stats, tables
+from starling import best_of, compared, data_files, device, models, stats, tables
 from starling.judges import rubric
 from starling.judges.make import make_judge
 from starling.ledger import Ledger
@@ -151,7 +150,7 @@ def answers_of(
 
 def rewards_of(run: Run, prompts: Sequence[Prompt], answers: Sequence[Sequence[Candidate]]) -> list[list[float]]:
     """What the run's reward model gives each prompt's answers."""
-    model = models.load_reward_model(str(run.folder("fit") / "model"), torch.bfloat16)
+    model = models.load_reward_model(str(run.folder("fit") / "model"), device.product_dtype())
     shown = [
         (prompt, [answer.answer for answer in own], [answer.finished for answer in own])
         for prompt, own in zip(prompts, answers, strict=True)

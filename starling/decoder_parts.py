@@ -60,7 +60,7 @@ def reference_of(decoder: Any, layers: int) -> PreTrainedModel:
 @torch.no_grad()
 def require_apart(decoder: Any, trunk: Any, top: Any, packed: Packed) -> None:
     """Refuse a family of which trunk and top, one after the other, are not the decoder: some scale or norm between."""
-    with device.autocast(decoder.device):
+    with device.autocast(decoder.device, decoder.dtype):
         whole_TH = packing.hidden_states(decoder, packed).float()
         parts_TH = packing.hidden_states(top, packed, packing.hidden_states(trunk, packed)[None]).float()
     if (parts_TH - whole_TH).norm() > ROUNDING * whole_TH.norm():

@@ -46,9 +46,10 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """`product_dtype` for the matrix products, float32 for weights, norms and losses."""
-    dtype = product_dtype(device)
+def autocast(device: torch.device, held: torch.dtype = torch.float32) -> torch.autocast:
+    """`product_dtype` for the matrix products, float32 for weights, norms and losses; where weights are held in a
+    shorter dtype already, that one for the products."""
+    dtype = held if held in (torch.bfloat16, torch.float16) else product_dtype(device)
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 

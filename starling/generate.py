@@ -104,7 +104,7 @@ class Sampling:
         self._cache = Slots(model, slots, length, trunk=trunk)
         self._asked: dict[int, _Asked] = {}
         self._beginnings: dict[tuple[int, ...], Store] = {}
-        self._tokens = torch.empty(0, dtype=torch.long)  # drawn and not yet taken in, in row order
+        self._tokens = torch.empty(0, dtype=torch.long, device=model.device)  # drawn and not yet taken in, in row order
         self._logits = torch.empty(0)
 
     def __len__(self) -> int:
@@ -137,8 +137,11 @@ class Sampling:
         """The next token of every answer, in row order."""
         self._take_in()
         asked = [self._asked[key] for key in self._cache.rows]
-        draw = torch.tensor([one.uniform[one.drawn] for one in asked])
-        tokens, logprobs = sample(self._logits, draw, *_settings([one.request for one in asked]))
+        settings = zip(
+            *((one.uniform[one.drawn], one.request.temperature, one.request.top_p) for one in asked), strict=True
+        )
+        where = self._logits.device
+        tokens, logprobs = sample(self._logits, *(torch.tensor(values, device=where) for values in settings))
         found = []
         for row, (one, token, logprob) in enumerate(zip(asked, tokens.tolist(), logprobs.tolist(), strict=True)):
             one.drawn += 1
@@ -277,7 +280,7 @@ def _decode(model: PreTrainedModel, slots: Slots, tokens_B: Tensor) -> Tensor:
     """Logits of the next token of every row, after taking in `tokens_B`."""
     rows = len(slots.rows)
     output = model.get_decoder()(
-        input_ids=tokens_B[:, None].to(model.device),
+        input_ids=tokens_B[:, None],
         position_ids=(slots.before[:rows] + slots.lengths[:rows])[:, None],
         use_cache=False,
         context=Decoding(slots),
@@ -288,10 +291,3 @@ def _decode(model: PreTrainedModel, slots: Slots, tokens_B: Tensor) -> Tensor:
 
 def _uniforms(seed: int, count: int) -> list[float]:
     return torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).tolist()
-
-
-def _settings(requests: Sequence[Request]) -> tuple[Tensor, Tensor]:
-    return (
-        torch.tensor([request.temperature for request in requests]),
-        torch.tensor([request.top_p for request in requests]),
-    )

@@ -57,7 +57,10 @@ def of_tune(config: Config, network: PretrainedConfig) -> dict[str, int]:
 
 
 def available() -> tuple[int, int] | None:
-    """Free bytes and all bytes that this process may have, with the limit of its container; None where unknown."""
+    """Free bytes and all bytes of the GPU where there is one, else those that this process may have, with the limit of
+    its container; None where unknown."""
+    if device.default().type == "cuda":
+        return torch.cuda.mem_get_info()
     meminfo = Path("/proc/meminfo")
     if not meminfo.exists():
         return None

@@ -149,7 +149,7 @@ def load_policy(name: str, dtype: torch.dtype | None = None) -> Model:
     network, loaded = _load(AutoModelForCausalLM, name, dtype=dtype or device.product_dtype(), **_WITH_INFO)
     _require_weights(name, loaded)
     _prepare(network)
-    return Model(network.eval(), load_tokenizer(name))
+    return Model(network.to(device.default()).eval(), load_tokenizer(name))
 
 
 def new_reward_model(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> Model:
@@ -201,29 +201,18 @@ def load_reward_model(name: str, dtype: torch.dtype = torch.float32) -> Model:
             f"{name}: the pad token must exist and never end an answer; set pad_token_id in its config.json"
         )
     _prepare(network)
-    return Model(network.eval(), tokenizer)
+    return Model(network.to(device.default()).eval(), tokenizer)
 
 
-def save(model: Model, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """Write weights, config, tokenizer and template in the layout that `from_pretrained` reads; the weights as `dtype`
-    if one is named."""
-    weights = None if dtype is None else _weights_as(model.network, dtype)
+def save(model: Model, folder: Path) -> None:
+    """Write weights, config, tokenizer and template in the layout that `from_pretrained` reads."""
     with explained(f"writing {folder}"):
         try:
-            model.network.save_pretrained(folder, state_dict=weights)
+            model.network.save_pretrained(folder)
         except SafetensorError as error:  # what safetensors makes of a full disk
             raise OSError(str(error)) from error
         model.tokenizer.save_pretrained(folder)
-        _also_for_transformers_4(folder, {} if dtype is None else {"dtype": device.dtype_name(dtype)})
-
-
-def _weights_as(network: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
-    """All weights by name; those that are one under two names, as tied embeddings are, stay one."""
-    known: dict[int, Tensor] = {}
-    return {
-        name: known.setdefault(one.data_ptr(), one.to(dtype)) if one.is_floating_point() else one
-        for name, one in network.state_dict().items()
-    }
+        _also_for_transformers_4(folder)
 
 
 def logits(network: Any, hidden_NH: Tensor) -> Tensor:
@@ -295,15 +284,14 @@ class ValueHead(nn.Module):
         return self.down(torch.relu(self.up(self.norm(hidden_NH.float()))))[:, 0]
 
 
-def _also_for_transformers_4(folder: Path, changes: Mapping[str, str]) -> None:
-    """Say what transformers 5 has renamed under its old name too: tools that pin version 4 read no other. `changes` are
-    what `config.json` has to say otherwise.
+def _also_for_transformers_4(folder: Path) -> None:
+    """Say what transformers 5 has renamed under its old name too: tools that pin version 4 read no other.
 
     It would otherwise refuse the tokenizer's class, hand the model token types, which a decoder does not take, and use
     its own default for RoPE's base without a word.
     """
     config, tokenizer = folder / "config.json", folder / "tokenizer_config.json"
-    told = json.loads(config.read_text()) | changes
+    told = json.loads(config.read_text())
     rope = dict(told.get("rope_parameters") or {})
     if "rope_theta" in rope:
         told["rope_theta"] = rope.pop("rope_theta")

@@ -73,21 +73,21 @@ class Policy:
             trunk_1TH = packing.hidden_states(self._trunk, packed)[None]
         if not reference:
             return Features(trunk_1TH, trunk_1TH[0, :0], torch.zeros(0, device=trunk_1TH.device))
-        with device.autocast(self.network.device):
+        with self._autocast():
             hidden_TH = packing.hidden_states(self._reference, packed, trunk_1TH)
         ref_hidden_NH = hidden_TH[predicting_positions(packed)]
         return Features(trunk_1TH, ref_hidden_NH, self._logprobs(ref_hidden_NH, packed))
 
     def logprobs(self, packed: Packed, features: Features) -> Tensor:
         """The policy's logprob of every answer token, in packed order: (N,)."""
-        with device.autocast(self.network.device):
+        with self._autocast():
             hidden_TH = packing.hidden_states(self.top, packed, features.trunk_1TH)
         return self._logprobs(hidden_TH[predicting_positions(packed)], packed)
 
     @torch.no_grad()
     def kl(self, packed: Packed, features: Features) -> Tensor:
         """KL(policy || reference) of what may follow, over the whole vocabulary, at every answer token: (N,)."""
-        with device.autocast(self.network.device):
+        with self._autocast():
             hidden_TH = packing.hidden_states(self.top, packed, features.trunk_1TH)
         both = hidden_TH[predicting_positions(packed)].split(ROWS), features.ref_hidden_NH.split(ROWS)
         return torch.cat([kl.exact(self._logits(own), self._logits(ref)) for own, ref in zip(*both, strict=True)])
@@ -120,8 +120,8 @@ class Policy:
         self.top.load_state_dict(decoder_parts.top_of(network.get_decoder(), len(blocks)).state_dict())
 
     def save(self, folder: Path) -> None:
-        """Write the network that samples in the layout that `from_pretrained` reads, in bfloat16 wherever it ran."""
-        models.save(Model(self.network, self.tokenizer), folder, torch.bfloat16)
+        """Write the network that samples in the layout that `from_pretrained` reads, its weights as they are."""
+        models.save(Model(self.network, self.tokenizer), folder)
 
     def save_adapter(self, folder: Path, base: str, share: float = 1.0) -> None:
         """Write `share` of what the adapters add in PEFT's layout; `base` is what the initial policy is loaded by."""
@@ -151,6 +151,9 @@ class Policy:
             finally:
                 self.load(trained)
 
+    def _autocast(self) -> torch.autocast:
+        return device.autocast(self.network.device, self.network.dtype)
+
     def _logprobs(self, hidden_NH: Tensor, packed: Packed) -> Tensor:
         token_N = answer_tokens(packed).to(hidden_NH.device)
         if models.has_linear_logits(self.network):
@@ -165,7 +168,7 @@ class Policy:
 
     def _logits(self, hidden_NH: Tensor) -> Tensor:
         """Of the distribution that rollouts are sampled from."""
-        with device.autocast(self.network.device):
+        with self._autocast():
             return models.logits(self.network, hidden_NH).float() / self._temperature
 
 

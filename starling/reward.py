@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from starling import balance, chat, device, models, packing, reward_scale, tables, uncertainty
+from starling import balance, chat, models, packing, reward_scale, tables, uncertainty
 from starling.errors import DataError, ModelError
 from starling.models import Model
 from starling.records import Message
@@ -196,5 +196,4 @@ def load_reward_model(path: str, dtype: Precision = "float32") -> RewardModel:
     model = models.load_reward_model(str(path), getattr(torch, dtype))
     file = models.file_beside(str(path), uncertainty.FILE)
     network: Any = model.network
-    network.to(device.default())
     return RewardModel(model, uncertainty.load(file, network.score.weight[0]) if file else None)

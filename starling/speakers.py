@@ -66,10 +66,11 @@ def open_speaker(name: str, ledger: Ledger, on_reply: OnReply | None = None, acc
         return Speaker(chat=Client(endpoint, ledger, on_reply=on_reply, allowance=allowance), identity=identity)
     path = offer.policy_of(name)
     model = models.load_policy(path)
-    found = models.identity(path)
+    found = models.identity(path) | {"name": name, "dtype": device.dtype_name(model.network.dtype)}
+    weights = found["weights_sha256"] + ("" if found["dtype"] == "bfloat16" else f" in {found['dtype']}")
     return Speaker(
-        chat=FiledChat(model, name, ledger, weights=found["weights_sha256"], seed=SEED, on_reply=on_reply),
-        identity=found | {"name": name, "dtype": device.dtype_name(model.network.dtype)},
+        chat=FiledChat(model, name, ledger, weights=weights, seed=SEED, on_reply=on_reply),
+        identity=found,
     )
 
 

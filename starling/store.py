@@ -153,12 +153,12 @@ class Run:
 
     def started(self, stage: str, *, threads: int = 0, products: str = "") -> None:
         """Note that a stage is under way, on how many threads, with its matrix products in which dtype; what
-        interrupted attempts have cost is kept."""
+        interrupted attempts have cost, and what they multiplied in, is kept."""
         before = self.manifest["stages"].get(stage, {})
         self.manifest["stages"][stage] = {
             "state": "running",
             "threads": threads,
-            "products": products,
+            "products": sorted({*before.get("products", []), *([products] if products else [])}),
             "seconds": before.get("seconds", 0.0),
             "peak_memory_mib": before.get("peak_memory_mib", 0),
         }

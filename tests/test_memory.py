@@ -81,6 +81,12 @@ def test_what_no_memory_of_the_machine_holds_stops(tiny_model: Path, tmp_path: P
     assert findings.of_memory(large).state == "stop"
 
 
+def test_where_there_is_a_gpu_its_memory_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "default", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (5, 8))
+    assert memory.available() == (5, 8)
+
+
 def test_sizes_are_read_by_people() -> None:
     assert memory.gib(3 * 2**29) == "1.5 GiB"
     assert memory.said({"a": 2**30, "b": 2**31}) == "3.0 GiB (b 2.0 GiB, a 1.0 GiB, ...)"

@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from tolerances import CLOSE
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -122,20 +120,6 @@ def test_rewards_are_the_head_on_each_conversations_last_token(reward_folder: Pa
         ):
             last = base.base_model(torch.tensor([ids])).last_hidden_state[0, -1]
             assert reward.item() == pytest.approx((base.score.weight[0] @ last).item(), abs=CLOSE)
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_weights_can_be_saved_in_another_dtype_and_tied_ones_once(tied: bool, tiny_model: Path, tmp_path: Path) -> None:
-    config = AutoConfig.from_pretrained(tiny_model, tie_word_embeddings=tied)
-    network = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    models.save(Model(network, AutoTokenizer.from_pretrained(tiny_model)), tmp_path / "low", torch.bfloat16)
-    held = load_file(tmp_path / "low" / "model.safetensors")
-    assert ("lm_head.weight" in held) != tied
-    assert {weight.dtype for weight in held.values()} == {torch.bfloat16}
-    assert {weight.dtype for weight in network.parameters()} == {torch.float32}
-    again = AutoModelForCausalLM.from_pretrained(tmp_path / "low", dtype="auto")
-    for name, weight in network.state_dict().items():
-        assert torch.equal(again.state_dict()[name], weight.bfloat16())
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -150,7 +150,7 @@ def test_the_models_load_as_everybody_loads_them(unbroken: Path, tiny_model: Pat
 def test_only_the_last_blocks_of_the_policy_moved(unbroken: Path, tiny_model: Path) -> None:
     before = load_file(tiny_model / "model.safetensors")
     after = load_file(unbroken / "tune/policy/model.safetensors")
-    moved = {name for name in after if not torch.equal(after[name].float(), before[name].bfloat16().float())}
+    moved = {name for name in after if not torch.equal(after[name], before[name].to(after[name].dtype))}
     assert Run.read(unbroken).facts("tune")["kept_step"] > 0
     assert moved
     assert all(name.startswith(("model.layers.2.", "model.layers.3.", "model.norm.")) for name in moved)
@@ -164,9 +164,7 @@ def test_the_whole_road_runs_on_either_kind_of_processor(
     assert told in " ".join(capsys.readouterr().out.split())
     assert told in (tmp_path / "run" / "report.html").read_text()
     policy = load_file(tmp_path / "run" / "tune" / "policy" / "model.safetensors")
-    assert {weight.dtype for weight in policy.values()} == {
-        torch.bfloat16
-    }  # a policy is the same kind of file anywhere
+    assert {weight.dtype for weight in policy.values()} == {products}
     name = f"tune/{update.GAP}"
     gaps = [line[name] for line in metrics.read(tmp_path / "run" / "metrics.jsonl") if name in line]
     assert gaps

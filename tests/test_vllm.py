@@ -49,13 +49,6 @@ def asked(server: Server) -> list[Sampled]:
     return server.generate(REQUESTS, max_new_tokens=6, stop=STOP)
 
 
-@torch.no_grad()
-def round_to_bfloat16(network: torch.nn.Module) -> None:
-    """What weights are written in."""
-    for weight in network.parameters():
-        weight.copy_(weight.bfloat16())
-
-
 def here(policy: Policy) -> list[Sampled]:
     policy.sync()
     return generate(policy.network, REQUESTS, max_new_tokens=6, stop=STOP)
@@ -98,13 +91,11 @@ def test_the_same_weights_are_not_loaded_again(policy: Policy, tiny_model: Path,
 
 def test_without_adapters_the_server_reads_all_weights_again(tiny_model: Path, tmp_path: Path) -> None:
     policy = Policy(models.load_policy(str(tiny_model), torch.float32), 2)
-    round_to_bfloat16(policy.network)
     with VllmServer(tiny_model, lora=False) as fake:
         server = Server(fake.url, tmp_path / "sampler", str(tiny_model))
         first = asked(server)
         for reloads in (1, 2):
             move(policy)
-            round_to_bfloat16(policy.top)
             server.take(policy)
             assert same(asked(server), here(policy))
             assert fake.reloads == reloads

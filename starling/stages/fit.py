@@ -123,8 +123,6 @@ def fit(
 def take(cfg: FitTable, held_out: Sequence[Ranking], folder: Path) -> dict[str, Any]:
     """Make a reward model that is there already the run's own, file by file, and report on `held_out`."""
     model = models.load_reward_model(cfg.reward_model)
-    network: Any = model.network
-    network.to(device.default())
     tests, notes = examples_of(model, held_out, too_long=cfg.too_long, max_tokens=cfg.max_tokens)
     unusable.tell(folder, notes)
     scored = accuracy.score(model, tests, cfg.microbatch_tokens)

@@ -154,15 +154,19 @@ def _made(run: Run) -> dict[str, Any]:
         "versions": run.manifest.get("versions", {}),
         "seed": run.config.run.seed,
         "threads": max((entry.get("threads", 0) for entry in run.manifest["stages"].values()), default=0),
-        "products": " and ".join(
-            sorted({entry.get("products", "") for entry in run.manifest["stages"].values()} - {""})
-        ),
+        "products": _products(run),
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",
             "processor": _processor(),
             "cores": _cores(),
         },
     }
+
+
+def _products(run: Run) -> str:
+    """What matrix products were computed in, in the stages that are made of them."""
+    entries = [run.manifest["stages"].get(stage, {}) for stage in ("sample", "fit", "tune", "evaluate")]
+    return " and ".join(sorted({dtype for entry in entries for dtype in entry.get("products", ())}))
 
 
 def _cores() -> int:
