@@ -45,7 +45,7 @@ class Accelerator(TorchFunctionMode):
         if name in ("cpu", "to", "cuda"):
             return self._moved(func, name, args, kwargs)
         told = kwargs.get("device")
-        if told is not None:
+        if told is not None and torch.device(told).type == DEVICE.type:
             kwargs["device"] = torch.device("cpu")
         given = list(_tensors([args, kwargs]))
         on = [one in self._marked for one in given]
@@ -81,6 +81,11 @@ class Accelerator(TorchFunctionMode):
         super().__exit__(*error)
 
     def _moved(self, func: Any, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        if any(
+            isinstance(one, torch.device | str) and torch.device(one).type == "meta"
+            for one in (*args[1:], *kwargs.values())
+        ):
+            return func(*args, **kwargs)
         tensor, others = args[0], list(args[1:])
         was_on = tensor in self._marked
         wanted = torch.device("cpu") if name == "cpu" else kwargs.pop("device", None)

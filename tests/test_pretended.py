@@ -6,8 +6,9 @@ import pytest
 import torch
 from pretended import DEVICE, Accelerator
 from small_road import recipe, write_lines
+from transformers import AutoModelForCausalLM
 
-from starling import cli, device
+from starling import cli, device, models
 
 
 @pytest.fixture
@@ -27,6 +28,17 @@ def test_tensors_of_two_devices_cannot_meet(accelerator: Accelerator) -> None:
             there.numpy()
         assert (there.cpu() + here).tolist() == [2, 2, 2]
         assert torch.zeros(2, device=DEVICE).device == DEVICE
+
+
+def test_a_model_is_the_same_there(accelerator: Accelerator, tiny_model: Path) -> None:
+    here = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    with accelerator:
+        there = models.load_policy(str(tiny_model), torch.float32).network
+        assert there.device == DEVICE
+    for held in ("named_parameters", "named_buffers"):
+        own, other = dict(getattr(here, held)()), dict(getattr(there, held)())
+        assert own.keys() == other.keys()
+        assert all(torch.equal(tensor, other[name]) for name, tensor in own.items())
 
 
 CHANGES: dict[str, dict[str, object]] = {
