@@ -52,8 +52,11 @@ def test_pad_hands_gradients_back_to_the_packed_values() -> None:
     assert value_N.grad.tolist() == [1, 100, 1000]
 
 
-def test_at_first_the_policy_is_the_reference_exactly(tiny_model: Path, products: torch.dtype) -> None:
-    policy = Policy(models.load_policy(str(tiny_model)), 2)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_at_first_the_policy_is_the_reference_exactly(
+    tiny_model: Path, dtype: torch.dtype, products: torch.dtype
+) -> None:
+    policy = Policy(models.load_policy(str(tiny_model), dtype), 2)
     packed = pack(GROUPS)
     features = policy.features(packed)
     assert torch.equal(policy.logprobs(packed, features), features.ref_logprob_N)
