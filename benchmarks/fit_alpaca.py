@@ -6,9 +6,10 @@ DATA is a folder with `alpaca_rankings.jsonl.gz` (an instruction and many models
 that a judge prefers it to one fixed rival) and `rm_benchmarks/` (the sets of `starling bench starling_rm`). Each seed
 draws seven answers to each of so many instructions, of those that fit the window, and where `--rankings` are more than
 instructions, other seven of the same ones; variants of a seed see the same rankings. A fit that is finished is not made
-again; one that was made with other settings, data or weights is refused. `--choose` tells learning rates apart by
-instructions that are neither trained on nor held out, and tests nothing else. Prints every fit's figures; what stands
-behind them stays in DIR, in a folder for each.
+again; one that was made with other settings, data or weights is refused. `--held-out-only` leaves the test sets to a
+later call without it, and keeps the weights till then. `--choose` tells learning rates apart by instructions that are
+neither trained on nor held out, and tests nothing else. Prints every fit's figures; what stands behind them stays in
+DIR, in a folder for each.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from starling.metrics import Recorder
 from starling.records import Candidate, Message, Ranking
 from starling.reward import Question
 from starling.stages import fit
+from starling.store import write_atomically
 
 MODEL = "smollm2"
 K = 7
@@ -59,6 +61,8 @@ def main() -> None:
         "--choose", action="store_true", help="to choose settings: look at other instructions than the held-out ones"
     )
     parser.add_argument("--learning-rate", type=float, help="only to choose one")
+    parser.add_argument("--layers", type=int, default=TABLE.layers, help="last blocks to train; 0 for all weights")
+    parser.add_argument("--held-out-only", action="store_true", help="leave the test sets for later")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--keep", action="store_true", help="keep the weights of every fit")
     parser.add_argument("--out", type=Path, default=Path("runs/fit_alpaca"))
@@ -163,14 +167,29 @@ def _one(
     """Fit one reward model and test it; what is there already is read."""
     changes, shown = VARIANTS[variant]
     looks = {"validate_every": 0} if options.choose else {}
-    cfg = FitTable(**(TABLE.model_dump() | changes | looks | {"learning_rate": rate}))
+    cfg = FitTable(**(TABLE.model_dump() | changes | looks | {"learning_rate": rate, "layers": options.layers}))
     made_with = _made_with(options.data, cfg, seed, shown)
     done = folder / "figures.json"
     if done.exists():
         figures = json.loads(done.read_text())
         if other := [name for name, value in made_with.items() if figures.get("made_with", {}).get(name) != value]:
             raise SystemExit(f"{folder}: was made with other {' and '.join(other)}; give another --out")
-        return figures
+    else:
+        figures = {"variant": variant, "seed": seed, "made_with": made_with, "starling_rm": []}
+        figures["fit"] = _fitted(options, cfg, rows, seed, shown, folder)
+        write_atomically(done, json.dumps(figures, indent=1) + "\n")
+    if not (options.held_out_only or options.choose or figures["starling_rm"]):
+        figures["starling_rm"] = _tested(options, folder)
+        write_atomically(done, json.dumps(figures, indent=1) + "\n")
+    if not (options.held_out_only or options.keep):
+        shutil.rmtree(folder / "model", ignore_errors=True)
+    return figures
+
+
+def _fitted(
+    options: argparse.Namespace, cfg: FitTable, rows: Sequence[dict[str, Any]], seed: int, shown: int, folder: Path
+) -> dict[str, Any]:
+    """What a fit tells of itself; the rewards of the held-out answers are kept in `folder` beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     train, held_out = rankings(rows, seed, shown, 1 if options.choose else DRAWS)
     if options.choose:
@@ -180,12 +199,9 @@ def _one(
     if len(train) < options.rankings:
         print(f"{folder.name}: {len(train)} rankings are all there are")
     facts = fit.fit(cfg, MODEL, train[: options.rankings], held_out, folder, recorder, seed=seed)
-    tested = [] if options.choose else _tested(options, folder, held_out)
-    figures = {"variant": variant, "seed": seed, "made_with": made_with, "fit": facts, "starling_rm": tested}
-    done.write_text(json.dumps(figures, indent=1) + "\n")
-    if not options.keep:
-        shutil.rmtree(folder / "model")
-    return figures
+    if not options.choose:
+        write_atomically(folder / "held_out.json", json.dumps(_rewards(folder / "model", held_out)) + "\n")
+    return facts
 
 
 def _made_with(data: Path, cfg: FitTable, seed: int, shown: int) -> dict[str, Any]:
@@ -201,17 +217,15 @@ def _made_with(data: Path, cfg: FitTable, seed: int, shown: int) -> dict[str, An
     }
 
 
-def _tested(options: argparse.Namespace, folder: Path, held_out: Sequence[Ranking]) -> list[dict[str, Any]]:
-    """The figures of the test sets; the scores behind them and those of the held-out answers are kept in `folder`."""
+def _tested(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """The figures of the test sets; the scores behind them are kept in `folder`."""
     asked = Asked(
         model=str(folder / "model"),
         data=str(options.data / "rm_benchmarks"),
         out=folder / "starling_rm.json",
-        dtype="bfloat16",
+        dtype=device.dtype_name(device.product_dtype()),
     )
-    rows = bench.run("starling_rm", asked)["rows"]
-    (folder / "held_out.json").write_text(json.dumps(_rewards(folder / "model", held_out)) + "\n")
-    return rows
+    return bench.run("starling_rm", asked)["rows"]
 
 
 def _rewards(model: Path, held_out: Sequence[Ranking]) -> dict[str, list[float]]:
@@ -225,7 +239,7 @@ def _rewards(model: Path, held_out: Sequence[Ranking]) -> dict[str, list[float]]
         )
         for ranking in held_out
     ]
-    scored = reward.load_reward_model(str(model), "bfloat16").score_questions(questions)
+    scored = reward.load_reward_model(str(model), device.dtype_name(device.product_dtype())).score_questions(questions)
     return {ranking.prompt_id: rewards for ranking, rewards in zip(held_out, scored, strict=True)}
 
 

@@ -1,8 +1,10 @@
 """What benchmarks/fit_alpaca.py found, pooled over seeds and case by case against the K-wise loss, in docs/results.md.
 
-    python benchmarks/fit_table.py DATA DIR
+    python benchmarks/fit_table.py DATA DIR [--name "all weights"]
 
-DATA is the folder that the fits were made and tested with, DIR their `--out`. Fits that are not finished are left out.
+DATA is the folder that the fits were made and tested with, DIR their `--out`. Fits that are not finished are left out,
+and so are test sets that one of them has not answered yet. `--name` is the section of the page: fits of other settings
+want one of their own.
 """
 
 import argparse
@@ -22,7 +24,6 @@ from starling.benches.items import Item
 from starling.config import Source
 from starling.records import Ranking, Score
 
-BEGIN, END = "<!-- fit alpaca: begin -->", "<!-- fit alpaca: end -->"
 HELD_OUT = "held-out pairs"
 MARGINS = (0.5, fit_alpaca.MARGIN, 2.0)  # in log-odds, below which answers are tied: does the figure depend on it?
 COLUMNS = (HELD_OUT, starling_rm.HUMAN, starling_rm.SAFETY, starling_rm.TRUTH, starling_rm.VERBOSE)
@@ -56,11 +57,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path, metavar="DIR")
+    parser.add_argument("--name", default="all weights", help="section of docs/results.md")
     options = parser.parse_args()
     fits = read(options.data, options.out)
     text = render(fits)
     print(text)
-    results.insert(text, BEGIN, END)
+    results.insert(text, *(f"<!-- fit alpaca, {options.name}: {word} -->" for word in ("begin", "end")))
 
 
 def read(data: Path, out: Path) -> dict[Kind, dict[int, Fit]]:
@@ -81,7 +83,8 @@ def read(data: Path, out: Path) -> dict[Kind, dict[int, Fit]]:
         rewards = json.loads((path.parent / "held_out.json").read_text())
         by_margin = {margin: _held_out_cases(ranked, rewards) for margin, ranked in held_out.items()}
         found = {HELD_OUT: by_margin[fit_alpaca.MARGIN]}
-        found |= _test_cases(items, json.loads((path.parent / "starling_rm.json").read_text()))
+        if told["starling_rm"]:
+            found |= _test_cases(items, json.loads((path.parent / "starling_rm.json").read_text()))
         fits[Kind(variant, int(rankings))][int(seed)] = Fit(found, tokens, by_margin)
     return fits
 
@@ -119,21 +122,22 @@ def _test_cases(items: Sequence[Item], tested: Mapping[str, Any]) -> dict[str, l
 def render(fits: Mapping[Kind, Mapping[int, Fit]]) -> str:
     """The section of docs/results.md."""
     kinds = sorted(fits, key=lambda kind: (list(fit_alpaca.VARIANTS).index(kind.variant), -kind.rankings))
-    sizes = [len({case.prompt for case in next(iter(fits[kinds[0]].values())).cases[name]}) for name in COLUMNS]
-    counts = ", ".join(f"{name} {size:,}" for name, size in zip(COLUMNS, sizes, strict=True))
+    columns = [name for name in COLUMNS if all(name in fit.cases for of in fits.values() for fit in of.values())]
+    sizes = [len({case.prompt for case in next(iter(fits[kinds[0]].values())).cases[name]}) for name in columns]
+    counts = ", ".join(f"{name} {size:,}" for name, size in zip(columns, sizes, strict=True))
     lines = [
         f"`benchmarks/fit_alpaca.py` and `fit_table.py`, {datetime.date.today().isoformat()}, {results.machine()}. "
         f"Prompts of each set: {counts}. Accuracy pooled over seeds, 95 % intervals by bootstrap over prompts; "
         "under it that of each seed.",
         "",
-        "| loss | rankings | seeds | tokens a fit | " + " | ".join(COLUMNS) + " |",
-        "|---" * (len(COLUMNS) + 4) + "|",
+        "| loss | rankings | seeds | tokens a fit | " + " | ".join(columns) + " |",
+        "|---" * (len(columns) + 4) + "|",
     ]
-    lines += [_line(kind, fits[kind]) for kind in kinds]
-    lines.append(_length_only(next(iter(fits[kinds[0]].values()))))
-    if differences := [line for one, other in _compared(kinds) if (line := _difference(one, other, fits))]:
+    lines += [_line(kind, fits[kind], columns) for kind in kinds]
+    lines.append(_length_only(next(iter(fits[kinds[0]].values())), columns))
+    if differences := [line for one, other in _compared(kinds) if (line := _difference(one, other, fits, columns))]:
         lines += ["", "Differences in points, case by case, of the same seeds:", ""]
-        lines += ["| | seeds | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 2) + "|", *differences]
+        lines += ["| | seeds | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|", *differences]
     lines += ["", "Held-out pairs by the log-odds below which answers are tied:", ""]
     lines += ["| | " + " | ".join(f"{margin:g}" for margin in MARGINS) + " |", "|---" * (len(MARGINS) + 1) + "|"]
     lines += [_by_margin(f"{kind.variant} of {kind.rankings}", list(fits[kind].values())) for kind in kinds]
@@ -157,9 +161,9 @@ def _compared(kinds: Sequence[Kind]) -> list[tuple[Kind, Kind]]:
     return [(one, other) for one in kinds if one.variant == "kwise" for other in kinds if other.variant != "kwise"]
 
 
-def _line(kind: Kind, fits: Mapping[int, Fit]) -> str:
+def _line(kind: Kind, fits: Mapping[int, Fit], columns: Sequence[str]) -> str:
     cells = []
-    for name in COLUMNS:
+    for name in columns:
         own = [fit.cases[name] for _seed, fit in sorted(fits.items())]
         each = " ".join(f"{_mean(name, [case.right for case in one], one).value:.1%}" for one in own)
         every = [case for one in own for case in one]
@@ -168,18 +172,18 @@ def _line(kind: Kind, fits: Mapping[int, Fit]) -> str:
     return f"| {kind.variant} | {kind.rankings} | {len(fits)} | {tokens} | " + " | ".join(cells) + " |"
 
 
-def _length_only(fit: Fit) -> str:
-    cells = [_cell(_mean(name, [case.longer for case in fit.cases[name]], fit.cases[name])) for name in COLUMNS]
+def _length_only(fit: Fit, columns: Sequence[str]) -> str:
+    cells = [_cell(_mean(name, [case.longer for case in fit.cases[name]], fit.cases[name])) for name in columns]
     return "| characters alone | | | | " + " | ".join(cells) + " |"
 
 
-def _difference(one: Kind, other: Kind, fits: Mapping[Kind, Mapping[int, Fit]]) -> str:
+def _difference(one: Kind, other: Kind, fits: Mapping[Kind, Mapping[int, Fit]], columns: Sequence[str]) -> str:
     """A row of how much more often `one` is right than `other`; empty where no seed has both."""
     seeds = sorted(set(fits[one]) & set(fits[other]))
     if not seeds:
         return ""
     cells = []
-    for name in COLUMNS:
+    for name in columns:
         pairs = [
             pair
             for seed in seeds
