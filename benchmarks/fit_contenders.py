@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from speed_rows import NUM_ANSWERS, Row, padded_tokens, pairs_by_length, read
-from speed_runs import peak_gigabytes, threads
+from speed_runs import FAST_BFLOAT16, peak_gigabytes, threads
 from torch.nn.functional import softplus
 
 LEARNING_RATE = 3e-5
@@ -62,8 +62,8 @@ def trl(folder: Path, steps: list[list[Row]], batch: int, precision: str) -> Fou
             learning_rate=LEARNING_RATE,
             lr_scheduler_type="constant",
             max_length=None,
-            bf16=precision == "autocast",
-            gradient_checkpointing=precision == "autocast, checkpointed",
+            bf16="autocast" in precision,
+            gradient_checkpointing="checkpointed" in precision,
             use_cpu=True,
             train_sampling_strategy="sequential",
             logging_steps=1,
@@ -121,7 +121,7 @@ def starling(folder: Path, steps: list[list[Row]], batch: int, precision: str) -
     from starling.objective import Objective
     from starling.stages import fit
 
-    assert precision == "autocast"
+    assert precision == ("autocast" if FAST_BFLOAT16 else "float32")
     device.setup(threads(), 0)
     model = models.load_reward_model(str(folder / "model"))
     cfg = FitTable(learning_rate=LEARNING_RATE, microbatch_tokens=batch)

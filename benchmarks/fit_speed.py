@@ -13,10 +13,11 @@ import json
 
 import speed_runs
 from speed_rows import SETS
-from speed_runs import Spec, find
+from speed_runs import FAST_BFLOAT16, Spec, find
 
 NUM_SWEPT, NUM_ROWS = 2, 8
-PRECISIONS = ("bf16 weights", "autocast")
+PRECISIONS = ("bf16 weights", "autocast") if FAST_BFLOAT16 else ("float32",)
+OURS = PRECISIONS[-1]
 TRL_BATCHES = (1, 2, 6, 14)
 PADDED_BATCHES = (1, 2)
 MICROBATCH_TOKENS = (1024, 2048, 4096, 8192)
@@ -52,8 +53,8 @@ def _sweeps(rows: str) -> dict[str, list[Spec]]:
         name: [_spec(name, rows, batch, kind, NUM_SWEPT) for batch in batches for kind in PRECISIONS]
         for name, batches in peers.items()
     }
-    sweeps["trl"].append(_spec("trl", rows, max(TRL_BATCHES), "autocast, checkpointed", NUM_SWEPT))
-    return sweeps | {"starling": [_spec("starling", rows, size, "autocast", NUM_SWEPT) for size in MICROBATCH_TOKENS]}
+    sweeps["trl"].append(_spec("trl", rows, max(TRL_BATCHES), f"{OURS}, checkpointed", NUM_SWEPT))
+    return sweeps | {"starling": [_spec("starling", rows, size, OURS, NUM_SWEPT) for size in MICROBATCH_TOKENS]}
 
 
 def _spec(contender: str, rows: str, batch: int, precision: str, num_rows: int, repeat: int = 0) -> Spec:

@@ -11,11 +11,11 @@ import json
 
 import speed_runs
 from speed_rows import SETS
-from speed_runs import Spec, find
+from speed_runs import FAST_BFLOAT16, Spec, find
 
 NUM_ROWS = 24
 BATCHES = (1, 4, 16, 64)
-PRECISIONS = ("bf16 weights", "float32")
+PRECISIONS = ("bf16 weights", "float32") if FAST_BFLOAT16 else ("float32",)
 REPEATS = 3
 
 

@@ -9,8 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from speed_rows import SETS
 
+from starling import device
+
+FAST_BFLOAT16 = device.product_dtype() == torch.bfloat16  # elsewhere it is several times as slow as float32, for all
 Spec = dict[str, Any]  # what to measure; a measurement is the spec with what was found
 
 

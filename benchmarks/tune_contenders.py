@@ -129,7 +129,7 @@ def generate(spec: Found) -> Found:
     """`generate` of transformers, `batch` answers at a time."""
     from transformers import AutoTokenizer
 
-    network = _causal("bf16 weights").eval()
+    network = _causal(spec["precision"]).eval()
     tokenizer = AutoTokenizer.from_pretrained(builtin.path(), padding_side="left")
     texts = [
         tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)

@@ -14,10 +14,10 @@ from functools import partial
 from typing import Any
 
 import speed_runs
-from speed_runs import Spec, find
+from speed_runs import FAST_BFLOAT16, Spec, find
 
 LAYERS = (0, 4)  # blocks that are trained; 0 = all
-PRECISIONS = ("bf16 weights", "autocast")
+PRECISIONS = ("bf16 weights", "autocast") if FAST_BFLOAT16 else ("float32",)
 TRL_BATCHES = (8, 16, 32)
 GENERATE_BATCHES = (32, 64)
 MICROBATCH_TOKENS = (1024, 4096)
@@ -86,7 +86,7 @@ def table(done: list[Spec]) -> str:
     return "\n".join(lines) + f"\n\n{json.dumps(done)}"
 
 
-def _spec(contender: str, batch: int, *, layers: int, precision: str = "bf16 weights", **more: Any) -> Spec:
+def _spec(contender: str, batch: int, *, layers: int, precision: str = PRECISIONS[0], **more: Any) -> Spec:
     return {"contender": contender, "batch": batch, "layers": layers, "precision": precision, **more}
 
 
