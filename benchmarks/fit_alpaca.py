@@ -18,14 +18,15 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from starling import bench, chat, device, models, reward
+from starling import accuracy, bench, chat, device, models, reward, stats
 from starling.benches.asked import Asked
 from starling.config import FitTable
 from starling.metrics import Recorder
@@ -39,6 +40,7 @@ K = 7
 DRAWS = 3  # of seven answers each, none of them twice, at most; no instruction has more than 24
 HELD_OUT = 100  # instructions that no seed trains on
 VALIDATION = 60  # more of them while settings are chosen
+FOR_SCALE = 10  # of the held-out ones, from which `fit` sets the scale of the reward; all are scored after it
 MARGIN = 1.0  # answers whose log-odds differ by less from the best of a level are tied with it
 TABLE = FitTable(learning_rate=1e-4, prompts_per_step=4, max_tokens=512, too_long="drop", validate_every=1000)
 # What a variant changes, and how many answers it is shown of each instruction.
@@ -198,10 +200,20 @@ def _fitted(
     recorder = Recorder(folder / "metrics.jsonl", "fit")
     if len(train) < options.rankings:
         print(f"{folder.name}: {len(train)} rankings are all there are")
-    facts = fit.fit(cfg, MODEL, train[: options.rankings], held_out, folder, recorder, seed=seed)
+    looked_at = held_out if options.choose else held_out[:FOR_SCALE]
+    facts = fit.fit(cfg, MODEL, train[: options.rankings], looked_at, folder, recorder, seed=seed)
     if not options.choose:
-        write_atomically(folder / "held_out.json", json.dumps(_rewards(folder / "model", held_out)) + "\n")
+        rewards = _rewards(folder / "model", held_out)
+        write_atomically(folder / "held_out.json", json.dumps(rewards) + "\n")
+        facts["held_out"]["scores"] = _pair_accuracy(held_out, rewards)
     return facts
+
+
+def _pair_accuracy(held_out: Sequence[Ranking], rewards: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
+    pairs = [pair for ranking in held_out for pair in accuracy.pairs_of(ranking, rewards[ranking.prompt_id])]
+    prompts = [pair.prompt for pair in pairs]
+    found = {"pair_accuracy": [pair.right for pair in pairs], "length_only": [pair.longer for pair in pairs]}
+    return [asdict(stats.cluster_mean(name, values, prompts)) for name, values in found.items()]
 
 
 def _made_with(data: Path, cfg: FitTable, seed: int, shown: int) -> dict[str, Any]:
