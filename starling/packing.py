@@ -25,6 +25,7 @@ from starling.block_attention import Block, BlockAttention, Span
 from starling.errors import ModelError
 
 ATTENTION = "starling"
+_UNTOLD = -1  # in place of a window where a layer names none, not even that it has none
 _DROPOUTS = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")  # as families call it
 
 
@@ -221,21 +222,36 @@ def _attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: None,
+    attention_mask: Tensor | None,
     *,
     scaling: float,
     context: Context | None = None,
-    sliding_window: int | None = None,
+    sliding_window: int | None = _UNTOLD,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     if context is None:
         raise ModelError(f"{type(module).__name__} is not told what its tokens see; packing does not know this model")
-    if kwargs.get("s_aux") is not None or kwargs.get("position_bias") is not None:
+    if any(added is not None for added in (attention_mask, kwargs.get("s_aux"), kwargs.get("position_bias"))):
         raise ModelError(f"{type(module).__name__} adds sinks or biases to its attention; packing does not know how")
     if value.shape[-1] != query.shape[-1]:
         raise ModelError(f"{type(module).__name__} has values of another width than queries; packing does not know how")
-    window = sliding_window or getattr(module, "sliding_window", None)  # some families leave it to the mask
-    return context.attend(module, query, key, value, Rule(scaling, window, kwargs.get("softcap"))), None
+    rule = Rule(scaling, _window(module, sliding_window), kwargs.get("softcap"))
+    return context.attend(module, query, key, value, rule), None
+
+
+def _window(module: nn.Module, told: int | None) -> int | None:
+    """A layer's window in tokens; some families leave it to the mask, which packing does without."""
+    if told != _UNTOLD:
+        return told
+    config: Any = getattr(module, "config", None)
+    of_all = None if getattr(config, "layer_types", None) else getattr(config, "sliding_window", None)
+    own = getattr(module, "sliding_window", None)
+    if own is None and of_all and of_all < config.max_position_embeddings:
+        raise ModelError(
+            f"{type(module).__name__} is not told of the window of {of_all} tokens in its config.json, so packing "
+            "cannot tell what its tokens see; use another model"
+        )
+    return own
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:

@@ -12,6 +12,8 @@ from transformers import (
     BertConfig,
     BloomConfig,
     DeepseekV3Config,
+    DogeConfig,
+    Exaone4Config,
     Gemma2Config,
     Gemma3Config,
     Gemma3TextConfig,
@@ -21,6 +23,7 @@ from transformers import (
     Llama4TextConfig,
     LlamaConfig,
     MistralConfig,
+    PhimoeConfig,
     PretrainedConfig,
     Qwen2Config,
     Qwen2MoeConfig,
@@ -53,6 +56,7 @@ FAMILIES: dict[str, PretrainedConfig] = {
     "gemma": GemmaConfig(**small()),
     "gemma 2": Gemma2Config(**small(query_pre_attn_scalar=2, attn_logit_softcapping=1.0, **SLIDING)),
     "gemma 3": Gemma3TextConfig(**small(query_pre_attn_scalar=2, **SLIDING)),
+    "exaone 4, sliding": Exaone4Config(**small(**SLIDING)),
 }
 # Beyond 16 tokens these scale what they do up to there; four pairs of a head's eight numbers turn.
 FIRST = {"factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 100.0}
@@ -94,7 +98,7 @@ def test_packed_hidden_states_equal_separate_forward_passes(config: PretrainedCo
     assert torch.allclose(packed_states(network, GROUPS), expected, atol=CLOSE, rtol=CLOSE)
 
 
-@pytest.mark.parametrize("family", ["mistral, sliding", "gemma 2", "gemma 3"])
+@pytest.mark.parametrize("family", ["mistral, sliding", "gemma 2", "gemma 3", "exaone 4, sliding"])
 @torch.no_grad()
 def test_gradients_past_a_window_equal_those_of_separate_forward_passes(family: str) -> None:
     network = built(FAMILIES[family])
@@ -197,6 +201,25 @@ def test_a_model_with_attention_sinks_is_refused_at_its_first_call() -> None:
     packing.enable(network)
     with pytest.raises(ModelError, match="GptOssAttention adds sinks or biases"):
         packing.hidden_states(network.model, pack(GROUPS))
+
+
+def test_a_model_with_a_mask_of_its_own_making_is_refused_at_its_first_call() -> None:
+    network = built(DogeConfig(**small(keep_window_size=5)))
+    packing.enable(network)
+    with pytest.raises(ModelError, match="DogeAttention adds sinks or biases"):
+        packing.hidden_states(network.model, pack(GROUPS))
+
+
+@torch.no_grad()
+def test_a_window_that_stands_in_the_mask_alone_is_refused_unless_it_holds_all_positions() -> None:
+    experts = {"num_local_experts": 2, "num_experts_per_tok": 1, "max_position_embeddings": 64}
+    network = built(PhimoeConfig(**small(**experts, sliding_window=5)))
+    packing.enable(network)
+    with pytest.raises(ModelError, match=r"PhimoeAttention is not told of the window of 5 tokens in its config\.json"):
+        packing.hidden_states(network.model, pack(GROUPS))
+    network = built(PhimoeConfig(**small(**experts, sliding_window=64)))
+    expected = separately(network, GROUPS)
+    assert torch.allclose(packed_states(network, GROUPS), expected, atol=CLOSE, rtol=CLOSE)
 
 
 def test_values_of_another_width_than_queries_are_refused() -> None:
