@@ -181,8 +181,8 @@ def are_some_of(order: Any, k: int) -> bool:
     """Whether these are indices of `k` answers, each at most once, and at least one."""
     return (
         isinstance(order, list)
-        and 0 < len(set(order)) == len(order)
         and all(type(index) is int and 0 <= index < k for index in order)
+        and 0 < len(set(order)) == len(order)
     )
 
 

@@ -129,7 +129,8 @@ def question(row: Mapping[str, Any], where: str) -> Question:
     of_row = of_row if isinstance(of_row, list) else [of_row] * len(described)
     if len(of_row) != len(described):
         raise DataError(f"{where}: `finished` must say of each of the {len(described)} answers whether it was")
-    finished = [entry.get("finished", own) is not False for entry, own in zip(described, of_row, strict=True)]
+    told = [entry.get("finished", own) for entry, own in zip(described, of_row, strict=True)]
+    finished = [tables.is_finished(one, where) for one in told]
     return Question(messages=reward.conversation(prompt, where), answers=texts, finished=finished, where=where)
 
 

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -16,10 +17,15 @@ from starling.forms import At, Found, Unusable
 
 BUILTIN = "builtin"
 _ENDINGS = (".parquet", ".jsonl", ".jsonl.gz", ".csv", ".csv.gz")
-# Columns whose cells in a CSV file are JSON; all others are texts.
-_JSON_CELLS = frozenset(
-    ("messages", "conversation", "conversations", "answers", "completions", "facts", "topic", "checks", "good_natured")
-)
+# Columns whose cells in a CSV file are JSON; those of truth values, which Python writes otherwise; and those that hold
+# a text or a JSON list of messages. All others are texts.
+_TRUTH_CELLS = frozenset(("good_natured", "finished"))
+_JSON_CELLS = _TRUTH_CELLS | {
+    "messages", "conversation", "conversations", "answers", "completions", "facts", "topic", "checks", "ranks",
+    "orders", "rankings", "marks", "agreement", "self_agreement",
+}  # fmt: skip
+_TEXT_OR_MESSAGES = frozenset(("prompt", "chosen", "rejected"))
+_PYTHON_MESSAGES = re.compile(r"\[\{'(role|content)': ")  # what str() makes of them
 _ARRAY = ".json"  # one list that holds all rows; `datasets` reads it
 
 
@@ -122,12 +128,27 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _cell(column: str, text: str, where: str) -> Any:
+    if column in _TEXT_OR_MESSAGES:
+        return _text_or_messages(column, text, where)
     if column not in _JSON_CELLS:
         return text
     try:
-        return json.loads(text.lower() if column == "good_natured" else text)
+        return json.loads(text.lower() if column in _TRUTH_CELLS else text)
     except ValueError:
         raise DataError(f"{where}: `{column}` holds {text[:40]!r}, where JSON is expected") from None
+
+
+def _text_or_messages(column: str, text: str, where: str) -> Any:
+    """The messages where a cell is a JSON list of such; else the text as it stands, which may be other JSON."""
+    if _PYTHON_MESSAGES.match(text):
+        raise DataError(f"{where}: `{column}` holds messages as Python prints them, not as JSON: {text[:40]!r}")
+    if not text.startswith("[{"):
+        return text
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return text
+    return found if all(isinstance(one, dict) and {"role", "content"} <= one.keys() for one in found) else text
 
 
 def _data_set(source: Source, path: str, data_files: str | None = None) -> Iterator[dict[str, Any]]:

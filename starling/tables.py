@@ -225,7 +225,7 @@ def _answer(entry: Any, prompt_id: str, draw: int, where: str) -> Candidate:
         raise DataError(f"{where}: `num_tokens` is {entry['num_tokens']!r}, not a number") from None
     return Candidate(
         prompt_id=prompt_id, model=str(entry.get("model") or ""), draw=draw, answer=entry["answer"],
-        finished=entry.get("finished") is not False, weakened=bool(entry.get("weakened")), num_tokens=num_tokens,
+        finished=is_finished(entry.get("finished"), where), weakened=bool(entry.get("weakened")), num_tokens=num_tokens,
     )  # fmt: skip
 
 
@@ -269,10 +269,18 @@ def _is_rank(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and (value == 0 or 1 <= value <= sys.maxsize)
 
 
+def is_finished(told: Any, where: str) -> bool:
+    """Whether an answer came to its end; one of which nothing is told did."""
+    if told is None or isinstance(told, bool):
+        return told is not False
+    raise DataError(f"{where}: `finished` is {told!r:.40}, neither true nor false")
+
+
 def has_rank_zero(row: Mapping[str, Any]) -> bool:
     """Whether a row that can be read writes an unknown place as 0."""
-    entries = row.get("answers") or ()
-    return 0 in (row.get("ranks") or [entry.get("rank") for entry in entries if isinstance(entry, Mapping)])
+    if "chosen" in row and "rejected" in row:
+        return False
+    return 0 in (row.get("ranks") or [entry["rank"] for entry in row["answers"]])
 
 
 def _check_places(ranks: Sequence[float | None], where: str) -> None:

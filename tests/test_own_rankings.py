@@ -101,6 +101,15 @@ def test_a_data_set_in_folders_and_a_table_of_pairs_are_read_too(tiny_model: Pat
     assert own_files.score(str(tmp_path / "out"), pairs, tmp_path / "scored.jsonl") == 12
 
 
+def test_columns_of_another_meaning_beside_chosen_and_rejected_are_passed_over(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    odd: list[dict] = [{"answers": 7}, {"ranks": 5}, {"ranks": "x"}, {"orders": [[{"id": 1}]]}, {"orders": 3}]
+    rows = [row | odd[number % len(odd)] for number, row in enumerate(pair_rows())]
+    source = write_lines(tmp_path / "rankings.jsonl", rows)
+    assert own_files.fit(settings(), [source], str(tiny_model), tmp_path / "out", 0.0)["rankings"] == 12
+
+
 def test_no_rank_0_is_an_unknown_place_in_a_file_where_ranks_count_from_it(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,6 @@
 """Files, folders and `datasets` sets, row by row."""
 
+import csv
 import gzip
 import json
 from pathlib import Path
@@ -9,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from small_road import write_lines
 
-from starling import sources, tables
+from starling import own_files, sources, tables
 from starling.config import Source
 from starling.errors import DataError
 from starling.forms import Found
@@ -84,6 +85,44 @@ def test_cells_of_a_csv_file_may_hold_lists_and_empty_cells_are_missing(tmp_path
     (one,) = found(tmp_path / "a.csv")
     assert one.prompt.messages[0]["content"] == 'say "hi",\nthen stop'
     assert (one.prompt.reference, one.prompt.good_natured) == ("", False)
+
+
+SAID = [{"role": "user", "content": "hi?"}, {"role": "assistant", "content": "Yes."}]
+RANKINGS = {
+    "answers with ranks": {"prompt": "hi?", "answers": [{"answer": "a", "rank": 2}, {"answer": "b", "rank": 1}]},
+    "ranks beside": {"prompt": "hi?", "answers": ["a", "b", "c"], "ranks": [2, None, 1], "agreement": 0.8,
+                     "self_agreement": -0.5, "orders": [[0, 2, 1]]},
+    "texts": {"prompt": "hi?", "chosen": '[{"a": 1}]', "rejected": "[{"},
+    "messages": {"prompt": SAID[:1], "chosen": SAID[1:], "rejected": [{**SAID[1], "content": "No."}]},
+    "whole conversations": {"chosen": SAID, "rejected": [SAID[0], {**SAID[1], "content": "No."}]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("row", RANKINGS.values(), ids=RANKINGS.keys())
+def test_a_ranking_in_a_csv_file_is_the_one_that_json_lines_hold(tmp_path: Path, row: dict) -> None:
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, row)
+        table.writeheader()
+        table.writerow({key: value if isinstance(value, str) else json.dumps(value) for key, value in row.items()})
+    (read,) = sources.rows(Source(path=str(tmp_path / "a.csv")))
+    assert read == row
+    assert tables.ranking_from_row(read, "here") == tables.ranking_from_row(row, "here")
+
+
+def test_messages_in_a_csv_file_as_python_prints_them_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f'chosen,rejected\n"{SAID}",no\n')
+    with pytest.raises(DataError, match=r"a\.csv:2: `chosen` holds messages as Python prints them, not as JSON"):
+        found(tmp_path / "a.csv")
+
+
+def test_whether_an_answer_in_a_csv_file_is_finished_is_a_truth_value(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt,answer,finished\nhi?,yes,False\nhi?,yes,TRUE\nhi?,yes,\nhi?,yes,0\n")
+    *read, number = sources.rows(Source(path=str(tmp_path / "a.csv")))
+    assert [own_files.question(row, "here").finished for row in read] == [[False], [True], [True]]
+    with pytest.raises(DataError, match=r"^here: `finished` is 0, neither true nor false"):
+        own_files.question(number, "here")
+    with pytest.raises(DataError, match=r"^here: answer 0: `finished` is 'no', neither true nor false"):
+        tables.ranking_from_row({"prompt": "hi?", "answers": [{"answer": "a", "rank": 1, "finished": "no"}]}, "here")
 
 
 @pytest.mark.parametrize(
