@@ -25,10 +25,7 @@ def figures(examples: Sequence[Example], scored: Sequence[Sequence[float]]) -> d
         pair for example, rewards in zip(examples, scored, strict=True) for pair in pairs_of(example.ranking, rewards)
     ]
     fair = [pair for pair in pairs if not pair.weakened]
-    top1 = [
-        float(example.ranking.ranks[max(range(len(rewards)), key=rewards.__getitem__)] == min(example.ranking.ranks))
-        for example, rewards in zip(examples, scored, strict=True)
-    ]
+    top1 = [_top1(example.ranking.ranks, rewards) for example, rewards in zip(examples, scored, strict=True)]
     prompts = [turns.text_of(example.ranking.messages) for example in examples]
     probability = [pair.probability for pair in pairs] + [1 - pair.probability for pair in pairs]
     outcome = [1.0] * len(pairs) + [0.0] * len(pairs)
@@ -46,6 +43,12 @@ def figures(examples: Sequence[Example], scored: Sequence[Sequence[float]]) -> d
         "calibration_error": stats.calibration_error(probability, outcome),
         "reliability": stats.reliability(probability, outcome),
     }
+
+
+def _top1(ranks: Sequence[float], rewards: Sequence[float]) -> float:
+    """Whether the answer with the highest reward is ranked first; of those that share it, the part that is."""
+    highest = [rank for rank, reward in zip(ranks, rewards, strict=True) if reward == max(rewards)]
+    return highest.count(min(ranks)) / len(highest)
 
 
 @torch.inference_mode()

@@ -50,7 +50,7 @@ def write(
         "seed": seed,
         "files": files,
         "facts": facts,
-        "seen": min(facts["rankings"], facts["steps"] * settings.prompts_per_step),
+        "seen": min(facts["rankings"], facts["kept_step"] * settings.prompts_per_step),
         "data": data(rankings, held_out),
         "audit": audit.audit(log),
         "say": audit_text,

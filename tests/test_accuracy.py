@@ -83,13 +83,13 @@ def test_agreement_by_hand(reward_model: Model) -> None:
     found = accuracy.evaluate(reward_model, examples, 2048)
     scores = {score["name"]: (score["value"], score["n"]) for score in found["scores"]}
     # all rewards are 0: half of each pair; the longer answer wins (aa, ccc) of no pair but loses all:
-    # b over aa, b over ccc, aa over ccc; without the weakened only b over aa is left; the first answer is not the best
+    # b over aa, b over ccc, aa over ccc; without the weakened only b over aa is left; one of three is the best
     assert scores == {
         "pair_accuracy": (0.5, 3),
         "pair_accuracy_length_only": (0.0, 3),
         "pair_accuracy_not_weakened": (0.5, 1),
         "pair_accuracy_not_weakened_length_only": (0.0, 1),
-        "top1_agreement": (0.0, 1),
+        "top1_agreement": (near(1 / 3), 1),
     }
     assert found["calibration_error"] == 0.0
 
@@ -106,7 +106,19 @@ def test_the_best_that_is_left_counts_as_first(reward_model: Model) -> None:
     torch.nn.init.zeros_(reward_model.network.score.weight)
     examples, _ = examples_of(reward_model, [ranking("p", ["second", "", "third"], [2, 1, 3])])
     scores = {score["name"]: score["value"] for score in accuracy.evaluate(reward_model, examples, 2048)["scores"]}
-    assert scores["top1_agreement"] == 1.0  # equal rewards: the first, of rank 2, and nothing better is left
+    assert scores["top1_agreement"] == 0.5  # equal rewards: one of the two that are left has rank 2, the best of them
+
+
+def test_the_top_answer_agrees_whatever_the_order_of_the_answers() -> None:
+    told = [example(ranking("p", ["x", "y", "z"], [1, 2, 2])), example(ranking("q", ["x", "y", "z"], [3, 1, 1]))]
+
+    def agreement(*rewards: list[float]) -> float:
+        return accuracy.figures(told, rewards)["scores"][-1]["value"]
+
+    assert agreement([3.0, 2.0, 1.0], [0.0, 0.0, 1.0]) == 1.0
+    assert agreement([0.0, 2.0, 1.0], [2.0, 0.0, 1.0]) == 0.0
+    assert agreement([1.0, 1.0, 0.0], [0.0, 1.0, 1.0]) == 0.75
+    assert agreement([7.0, 7.0, 7.0], [7.0, 7.0, 7.0]) == near((1 / 3 + 2 / 3) / 2)
 
 
 def test_scores_come_in_the_order_of_the_examples_however_they_are_packed(reward_model: Model) -> None:

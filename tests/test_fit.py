@@ -45,8 +45,9 @@ def test_every_epoch_takes_every_example_once_in_an_order_of_its_own() -> None:
 def test_no_step_is_begun_that_would_pass_the_token_budget(budget: int, steps: int) -> None:
     # 5 examples of 7 + 3 = 10 tokens, two to a step: 20 + 20 + 10 tokens an epoch, two epochs
     examples = [example(told, size=7) for told in rankings(5)]
-    plan = fit.plan_steps(FitTable(epochs=2, prompts_per_step=2, token_budget=budget), examples, 1)
-    assert len(plan) == steps
+    cfg = FitTable(epochs=2, prompts_per_step=2, token_budget=budget)
+    assert len(fit.plan_steps(cfg, examples, 1)) == steps
+    assert fit._ended_by(cfg, 5, steps, steps) == ("token_budget" if steps < 6 else "")
 
 
 def gradient(tiny_model: Path, told: list[Ranking], **settings: Any) -> dict[str, torch.Tensor]:
@@ -249,7 +250,7 @@ def test_the_weights_of_the_best_look_are_saved(tiny_model: Path, tmp_path: Path
     facts = run_fit(tiny_model, tmp_path / "best", Recorder(tmp_path / "best.jsonl", "fit"), **settings)
     found = looks(tmp_path / "best.jsonl")
     best = max(found, key=lambda step: (found[step], -step))
-    assert (facts["kept_step"], facts["steps"]) == (best, 8)
+    assert (facts["kept_step"], facts["steps"], facts["ended_by"]) == (best, 8, "")
     assert best < 8
     assert found[best] > found[8]
     assert facts["held_out"]["scores"][0]["value"] == pytest.approx(found[best], abs=CLOSE)
@@ -268,6 +269,7 @@ def test_training_ends_after_so_many_looks_without_gain(tiny_model: Path, tmp_pa
     found = looks(tmp_path / "run.jsonl")
     best = max(found, key=lambda step: (found[step], -step))
     assert facts["steps"] == facts["kept_step"] == max(found) == best + 2 * 2 < 32
+    assert facts["ended_by"] == "patience"
     assert [line["step"] for line in metrics.read(tmp_path / "run.jsonl")] == list(range(1, facts["steps"] + 1))
     assert facts["tokens"] == metrics.read(tmp_path / "run.jsonl")[-1]["fit/num_tokens"]
 

@@ -31,7 +31,7 @@ def score(name: str, value: float, low: float, high: float, n: int) -> dict[str,
 
 FACTS = {
     "rankings": 1234, "unusable": {"all answers are tied": 56}, "answers_left_out": {"too long": 57}, "shortened": 58,
-    "steps": 789, "tokens": 98_765,
+    "steps": 789, "kept_step": 789, "ended_by": "", "tokens": 98_765,
     "held_out": {
         "scores": [
             score("pair_accuracy", 0.7312, 0.7001, 0.7623, 3210), score("top1_agreement", 0.4444, 0.4001, 0.4887, 321),
@@ -100,11 +100,18 @@ def test_every_setting_stands_with_its_value_and_meaning(saved: Path) -> None:
     assert all(f"| `{key}` |" in text for key in FitTable.model_fields)
 
 
-def test_it_says_how_many_rankings_a_budget_left_unseen(saved: Path) -> None:
-    text = card(saved, facts=FACTS | {"steps": 100}).text  # 100 steps of 8 rankings
-    assert "Trained on\n800 rankings" in text
-    assert "ended training when 800 of 1,234 usable rankings had been seen" in text
-    assert "ended training" not in card(saved).text  # 789 steps are more than one pass
+def test_it_says_what_ended_training_and_how_many_rankings_the_weights_have_not_seen(saved: Path) -> None:
+    text = card(saved, facts=FACTS | {"steps": 100, "kept_step": 100, "ended_by": "token_budget"}).text
+    assert "Trained on\n800 rankings" in text  # 100 steps of 8
+    assert "**`token_budget` ended training before all epochs were through.**" in text
+    assert "have seen 800 of 1,234 usable rankings" in text
+    assert "thrown away" not in text
+    text = card(saved, facts=FACTS | {"steps": 100, "kept_step": 50, "ended_by": "patience"}).text
+    assert "Trained on\n400 rankings" in text
+    assert "**`patience` ended training" in text
+    assert "The weights are those of step 50; what was learnt later is thrown away.\nThey have seen 400 of" in text
+    text = card(saved).text  # 789 steps are more than one pass
+    assert not any(said in text for said in ("ended training", "thrown away", "have seen"))
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,7 @@ def fit(
         "prompt_in_answers": repeats,
         "steps": steps,
         "kept_step": kept_step,
+        "ended_by": _ended_by(cfg, len(examples), len(plan), steps),
         "tokens": sum(examples[index].size for step in plan[:steps] for index in step),
         "held_out": accuracy.figures(tests, scored) if tests else None,
         "weights": objective.weight_facts(examples),
@@ -166,6 +167,13 @@ def plan_steps(cfg: FitTable, examples: Sequence[Example], seed: int) -> list[li
                 return plan
             plan.append(step)
     return plan
+
+
+def _ended_by(cfg: FitTable, rankings: int, planned: int, steps: int) -> str:
+    """The setting that ended training before all epochs were through; empty where none did."""
+    if steps < planned:
+        return "patience"
+    return "token_budget" if planned < cfg.epochs * -(-rankings // cfg.prompts_per_step) else ""
 
 
 def _train(
