@@ -180,6 +180,7 @@ def _one(
         figures = {"variant": variant, "seed": seed, "made_with": made_with, "starling_rm": []}
         figures["fit"] = _fitted(options, cfg, rows, seed, shown, folder)
         write_atomically(done, json.dumps(figures, indent=1) + "\n")
+        (folder / "checkpoint.pt").unlink(missing_ok=True)
     if not (options.held_out_only or options.choose or figures["starling_rm"]):
         figures["starling_rm"] = _tested(options, folder)
         write_atomically(done, json.dumps(figures, indent=1) + "\n")

@@ -74,7 +74,3 @@ class Checkpoint:
                 raise OSError("the disk did not take the whole file") from error
             os.replace(partial, self.path)
         self._last = time.monotonic()
-
-    def remove(self) -> None:
-        """Forget the state, once what it led to stands."""
-        self.path.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -61,9 +60,11 @@ def fit(settings: Config, rankings: list[Path], model: str, out: Path, held_out:
         text = json.dumps({"request": request, "versions": versions(), "facts": facts}, indent=1) + "\n"
         write_atomically(work / "model" / FACTS, text)
         with explained(f"writing {out}"):
-            for name in ("metrics.jsonl", unusable.FILE, "adapter"):
+            for name in ("metrics.jsonl", unusable.FILE):
                 if (work / name).exists():
-                    os.replace(work / name, work / "model" / name)
+                    shutil.copy2(work / name, work / "model" / name)
+            if (work / "adapter").exists():
+                shutil.copytree(work / "adapter", work / "model" / "adapter")
             replace_folder(work / "model", out)
             shutil.rmtree(work)
     return facts

@@ -41,10 +41,7 @@ def refuse_choosing(run: Run, judge: Judge) -> None:
 
 def tell_choosing(config: Config) -> None:
     """Say so where a judge that rewards also chooses the step: its win rate is then no second opinion."""
-    tune = as_read(config.tune)
-    rewards = {reward.name for reward in tune.rewards} if is_online(tune.algorithm) else set()
-    by_program = any(one.cfg.judge == rubric.NAME for one in named_judges(config, config.rank))
-    if "judge" in rewards or (rubric.NAME in rewards and by_program):
+    if _rewarding(config) & {one.cfg.judge for one in named_judges(config, config.rank)}:
         progress.console.print(
             "tune: the judge that rewards also chooses the step, so its win rate says how well it is pleased, not that "
             "answers are better"
@@ -52,15 +49,24 @@ def tell_choosing(config: Config) -> None:
 
 
 def tell(run: Run, judge: Judge) -> dict[str, Any]:
-    """The reward models that judge the test, and a caution, printed too, where the run's own is one of them."""
-    found: dict[str, Any] = {"reward_models": [one.identity for one in reward_judges(judge)]}
-    if own := among(run, judge):
+    """The reward models that judge the test, and a caution, printed too, where the policy was trained to please one of
+    the judges."""
+    judges = reward_judges(judge)
+    found: dict[str, Any] = {"reward_models": [one.identity for one in judges]} if judges else {}
+    rewarding = _rewarding(run.config)
+    pleased = [f"{name} is the run's own reward model, which" for name in among(run, judge)]
+    pleased += [
+        f"{one.cfg.judge} is a judge that tune.rewards names, which"
+        for one in named_judges(run.config, run.config.evaluate)
+        if one.cfg.judge in rewarding
+    ]
+    if pleased:
         found["caution"] = (
-            f"{own[0]} is the run's own reward model, which the policy was trained to please: its verdict shows how "
-            "far that went, not that the answers are better."
+            f"{pleased[0]} the policy was trained to please: its verdict shows how far that went, not that the answers "
+            "are better."
         )
         progress.console.print(f"evaluate: {found['caution']}", markup=False)
-    return found if found["reward_models"] else {}
+    return found
 
 
 def among(run: Run, judge: Judge) -> list[str]:
@@ -77,8 +83,19 @@ def is_own(run: Run, identity: Mapping[str, Any]) -> bool:
 
 
 def _rewards_by_judge(config: Config) -> bool:
+    return "judge" in _rewards(config)
+
+
+def _rewarding(config: Config) -> set[str]:
+    """The judges that reward the policy, as settings name them."""
+    rewards = _rewards(config)
+    judges = {one.cfg.judge for one in named_judges(config, config.rank)} if "judge" in rewards else set()
+    return judges | ({rubric.NAME} & rewards)
+
+
+def _rewards(config: Config) -> set[str]:
     tune = as_read(config.tune)
-    return is_online(tune.algorithm) and any(reward.name == "judge" for reward in tune.rewards)
+    return {reward.name for reward in tune.rewards} if is_online(tune.algorithm) else set()
 
 
 def _are_one(model: str, other: str) -> bool:

@@ -172,15 +172,21 @@ class Run:
         self._save()
 
     def finished(self, stage: str, facts: dict[str, Any]) -> None:
-        """Note that a stage is done, with what it says of itself; only after all its files stand."""
+        """Note that a stage is done, with what it says of itself; only after all its files stand.
+
+        Its checkpoint goes last: a kill before costs no more than what came after it.
+        """
         entry = self.manifest["stages"][stage]
-        outputs = sorted(path for path in self.folder(stage).rglob("*") if path.is_file() and path.suffix != ".pt")
+        files = sorted(path for path in self.folder(stage).rglob("*") if path.is_file())
+        outputs = [path for path in files if path.suffix != ".pt"]
         self.manifest["stages"][stage] = entry | {
             "state": "done",
             "facts": facts,
             "outputs": {str(path.relative_to(self.root)): _sha256(path) for path in outputs},
         }
         self._save()
+        for path in set(files) - set(outputs):
+            path.unlink()
 
     def borrow(self, other: "Run", stages: list[str]) -> None:
         """Take finished stages over from another run whose settings agree that far, with their metrics.

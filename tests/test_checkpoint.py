@@ -93,14 +93,6 @@ def test_a_full_disk_is_a_plain_error_and_leaves_the_old_state(path: Path) -> No
     assert checkpoint.load() == {"step": 1}
 
 
-def test_a_removed_state_is_gone_and_may_be_removed_again(path: Path) -> None:
-    checkpoint = Checkpoint(path, 0)
-    checkpoint.save({})
-    checkpoint.remove()
-    checkpoint.remove()
-    assert checkpoint.load() is None
-
-
 def test_what_another_version_saved_is_refused_and_kept(path: Path) -> None:
     torch.save({"starling": "0.0.1", "state": {"step": 2}}, path)
     with pytest.raises(DataError, match=r"was saved by starling 0\.0\.1, this is .*; use that version, or delete it"):

@@ -30,6 +30,15 @@ def test_a_policy_that_did_not_move_has_not_drifted(settings, tiny_model: Path) 
     assert found["explained_by_finish_and_repetition"] == 1.0
 
 
+@pytest.mark.parametrize("judge", ['judge = "openai:big@http://127.0.0.1:9/v1"', 'judges = ["rubric", "smollm2"]'])
+def test_what_the_rubric_does_not_reward_explains_no_wins_of_other_judges(
+    tiny_model: Path, tmp_path: Path, judge: str
+) -> None:
+    name, value = judge.split(" = ")
+    settings = config.load(recipe(tmp_path, tiny_model), [f"evaluate.{name}={value}"])
+    assert evaluate._drift(settings, str(tiny_model), [case(1.0)])["explained_by_finish_and_repetition"] is None
+
+
 def test_drift_is_the_kl_over_the_vocabulary_at_each_token_that_was_said(settings, tiny_model: Path, tmp_path: Path):
     tuned = models.load_policy(str(tiny_model), torch.float32)
     with torch.no_grad():

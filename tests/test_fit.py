@@ -191,7 +191,6 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(tiny_model: Path, tmp_path: P
     assert len(files) == (2 if "lora_rank" in settings else 1)
     for file in files:
         assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
-    assert not (tmp_path / "cut" / "checkpoint.pt").exists()
 
 
 def other_base(tiny_model: Path, folder: Path) -> Path:

@@ -78,6 +78,31 @@ def test_a_judge_that_rewards_and_chooses_is_told(
     assert ("the judge that rewards also chooses the step" in capsys.readouterr().out) == told
 
 
+LLM = "openai:big@http://127.0.0.1:9/v1"
+
+
+@pytest.mark.parametrize(
+    ("changes", "pleased"),
+    [
+        ({"tune__rewards": ["rubric"]}, "rubric"),
+        ({"tune__rewards": ["judge"]}, "rubric"),
+        ({"tune__rewards": ["judge"], "rank__judge": LLM, "evaluate__judge": LLM}, LLM),
+        ({"tune__rewards": ["judge"], "rank__judge": LLM, "evaluate__judge": "rubric"}, ""),
+        ({"tune__rewards": ["rubric"], "evaluate__judge": LLM}, ""),
+        ({"tune__rewards": ["rubric"], "tune__algorithm": "dpo"}, ""),
+        ({"tune__rewards": ["model"]}, ""),
+    ],
+)
+def test_a_test_by_a_judge_that_rewarded_is_cautioned(
+    tiny_model: Path, tmp_path: Path, run: Run, capsys, changes: dict[str, Any], pleased: str
+) -> None:
+    run.config = settings(tmp_path, tiny_model, **changes)
+    found = own_reward.tell(run, RubricJudge(tie_margin=0.0))
+    assert ("caution" in found) == bool(pleased)
+    printed = capsys.readouterr().out.replace("\n", "")
+    assert (f"{pleased} is a judge that tune.rewards names" in printed) if pleased else printed == ""
+
+
 def test_the_runs_own_reward_model_is_known_by_its_weights(run: Run, other: str, capsys) -> None:
     own = RewardJudge(str(run.folder("fit") / "model"))
     stranger = RewardJudge(other)

@@ -137,6 +137,18 @@ def test_a_finished_stage_has_the_hash_of_every_output(run: Run) -> None:
     assert manifest(run)["stages"]["rank"]["outputs"] == {"rank/deep/a.txt": expected}
 
 
+def test_a_checkpoint_stays_until_the_stage_is_noted_as_done(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.started("fit")
+    saved = run.folder("fit") / "checkpoint.pt"
+    saved.write_text("all that a kill must not cost")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Run, "_save", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        run.finished("fit", {})
+    assert saved.exists()
+    run.finished("fit", {})
+    assert not saved.exists()
+
+
 def test_time_of_interrupted_attempts_adds_up_and_the_highest_memory_stays(run: Run) -> None:
     run.started("fit", threads=1, products="bfloat16")
     run.spent("fit", 1.5, 700)

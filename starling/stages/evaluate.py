@@ -26,6 +26,7 @@ from starling.compared import MODELS, Case
 from starling.config import Config
 from starling.generate import stop_ids
 from starling.judges import rubric
+from starling.judges.make import named_judges
 from starling.judges.rubric import Assessment
 from starling.ledger import Ledger
 from starling.models import Model
@@ -191,7 +192,8 @@ def _drift(config: Config, tuned_path: str, cases: Sequence[Case]) -> dict[str, 
             ids = [chat.turn_ids(policy.tokenizer, messages, reference, stop, finished=True)]
             references.append((prompt_ids, ids))
     num_own = sum(len(texts) for _, texts in own)
-    explained = compared.explained_by_finish_and_repetition(cases, config.rank.tie_margin)
+    by_rubric = all(one.cfg.judge == rubric.NAME for one in named_judges(config, config.evaluate))
+    explained = compared.explained_by_finish_and_repetition(cases, config.rank.tie_margin) if by_rubric else None
     kl, before, after = 0.0, [], []
     with progress.track("evaluate KL", num_own + len(references), "answers") as advance:
         for packed, features in _packed(policy, own, config, advance):

@@ -66,6 +66,7 @@ def fit(
 ) -> dict[str, Any]:
     """Train on `rankings`, report on `held_out`, write `folder/model`; returns the facts.
 
+    `folder/checkpoint.pt` stays, for whoever calls to remove once it has noted the facts.
     `files` are the ranking files with their hashes, where there were any, for the model's card.
     """
     model = models.new_reward_model(base, seed=device.seed_for(seed, "fit", "head"))
@@ -117,7 +118,6 @@ def fit(
         model_card.write(unfinished, cfg, base, rankings, held_out, facts, seed=seed, files=files)
 
     _replace(folder / "model", write)
-    checkpoint.remove()
     return facts
 
 

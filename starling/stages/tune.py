@@ -61,7 +61,6 @@ def run(run: Run) -> dict[str, Any]:
     if lora is not None:
         policy.save_adapter(partial, base, cfg.weight_share)
         replace_folder(partial, run.folder("tune") / "adapter")
-    Checkpoint(run.folder("tune") / "checkpoint.pt", 0).remove()
     return loop.facts() | watch.facts()
 
 
