@@ -29,7 +29,7 @@ def examine(config: Config, run: Run | None) -> list[Finding]:
     """Every check that can be made of these settings with what the run has done so far."""
     cfg = config.tune
     device.setup(config.run.threads, config.run.seed)
-    found = [findings.of_memory(config)]
+    found = [findings.of_memory(config)]  # before anything is loaded
     policy = Policy(models.load_policy(config.run.model), cfg.layers, cfg.temperature)
     prompts, rankings = _read(run)
     found.append(findings.of_window(policy, prompts, config))
@@ -38,6 +38,8 @@ def examine(config: Config, run: Run | None) -> list[Finding]:
     prompts = prompts[:PROMPTS]
     model = Model(policy.network, policy.tokenizer)
     ranked = rollout.ranked_groups(model, prompts, rankings)
+    if ranked:
+        found[0] = findings.of_memory(config, sum(map(_tokens, ranked)) / len(ranked))
     found.append(findings.of_template(policy, answers_of(ranked) or [(p, text) for p in prompts for text in PLAIN]))
     if found[-1].state == "stop":
         return found
@@ -50,6 +52,10 @@ def examine(config: Config, run: Run | None) -> list[Finding]:
             found.append(Finding(name="sampler", state="warn", text=text, fix="`starling tune` asks it first of all"))
         found += _rewarded(config, run, ranked, sampled)
     return found
+
+
+def _tokens(group: Group) -> int:
+    return len(group.prompt_ids) + group.num_tokens
 
 
 def answers_of(groups: Sequence[Group]) -> list[tuple[Prompt, str]]:
@@ -109,24 +115,25 @@ def _rewarded(config: Config, run: Run | None, ranked: Sequence[Group], fresh: S
     """What rewards say of ranked and sampled answers, and how good the reward model is, where there are any yet."""
     wanted = {reward.name: reward for reward in config.tune.rewards}
     asked = wanted.pop("judge", None)
-    found = []
+    found: list[Finding] = []
+    own = None
     if "model" in wanted:
         if run is None or not run.is_done("fit"):
             text, fix = "there is none yet, so rewards were not looked at", "ask again after `starling fit`"
             return [Finding(name="reward model", state="warn", text=text, fix=fix)]
         found.append(findings.of_held_out(run.facts("fit").get("held_out")))
+        own = models.load_reward_model(str(run.folder("fit") / "model"), device.product_dtype())
+        found.append(findings.of_reward_window(own, ranked, [group.prompt for group in fresh], config))
+        if found[-1].state == "stop":
+            return found
     if asked is not None:
         text, fix = "the judge as reward is not asked here", "its rankings of the run show how it ranks"
         found.append(Finding(name="judge", state="warn" if not wanted else "ok", text=text, fix=fix))
     if not wanted:
         return found
 
-    def load() -> Model:
-        assert run is not None, "a reward model is asked for only where there is one"
-        return models.load_reward_model(str(run.folder("fit") / "model"), device.product_dtype())
-
     judge = RubricJudge(tie_margin=config.rank.tie_margin)  # stands in: the judge itself is not asked
-    score = rewards.make(tuple(wanted.values()), load, judge, config.tune.microbatch_tokens)
+    score = rewards.make(tuple(wanted.values()), own, judge, config.tune.microbatch_tokens)
     try:
         return [*found, findings.of_rewards(score(ranked)[0], score(fresh)[0])]
     except StarlingError as error:

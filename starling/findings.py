@@ -12,6 +12,7 @@ from starling.config import Config
 from starling.errors import ModelError, StarlingError
 from starling.generate import stop_ids
 from starling.losses import kl
+from starling.models import Model
 from starling.policy import Policy
 from starling.records import Prompt
 from starling.rollout import Group
@@ -46,9 +47,10 @@ def refuse(findings: Sequence[Finding]) -> None:
         raise StarlingError(f"tune: {'. '.join(stops)}")
 
 
-def of_memory(config: Config) -> Finding:
-    """The estimate against what is free; only what no memory of this machine could hold says stop."""
-    parts = memory.of_tune(config, models.load_config(config.run.model))
+def of_memory(config: Config, ranking_tokens: float = 0.0) -> Finding:
+    """The estimate against what is free; only what no memory of this machine could hold says stop. `ranking_tokens` are
+    those of a prompt with its ranked answers, where they are known."""
+    parts = memory.of_tune(config, models.load_config(config.run.model), ranking_tokens)
     there = memory.available()
     need, text = sum(parts.values()), f"tune takes about {memory.said(parts)}"
     figures: dict[str, Any] = {"bytes": need, "parts": parts}
@@ -83,6 +85,34 @@ def of_window(policy: Policy, prompts: Sequence[Prompt], config: Config) -> Find
         state="stop" if too_long else "ok",
         text=text,
         fix="lower tune.max_new_tokens and evaluate.answer_tokens, or prompts.max_tokens with prompts.too_long",
+        figures={"window": window, "longest": longest, "too_long": len(too_long)},
+    )
+
+
+def of_reward_window(
+    reward_model: Model, ranked: Sequence[Group], prompts: Sequence[Prompt], config: Config
+) -> Finding:
+    """Whether the reward model has positions for every ranked answer, and for every prompt with a whole answer."""
+    window = packing.window(reward_model.network.config)
+    wanted = max(config.tune.max_new_tokens, config.evaluate.answer_tokens)
+    lengths = []
+    for group in ranked:
+        ends = [answer.finished for answer in group.answers]
+        shared, endings = chat.conversation_ids(reward_model.tokenizer, group.prompt.messages, group.texts, ends)
+        lengths.append((group.prompt.id, len(shared) + max(map(len, endings))))
+    for prompt in prompts:
+        lengths.append((prompt.id, len(chat.prompt_ids(reward_model.tokenizer, prompt.messages)) + wanted))
+    too_long = [name for name, length in lengths if length > window]
+    longest = max((length for _name, length in lengths), default=0)
+    text = (
+        f"the longest of ranked answers, and of prompts and {wanted} tokens, takes {longest:,} of the reward model's "
+    )
+    text += f"{window:,}" + (f": {len(too_long)} do not fit, first of {too_long[0]}" if too_long else "")
+    return Finding(
+        name="reward model's window",
+        state="stop" if too_long else "ok",
+        text=text,
+        fix="use a reward model with a larger window, or leave out prompts and answers of that length",
         figures={"window": window, "longest": longest, "too_long": len(too_long)},
     )
 

@@ -21,7 +21,7 @@ from starling.models import Model
 from starling.policy import Policy
 from starling.records import Prompt, Ranking
 from starling.rewards import Rewards
-from starling.rollout import Group, ranked_groups
+from starling.rollout import Group, ranked_groups, with_first
 from starling.tune_settings import as_read
 
 FLAT_STEPS = 3  # in a row in which all answers are rewarded alike: one may be chance, after these tuning ends
@@ -48,6 +48,8 @@ class Loop:
         self._began_with = policy.fingerprint()
         self.rewards = rewards
         ranked = ranked_groups(Model(policy.network, policy.tokenizer), prompts, rankings)
+        if self.algorithm.best_only:
+            ranked = with_first(ranked)
         self.curriculum = Curriculum(self.cfg, self.seed, prompts, ranked)
         self.curriculum.require(online=self.algorithm.online, rankings=len(rankings))
         if self.algorithm.best_only:
@@ -91,9 +93,6 @@ class Loop:
                 self.take_step(advance)
                 if checkpoint.due:
                     checkpoint.save(self.state_dict())
-            if self.watch.last_step < self.step and (found := self._look()):
-                self.recorder.log(self.step, found)
-                checkpoint.save(self.state_dict())  # so that an interruption now does not look and log again
 
     def warm_up(self, advance: progress.Advance) -> None:
         """Fix the reward's scale and teach the critic, on ranked answers, before the policy moves."""
@@ -117,6 +116,7 @@ class Loop:
         """One round: a step's groups, ranked or fresh, then `updates_per_step` updates, each on its own part."""
         online = self.step >= self.curriculum.ranked_steps
         if online:
+            self._kept.clear()  # of ranked answers, which are done
             fresh = self._sample(advance)
             spent = sum(count_tokens(groups) for groups in fresh)
             self.tokens += spent
@@ -132,7 +132,7 @@ class Loop:
         self.policy.sync()
         if (kl := metrics.get("objective/kl", 0.0)) > self.cfg.kl_limit:
             self._stop(self.step, "kl_limit", f"a KL of {kl:.1f} nats is past tune.kl_limit ({self.cfg.kl_limit:g})")
-        if self.step % self.cfg.validate_every == 0:
+        if self.step % self.cfg.validate_every == 0 or self._is_over:
             metrics |= self._look()
         self.recorder.log(self.step, metrics | {"online": float(online), "tokens": float(self.tokens)})
         rewarded = f" reward {metrics['reward']:+.2f}" if "reward" in metrics else ""
@@ -171,12 +171,16 @@ class Loop:
             self.stopped_by = reason
             progress.console.print(f"tune: step {step}: {why}; tuning ends here", markup=False)
 
+    @property
+    def _is_over(self) -> bool:
+        """Whether no step comes after those that are done."""
+        return bool(self.stopped_by) or self.step == self.curriculum.num_steps
+
     def _look(self) -> dict[str, float]:
         """A look of the judge at the policy, which ends tuning once reward and judge have parted."""
         rewarded = self.algorithm.online and self.rewards.differ_from_judge
-        is_last = bool(self.stopped_by) or self.step == self.curriculum.num_steps
         score = self._mean_reward if rewarded else None
-        found = self.watch.look(self.policy, self.step, score, is_last=is_last)
+        found = self.watch.look(self.policy, self.step, score, is_last=self._is_over)
         if (kl := found.get("validation/kl", 0.0)) > self.cfg.kl_limit:
             self._stop(self.step, "kl_limit", f"a KL of {kl:.1f} nats is past tune.kl_limit ({self.cfg.kl_limit:g})")
         if self.watch.has_parted:

@@ -15,10 +15,16 @@ from starling.models import ValueHead
 
 PROGRAM = 600 * 2**20  # Python with PyTorch and transformers, before any model
 PROMPT_TOKENS = 256  # of a prompt in the cache of keys and values; what prompts there are is not known yet
+ANSWERS = 7  # that a source brings to a prompt, where none are sampled; how many it has is not known yet
 SLOTS = 64  # answers under way at once
+# Where Linux tells of a container's memory, in its newer form and its older: folder, limit, use, reclaimable cache.
+_CONTAINERS = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
 
 
-def of_tune(config: Config, network: PretrainedConfig) -> dict[str, int]:
+def of_tune(config: Config, network: PretrainedConfig, ranking_tokens: float = 0.0) -> dict[str, int]:
     """Bytes of each part at the fullest moment: an update, with all that stays in memory beside it.
 
     n trained blocks of W weights: trained, gradient and AdamW's two moments 16 W, the best weights so far 4 W, all
@@ -26,7 +32,7 @@ def of_tune(config: Config, network: PretrainedConfig) -> dict[str, int]:
     LoRA shares it; where products are in float32 the reference 4 W and no copies. Policy and reward model have 2 or 4
     bytes a weight by that, too. The rest follows from tokens: activations of the trained
     blocks and the logits of a microbatch, features of the warm-up, keys and values of the answers under way. With LoRA
-    what is trained are the adapters.
+    what is trained are the adapters. `ranking_tokens` are those of a prompt with its ranked answers; 0 is not known.
     """
     cfg, algorithm = config.tune, algorithms.chosen(config.tune)
     whole, top, adapters = _weights(network, cfg.layers, cfg.lora_rank)
@@ -36,9 +42,10 @@ def of_tune(config: Config, network: PretrainedConfig) -> dict[str, int]:
     active = 28 * hidden + 8 * network.intermediate_size + 4 * keys  # bytes a token and block, as autograd keeps them
     critic = _critic(hidden) if algorithm.critic else 0
     rewarded = algorithm.online and any(reward.name == "model" for reward in cfg.rewards)
-    answers = config.sample.answers or len(config.sample.generators)
+    answers = config.sample.answers or len(config.sample.generators) or ANSWERS
+    ranking_tokens = ranking_tokens or PROMPT_TOKENS + answers * config.sample.max_new_tokens
     kept = cfg.warm_up_prompts if algorithm.critic else min(cfg.warm_up_prompts, cfg.ranked_prompts)
-    warm_up = kept * answers * config.sample.max_new_tokens
+    warm_up = round(kept * ranking_tokens)
     answer_tokens = max(cfg.max_new_tokens if algorithm.online else 0, config.evaluate.answer_tokens)
     size = device.product_dtype().itemsize
     copies = 2 if size == 2 and cfg.lora_rank else 0
@@ -66,14 +73,23 @@ def available() -> tuple[int, int] | None:
         return None
     lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
     free, total = (int(lines[name].split()[0]) * 1024 for name in ("MemAvailable", "MemTotal"))
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        if Path(limit).exists() and Path(used).exists() and (most := Path(limit).read_text().strip()) != "max":
+    for folder, limit, used, cache in _CONTAINERS:
+        if (
+            (folder / limit).exists()
+            and (folder / used).exists()
+            and (most := (folder / limit).read_text().strip()) != "max"
+        ):
             total = min(total, int(most))
-            free = min(free, max(int(most) - int(Path(used).read_text()), 0))
+            free = min(
+                free, max(int(most) - int((folder / used).read_text()) + _cached(folder / "memory.stat", cache), 0)
+            )
     return free, total
+
+
+def _cached(stat: Path, name: str) -> int:
+    """Bytes of files that a container holds in memory and gives back when it needs them."""
+    counts = dict(line.split() for line in stat.read_text().splitlines()) if stat.exists() else {}
+    return int(counts.get(name, 0))
 
 
 def said(parts: Mapping[str, int]) -> str:

@@ -167,7 +167,7 @@ def reward_against_kl(
                     text, (x, y), xytext=(4, -10), textcoords="offset points", color=GOOD if step == kept else MUTED
                 )
         axes.set_xlabel("KL to the base, nats an answer")
-        axes.set_ylabel("reward, in spreads of the base")
+        axes.set_ylabel("reward, in spreads of the ranked answers")
         axes.margins(x=0.1, y=0.12)
 
     return plot(name, title, summary, 2.7, draw)

@@ -49,15 +49,16 @@ class Rewards:
         return sums, means if len(means) > 1 else {}
 
 
-def make(cfg: Sequence[Reward], reward_model: Callable[[], Model], judge: Judge, microbatch_tokens: int) -> Rewards:
-    """The rewards that the settings name; the reward model is loaded only where it is one of them."""
+def make(cfg: Sequence[Reward], reward_model: Model | None, judge: Judge, microbatch_tokens: int) -> Rewards:
+    """The rewards that the settings name; there is a reward model where it is one of them."""
     scorers: dict[str, tuple[float, Scorer]] = {}
     for reward in cfg:
         if reward.name in scorers:
             raise UsageError(f"config: [tune] rewards has {reward.name!r} twice; give it one weight")
         score: Scorer
         if reward.name == "model":
-            score = by_model(reward_model(), microbatch_tokens)
+            assert reward_model is not None, "the reward model is one of the rewards"
+            score = by_model(reward_model, microbatch_tokens)
         elif reward.name == "judge":
             score = by_judge(judge)
         elif reward.name == "rubric":

@@ -23,7 +23,8 @@ from starling.records import Candidate, Prompt, Ranking
 class Group:
     """One prompt and the G answers that the policy gave: ids for training, text for judging.
 
-    `ranks` are those of ranked answers, best 1; the policy's own have none.
+    `ranks` are those of ranked answers, best 1; the policy's own have none. `has_first` is False where the answers that
+    were ranked first are left out.
     """
 
     prompt: Prompt
@@ -31,6 +32,7 @@ class Group:
     answers: tuple[Sampled, ...]
     texts: tuple[str, ...]
     ranks: tuple[float, ...] = ()
+    has_first: bool = True
 
     @property
     def num_tokens(self) -> int:
@@ -113,8 +115,16 @@ def ranked_groups(model: Model, prompts: Sequence[Prompt], rankings: Sequence[Ra
                 answers.append((answer.answer, rank, Sampled(ids=list(ids), finished=answer.finished)))
         if len(answers) > 1:
             texts, ranks, sampled = zip(*answers, strict=True)
-            prompt = prompt_of[ranking.prompt_id]
-            groups.append(Group(prompt=prompt, prompt_ids=prompt_ids, answers=sampled, texts=texts, ranks=ranks))
+            groups.append(
+                Group(
+                    prompt=prompt_of[ranking.prompt_id],
+                    prompt_ids=prompt_ids,
+                    answers=sampled,
+                    texts=texts,
+                    ranks=ranks,
+                    has_first=min(ranks) == min(ranking.ranks),
+                )
+            )
     if too_long:
         progress.console.print(
             f"{len(too_long):,} ranked answers of {len(set(too_long)):,} prompts are longer than the model's window of "
@@ -122,6 +132,16 @@ def ranked_groups(model: Model, prompts: Sequence[Prompt], rankings: Sequence[Ra
             markup=False,
         )
     return groups
+
+
+def with_first(groups: Sequence[Group]) -> list[Group]:
+    """Those of which an answer that was ranked first is left; how many others there are is told."""
+    kept = [group for group in groups if group.has_first]
+    if lost := len(groups) - len(kept):
+        progress.console.print(
+            f"{lost:,} of {len(groups):,} rankings are not learnt from: the answer ranked first is empty or too long"
+        )
+    return kept
 
 
 def candidates(groups: Sequence[Group], model: str) -> list[Candidate]:
@@ -177,7 +197,7 @@ def score_texts(
         if longest > window:
             raise StarlingError(
                 f"an answer to prompt {prompt.id} takes {longest:,} tokens of the reward model, whose window is "
-                f"{window:,}; lower tune.max_new_tokens, or use another reward model"
+                f"{window:,}; use a reward model with a larger one, or leave out prompts and answers of that length"
             )
         packs.append((shared, endings))
     found: list[list[float]] = []

@@ -13,7 +13,7 @@ from starling.settings import Table, as_tables
 
 _ONLINE = {
     "steps", "rollouts_per_prompt", "max_new_tokens", "epochs_per_step", "rewards", "reward_scaling", "reward_clip",
-    "missing_eos_penalty", "kl_limit", "logprob_gap_limit", "token_budget", "sampler", "overlap", "parting_looks",
+    "missing_eos_penalty", "logprob_gap_limit", "token_budget", "sampler", "overlap", "parting_looks",
     "samples_every", "temperature",
 }  # fmt: skip
 _RANKED = {"ranked_prompts", "ranked_epochs"}
@@ -97,7 +97,8 @@ class TuneTable(Table):
     """Whether a step's rollouts are sampled while the step before is learnt from, by the weights of before it; old
     logprobs are then the sampler's own."""
     lam: float = Field(0.5, gt=0)
-    """Lambda of apa and awr: large = stay close to the initial policy."""
+    """Lambda of apa and awr: large = advantages count for little, so that apa stays close to the policy it is anchored
+    at, and awr, which is anchored at none, imitates all answers alike."""
     weight_clip: float = Field(20.0, ge=1)
     """Largest weight exp(A / lambda) in awr."""
     clip: float = Field(0.2, gt=0, lt=1)

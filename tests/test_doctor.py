@@ -30,9 +30,11 @@ def test_a_run_is_examined_and_left_as_it_was(fitted: Path, capsys: pytest.Captu
     states = {finding["name"]: finding["state"] for finding in found["findings"]}
     assert list(states) == [
         "memory", "window", "template", "KL at step 0", "EOS rate", "sampler and trainer", "reward model",
-        "reward spread",
+        "reward model's window", "reward spread",
     ]  # fmt: skip
-    fit = ("memory", "window", "template", "KL at step 0", "sampler and trainer", "reward spread")
+    fit = (
+        "memory", "window", "template", "KL at step 0", "sampler and trainer", "reward model's window", "reward spread",
+    )  # fmt: skip
     assert {states[name] for name in fit} == {"ok"}
     assert code == (0 if found["fit_to_tune"] else 1)
     assert found["fit_to_tune"] == ("stop" not in states.values())

@@ -137,6 +137,24 @@ def test_a_prompt_that_leaves_no_room_is_named(policy: Policy, settings: Config)
     assert "1 prompts do not fit, first long one" in found.text
 
 
+def test_what_a_reward_model_cannot_read_whole_is_named_before_anything_is_learnt(
+    policy: Policy, settings: Config, reward_model: Model
+) -> None:
+    def ranked(name: str, *texts: str) -> Group:
+        answers = tuple(Sampled(ids=[1], finished=True) for _ in texts)
+        return Group(prompt=replace(PROMPTS[0], id=name), prompt_ids=(1,), answers=answers, texts=texts)
+
+    fits, long = ranked("fits", "the rain", "wet"), ranked("long", "wet", "rain " * 600)
+    found = findings.of_reward_window(reward_model, [fits], PROMPTS, settings)
+    assert (found.state, found.figures["too_long"], found.figures["window"]) == ("ok", 0, 512)
+    found = findings.of_reward_window(reward_model, [fits, long], PROMPTS, settings)
+    assert (found.state, found.figures["too_long"]) == ("stop", 1)
+    assert found.figures["longest"] > 600
+    assert "1 do not fit, first of long" in found.text
+    asked = replace(PROMPTS[0], id="asked", messages=[{"role": "user", "content": "rain " * 500}])
+    assert findings.of_reward_window(reward_model, [], [asked], settings).text.endswith("1 do not fit, first of asked")
+
+
 def test_stops_are_one_error_and_warnings_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     warn = Finding(name="a", state="warn", text="this is [odd]", fix="look")
     findings.refuse([warn, Finding(name="b", state="ok", text="fine")])

@@ -41,10 +41,33 @@ def test_what_is_not_needed_takes_nothing(tiny_model: Path, tmp_path: Path) -> N
     parts = memory.of_tune(config.load(recipe(tmp_path, tiny_model, tune__algorithm="dpo")), network)
     assert (parts["critic"], parts["reward model"]) == (0, 0)
     # of 4 ranked prompts with 3 answers of at most 16 tokens a state of the trunk is kept, and one in float32
-    size = device.product_dtype().itemsize + 4
-    assert parts["features of the warm-up"] == 4 * 3 * 16 * size * network.hidden_size
+    bytes_a_token = (device.product_dtype().itemsize + 4) * network.hidden_size
+    assert parts["features of the warm-up"] == 4 * (memory.PROMPT_TOKENS + 3 * 16) * bytes_a_token
     fresh = {"tune__algorithm": "grpo", "tune__ranked_prompts": 0}
     assert memory.of_tune(config.load(recipe(tmp_path, tiny_model, **fresh)), network)["features of the warm-up"] == 0
+
+
+def test_the_warm_up_is_counted_where_its_answers_are_known_and_never_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    network = models.load_config(str(tiny_model))
+    settings = config.load(recipe(tmp_path, tiny_model, tune__algorithm="dpo"))
+    brought = settings.model_copy(update={"sample": settings.sample.model_copy(update={"generators": ()})})
+    bytes_a_token = (device.product_dtype().itemsize + 4) * network.hidden_size
+    for tokens, expected in ((0, memory.PROMPT_TOKENS + memory.ANSWERS * 16), (300.5, 300.5)):
+        assert memory.of_tune(brought, network, tokens)["features of the warm-up"] == 4 * expected * bytes_a_token
+
+
+@pytest.mark.parametrize(
+    ("folder", "limit", "used", "cache"), [part[:4] for part in memory._CONTAINERS], ids=["cgroup 2", "cgroup 1"]
+)
+def test_files_that_a_container_gives_back_are_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path, limit: str, used: str, cache: str
+) -> None:
+    (tmp_path / limit).write_text(f"{2**20}\n")
+    (tmp_path / used).write_text(f"{2**20 - 1000}\n")
+    monkeypatch.setattr(memory, "_CONTAINERS", [(tmp_path, limit, used, cache)])
+    assert memory.available() == (1000, 2**20)
+    (tmp_path / "memory.stat").write_text(f"anon 5\n{cache} 700\n")
+    assert memory.available() == (1700, 2**20)
 
 
 def test_more_tokens_and_more_layers_take_more(tiny_model: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 from tolerances import CLOSE
@@ -41,10 +41,6 @@ class Scripted:
     def rank(self, items: Sequence[tuple[Prompt, Sequence[Candidate]]]) -> list[Judged]:
         self.seen += [[answer.answer for answer in answers] for _prompt, answers in items]
         return [Judged(ranks=ranks, reason="" if ranks else "no verdict") for ranks in self._ranks]
-
-
-def no_model() -> NoReturn:
-    raise AssertionError("the reward model is not asked for")
 
 
 def test_a_function_is_called_by_its_path_for_each_prompt() -> None:
@@ -120,14 +116,14 @@ def test_rewards_are_added_up_by_weight_and_each_mean_is_told() -> None:
 
 
 def test_the_reward_model_scores_as_it_does_alone(reward_model) -> None:
-    made = rewards.make([Reward(name="model")], lambda: reward_model, Scripted(), 2048)
+    made = rewards.make([Reward(name="model")], reward_model, Scripted(), 2048)
     rows, _ = made([group(*TEXTS)])
     assert rows == score_texts(reward_model, [(ASKED, TEXTS, (True,) * 3)], 2048)
 
 
 def test_the_reward_model_is_loaded_only_where_it_is_asked_for() -> None:
     names = ("rubric", "judge", "rewarding:letters")
-    made = rewards.make([Reward(name=name) for name in names], no_model, Scripted([1, 2, 3]), 2048)
+    made = rewards.make([Reward(name=name) for name in names], None, Scripted([1, 2, 3]), 2048)
     _, means = made([group(*TEXTS)])
     assert set(means) == {f"rewards/{name}/mean" for name in names}
 
@@ -152,4 +148,4 @@ def test_a_function_that_is_not_there_is_said(path: str) -> None:
 
 def test_a_reward_that_stands_twice_is_refused() -> None:
     with pytest.raises(UsageError, match=r"rewards has 'rubric' twice"):
-        rewards.make([Reward(name="rubric")] * 2, no_model, Scripted(), 2048)
+        rewards.make([Reward(name="rubric")] * 2, None, Scripted(), 2048)

@@ -12,7 +12,7 @@ from starling.generate import Sampled
 from starling.models import Model
 from starling.packing import pack
 from starling.records import Candidate, Message, Prompt, Ranking
-from starling.rollout import Group, candidates, own_settings, ranked_groups, sample_groups, score_texts
+from starling.rollout import Group, candidates, own_settings, ranked_groups, sample_groups, score_texts, with_first
 
 
 def prompt(word: str) -> Prompt:
@@ -101,6 +101,17 @@ def test_ranked_answers_past_the_window_are_left_out_and_told(policy: Model, cap
     assert (group.prompt.id, group.texts, group.ranks) == ("p", ("rain", "wet"), (2, 1))
     said = " ".join(capsys.readouterr().out.split())
     assert "2 ranked answers of 2 prompts are longer than the model's window of 512 tokens and left out" in said
+
+
+def test_rankings_whose_first_answer_is_left_out_have_no_best_one(policy: Model, capsys) -> None:
+    ranks: list[list[float]] = [[2, 1, 3], [1, 2, 3], [1, 2, 1]]
+    told = [ranking(name, ["rain", " ", "wet"], row) for name, row in zip("pqr", ranks, strict=True)]
+    prompts = [Prompt(id=one.prompt_id, messages=one.messages) for one in told]
+    groups = ranked_groups(policy, prompts, told)
+    assert [group.has_first for group in groups] == [False, True, True]
+    assert [group.best.texts for group in with_first(groups)] == [("rain",), ("rain", "wet")]
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 of 3 rankings are not learnt from: the answer ranked first is empty or too long" in said
 
 
 def test_an_answer_past_the_reward_models_window_is_refused(reward_model: Model) -> None:

@@ -45,9 +45,10 @@ def run(run: Run) -> dict[str, Any]:
         watch = selection.Watch(config, validation, judge, len(tables.prompts_of(run, "test")))
         rankings = tables.rankings_of(run, prompts)
         wanted = cfg.rewards if is_online(cfg.algorithm) else ()
-        reward = rewards.make(wanted, lambda: _reward_model(run), judge, cfg.microbatch_tokens)
+        own = _reward_model(run) if any(one.name == "model" for one in wanted) else None
+        reward = rewards.make(wanted, own, judge, cfg.microbatch_tokens)
         loop = Loop(config, policy, reward, prompts, rankings, watch, recorder, server)
-        _refuse_unfit(config, policy, [*prompts, *validation], loop.curriculum)
+        _refuse_unfit(config, policy, own, [*prompts, *validation], loop.curriculum)
         progress.console.print(f"tune: {loop.curriculum.plan()}", markup=False)
         if server is not None:
             server.try_out(policy)
@@ -64,9 +65,14 @@ def run(run: Run) -> dict[str, Any]:
     return loop.facts() | watch.facts()
 
 
-def _refuse_unfit(config: Config, policy: Policy, prompts: Sequence[Prompt], curriculum: Curriculum) -> None:
-    """What of `starling doctor` costs next to nothing, on the first part of the ranked answers."""
+def _refuse_unfit(
+    config: Config, policy: Policy, reward_model: Model | None, prompts: Sequence[Prompt], curriculum: Curriculum
+) -> None:
+    """What of `starling doctor` costs next to nothing, mostly on the first part of the ranked answers."""
     findings.refuse([findings.of_window(policy, prompts, config)])
+    if reward_model is not None:
+        every = [group for part in curriculum.parts for group in part]
+        findings.refuse([findings.of_reward_window(reward_model, every, prompts, config)])
     ranked = curriculum.parts[0][:2]
     shown = [(group.prompt, text) for group in ranked for text in group.texts]
     findings.refuse([findings.of_template(policy, shown), findings.of_kl(policy, ranked)])
