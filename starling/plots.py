@@ -135,7 +135,8 @@ def reward_against_kl(
     """The path of tuning: what reward was had for how much distance from the base.
 
     On an axis of its own what the judge said at each look (`step`, `kl`, `win_rate` with `low` and `high`, and whether
-    they had `parted`): where the one goes up and the other down, the reward is optimised past what it stands for.
+    they had `parted`): where the one goes up and the other down, the reward is optimised past what it stands for. The
+    step that was `kept` is marked there, since a step's rollouts are of the policy before it.
     """
     summary = f"{title}: nothing measured yet."
     if steps:
@@ -155,17 +156,10 @@ def reward_against_kl(
 
     def draw(axes: Axes) -> None:
         if looks:
-            _draw_looks(axes, looks)
+            _draw_looks(axes, looks, kept)
         axes.plot(kl, reward, color=TUNED, linewidth=1.1, marker="o", markersize=4, label="reward")
-        shown = {steps[0], steps[-1]} if steps else set()
-        for step, x, y in zip(steps, kl, reward, strict=True):
-            if step == kept:
-                axes.plot([x], [y], "o", color=GOOD, markersize=9, fillstyle="none", markeredgewidth=1.8)
-            if step in shown or step == kept:
-                text = f"step {step}, kept" if step == kept else f"{step}"
-                axes.annotate(
-                    text, (x, y), xytext=(4, -10), textcoords="offset points", color=GOOD if step == kept else MUTED
-                )
+        for step, x, y in list(zip(steps, kl, reward, strict=True))[:: max(len(steps) - 1, 1)]:
+            axes.annotate(f"{step}", (x, y), xytext=(4, -10), textcoords="offset points", color=MUTED)
         axes.set_xlabel("KL to the base, nats an answer")
         axes.set_ylabel("reward, in spreads of the ranked answers")
         axes.margins(x=0.1, y=0.12)
@@ -173,7 +167,7 @@ def reward_against_kl(
     return plot(name, title, summary, 2.7, draw)
 
 
-def _draw_looks(axes: Axes, looks: Sequence[Mapping[str, Any]]) -> None:
+def _draw_looks(axes: Axes, looks: Sequence[Mapping[str, Any]], kept: int | None) -> None:
     """The judge's win rate with its interval over the same KL, against an axis on the right; red where they parted."""
     right: Any = axes.twinx()
     right.spines["right"].set_visible(True)
@@ -181,7 +175,14 @@ def _draw_looks(axes: Axes, looks: Sequence[Mapping[str, Any]]) -> None:
     for look in looks:
         colour = BAD if look["parted"] else BASE
         right.plot((look["kl"], look["kl"]), (_end(look, "low"), _end(look, "high")), color=colour, linewidth=1)
-        right.plot([look["kl"]], [look["win_rate"]], "s", color=colour, markersize=4)
+        where = look["kl"], look["win_rate"]
+        right.plot(*([value] for value in where), "s", color=colour, markersize=4)
+        if look["step"] == kept:
+            right.plot(
+                *([value] for value in where), "o", color=GOOD, markersize=10, fillstyle="none", markeredgewidth=1.8
+            )
+            text = f"step {kept}, kept"
+            right.annotate(text, where, xytext=(8, 6), textcoords="offset points", color=GOOD)
     right.plot([look["kl"] for look in looks], [look["win_rate"] for look in looks], color=BASE, linewidth=0.8)
     right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
     right.set_ylabel("judge's win rate (squares)")

@@ -134,6 +134,8 @@ def test_the_plot_of_reward_against_kl_tells_what_the_judge_said() -> None:
     assert "The judge's win rate went from 50.0 % at KL 0.00 to 25.0 % at KL 1.50 (step 2)." in plot.summary
     assert plot.summary.endswith("Reward and judge had parted at steps 2.")
     assert "judge's win rate (squares)" in plot.svg
+    assert "step 2, kept" in plot.svg  # at the look: the rollouts of step 2 are of the policy before it
+    assert not any("kept" in one.svg for one in PLOTS if one.name == "path")
 
 
 def test_matplotlibs_settings_are_left_as_they_were() -> None:
