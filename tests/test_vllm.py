@@ -131,6 +131,23 @@ def test_weights_that_a_killed_run_left_on_the_server_are_taken_back(tiny_model:
         assert same(asked(killed), first)
 
 
+@pytest.mark.parametrize("restarted", [False, True], ids=["same server", "server started anew"])
+def test_adapters_that_a_killed_run_left_on_the_server_are_unloaded(
+    policy: Policy, tiny_model: Path, tmp_path: Path, restarted: bool
+) -> None:
+    with VllmServer(tiny_model, dev=False) as fake:
+        Server(fake.url, tmp_path / "sampler", str(tiny_model)).take(policy)
+        (left,) = fake.loaded
+        move(policy)
+        with VllmServer(tiny_model, dev=False) if restarted else nullcontext(fake) as now:
+            with Server(now.url, tmp_path / "sampler", str(tiny_model)) as server:
+                server.take(policy)
+                assert same(asked(server), here(policy))
+                assert not (tmp_path / "sampler" / left).exists()
+            assert now.unloaded == now.loaded  # of one started anew what was left is no adapter
+            assert (left in now.loaded) == (not restarted)
+
+
 def test_a_server_that_fails_does_not_hide_what_failed_before(tiny_model: Path, tmp_path: Path, capsys) -> None:
     (tmp_path / "config.json").write_text("{}")  # weights that the server is to be rid of
     with pytest.raises(ZeroDivisionError), Server("http://127.0.0.1:9", tmp_path, str(tiny_model)):

@@ -94,7 +94,8 @@ class VllmServer:
 
     async def _unload(self, request: web.Request) -> web.Response:
         asked = await request.json()
-        del self._adapters[asked["lora_name"]]
+        if self._adapters.pop(asked["lora_name"], None) is None:
+            return web.json_response({"error": {"message": "The lora adapter cannot be found."}}, status=404)
         self.unloaded.append(asked["lora_name"])
         return web.Response(text="Success")
 

@@ -24,6 +24,7 @@ from starling.records import Message
 KEY_VARIABLE = "VLLM_API_KEY"  # vLLM's own
 SAID = 200  # characters of what the server says that are passed on
 _LORA = "start it with --enable-lora, --max-lora-rank of at least tune.lora_rank, VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"
+_NAME = "starling-"  # what adapters are called by, before their hash
 _RELOAD = "start it with VLLM_SERVER_DEV_MODE=1, or set tune.lora_rank"
 
 
@@ -39,7 +40,9 @@ class Server:
         self._folder = folder.absolute()
         self._base = base
         self._adapter = ""
-        self._has_other_weights = (self._folder / "config.json").exists()  # an earlier process did not come to leave
+        # What an earlier process left that was killed.
+        self._left = {path.name for path in self._folder.glob(f"{_NAME}*")}
+        self._has_other_weights = (self._folder / "config.json").exists()
 
     def __enter__(self) -> Self:
         return self
@@ -133,13 +136,14 @@ class Server:
         fresh = self._folder / "fresh"
         shutil.rmtree(fresh, ignore_errors=True)
         policy.save_adapter(fresh, self._base)
-        name = f"starling-{hashlib.sha256((fresh / 'adapter_model.safetensors').read_bytes()).hexdigest()[:16]}"
+        name = f"{_NAME}{hashlib.sha256((fresh / 'adapter_model.safetensors').read_bytes()).hexdigest()[:16]}"
         if name == self._adapter:
             return
         place = self._folder / name
         shutil.rmtree(place, ignore_errors=True)
         fresh.rename(place)
         self._ask("/v1/load_lora_adapter", _LORA, lora_name=name, lora_path=str(place), load_inplace=True)
+        self._left.discard(name)
         self._unload()
         self._adapter = name
 
@@ -149,16 +153,18 @@ class Server:
         self._ask("/reset_prefix_cache", _RELOAD)
 
     def _unload(self) -> None:
-        if self._adapter:
-            self._ask("/v1/unload_lora_adapter", _LORA, lora_name=self._adapter)
-            shutil.rmtree(self._folder / self._adapter, ignore_errors=True)
-            self._adapter = ""
+        """Our adapters, and those of a killed process, of which a server that was started since knows nothing."""
+        for name in (*sorted(self._left), *([self._adapter] if self._adapter else [])):
+            self._ask("/v1/unload_lora_adapter", _LORA, unless=404 if name in self._left else 0, lora_name=name)
+            shutil.rmtree(self._folder / name, ignore_errors=True)
+        self._left, self._adapter = set(), ""
 
-    def _ask(self, path: str, advice: str, **body: Any) -> None:
-        """POST; a path that the server does not have, or that fails, is told with what to do."""
+    def _ask(self, path: str, advice: str, *, unless: int = 0, **body: Any) -> None:
+        """POST; a path that the server does not have, or that fails with another status than `unless`, is told with
+        what to do."""
 
         def read(number: int, status: int, text: str) -> None:
-            if status != 200:
+            if status not in (200, unless):
                 raise CallError(f"{self._url}{path} failed with status {status}: {_said(text)}; {advice}")
 
         post_all(self._url + path, [body], read, key=_key())
