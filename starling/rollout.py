@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from transformers import GenerationConfig
@@ -176,6 +176,31 @@ def own_settings(network: PreTrainedModel) -> SamplingSettings:
         "temperature": 1.0 if config.temperature is None else float(config.temperature),
         "top_p": 1.0 if config.top_p is None else float(config.top_p),
     }
+
+
+# What else in a `generation_config` changes what is drawn, with the value that changes nothing.
+_OTHER_SETTINGS = {
+    "top_k": 0, "min_p": 0.0, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0, "min_new_tokens": 0, "min_length": 0, "bad_words_ids": [], "suppress_tokens": [],
+    "sequence_bias": {},
+}  # fmt: skip
+
+
+def left_aside(network: PreTrainedModel) -> dict[str, Any]:
+    """What of the model's own `generation_config` Starling does without: it samples by temperature and top-p alone."""
+    found = {name: getattr(network.generation_config, name, None) for name in _OTHER_SETTINGS}
+    return {name: value for name, value in found.items() if value and value != _OTHER_SETTINGS[name]}
+
+
+def tell_left_aside(network: PreTrainedModel, stage: str) -> None:
+    """Say so where there is any."""
+    if found := left_aside(network):
+        listed = ", ".join(f"{name} = {value!r:.40}" for name, value in found.items())
+        progress.console.print(
+            f"{stage}: of the model's own generation_config {listed} {'is' if len(found) == 1 else 'are'} left aside: "
+            "answers are sampled by temperature and top_p alone",
+            markup=False,
+        )
 
 
 @torch.inference_mode()

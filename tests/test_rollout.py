@@ -12,7 +12,17 @@ from starling.generate import Sampled
 from starling.models import Model
 from starling.packing import pack
 from starling.records import Candidate, Message, Prompt, Ranking
-from starling.rollout import Group, candidates, own_settings, ranked_groups, sample_groups, score_texts, with_first
+from starling.rollout import (
+    Group,
+    candidates,
+    left_aside,
+    own_settings,
+    ranked_groups,
+    sample_groups,
+    score_texts,
+    tell_left_aside,
+    with_first,
+)
 
 
 def prompt(word: str) -> Prompt:
@@ -141,6 +151,19 @@ def test_own_settings_are_those_of_the_generation_config(tiny_model: Path, chang
     for name, value in changes.items():
         setattr(network.generation_config, name, value)
     assert own_settings(network) == expected
+
+
+def test_what_else_a_model_wants_to_be_sampled_by_is_told(tiny_model: Path, capsys) -> None:
+    network = models.load_policy(str(tiny_model)).network
+    tell_left_aside(network, "tune")
+    network.generation_config.top_k, network.generation_config.repetition_penalty = 0, 1.0
+    tell_left_aside(network, "tune")
+    assert capsys.readouterr().out == "" and left_aside(network) == {}
+    network.generation_config.top_k, network.generation_config.repetition_penalty = 20, 1.05
+    tell_left_aside(network, "tune")
+    assert left_aside(network) == {"top_k": 20, "repetition_penalty": 1.05}
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.startswith("tune: of the model's own generation_config top_k = 20, repetition_penalty = 1.05 are left")
 
 
 def one_by_one(reward_model: Model, asked: Prompt, text: str, finished: bool) -> float:

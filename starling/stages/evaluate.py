@@ -33,7 +33,7 @@ from starling.models import Model
 from starling.packing import Packed
 from starling.policy import Features, Policy
 from starling.records import Candidate, Prompt
-from starling.rollout import SamplingSettings, candidates, own_settings, sample_groups, score_texts
+from starling.rollout import SamplingSettings, candidates, left_aside, own_settings, sample_groups, score_texts
 from starling.store import Run, write_atomically
 
 Row = TypeVar("Row")
@@ -99,6 +99,7 @@ def _measure(run: Run) -> dict[str, Any]:
         )
     ]
     found = compared.scores(config, cases)
+    tuned = models.load_policy(paths[1]).network
     table = {
         "judge": judge.name,
         **about,
@@ -107,8 +108,8 @@ def _measure(run: Run) -> dict[str, Any]:
         "contamination": contaminated,
         "drift": _drift(config, paths[1], cases),
         "tokens": sum(answer.num_tokens for case in cases for answer in case.answers),
-        "settings": own_settings(models.load_policy(paths[1]).network)
-        | {"answer_tokens": config.evaluate.answer_tokens},
+        "settings": own_settings(tuned) | {"answer_tokens": config.evaluate.answer_tokens},
+        "left_aside": left_aside(tuned),
     }
     rows = [
         compared.row(case, config.evaluate.length_band, config.rank.tie_margin) | polling.why_unread(said)

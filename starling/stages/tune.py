@@ -5,7 +5,19 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from starling import device, findings, models, own_reward, packing, progress, rewards, selection, tables, trackers
+from starling import (
+    device,
+    findings,
+    models,
+    own_reward,
+    packing,
+    progress,
+    rewards,
+    rollout,
+    selection,
+    tables,
+    trackers,
+)
 from starling.adapters import Lora
 from starling.checkpoint import Checkpoint
 from starling.config import Config
@@ -32,6 +44,7 @@ def run(run: Run) -> dict[str, Any]:
     lora = Lora(cfg.lora_rank, cfg.lora_alpha, seed) if cfg.lora_rank else None
     policy = Policy(models.load_policy(config.run.model), cfg.layers, as_read(cfg).temperature, lora)
     packing.tell_dropout(policy.network.config, "tune")
+    rollout.tell_left_aside(policy.network, "tune")
     base = models.resolve(config.run.model)
     server = None
     if cfg.sampler and is_online(cfg.algorithm):
