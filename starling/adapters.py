@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedModel
 
-from starling.errors import explained
+from starling import progress
+from starling.errors import ModelError, explained
 
 _NAME = "default"  # PEFT's for the only adapter there is
 
@@ -27,15 +28,30 @@ class Lora(NamedTuple):
 
 
 def linear_layers(network: nn.Module, blocks: Iterable[nn.Module]) -> list[str]:
-    """The full names of all linear layers in these blocks of the network."""
+    """The full names of all linear layers in these blocks of the network, which LoRA adapts.
+
+    Matrices that are no such layer, such as those of experts in one tensor, get no adapters, which is told; a network
+    without any such layer is refused.
+    """
     chosen = set(blocks)
-    return [
-        f"{name}.{inner}"
+    found = {
+        f"{name}.{inner}": module
         for name, block in network.named_modules()
         if block in chosen
         for inner, module in block.named_modules()
         if isinstance(module, nn.Linear)
-    ]
+    }
+    matrices = [weight for block in chosen for weight in block.parameters() if weight.ndim > 1]
+    adapted = sum(module.weight.numel() for module in found.values())
+    if not found:
+        raise ModelError(f"{type(network).__name__} has no linear layers that LoRA could adapt; set lora_rank = 0")
+    if left := sum(weight.numel() for weight in matrices) - adapted:
+        progress.console.print(
+            f"LoRA: {left:,} of {left + adapted:,} weights in the blocks' matrices are in no linear layer, such as "
+            f"those of experts, and get no adapters: only {len(found)} linear layers are adapted",
+            markup=False,
+        )
+    return list(found)
 
 
 def adapted(top: PreTrainedModel, lora: Lora) -> PreTrainedModel:

@@ -288,13 +288,16 @@ def _also_for_transformers_4(folder: Path) -> None:
     """Say what transformers 5 has renamed under its old name too: tools that pin version 4 read no other.
 
     It would otherwise refuse the tokenizer's class, hand the model token types, which a decoder does not take, and use
-    its own default for RoPE's base without a word.
+    its own defaults for RoPE's base, and for the part of a head that turns, without a word.
     """
     config, tokenizer = folder / "config.json", folder / "tokenizer_config.json"
     told = json.loads(config.read_text())
     rope = dict(told.get("rope_parameters") or {})
     if "rope_theta" in rope:
-        told["rope_theta"] = rope.pop("rope_theta")
+        of_neox = told.get("model_type") == "gpt_neox"
+        told["rotary_emb_base" if of_neox else "rope_theta"] = rope.pop("rope_theta")
+        if "partial_rotary_factor" in rope:
+            told["rotary_pct" if of_neox else "partial_rotary_factor"] = rope.pop("partial_rotary_factor")
         if rope.get("rope_type", "default") != "default":
             told["rope_scaling"] = rope
     config.write_text(json.dumps(told | {"torch_dtype": told["dtype"]}, indent=2, sort_keys=True) + "\n")

@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from packed_groups import small
 from peft import PeftModel
 from safetensors.torch import load_file
 from tolerances import CLOSE
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, MixtralConfig
 
 from starling import adapters, models
 from starling.adapters import Lora
+from starling.errors import ModelError
 from starling.packing import pack
 from starling.policy import Policy
 
@@ -50,6 +52,23 @@ def test_what_an_adapter_adds_by_hand() -> None:
     layer.lora_B["default"].weight.data = torch.tensor([[1.0], [2.0]])
     found = {name: weight.tolist() for name, weight in adapters.plain_weights(twin)}
     assert found == {"layers.0.0.weight": [[19.0, 24.0], [36.0, 49.0]]}
+
+
+def test_matrices_of_experts_get_no_adapters_which_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = small(num_local_experts=2, num_experts_per_tok=1)
+    network: Any = AutoModelForCausalLM.from_config(MixtralConfig(**sizes))
+    names = adapters.linear_layers(network, network.model.layers)
+    assert names and all("self_attn" in name or "gate" in name for name in names)
+    # two blocks of two experts with 3 matrices of 16 x 16, and a router
+    assert f"LoRA: {2 * (2 * 3 * 16 * 16 + 2 * 16):,} of " in (said := " ".join(capsys.readouterr().out.split()))
+    assert f"only {len(names)} linear layers are adapted" in said
+
+
+def test_a_network_without_linear_layers_is_refused() -> None:
+    sizes = {"vocab_size": 50, "n_embd": 16, "n_layer": 2, "n_head": 2}
+    network: Any = AutoModelForCausalLM.from_config(GPT2Config(**sizes))
+    with pytest.raises(ModelError, match=r"GPT2LMHeadModel has no linear layers that LoRA could adapt"):
+        adapters.linear_layers(network, network.transformer.h)
 
 
 def test_at_first_the_policy_is_the_reference_exactly(policy: Policy) -> None:

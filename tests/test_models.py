@@ -14,9 +14,11 @@ from transformers import (
     AutoTokenizer,
     CohereConfig,
     Gemma2Config,
+    GPTNeoXConfig,
     GraniteConfig,
     HyperCLOVAXConfig,
     LlamaConfig,
+    PhiConfig,
     PreTrainedConfig,
 )
 
@@ -216,6 +218,27 @@ def test_what_transformers_5_renamed_is_said_under_its_old_name_too(reward_folde
     tokenizer = json.loads((reward_folder / "tokenizer_config.json").read_text())
     assert tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert tokenizer["model_input_names"] == ["input_ids", "attention_mask"]
+
+
+@pytest.mark.parametrize(
+    ("config", "names"),
+    [
+        (PhiConfig(partial_rotary_factor=0.4, rope_theta=500.0), ("rope_theta", "partial_rotary_factor")),
+        (GPTNeoXConfig(rotary_pct=0.4, rotary_emb_base=500.0), ("rotary_emb_base", "rotary_pct")),
+    ],
+    ids=["phi", "gpt-neox"],
+)
+def test_the_part_of_a_head_that_turns_is_said_under_its_old_name(
+    tmp_path: Path, config: Any, names: tuple[str, str]
+) -> None:
+    config.dtype = "float32"
+    config.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    models._also_for_transformers_4(tmp_path)
+    told = json.loads((tmp_path / "config.json").read_text())
+    assert [told[name] for name in names] == [500.0, 0.4]
+    assert "rope_scaling" not in told
+    assert type(config).from_pretrained(tmp_path).rope_parameters == config.rope_parameters
 
 
 def test_scaled_positions_are_the_same_for_everybody(tiny_model: Path, tmp_path: Path) -> None:
