@@ -4,8 +4,10 @@ A conversation is tokenised exactly as every other tool does it: through the tok
 special token added by us.
 """
 
+import re
 from bisect import bisect_left
 from collections.abc import Sequence
+from datetime import date
 from os.path import commonprefix  # works on any sequences, token ids too
 from typing import Any
 
@@ -16,6 +18,8 @@ from starling.errors import DataError, ModelError
 from starling.records import Message
 
 _ENDS_ON_REWARD = "{{ '' }}{% endset %}{{ rendered if add_generation_prompt else rendered.rstrip() }}"
+_TODAY = "strftime_now("  # what transformers and vLLM let a template call
+_DAY = date(2025, 1, 1)
 _ASKED = (Message(role="user", content="Is rain wet?"), Message(role="assistant", content="Yes."))
 
 
@@ -125,16 +129,26 @@ def require_template(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
 
 
 def end_on_reward(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Give the tokenizer the template of a reward model: what it writes ends where the assistant's turn ends."""
-    template = tokenizer.get_chat_template()
-    if not template.endswith(_ENDS_ON_REWARD):
-        tokenizer.chat_template = ending_on_reward(template)
+    """Give the tokenizer the template of a reward model: what it writes ends where the assistant's turn ends, and is
+    the same every day."""
+    template = on_one_day(tokenizer.get_chat_template())
+    if _TODAY in template:
+        raise ModelError(
+            f"{name}: its chat template writes today's date in a way that is not known, so that rewards would change "
+            "over night; write a fixed date into it"
+        )
+    tokenizer.chat_template = template if template.endswith(_ENDS_ON_REWARD) else ending_on_reward(template)
     after = rendered(tokenizer, _ASKED, waiting=False).rpartition(_ASKED[-1]["content"])[2]
     if without_end(tokenizer, tokenizer.encode(after, add_special_tokens=False)):
         raise ModelError(
             f"{name}: its chat template writes {after!r} after a finished answer, where the reward would be read; "
             "save one into the model's folder that ends there"
         )
+
+
+def on_one_day(template: str) -> str:
+    """A chat template that writes the same but for today's date, in the place of which stands that of one day."""
+    return re.sub(rf"{re.escape(_TODAY)}(['\"])(.*?)\1\)", lambda found: repr(_DAY.strftime(found[2])), template)
 
 
 def last_id(tokenizer: PreTrainedTokenizerBase) -> int:

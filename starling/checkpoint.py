@@ -11,7 +11,7 @@ import torch
 import starling
 from starling.errors import DataError, explained
 
-FORMAT = 2  # of what the loops save; one more where a state of before cannot be read
+FORMAT = 3  # of what the loops save; one more where a state of before cannot be read
 
 
 class Checkpoint:

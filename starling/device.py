@@ -5,9 +5,11 @@ import gc
 import hashlib
 import os
 import platform
+from collections.abc import Mapping
 from functools import cache
 
 import torch
+from torch import Tensor
 
 
 def setup(threads: int, seed: int) -> int:
@@ -62,6 +64,20 @@ def seed_for(seed: int, *parts: object) -> int:
 def generator(seed: int, *parts: object) -> torch.Generator:
     """A CPU random generator of its own for one purpose."""
     return torch.Generator().manual_seed(seed_for(seed, *parts))
+
+
+def random_state() -> dict[str, Tensor]:
+    """The global random states of CPU and GPUs."""
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state()} | {f"cuda:{number}": state for number, state in enumerate(gpus)}
+
+
+def set_random_state(state: Mapping[str, Tensor]) -> None:
+    """Go on from these, as far as their devices are here."""
+    torch.set_rng_state(state["cpu"])
+    for number in range(torch.cuda.device_count()):
+        if f"cuda:{number}" in state:
+            torch.cuda.set_rng_state(state[f"cuda:{number}"], number)
 
 
 def release_memory() -> None:

@@ -53,6 +53,26 @@ def test_a_conversation_ends_on_the_token_that_carries_the_reward(name: str) -> 
     assert {tokenizer.convert_ids_to_tokens(ending[-1]) for ending in endings} == {family.end}
 
 
+DATED = (
+    "{%- if strftime_now is defined %}{%- set day = strftime_now(\"%d %b %Y\") %}{% else %}{%- set day = '?' %}"
+    "{% endif %}{{ day + strftime_now('%A') + '\\n' }}"
+)
+
+
+def test_a_reward_model_reads_the_same_every_day() -> None:
+    tokenizer = tokenizer_of(FAMILIES["chatml"])
+    plain = str(tokenizer.chat_template)
+    tokenizer.chat_template = DATED + plain
+    chat.end_on_reward(tokenizer, "chatml")
+    assert chat.rendered(tokenizer, QUESTION, waiting=True).startswith("01 Jan 2025Wednesday\n")
+    saved = str(tokenizer.chat_template)
+    chat.end_on_reward(tokenizer, "chatml")
+    assert str(tokenizer.chat_template) == saved
+    tokenizer.chat_template = "{%- set form = '%Y' %}{{ strftime_now(form) }}" + plain
+    with pytest.raises(ModelError, match=r"^chatml: its chat template writes today's date in a way that is not known"):
+        chat.end_on_reward(tokenizer, "chatml")
+
+
 @names
 def test_a_cut_answer_ends_on_its_own_last_token(name: str) -> None:
     tokenizer, family = reward_tokenizer(name), FAMILIES[name]

@@ -239,7 +239,7 @@ def _state(step: int, part: Trainable, optimiser: torch.optim.Optimizer, looks: 
         "weights": {name: weight.detach() for name, weight in part.weights.items()},
         "optimiser": optimiser.state_dict(),
         "looks": looks.state_dict(),
-        "random": torch.get_rng_state(),  # a network may drop out
+        "random": device.random_state(),  # a network may drop out
     }
 
 
@@ -251,7 +251,7 @@ def _resume(checkpoint: Checkpoint, part: Trainable, optimiser: torch.optim.Opti
     part.load(state["weights"])
     optimiser.load_state_dict(state["optimiser"])
     looks.load_state_dict(state["looks"])
-    torch.set_rng_state(state["random"])
+    device.set_random_state(state["random"])
     return int(state["step"])
 
 
