@@ -1,7 +1,7 @@
 """Time and memory of fitting a reward model: TRL's RewardTrainer on pairs, a padded K-wise loop, and Starling.
 
     pip install -e '.[interop]'
-    python benchmarks/fit_speed.py DATA [--out runs/speed] [--at-most N]
+    python benchmarks/fit_speed.py DATA [--out runs/speed] [--at-most N] [--set alpaca_rankings]
 
 Each measurement is a process of its own. Every contender is first swept over batch sizes and precisions on two
 rankings; its best setting is then measured on eight. An optimiser step takes all of them. TRL makes one step, of 168
@@ -10,6 +10,8 @@ measured three times, in turns with the padded loop. Prints Markdown once all is
 """
 
 import json
+from collections.abc import Sequence
+from functools import partial
 
 import speed_runs
 from speed_rows import SETS
@@ -25,14 +27,16 @@ REPEATS = 3
 
 
 def main() -> None:
-    done = speed_runs.run(speed_runs.options(__doc__, "runs/speed"), "fit_contenders.py", missing)
-    print("\n\n".join(_table([found for found in done if found["rows"] == rows]) for rows in SETS))
+    chosen = speed_runs.options(__doc__, "runs/speed", more=["--set"])
+    sets = [chosen.set] if chosen.set else list(SETS)
+    done = speed_runs.run(chosen, "fit_contenders.py", partial(missing, sets=sets))
+    print("\n\n".join(_table([found for found in done if found["rows"] == rows]) for rows in sets))
 
 
-def missing(done: list[Spec]) -> list[Spec]:
+def missing(done: list[Spec], sets: Sequence[str] = SETS) -> list[Spec]:
     """What to measure next; a full measurement waits for its contender's sweep."""
     specs: list[Spec] = []
-    for rows in SETS:
+    for rows in sets:
         for contender, sweep in _sweeps(rows).items():
             specs += sweep
             swept = [found for spec in sweep if (found := find(done, spec))]
