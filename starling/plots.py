@@ -161,7 +161,7 @@ def reward_against_kl(
         for step, x, y in list(zip(steps, kl, reward, strict=True))[:: max(len(steps) - 1, 1)]:
             axes.annotate(f"{step}", (x, y), xytext=(4, -10), textcoords="offset points", color=MUTED)
         axes.set_xlabel("KL to the base, nats an answer")
-        axes.set_ylabel("reward, in spreads of the ranked answers")
+        axes.set_ylabel("reward, in spreads")
         axes.margins(x=0.1, y=0.12)
 
     return plot(name, title, summary, 2.7, draw)
