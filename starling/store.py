@@ -177,16 +177,14 @@ class Run:
         Its checkpoint goes last: a kill before costs no more than what came after it.
         """
         entry = self.manifest["stages"][stage]
-        files = sorted(path for path in self.folder(stage).rglob("*") if path.is_file())
-        outputs = [path for path in files if path.suffix != ".pt"]
+        outputs = sorted(path for path in self.folder(stage).rglob("*") if path.is_file() and path.suffix != ".pt")
         self.manifest["stages"][stage] = entry | {
             "state": "done",
             "facts": facts,
             "outputs": {str(path.relative_to(self.root)): _sha256(path) for path in outputs},
         }
         self._save()
-        for path in set(files) - set(outputs):
-            path.unlink()
+        (self.folder(stage) / "checkpoint.pt").unlink(missing_ok=True)
 
     def borrow(self, other: "Run", stages: list[str]) -> None:
         """Take finished stages over from another run whose settings agree that far, with their metrics.
