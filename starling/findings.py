@@ -80,13 +80,8 @@ def of_window(policy: Policy, prompts: Sequence[Prompt], config: Config) -> Find
     )
     if too_long:
         text += f": {len(too_long)} prompts do not fit, first {too_long[0]}"
-    return Finding(
-        name="window",
-        state="stop" if too_long else "ok",
-        text=text,
-        fix="lower tune.max_new_tokens and evaluate.answer_tokens, or prompts.max_tokens with prompts.too_long",
-        figures={"window": window, "longest": longest, "too_long": len(too_long)},
-    )
+    fix = "lower tune.max_new_tokens and evaluate.answer_tokens, or prompts.max_tokens with prompts.too_long"
+    return _of_lengths("window", text, fix, window=window, longest=longest, too_long=len(too_long))
 
 
 def of_reward_window(
@@ -108,13 +103,12 @@ def of_reward_window(
         f"the longest of ranked answers, and of prompts and {wanted} tokens, takes {longest:,} of the reward model's "
     )
     text += f"{window:,}" + (f": {len(too_long)} do not fit, first of {too_long[0]}" if too_long else "")
-    return Finding(
-        name="reward model's window",
-        state="stop" if too_long else "ok",
-        text=text,
-        fix="use a reward model with a larger window, or leave out prompts and answers of that length",
-        figures={"window": window, "longest": longest, "too_long": len(too_long)},
-    )
+    fix = "use a reward model with a larger window, or leave out prompts and answers of that length"
+    return _of_lengths("reward model's window", text, fix, window=window, longest=longest, too_long=len(too_long))
+
+
+def _of_lengths(name: str, text: str, fix: str, **figures: int) -> Finding:
+    return Finding(name=name, state="stop" if figures["too_long"] else "ok", text=text, fix=fix, figures=figures)
 
 
 def of_template(policy: Policy, shown: Sequence[tuple[Prompt, str]]) -> Finding:
