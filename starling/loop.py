@@ -82,10 +82,11 @@ class Loop:
         self.recorder.rewind(-1 if state is None else self.step)  # step 0 is a line too
         before = self.curriculum.warm_up_tokens if self.algorithm.online else 0
         total = before + self.curriculum.expected_tokens
+        raw = self._fix_scale() if state is None and self.algorithm.online else []
         with progress.track("tune", total, "tokens", self.recorder.curves) as advance:
             if state is None:
                 if self.algorithm.online:
-                    self.warm_up(advance)
+                    self.warm_up(raw, advance)
                 self.recorder.log(0, self._look())
             else:
                 advance(before + self.curriculum.ranked_tokens_before(self.step) + self.tokens, found=True)
@@ -94,9 +95,14 @@ class Loop:
                 if checkpoint.due:
                     checkpoint.save(self.state_dict())
 
-    def warm_up(self, advance: progress.Advance) -> None:
-        """Fix the reward's scale and teach the critic, on ranked answers, before the policy moves."""
-        raw = [self.rewards(part)[0] for part in self.curriculum.parts[: self.curriculum.num_warm_up_parts]]
+    def _fix_scale(self) -> list[list[list[float]]]:
+        """Fix the reward's scale on the warm-up's ranked answers, and give their raw rewards, part by part."""
+        parts = self.curriculum.parts[: self.curriculum.num_warm_up_parts]
+        raw = []
+        with progress.track("tune", sum(len(group.answers) for part in parts for group in part), "answers") as advance:
+            for part in parts:
+                raw.append(self.rewards(part)[0])
+                advance(sum(map(len, raw[-1])), note="rewards of ranked answers")
         flat = torch.tensor([reward for part in raw for row in part for reward in row])
         if flat.std() < 1e-6:
             raise StarlingError(
@@ -104,6 +110,10 @@ class Loop:
                 "choose other tune.rewards"
             )
         self.scale = self.shaping = Scale(float(flat.mean()), float(flat.std()), len(flat))
+        return raw
+
+    def warm_up(self, raw: Sequence[Sequence[Sequence[float]]], advance: progress.Advance) -> None:
+        """Teach the critic on ranked answers and their raw rewards, part by part, before the policy moves."""
         for index, rewards in enumerate(raw):
             if self.algorithm.critic:
                 self._kept[index] = self._gathered(self.curriculum.parts[index], rewards)

@@ -1,7 +1,8 @@
 """The loop of tune: every algorithm steps, resumes, learns, and stops where it must."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from killed import Killed
 from loops import TEXTS, loop, settings
 
-from starling import metrics, update
+from starling import metrics, progress, update
 from starling.checkpoint import Checkpoint
 from starling.config import Config
 from starling.errors import DataError, StarlingError
@@ -294,6 +295,31 @@ def test_the_last_look_is_made_where_others_are_left_out_for_the_budget(tiny_mod
     found.train(Checkpoint(tmp_path / "c.pt", 1e9))
     assert [look["step"] for look in found.watch.facts()["looks"]] == [0, found.step]
     assert found.watch.facts()["looks_left_out"] == found.step - 1 > 1
+
+
+def test_progress_is_told_while_ranked_answers_are_rewarded(tiny_model: Path, tmp_path: Path, monkeypatch) -> None:
+    told, counted = [], 0
+
+    @contextmanager
+    def track(stage: str, total: int, unit: str, curves: object = None) -> Iterator[progress.Advance]:
+        yield lambda count, note="", **_found: told.append((unit, total, count, note))
+
+    def score(shown: Sequence[Shown]) -> list[list[float]]:
+        nonlocal counted
+        counted += sum(len(texts) for _prompt, texts, _ends in shown)
+        told.append(("scored", counted, 0, ""))
+        return [[float(len(text)) for text in texts] for _prompt, texts, _ends in shown]
+
+    monkeypatch.setattr(progress, "track", track)
+    cfg = settings(tmp_path, tiny_model, tune__prompts_per_step=2, tune__updates_per_step=1)
+    found = loop(cfg, Recorder(tmp_path / "metrics.jsonl", "tune"), score=score)
+    found._fix_scale()
+    parts = found.curriculum.parts[: found.curriculum.num_warm_up_parts]
+    assert len(parts) > 1
+    answers = [sum(len(group.answers) for group in part) for part in parts]
+    assert [kind for kind, *_rest in told] == ["scored", "answers"] * len(parts)
+    assert [count for kind, _total, count, _note in told if kind == "answers"] == answers
+    assert {total for kind, total, *_rest in told if kind == "answers"} == {sum(answers)} == {found.scale.answers}
 
 
 def test_rewards_that_stay_the_same_end_tuning_with_a_line(
