@@ -187,12 +187,20 @@ def find_recipe(name: str) -> Path:
     """The TOML file that `name` means: a path, or the name of a recipe that comes with Starling."""
     if Path(name).is_file():
         return Path(name)
-    recipes = Path(str(resources.files("starling") / "recipes"))
-    shipped = recipes / f"{name.removesuffix('.toml')}.toml"
+    shipped = _shipped(name)
     if shipped.is_file():
         return shipped
-    known = ", ".join(sorted(path.stem for path in recipes.glob("*.toml")))
+    known = ", ".join(sorted(path.stem for path in shipped.parent.glob("*.toml")))
     raise UsageError(f"config: there is no file {name!r} and no recipe of that name; recipes: {known}")
+
+
+def _shipped(name: str) -> Path:
+    return Path(str(resources.files("starling") / "recipes")) / f"{name.removesuffix('.toml')}.toml"
+
+
+def is_recipe(name: str) -> bool:
+    """Whether a name among files means a recipe: a TOML file, or where there is no such file one of Starling's own."""
+    return name.endswith(".toml") or (not Path(name).exists() and _shipped(name).is_file())
 
 
 def load(path: Path, overrides: list[str] | None = None, *, leave_out: str = "") -> Config:

@@ -62,10 +62,17 @@ def of_memory(config: Config, ranking_tokens: float = 0.0) -> Finding:
         name="memory",
         state="stop" if need > total else "warn" if need > free else "ok",
         text=f"{text}, {memory.gib(free)} of {memory.gib(total)} are free",
-        fix=f"lower tune.microbatch_tokens ({config.tune.microbatch_tokens:,}) or tune.layers "
-        f"({config.tune.layers or 'all'}), or end other programs",
+        fix=f"lower tune.microbatch_tokens ({config.tune.microbatch_tokens:,}), {_fewer(config.tune)}, or "
+        f"{'take a smaller model' if need > total else 'end other programs'}",
         figures=figures,
     )
+
+
+def _fewer(cfg: TuneTable) -> str:
+    """How to train less of the policy."""
+    if cfg.lora_rank:
+        return f"lower tune.lora_rank ({cfg.lora_rank})"
+    return f"{f'lower tune.layers ({cfg.layers})' if cfg.layers else 'set tune.layers (now all)'} or set tune.lora_rank"
 
 
 def of_window(policy: Policy, prompts: Sequence[Prompt], config: Config) -> Finding:

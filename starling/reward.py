@@ -113,7 +113,7 @@ class RewardModel:
     ) -> list[list[Scored]]:
         network = self._model.network
         offset, scale = self._scale() if scaled else (0.0, 1.0)
-        packs = [self._pack(question) for question in questions]
+        packs = self._packs(questions)
         found: list[list[Scored]] = [[]] * len(packs)
         for batch in balance.microbatches([packing.size(pack) for pack in packs], MICROBATCH_TOKENS):
             sizes = [len(packs[index][1]) for index in batch]
@@ -145,6 +145,19 @@ class RewardModel:
                 "held-out rankings; fit it with some, or score without scaling"
             )
         return found.offset, found.scale
+
+    def _packs(self, questions: Sequence[Question]) -> list[tuple[list[int], list[list[int]]]]:
+        """All of them, or the first that cannot be scored, and how many others cannot."""
+        packs, refused = [], []
+        for question in questions:
+            try:
+                packs.append(self._pack(question))
+            except (DataError, ModelError) as error:
+                refused.append(error)
+        if refused:
+            others = f" (and {len(refused) - 1:,} others of {len(questions):,} cannot be scored either)"
+            raise type(refused[0])(f"{refused[0]}{others if len(refused) > 1 else ''}")
+        return packs
 
     def _pack(self, question: Question) -> tuple[list[int], list[list[int]]]:
         if not question.answers:

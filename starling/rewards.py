@@ -127,14 +127,20 @@ def by_function(path: str) -> Scorer:
         sys.path.remove(folder)
 
     def score(shown: Sequence[Shown]) -> list[list[float]]:
-        try:
-            return [[float(value) for value in function(*one)] for one in shown]
-        except Exception as error:
-            raise StarlingError(
-                f"tune: reward {path!r} failed: {_said(error)}; it must give a float an answer"
-            ) from error
+        return [_called(path, function, one) for one in shown]
 
     return score
+
+
+def _called(path: str, function: Callable[..., Any], shown: Shown) -> list[float]:
+    """What the user's function gives for one prompt's answers."""
+    try:
+        return [float(value) for value in function(*shown)]
+    except Exception as error:
+        raise StarlingError(
+            f"tune: reward {path!r} failed on prompt {shown[0].id}: {_said(error)}; it is called with a prompt, its "
+            "answers' texts and which of them are finished, and gives a list of floats (--debug shows where it failed)"
+        ) from error
 
 
 def _said(error: Exception) -> str:
@@ -158,7 +164,8 @@ def _check(name: str, shown: Sequence[Shown], rows: Sequence[Sequence[float]]) -
     for (prompt, texts, _ends), row in zip(shown, rows, strict=True):
         if len(row) != len(texts):
             raise StarlingError(
-                f"tune: reward {name!r} gave {len(row)} values for {len(texts)} answers to prompt {prompt.id}"
+                f"tune: reward {name!r} gave {len(row)} values for {len(texts)} answers to prompt {prompt.id}; it must "
+                "give one for each"
             )
         if bad := [value for value in row if not math.isfinite(value)]:
             raise StarlingError(

@@ -78,7 +78,10 @@ class Run:
         run = cls.read(root)
         if settled(run.config) != settled(config):
             changed = ", ".join(differences(settled(run.config), settled(config)))
-            raise UsageError(f"run: {root} was made with other settings ({changed}); choose another --run folder")
+            raise UsageError(
+                f"run: {root} was made with other settings ({changed}); choose another --run folder, "
+                f"--from {root} takes over what agrees"
+            )
         if run.config != config:  # limits, prices, the budget: no row depends on them; more that is asked for
             run._reopen(asked_anew(run.config, config))
             write_atomically(root / "config.toml", configuration.dump(config))

@@ -189,6 +189,10 @@ class TuneTable(Table):
     checkpoint_seconds: float = Field(60, gt=0)
     """Time between checkpoints: the most that an interruption costs."""
 
+    def settled(self) -> dict[str, Any]:
+        """As of every table; a vLLM server samples the same wherever it stands."""
+        return super().settled() | {"sampler": "vllm" if self.sampler else ""}
+
     @field_validator("rewards", mode="before")
     @classmethod
     def _names_are_rewards(cls, rewards: Any) -> Any:

@@ -30,6 +30,11 @@ def test_the_first_table_that_differs_is_named_with_its_settings() -> None:
     assert agreeing.first_difference(mine, settings()) == "fit.epochs: 1 -> 2, fit.layers: 15 -> 3"
 
 
+def test_a_sampling_server_may_move_but_not_come_or_go() -> None:
+    here, there = (settings(f"tune.sampler='vllm@http://127.0.0.1:{port}'") for port in (8000, 9000))
+    assert agreeing.settled(here) == agreeing.settled(there) != agreeing.settled(settings())
+
+
 def test_what_may_grow_parts_no_stages_and_tells_which_stage_is_asked_for_more() -> None:
     more = settings('evaluate.benchmarks=["ifeval"]')
     assert agreeing.settled(more) == agreeing.settled(settings())

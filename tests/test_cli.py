@@ -181,6 +181,7 @@ def test_a_run_with_other_settings_is_left_alone(fails: Fails, small: Path, tmp_
     before = content(tmp_path / "run")
     line = fails(2, "run", small, "--run", tmp_path / "run", "--set", "tune.lam=2.0")
     assert "made with other settings (tune.lam: 0.5 -> 2.0)" in line
+    assert f"--from {tmp_path / 'run'} takes over what agrees" in line
     assert content(tmp_path / "run") == before
 
 

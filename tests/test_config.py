@@ -26,6 +26,15 @@ def test_a_recipe_that_ships_is_found_by_name() -> None:
     assert config.find_recipe("smollm2.toml") == config.find_recipe("smollm2")
 
 
+def test_among_files_a_recipe_is_told_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert config.is_recipe("starling-7b")
+    assert config.is_recipe("nowhere.toml")  # said to be missing as a recipe
+    assert not config.is_recipe("nectar.parquet")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "starling-7b").mkdir()
+    assert not config.is_recipe("starling-7b")
+
+
 def test_every_recipe_that_ships_is_valid() -> None:
     for path in config.find_recipe(config.DEFAULT_RECIPE).parent.glob("*.toml"):
         loaded = config.load(path)

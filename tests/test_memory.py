@@ -102,6 +102,11 @@ def test_what_no_memory_of_the_machine_holds_stops(tiny_model: Path, tmp_path: P
     assert findings.of_memory(config.load(recipe(tmp_path / "small", tiny_model))).state == "ok"
     large = config.load(recipe(tmp_path / "large", tiny_model, tune__microbatch_tokens=10**12))
     assert findings.of_memory(large).state == "stop"
+    assert findings.of_memory(large).fix.endswith(
+        f"lower tune.layers ({large.tune.layers}) or set tune.lora_rank, or take a smaller model"
+    )
+    whole = config.load(recipe(tmp_path / "whole", tiny_model, tune__microbatch_tokens=10**12, tune__layers=0))
+    assert "set tune.layers (now all) or set tune.lora_rank" in findings.of_memory(whole).fix
 
 
 def test_where_there_is_a_gpu_its_memory_counts(monkeypatch: pytest.MonkeyPatch) -> None:

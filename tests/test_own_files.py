@@ -257,9 +257,10 @@ def test_an_answers_reward_does_not_depend_on_its_company(reward_model: Path) ->
         (["a"], [["b", " "]], "prompt 0: answer 1 is empty"),
         (["a", ""], [["b"], ["c"]], "prompt 1: the user's message is empty"),
         ([[{"role": "assistant", "content": "a"}]], [["b"]], "prompt 0: the last message is the assistant's"),
-        (["rain " * 600], [["b"]], r"prompt 0: takes \d+ tokens, the reward model's window is 512"),
+        (["rain " * 600], [["b"]], r"prompt 0: takes \d+ tokens, the reward model's window is 512; shorten it$"),
+        (["a", "b", "c"], [["b"], [" "], []], r"prompt 1: answer 0 is empty.*out \(and 1 others of 3 cannot be scored"),
     ],
-    ids=["counts", "none", "a text", "no text", "empty answer", "empty prompt", "no question", "window"],
+    ids=["counts", "none", "a text", "no text", "empty answer", "empty prompt", "no question", "window", "several"],
 )
 def test_what_cannot_be_scored_is_named(reward_model: Path, prompts: list, answers: list, message: str) -> None:
     with pytest.raises(DataError, match=message):

@@ -63,9 +63,12 @@ def test_a_function_is_looked_for_in_the_working_folder(tmp_path: Path, monkeypa
         ("def brief(", "cannot be imported: SyntaxError: "),
         ("raise ValueError('no\\nway')", "cannot be imported: ValueError: no way$"),
         ("other = 1", "cannot be imported: AttributeError: "),
-        ("brief = 1", "failed: TypeError: .*; it must give a float an answer$"),
-        ("def brief(*_):\n    return None", "failed: TypeError: .*; it must give a float an answer$"),
-        ("def brief(*_):\n    return 1 / 0", "failed: ZeroDivisionError: division by zero; it must"),
+        ("brief = 1", f"failed on prompt {ASKED.id}: TypeError: .* gives a list of floats"),
+        ("def brief(*_):\n    return None", f"failed on prompt {ASKED.id}: TypeError: .* gives a list of floats"),
+        (
+            "def brief(*_):\n    return 1 / 0",
+            f"failed on prompt {ASKED.id}: ZeroDivisionError: division by zero; it is",
+        ),
     ],
     ids=["syntax", "raises", "no name", "no function", "nothing", "fails"],
 )
@@ -132,7 +135,7 @@ def test_the_reward_model_is_loaded_only_where_it_is_asked_for() -> None:
     ("name", "line"),
     [
         ("rewarding:sometimes_nan", "gave nan for an answer to prompt p; rewards must be numbers"),
-        ("rewarding:one_too_few", "gave 2 values for 3 answers to prompt p"),
+        ("rewarding:one_too_few", "gave 2 values for 3 answers to prompt p; it must give one for each"),
     ],
 )
 def test_what_is_no_reward_stops_the_stage(name: str, line: str) -> None:

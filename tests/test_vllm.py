@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import vllm_process
+from aiohttp import web
 from loops import loop, settings
 from vllm_server import VllmServer
 
@@ -215,6 +216,16 @@ def test_a_server_started_without_what_is_needed_is_told_how_to_be(
         plain = Policy(models.load_policy(str(tiny_model), torch.float32), 2)
         with pytest.raises(CallError, match=r"collective_rpc failed with status 404: .*; start it with VLLM_SERVER_D"):
             server.take(plain)
+
+
+def test_a_server_that_wants_a_key_is_told_of_the_variable(policy: Policy, tiny_model: Path, tmp_path: Path) -> None:
+    def locked(_reply: object) -> None:
+        raise web.HTTPUnauthorized(text="no key")
+
+    with VllmServer(tiny_model, garble=locked) as fake:
+        server = Server(fake.url, tmp_path / "sampler", str(tiny_model))
+        with pytest.raises(CallError, match=r"^tune: .*sampling failed with status 401: no key; set VLLM_API_KEY to"):
+            server.generate(REQUESTS[:1], max_new_tokens=6, stop=STOP)
 
 
 def test_a_server_is_tried_before_it_is_needed(policy: Policy, tiny_model: Path, tmp_path: Path) -> None:

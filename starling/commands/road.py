@@ -118,7 +118,9 @@ def fit(
     run: RunOption = None,
     rankings: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE...", help="FILEs of your own: Nectar form or prompt/chosen/rejected."),
+        typer.Option(
+            metavar="FILE...", help="FILEs, folders or Hub names of your own: docs/rankings.md has the forms."
+        ),
     ] = None,
     model: Annotated[str, typer.Option(help="MODEL to start from, with --rankings.")] = "smollm2",
     out: Annotated[
@@ -130,7 +132,7 @@ def fit(
     overrides: SetOption = None,
 ) -> dict[str, Any]:
     """Fit the K-wise reward model: a stage of the road, or on rankings of your own."""
-    configs = [name for name in files or [] if rankings is None or name.endswith(".toml")]
+    configs = [name for name in files or [] if rankings is None or config.is_recipe(name)]
     if len(configs) > 1:
         raise UsageError(f"fit: one CONFIG, not {len(configs)}; your own files go after --rankings")
     recipe = configs[0] if configs else ""

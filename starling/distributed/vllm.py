@@ -25,7 +25,8 @@ KEY_VARIABLE = "VLLM_API_KEY"  # vLLM's own
 SAID = 200  # characters of what the server says that are passed on
 _LORA = "start it with --enable-lora, --max-lora-rank of at least tune.lora_rank, VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"
 _NAME = "starling-"  # what adapters are called by, before their hash
-_RELOAD = "start it with VLLM_SERVER_DEV_MODE=1, or set tune.lora_rank"
+_RELOAD = "start it with VLLM_SERVER_DEV_MODE=1 where it sees this folder, or set tune.lora_rank"
+_SAMPLING = "its own log says more; the same command goes on from the last checkpoint"
 
 
 class Server:
@@ -53,7 +54,7 @@ class Server:
         except CallError as again:
             if error is None:
                 raise
-            progress.console.print(f"tune: {again}; the server still has this run's weights", markup=False)
+            progress.console.print(f"{again}; the server still has this run's weights", markup=False)
 
     def take(self, policy: Policy) -> None:
         """Let the server sample from this policy from now on."""
@@ -114,20 +115,20 @@ class Server:
     def _read(self, status: int, text: str, max_new_tokens: int, stop: frozenset[int]) -> Sampled:
         """An answer as the server gives it; refused is what no sampler could have given."""
         if status != 200:
-            raise CallError(f"{self._url}: sampling failed with status {status}: {_said(text)}")
+            raise CallError(f"tune: {self._url}: {_failed('sampling', status, text, _SAMPLING)}")
         try:
             choice = json.loads(text)["choices"][0]
             ids, logprobs = list(choice["token_ids"]), list(choice["logprobs"]["token_logprobs"])
         except (ValueError, KeyError, IndexError, TypeError):
             raise CallError(
-                f"{self._url}: a reply has no token ids with logprobs; tune.sampler needs vLLM 0.10.2 or later: "
+                f"tune: {self._url}: a reply has no token ids with logprobs; tune.sampler needs vLLM 0.10.2 or later: "
                 f"{_said(text)}"
             ) from None
         finished = bool(ids) and ids[-1] in stop
         whole = finished or len(ids) == max_new_tokens
         if not whole or len(ids) != len(logprobs) or not all(map(_is_finite, logprobs)):
             raise CallError(
-                f"{self._url}: an answer of {len(ids)} ids and {len(logprobs)} logprobs ended by "
+                f"tune: {self._url}: an answer of {len(ids)} ids and {len(logprobs)} logprobs ended by "
                 f"{choice.get('finish_reason')!r}, neither at a stop token nor at the cap, or has no finite logprobs"
             )
         return Sampled(ids=ids, logprobs=logprobs, finished=finished)
@@ -165,13 +166,18 @@ class Server:
 
         def read(number: int, status: int, text: str) -> None:
             if status not in (200, unless):
-                raise CallError(f"{self._url}{path} failed with status {status}: {_said(text)}; {advice}")
+                raise CallError(f"tune: {_failed(self._url + path, status, text, advice)}")
 
         post_all(self._url + path, [body], read, key=_key())
 
 
 def _key() -> str:
     return os.environ.get(KEY_VARIABLE, "")
+
+
+def _failed(what: str, status: int, text: str, advice: str) -> str:
+    advice = f"set {KEY_VARIABLE} to the server's key" if status in (401, 403) else advice
+    return f"{what} failed with status {status}: {_said(text)}; {advice}"
 
 
 def _said(text: str) -> str:
