@@ -21,9 +21,14 @@ class Rule(NamedTuple):
 def written_out(query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
     """Causal attention of a conversation's last Q tokens to all of its T: (1, heads, Q, D) from (1, heads, T, D).
 
-    softmax(score) value in float32, with a score for each pair of tokens in memory.
+    softmax(score) value in float32, under autocast too, with a score for each pair of tokens in memory.
     """
-    score = query.float() @ key.float().transpose(2, 3) * rule.scaling
+    with torch.autocast(query.device.type, enabled=False):
+        return _written_out(query.float(), key.float(), value.float(), rule).to(value.dtype)
+
+
+def _written_out(query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
+    score = query @ key.transpose(2, 3) * rule.scaling
     if rule.softcap:
         score = rule.softcap * torch.tanh(score / rule.softcap)
     position_T = torch.arange(key.shape[2], device=key.device)
@@ -31,4 +36,4 @@ def written_out(query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor
     hidden = position_T > own_Q1
     if rule.window:
         hidden = hidden | (position_T <= own_Q1 - rule.window)
-    return (score.masked_fill(hidden, -torch.inf).softmax(-1) @ value.float()).to(value.dtype)
+    return score.masked_fill(hidden, -torch.inf).softmax(-1) @ value

@@ -93,9 +93,10 @@ def _pieces(blocks: Sequence[Block]) -> Iterator[Piece]:
 
 
 def _weights(query_GTRD: Tensor, key_GTD: Tensor, piece: Piece) -> Tensor:
-    """The softmax of a piece's scores (key heads, rows x R, keys)."""
+    """The softmax of a piece's scores (key heads, rows x R, keys), in float32 under autocast too."""
     key = _joined(key_GTD, piece)
-    score = torch.bmm(query_GTRD[:, piece.rows].flatten(1, 2), key.transpose(1, 2))
+    with torch.autocast(key.device.type, enabled=False):
+        score = torch.bmm(query_GTRD[:, piece.rows].flatten(1, 2), key.transpose(1, 2))
     rows = piece.rows.stop - piece.rows.start
     causal = score.unflatten(1, (rows, -1))[..., key.shape[1] - rows :]
     causal += _later(rows, causal.device)

@@ -42,3 +42,10 @@ def test_a_cap_by_hand() -> None:
 def test_the_result_has_the_type_of_the_values() -> None:
     query, key, value = (tensor.bfloat16() for tensor in tensors(3, 5))
     assert written_out(query, key, value, Rule(1.0)).dtype == torch.bfloat16
+
+
+def test_autocast_around_it_changes_nothing() -> None:
+    given = tensors(3, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        within = written_out(*given, Rule(1.0))
+    assert torch.equal(within, written_out(*given, Rule(1.0)))

@@ -89,6 +89,15 @@ def test_bfloat16_is_as_close_as_its_products_allow() -> None:
         assert (mine.double() - oracle.double()).norm() < 0.015 * oracle.double().norm()
 
 
+def test_autocast_around_it_changes_nothing() -> None:
+    blocks = LAYOUTS["pieces of one row more"]
+    given = inputs(blocks[-1].answers[-1].stop, torch.bfloat16)
+    alone = BlockAttention.apply(*given, blocks, SCALE, torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        within = BlockAttention.apply(*given, blocks, SCALE, torch.bfloat16)
+    assert torch.equal(within, alone)
+
+
 def test_only_inputs_are_kept_for_backward() -> None:
     kept: list[int] = []
     given = inputs(3 * ROWS)
