@@ -14,13 +14,9 @@ from starling.models import Model
 from starling.records import Ranking
 
 
-def evaluate(model: Model, examples: Sequence[Example], microbatch_tokens: int) -> dict[str, Any]:
-    """Agreement with held-out rankings, beside a judge that only counts characters."""
-    return figures(examples, score(model, examples, microbatch_tokens))
-
-
 def figures(examples: Sequence[Example], scored: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """The same from the rewards of each example's answers."""
+    """Agreement with held-out rankings of the rewards of each example's answers, beside a judge that only counts
+    characters."""
     pairs = [
         pair for example, rewards in zip(examples, scored, strict=True) for pair in pairs_of(example.ranking, rewards)
     ]
@@ -30,13 +26,13 @@ def figures(examples: Sequence[Example], scored: Sequence[Sequence[float]]) -> d
     probability = [pair.probability for pair in pairs] + [1 - pair.probability for pair in pairs]
     outcome = [1.0] * len(pairs) + [0.0] * len(pairs)
     figures = [
-        stats.cluster_mean("pair_accuracy", [p.right for p in pairs], [p.prompt for p in pairs]),
-        stats.cluster_mean("pair_accuracy_length_only", [p.longer for p in pairs], [p.prompt for p in pairs]),
-        stats.cluster_mean("pair_accuracy_not_weakened", [p.right for p in fair], [p.prompt for p in fair]),
-        stats.cluster_mean(
+        stats.clustered_share("pair_accuracy", [p.right for p in pairs], [p.prompt for p in pairs]),
+        stats.clustered_share("pair_accuracy_length_only", [p.longer for p in pairs], [p.prompt for p in pairs]),
+        stats.clustered_share("pair_accuracy_not_weakened", [p.right for p in fair], [p.prompt for p in fair]),
+        stats.clustered_share(
             "pair_accuracy_not_weakened_length_only", [p.longer for p in fair], [p.prompt for p in fair]
         ),
-        stats.cluster_mean("top1_agreement", top1, prompts),
+        stats.clustered_share("top1_agreement", top1, prompts),
     ]
     return {
         "scores": [asdict(figure) for figure in figures],
@@ -53,13 +49,13 @@ def _top1(ranks: Sequence[float], rewards: Sequence[float]) -> float:
 
 @torch.inference_mode()
 def score(model: Model, examples: Sequence[Example], microbatch_tokens: int) -> list[list[float]]:
-    """The reward of every answer of every example."""
+    """The reward of every answer of every example, as a loaded model gives it: without autocast, unless the caller
+    sets it."""
     found: list[list[float]] = [[]] * len(examples)
     for batch in balance.microbatches([example.size for example in examples], microbatch_tokens):
         chosen = [examples[index] for index in batch]
         packed = packing.pack([(example.shared, example.endings) for example in chosen])
-        with device.autocast(model.network.device):
-            rewards = models.rewards(model.network, packed)
+        rewards = models.rewards(model.network, packed)
         models.require_numbers(rewards, chosen[0].ranking.where or f"prompt {chosen[0].ranking.prompt_id}")
         for index, part in zip(batch, rewards.split([len(example.endings) for example in chosen]), strict=True):
             found[index] = part.tolist()
@@ -69,7 +65,8 @@ def score(model: Model, examples: Sequence[Example], microbatch_tokens: int) -> 
 def look(model: Model, tests: Sequence[Example], microbatch_tokens: int) -> dict[str, float]:
     """Pair accuracy and nll a place on held-out rankings, of a model that goes on training after it."""
     model.network.eval()
-    scored = score(model, tests, microbatch_tokens)
+    with device.autocast(model.network.device):
+        scored = score(model, tests, microbatch_tokens)
     model.network.train()
     pairs = [
         pair for example, rewards in zip(tests, scored, strict=True) for pair in pairs_of(example.ranking, rewards)

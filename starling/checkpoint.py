@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 import starling
+from starling import device, progress
 from starling.errors import DataError, explained
 
 FORMAT = 3  # of what the loops save; one more where a state of before cannot be read
@@ -30,14 +31,15 @@ class Checkpoint:
         """The saved state, or None where there is none; tensors and plain values only, never code.
 
         What another version saved is refused, or what began with something else: its steps need not be the ones that
-        would have been done here.
+        would have been done here. Another number of threads, or other products, are told: all goes on, but not bit for
+        bit.
         """
         if not self.path.exists():
             return None
         try:
             saved = torch.load(self.path, map_location="cpu", weights_only=True)
             made_by, state, began_with = saved["starling"], saved["state"], dict(saved.get("began_with", {}))
-            found_format = saved.get("format", 1)
+            found_format, arithmetic = saved.get("format", 1), dict(saved.get("arithmetic", {}))
         except Exception as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise DataError(f"{self.path}: not a checkpoint ({reason}); delete it to begin anew") from error
@@ -55,7 +57,17 @@ class Checkpoint:
             raise DataError(
                 f"{self.path}: was saved with other {' and '.join(other)}; bring them back, or delete it to begin anew"
             )
+        self._tell_other(arithmetic)
         return state
+
+    def _tell_other(self, arithmetic: Mapping[str, str]) -> None:
+        here = device.arithmetic()
+        if other := [f"{name} {value}, now {here[name]}" for name, value in arithmetic.items() if value != here[name]]:
+            progress.console.print(
+                f"{self.path}: was saved with {' and '.join(other)}: what follows is not bit for bit what it would be "
+                "without an interruption",
+                markup=False,
+            )
 
     @property
     def due(self) -> bool:
@@ -64,7 +76,13 @@ class Checkpoint:
     def save(self, state: dict[str, Any]) -> None:
         """Replace the saved state."""
         partial = self.path.with_name(self.path.name + ".partial")
-        saved = {"starling": starling.__version__, "format": FORMAT, "began_with": self._began_with, "state": state}
+        saved = {
+            "starling": starling.__version__,
+            "format": FORMAT,
+            "began_with": self._began_with,
+            "arithmetic": device.arithmetic(),
+            "state": state,
+        }
         with explained(f"writing {self.path}"):
             try:
                 with partial.open("wb") as file:

@@ -27,6 +27,8 @@ DEFAULT_RECIPE = "smollm2"
 
 
 class FitTable(Table):
+    may_change = frozenset({"checkpoint_seconds", "gradient_checkpointing"})  # no step depends on them
+
     reward_model: str = ""
     """MODEL that is the reward model as it stands: nothing is fitted, the held-out rankings test it; "" = one is
     fitted."""
@@ -67,7 +69,7 @@ class FitTable(Table):
     microbatch_tokens: int = Field(2048, ge=64)
     """Packed tokens in one forward pass."""
     validate_every: int = Field(0, ge=0)
-    """Steps between two looks at the held-out rankings, after the last step too; 0 = four looks."""
+    """Steps between two looks at the held-out rankings, after the last step too; 0 = one at each quarter of the way."""
     keep: Literal["last", "best"] = "last"
     """Which weights are saved: the last, or those of the look with the highest held-out pair accuracy."""
     patience: int = Field(0, ge=0)

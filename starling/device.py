@@ -66,6 +66,11 @@ def generator(seed: int, *parts: object) -> torch.Generator:
     return torch.Generator().manual_seed(seed_for(seed, *parts))
 
 
+def arithmetic() -> dict[str, str]:
+    """What sums of floats depend on beside their terms: how many threads share them, and the dtype of products."""
+    return {"threads": str(torch.get_num_threads()), "matrix products": dtype_name(product_dtype())}
+
+
 def random_state() -> dict[str, Tensor]:
     """The global random states of CPU and GPUs."""
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []

@@ -16,7 +16,7 @@ class Looks:
     """
 
     def __init__(self, cfg: FitTable, num_steps: int) -> None:
-        self._every = cfg.validate_every or max(1, num_steps // 4)
+        self._every = cfg.validate_every
         self._num_steps = num_steps
         self._keeps_best = cfg.keep == "best"
         self._patience = cfg.patience
@@ -27,7 +27,9 @@ class Looks:
 
     def is_due(self, step: int) -> bool:
         """Whether this step is followed by a look; the last one always is."""
-        return step % self._every == 0 or step == self._num_steps
+        if self._every:
+            return step % self._every == 0 or step == self._num_steps
+        return 4 * step // self._num_steps > 4 * (step - 1) // self._num_steps
 
     def note(self, step: int, accuracy: float, weights: Mapping[str, Tensor]) -> None:
         """Take in what a look found."""

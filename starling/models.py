@@ -55,6 +55,11 @@ def resolve(name: str) -> str:
     return name
 
 
+def lasting_name(name: str) -> str:
+    """What MODEL is loaded by from any folder: its whole path; the built-in model and the Hub's keep their names."""
+    return str(Path(name).resolve()) if name != builtin.NAME and Path(name).exists() else name
+
+
 def file_beside(name: str, filename: str) -> Path | None:
     """A file of MODEL's folder or Hub repository; None where there is none."""
     source = Path(resolve(name))

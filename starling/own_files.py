@@ -42,10 +42,12 @@ def fit(settings: Config, rankings: list[Path], model: str, out: Path, held_out:
         "weights": models.weights_of(model),
         "held_out": held_out,
         "seed": settings.run.seed,
-        "settings": settings.fit.model_dump(mode="json"),
+        "settings": settings.fit.settled(),
     }
     finished = _finished(out, request)
     if finished is not None:
+        if _saved(work / "request.json") == request:
+            shutil.rmtree(work)  # of this very fit, which was killed before it had cleared up
         progress.console.print(f"fit: done already in {out}", markup=False)
         return finished
     read, unread = _read(rankings)
@@ -54,9 +56,10 @@ def fit(settings: Config, rankings: list[Path], model: str, out: Path, held_out:
         _claim(work, request)
         device.setup(settings.run.threads, settings.run.seed)
         recorder = Recorder(work / "metrics.jsonl", "fit")
-        facts = stage.fit(settings.fit, model, train, test, work, recorder, seed=settings.run.seed, files=files)
-        unusable.add(work, unread)
-        facts = {"split": {"train": len(train), "held_out": len(test)}, "unread": len(unread), **facts}
+        facts = stage.fit(
+            settings.fit, model, train, test, work, recorder, seed=settings.run.seed, files=files, unread=unread
+        )
+        facts = {"split": {"train": len(train), "held_out": len(test)}, **facts}
         text = json.dumps({"request": request, "versions": versions(), "facts": facts}, indent=1) + "\n"
         write_atomically(work / "model" / FACTS, text)
         with explained(f"writing {out}"):
@@ -87,12 +90,14 @@ def score(model: str, source: Path, out: Path, *, scaled: bool = False, dtype: P
     Where the model has an uncertainty, each row has `spreads` too. `scaled` is as in `RewardModel.score`, `dtype` as in
     `load_reward_model`.
     """
-    rows = list(sources.rows(Source(path=str(source))))
+    located = list(sources.located_rows(str(source)))
     if out.exists() and source.exists() and out.samefile(source):
         raise UsageError(f"score: --out {out} is the file that is read; choose another")
     if out.exists() and not out.is_file():
         raise UsageError(f"score: --out {out} is no file that can be replaced; choose another")
-    questions = [question(row, f"{source}:{number}") for number, row in enumerate(rows, 1)]
+    if not out.name.endswith(".jsonl"):
+        raise UsageError(f"score: --out {out} will hold JSON lines; give it a name that ends on .jsonl")
+    questions = [question(row, where) for where, row in located]
     if not questions:
         raise DataError(f"score: {source} holds no rows")
     judge = reward.load_reward_model(model, dtype)
@@ -102,8 +107,8 @@ def score(model: str, source: Path, out: Path, *, scaled: bool = False, dtype: P
             columns = [{"rewards": [s.reward for s in row], "spreads": [s.spread for s in row]} for row in scored]
         else:
             columns = [{"rewards": row} for row in judge.score_questions(questions, advance, scaled=scaled)]
-    data_files.write_jsonl(out, [_plain(row) | column for row, column in zip(rows, columns, strict=True)])
-    return len(rows)
+    data_files.write_jsonl(out, [_plain(row) | column for (_where, row), column in zip(located, columns, strict=True)])
+    return len(located)
 
 
 def question(row: Mapping[str, Any], where: str) -> Question:
@@ -111,8 +116,12 @@ def question(row: Mapping[str, Any], where: str) -> Question:
     given = {key: value for key, value in row.items() if value is not None}
     if "answers" not in given and "answer" not in given and "chosen" in given and "rejected" in given:
         pair = tables.ranking_from_row(given, where)
-        texts = [answer.answer for answer in pair.answers]
-        return Question(messages=pair.messages, answers=texts, finished=[True] * len(texts), where=where)
+        return Question(
+            messages=pair.messages,
+            answers=[answer.answer for answer in pair.answers],
+            finished=[answer.finished for answer in pair.answers],
+            where=where,
+        )
     entries = given.get("answers", [given.get("answer")])
     prompt = given.get("messages", given.get("prompt"))
     if prompt is None or entries == [None]:
@@ -150,8 +159,8 @@ def _read(files: Sequence[Path]) -> tuple[list[Ranking], list[dict[str, str]]]:
         raise DataError(f"{unread[0]['detail']}{more}")
     if unread:
         progress.console.print(
-            f"fit: {len(unread):,} of {len(unread) + len(found):,} rows are no rankings and left out, "
-            f"listed in {unusable.FILE}; first {unread[0]['detail']}",
+            f"fit: {len(unread):,} of {len(unread) + len(found):,} rows are no rankings and left out; first "
+            f"{unread[0]['detail']}",
             markup=False,
         )
     return found, unread
@@ -163,8 +172,7 @@ def _read_one(path: Path) -> tuple[list[Ranking], list[dict[str, str]]]:
     unread: list[dict[str, str]] = []
     with_zero: set[str] = set()
     from_zero = ""
-    for number, row in enumerate(sources.rows(Source(path=str(path))), 1):
-        where = f"{path}:{number}"
+    for where, row in sources.located_rows(str(path)):
         try:
             found.append(tables.ranking_from_row(row, where))
             if tables.has_rank_zero(row):

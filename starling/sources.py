@@ -83,6 +83,15 @@ def files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.name.endswith((*_ENDINGS, _ARRAY)))
 
 
+def located_rows(path: str, part: str = "train") -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of FILE, folder or `datasets` set, each with where it stands: file, or name of the set, and row."""
+    folder = Path(path).expanduser()
+    found = files(folder) if folder.is_dir() else []
+    for file in map(str, found) if found else [path]:
+        for number, row in enumerate(rows(Source(path=file, part=part)), 1):
+            yield f"{file}:{number}", row
+
+
 def _all_rows(source: Source) -> Iterator[dict[str, Any]]:
     path = Path(source.path).expanduser()
     if not is_local(source.path):

@@ -165,16 +165,17 @@ def reliability(
     ]
 
 
-def clustered_share(name: str, hits: Sequence[bool], clusters: Sequence[str]) -> Score:
-    """A share with its 95 % interval, where cases of one cluster go together.
+def clustered_share(name: str, hits: Sequence[float], clusters: Sequence[str], *, resamples: int = 10_000) -> Score:
+    """A share with its 95 % interval, where cases of one cluster go together; a hit is 1, a miss 0, a tie may be half.
 
-    Wilson's interval where every cluster holds one case, the cluster bootstrap where some hold more. Where all clusters
-    give the same share, resampling would show no spread at all: Wilson's interval then counts each cluster once.
+    Wilson's interval where every cluster holds one case and none is a tie, else the cluster bootstrap. Where all
+    clusters give the same share, resampling would show no spread at all: Wilson's interval then counts each cluster
+    once.
     """
     own = len(set(clusters))
-    if own == len(hits):
-        return share(name, sum(hits), len(hits))
-    found = cluster_mean(name, [float(hit) for hit in hits], clusters)
+    if own == len(hits) and set(hits) <= {0.0, 1.0}:
+        return share(name, int(sum(hits)), len(hits))
+    found = cluster_mean(name, [float(hit) for hit in hits], clusters, resamples=resamples)
     if found.low < found.high:
         return found
     whole = share(name, round(found.value * own), own)

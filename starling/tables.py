@@ -173,13 +173,16 @@ def _member_row(said: Mapping[str, Any], best_first: Sequence[int]) -> dict[str,
 
 
 def ranking_from_row(row: Mapping[str, Any], where: str) -> Ranking:
-    """A ranking from a row in Nectar's form, with `answers` and `ranks` in two lists, or of `chosen` and `rejected`."""
+    """A ranking from a row in Nectar's form, with `answers` and `ranks` in two lists, or of `chosen` and `rejected`.
+
+    A list `finished` beside the answers says of each whether it came to its end.
+    """
     entries: list[Any]
-    if "chosen" in row and "rejected" in row:
+    if _is_pair(row):
         messages, texts = preferences.read(row, where)
         entries = [{"answer": text, "model": name, "rank": rank} for rank, (name, text) in enumerate(texts.items(), 1)]
     elif isinstance(row.get("answers"), list):
-        entries = row["answers"] if row.get("ranks") is None else _ranked(row["answers"], row["ranks"], where)
+        entries = _beside(row["answers"], "ranks", "rank", row, where)
         messages = row.get("messages") or turns.as_messages(row.get("prompt"))
         if messages is None:
             raise DataError(f"{where}: the row needs the `prompt` (or `messages`) that its answers answer")
@@ -189,6 +192,7 @@ def ranking_from_row(row: Mapping[str, Any], where: str) -> Ranking:
             f"found: {', '.join(sorted(row))}"
         )
     turns.check_messages(messages, where)
+    entries = _beside(entries, "finished", "finished", row, where)
     prompt_id = str(row.get("prompt_id") or where)
     answers = [_answer(entry, prompt_id, draw, f"{where}: answer {draw}") for draw, entry in enumerate(entries)]
     ranks = [entry["rank"] for entry in entries]
@@ -206,10 +210,24 @@ def ranking_from_row(row: Mapping[str, Any], where: str) -> Ranking:
     )  # fmt: skip
 
 
-def _ranked(texts: list[Any], ranks: Any, where: str) -> list[dict[str, Any]]:
-    if not isinstance(ranks, list) or len(ranks) != len(texts):
-        raise DataError(f"{where}: `ranks` must be a list of one rank for each of the {len(texts)} answers")
-    return [{"answer": text, "rank": rank} for text, rank in zip(texts, ranks, strict=True)]
+def _is_pair(row: Mapping[str, Any]) -> bool:
+    return row.get("chosen") is not None and row.get("rejected") is not None
+
+
+def _beside(entries: Sequence[Any], column: str, key: str, row: Mapping[str, Any], where: str) -> list[Any]:
+    """The answers, each with its value of a column that holds a list beside them; what an answer says itself stays."""
+    values = row.get(column)
+    if values is None:
+        return list(entries)
+    if not isinstance(values, list) or len(values) != len(entries):
+        raise DataError(f"{where}: `{column}` must be a list of one {key} for each of the {len(entries)} answers")
+    return [_with(entry, key, value) for entry, value in zip(entries, values, strict=True)]
+
+
+def _with(entry: Any, key: str, value: Any) -> Any:
+    if isinstance(entry, str):
+        return {"answer": entry, key: value}
+    return {**entry, key: value} if isinstance(entry, Mapping) and entry.get(key) is None else entry
 
 
 def _answer(entry: Any, prompt_id: str, draw: int, where: str) -> Candidate:
@@ -278,9 +296,10 @@ def is_finished(told: Any, where: str) -> bool:
 
 def has_rank_zero(row: Mapping[str, Any]) -> bool:
     """Whether a row that can be read writes an unknown place as 0."""
-    if "chosen" in row and "rejected" in row:
+    if _is_pair(row):
         return False
-    return 0 in (row.get("ranks") or [entry["rank"] for entry in row["answers"]])
+    entries = _beside(row["answers"], "ranks", "rank", row, "")
+    return any(entry["rank"] == 0 for entry in entries)
 
 
 def _check_places(ranks: Sequence[float | None], where: str) -> None:

@@ -34,9 +34,10 @@ class Trainable:
             for name, weight in self.weights.items():
                 weight.copy_(weights[name])
 
-    def save_adapter(self, folder: Path) -> None:
-        """Write adapters and score head in PEFT's layout."""
+    def save_adapter(self, folder: Path, base: str) -> None:
+        """Write adapters and score head in PEFT's layout, as adapters of the model that is loaded by `base`."""
         assert self._adapted is not None
+        self._adapted.peft_config["default"].base_model_name_or_path = base
         with explained(f"writing {folder}"):
             self._adapted.save_pretrained(str(folder))
             (folder / "README.md").unlink()  # a form that nobody has filled in

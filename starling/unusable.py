@@ -27,14 +27,15 @@ def line(prompt_id: str, where: str, what: str, reason: str, detail: str = "") -
 def cleaned(ranking: Ranking) -> tuple[Ranking, list[dict[str, str]]]:
     """The ranking of what a reward model can tell apart, and a note for each answer that is left out.
 
-    An empty answer has no token to read a reward at. Answers alike to the letter get the same reward whatever is
-    learnt; where the ranking gives them different ranks, one stays, at the mean of their ranks, which is Borda's count
-    over the places that the judge gave this text. A copy without a place adds nothing to that mean.
+    An empty answer has no token to read a reward at. Answers alike but for white space around them get the same reward
+    whatever is learnt, by the many chat templates that strip it; where the ranking gives them different ranks, one
+    stays, at the mean of their ranks, which is Borda's count over the places that the judge gave this text. A copy
+    without a place adds nothing to that mean.
     """
     told = [at for at, answer in enumerate(ranking.answers) if answer.answer.strip()]
     places: dict[tuple[str, bool], list[int]] = {}
     for at in told:
-        places.setdefault((ranking.answers[at].answer, ranking.answers[at].finished), []).append(at)
+        places.setdefault((ranking.answers[at].answer.strip(), ranking.answers[at].finished), []).append(at)
     apart = [alike for alike in places.values() if len({ranking.ranks[at] for at in alike}) > 1]
     copies = {at for alike in apart for at in alike[1:]}
     if len(told) == len(ranking.answers) and not copies:
@@ -114,20 +115,16 @@ def lines(notes: Iterable[Mapping[str, str]]) -> list[str]:
     return found
 
 
-def tell(folder: Path, notes: Sequence[Mapping[str, str]]) -> None:
-    """Write the list to the folder and print what it comes to; nothing where there is nothing to tell."""
-    if not notes:
-        return
-    data_files.write_jsonl(folder / FILE, notes)
-    for line in [*lines(notes), f"each of them is listed in {FILE}"]:
-        progress.console.print(f"fit: {line}", markup=False)
-
-
-def add(folder: Path, notes: Sequence[Mapping[str, str]]) -> None:
-    """Put rows that could not be read in front of the folder's list."""
+def write(folder: Path, notes: Sequence[Mapping[str, str]]) -> None:
+    """Write the list to the folder; without a note there is none."""
     if notes:
-        path = folder / FILE
-        data_files.write_jsonl(path, [*notes, *(data_files.read_rows(path) if path.exists() else ())])
+        data_files.write_jsonl(folder / FILE, notes)
+
+
+def tell(notes: Sequence[Mapping[str, str]]) -> None:
+    """Print what the list comes to; nothing where there is nothing to tell."""
+    for line in [*lines(notes), f"each of them is listed in {FILE}"] if notes else ():
+        progress.console.print(f"fit: {line}", markup=False)
 
 
 def tell_repeats(rankings: Sequence[Ranking]) -> int:

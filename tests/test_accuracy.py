@@ -9,7 +9,7 @@ import torch
 from made_rankings import example, ranking, rankings
 from tolerances import CLOSE
 
-from starling import accuracy
+from starling import accuracy, stats
 from starling.accuracy import Pair
 from starling.errors import StarlingError
 from starling.examples import examples_of
@@ -80,7 +80,7 @@ def test_a_reward_that_is_no_number_is_refused(reward_model: Model) -> None:
 def test_agreement_by_hand(reward_model: Model) -> None:
     torch.nn.init.zeros_(reward_model.network.score.weight)
     examples, _ = examples_of(reward_model, [ranking("p", ["aa", "b", "ccc"], [2, 1, 3], weakened=(2,))])
-    found = accuracy.evaluate(reward_model, examples, 2048)
+    found = accuracy.figures(examples, accuracy.score(reward_model, examples, 2048))
     scores = {score["name"]: (score["value"], score["n"]) for score in found["scores"]}
     # all rewards are 0: half of each pair; the longer answer wins (aa, ccc) of no pair but loses all:
     # b over aa, b over ccc, aa over ccc; without the weakened only b over aa is left; one of three is the best
@@ -102,10 +102,19 @@ def test_a_look_says_pairs_and_nll(reward_model: Model) -> None:
     assert found == {"held_out_pair_accuracy": 0.5, "held_out_nll": near(math.log(6) / 2)}
 
 
+def test_one_prompt_or_prompts_that_are_all_alike_do_not_prove_anything() -> None:
+    told = [example(ranking(f"p{number}", ["x", "y", "z"], [1, 2, 3])) for number in range(3)]
+    for count in (1, 3):
+        figure = accuracy.figures(told[:count], [[3.0, 2.0, 1.0]] * count)["scores"][0]
+        assert (figure["value"], figure["high"], figure["n"]) == (1.0, 1.0, 3 * count)
+        assert figure["low"] == near(stats.share("", count, count).low)  # prompts count, not their pairs
+
+
 def test_the_best_that_is_left_counts_as_first(reward_model: Model) -> None:
     torch.nn.init.zeros_(reward_model.network.score.weight)
     examples, _ = examples_of(reward_model, [ranking("p", ["second", "", "third"], [2, 1, 3])])
-    scores = {score["name"]: score["value"] for score in accuracy.evaluate(reward_model, examples, 2048)["scores"]}
+    found = accuracy.figures(examples, accuracy.score(reward_model, examples, 2048))
+    scores = {score["name"]: score["value"] for score in found["scores"]}
     assert scores["top1_agreement"] == 0.5  # equal rewards: one of the two that are left has rank 2, the best of them
 
 

@@ -53,6 +53,21 @@ def test_pairs_of_one_prompt_are_one_case_to_the_interval() -> None:
     assert (row["low"], row["high"]) == (0, 1)  # both prompts drawn from one: all right or all wrong
 
 
+def test_prompts_that_are_all_right_do_not_prove_it_of_others() -> None:
+    row = cases.row("f", cases.judged([pair(p, f"{n}", "no") for p in "pq" for n in range(2)], [(1.0, 0.0)] * 4)["f"])
+    assert (row["value"], row["high"], row["n"]) == (1, 1, 4)
+    assert 0.3 < row["low"] < 0.4  # two prompts: 1 / (1 + 1.96^2 / 2) = .342
+
+
+def test_figures_with_equally_many_prompts_are_drawn_apart() -> None:
+    both = [pair(f"{figure}{n}", "a" * (1 + n % 2), "b", figure) for figure in "xy" for n in range(40)]
+    found = cases.judged(both, [(float(n % 2), 0.5) for _figure in "xy" for n in range(40)])
+    x, y = (cases.resampled(figure, found[figure])[0].replicates for figure in "xy")
+    assert abs(np.corrcoef(x, y)[0, 1]) < 0.1
+    right, longer = (part.replicates for part in cases.resampled("x", found["x"]))
+    assert np.array_equal(right, longer)  # here the longer answer is the one that is right: the same prompts are drawn
+
+
 def test_a_figure_without_cases_knows_nothing() -> None:
     row = cases.empty("f", "no rows")
     assert (row["value"], row["low"], row["tied"], row["n"], row["note"]) == (None, None, None, 0, "no rows")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from starling import checkpoint
+from starling import checkpoint, device
 from starling.checkpoint import Checkpoint
 from starling.errors import DataError, StarlingError
 
@@ -138,3 +138,16 @@ def test_a_state_in_another_form_is_refused(path: Path, monkeypatch: pytest.Monk
         Checkpoint(path, 0).save({"step": 1})
     with pytest.raises(DataError, match=r"checkpoint.pt: was saved in form 2, this starling has form 3; use the one"):
         Checkpoint(path, 0).load()
+
+
+def test_another_number_of_threads_is_told_and_the_state_is_taken_up(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Checkpoint(path, 0).save({"step": 3})
+    assert Checkpoint(path, 0).load() == {"step": 3}
+    assert capsys.readouterr().out == ""
+    here = device.arithmetic()
+    monkeypatch.setattr(device, "arithmetic", lambda: here | {"threads": "77"})
+    assert Checkpoint(path, 0).load() == {"step": 3}
+    said = f"was saved with threads {here['threads']}, now 77: what follows is not bit for bit"
+    assert said in " ".join(capsys.readouterr().out.split())

@@ -19,7 +19,7 @@ def looked(accuracies: list[float], **settings: Any) -> Looks:
 
 @pytest.mark.parametrize(
     ("every", "steps", "expected"),
-    [(0, 8, [2, 4, 6, 8]), (0, 10, [2, 4, 6, 8, 10]), (0, 3, [1, 2, 3]), (5, 12, [5, 10, 12]), (20, 12, [12])],
+    [(0, 8, [2, 4, 6, 8]), (0, 10, [3, 5, 8, 10]), (0, 3, [1, 2, 3]), (5, 12, [5, 10, 12]), (20, 12, [12])],
     ids=["quarters", "quarters of 10", "few", "every 5", "only the last"],
 )
 def test_looks_come_at_quarters_or_as_often_as_told_and_after_the_last_step(every, steps, expected) -> None:

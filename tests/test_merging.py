@@ -78,7 +78,7 @@ def test_adapters_of_a_reward_model_bring_their_head(tiny_model: Path, tmp_path:
     part = Trainable(model.network, FitTable(lora_rank=2), 3)
     for weight in part.weights.values():
         weight += 0.1 * torch.randn_like(weight)
-    part.save_adapter(tmp_path / "adapter")
+    part.save_adapter(tmp_path / "adapter", str(tiny_model))
     assert merging.export(tmp_path / "adapter", tmp_path / "out")["kind"] == "reward model"
     packed = pack([([5, 6, 7], [[20, 21], [30]])])
     found = models.rewards(models.load_reward_model(str(tmp_path / "out")).network, packed)

@@ -287,6 +287,13 @@ def test_rows_that_cannot_be_scored_are_named_and_nothing_is_written(
     assert not (tmp_path / "out.jsonl").exists()
 
 
+@pytest.mark.parametrize("name", ["rewards.jsonl.gz", "rewards.parquet", "rewards"])
+def test_a_name_that_promises_another_form_is_refused(tmp_path: Path, name: str) -> None:
+    source = write_lines(tmp_path / "in.jsonl", [{"prompt": "a", "answer": "b"}])
+    with pytest.raises(UsageError, match=r"ends on \.jsonl$"):
+        own_files.score("nowhere", source, tmp_path / name)
+
+
 def test_the_file_that_is_read_is_not_written_over(reward_model: Path, tmp_path: Path) -> None:
     source = write_lines(tmp_path / "in.jsonl", [{"prompt": "a", "answer": "b"}])
     with pytest.raises(UsageError, match="is the file that is read"):

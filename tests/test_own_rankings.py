@@ -125,3 +125,57 @@ def test_no_rank_0_is_an_unknown_place_in_a_file_where_ranks_count_from_it(
     assert [line["detail"].partition(";")[0] for line in listed[1:]] == [f"{mixed}:{row}: {why}" for row in (1, 5)]
     sure = write_lines(tmp_path / "sure.jsonl", rows[:3] + rows[4:])
     assert own_files.fit(settings(), [sure], str(tiny_model), tmp_path / "sure", 0.0)["unread"] == 0
+
+
+def test_an_answer_that_was_cut_is_fitted_as_cut_wherever_its_row_says_so() -> None:
+    entries = [{"answer": "yes", "rank": 2, "finished": False}, {"answer": "no", "rank": 1}]
+    rows = [
+        {"prompt": "rain?", "answers": entries},
+        {"prompt": "rain?", "answers": ["yes", "no"], "ranks": [2, 1], "finished": [False, True]},
+        {
+            "prompt": "rain?",
+            "answers": [{"answer": "yes"}, {"answer": "no"}],
+            "ranks": [2, 1],
+            "finished": [False, None],
+        },
+        {"prompt": "rain?", "answers": entries, "finished": [True, True]},  # what the answer says itself stays
+    ]
+    for row in rows:
+        found = tables.ranking_from_row(row, "here")
+        assert [(a.answer, a.finished) for a in found.answers] == [("yes", False), ("no", True)]
+        assert list(found.ranks) == [2.0, 1.0]
+    pair = tables.ranking_from_row({"prompt": "rain?", "chosen": "a", "rejected": "b", "finished": [True, False]}, "x")
+    assert [answer.finished for answer in pair.answers] == [True, False]
+    with pytest.raises(DataError, match="x: `finished` must be a list of one finished for each of the 2 answers"):
+        tables.ranking_from_row(rows[1] | {"finished": [True]}, "x")
+
+
+def test_a_table_of_rankings_and_pairs_has_columns_that_are_null(tmp_path: Path) -> None:
+    answers = [{"answer": "yes", "rank": 1.0}, {"answer": "no", "rank": 2.0}]
+    rows = [
+        {"prompt": "rain?", "answers": answers, "chosen": None, "rejected": None},
+        {"prompt": "rain?", "answers": None, "chosen": "yes", "rejected": "no"},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "both.parquet")
+    found, unread = own_files._read_one(tmp_path / "both.parquet")
+    assert [[answer.answer for answer in one.answers] for one in found] == [["yes", "no"]] * 2
+    assert unread == []
+
+
+def test_a_row_of_a_folder_is_named_by_its_file(tmp_path: Path) -> None:
+    (tmp_path / "rows").mkdir()
+    write_lines(tmp_path / "rows" / "a.jsonl", pair_rows())
+    second = write_lines(tmp_path / "rows" / "b.jsonl", [*pair_rows()[:1], {"question": "a"}])
+    found, unread = own_files._read_one(tmp_path / "rows")
+    assert [line["where"] for line in unread] == [f"{second}:2"]
+    assert found[-1].where == f"{second}:1"
+
+
+def test_rows_that_are_no_rankings_are_listed_though_the_rest_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    source = write_lines(
+        tmp_path / "mine.jsonl", [{"question": "a"}, {"prompt": "rain " * 600, "chosen": "a", "rejected": "b"}]
+    )
+    with pytest.raises(DataError, match=r"takes .* tokens"):
+        own_files.fit(settings(), [source], str(tiny_model), tmp_path / "out", 0.0)
+    (line,) = data_files.read_rows(tmp_path / "out.partial" / "unusable.jsonl")
+    assert line["where"] == f"{source}:1"

@@ -133,6 +133,14 @@ def test_a_clustered_share_without_spread_counts_each_cluster_once() -> None:
     assert found.high == pytest.approx(stats.share("x", 0, 2).high)  # two clusters, not ten prompts
 
 
+def test_a_share_with_ties_is_resampled_whole_cluster_by_whole_cluster() -> None:
+    assert stats.clustered_share("x", [1.0, 0.5], ["a", "b"]) == stats.cluster_mean("x", [1.0, 0.5], ["a", "b"])
+    alike = stats.clustered_share("x", [1.0, 0.5] * 2, ["a", "a", "b", "b"])
+    assert alike.value == 0.75
+    assert alike.low == pytest.approx(stats.share("x", 2, 2).low)
+    assert alike.high == 1.0
+
+
 def test_a_clustered_share_goes_by_clusters_where_they_differ() -> None:
     found = stats.clustered_share("x", [True] * 5 + [False] * 15, [str(at // 5) for at in range(20)])
     assert found == stats.cluster_mean("x", [1.0] * 5 + [0.0] * 15, [str(at // 5) for at in range(20)])

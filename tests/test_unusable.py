@@ -17,6 +17,9 @@ def test_copies_ranked_apart_become_one_at_the_mean_of_their_ranks() -> None:
     assert [answer.answer for answer in found.answers] == ["wet", "dry", "cold"]
     assert found.ranks == [2.5, 2, 3]
     assert [(line["what"], line["reason"]) for line in notes] == [("answer", "a copy of another that has another rank")]
+    # many templates strip what an answer begins or ends with
+    found, _ = unusable.cleaned(ranking("p", ["wet", "dry", "cold", " wet\n"], [1, 2, 3, 4]))
+    assert [answer.answer for answer in found.answers] == ["wet", "dry", "cold"]
 
 
 def test_a_copy_without_a_place_leaves_the_others_where_they_are() -> None:
@@ -77,8 +80,12 @@ def test_the_count_is_by_what_and_why() -> None:
 
 def test_the_list_names_prompt_and_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = replace(ranking("p", ["a"], [1]), where="mine.jsonl:7")
-    unusable.tell(tmp_path, [unusable.note(told, "ranking", "fewer than two answers")])
-    unusable.add(tmp_path, [unusable.note(replace(told, where="mine.jsonl:2"), "ranking", "not a ranking", "no rank")])
+    notes = [
+        unusable.note(replace(told, where="mine.jsonl:2"), "ranking", "not a ranking", "no rank"),
+        unusable.note(told, "ranking", "fewer than two answers"),
+    ]
+    unusable.write(tmp_path, notes)
+    unusable.tell(notes)
     assert data_files.read_rows(tmp_path / unusable.FILE) == [
         {"prompt_id": "p", "where": "mine.jsonl:2", "what": "ranking", "reason": "not a ranking", "detail": "no rank"},
         {"prompt_id": "p", "where": "mine.jsonl:7", "what": "ranking", "reason": "fewer than two answers"},
@@ -87,8 +94,8 @@ def test_the_list_names_prompt_and_row(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_where_all_is_well_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    unusable.tell(tmp_path, [])
-    unusable.add(tmp_path, [])
+    unusable.write(tmp_path, [])
+    unusable.tell([])
     assert (list(tmp_path.iterdir()), capsys.readouterr().out) == ([], "")
 
 

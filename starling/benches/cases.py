@@ -6,6 +6,7 @@ set or section, 1 = a part of it), `official` (cases of the whole benchmark, Non
 """
 
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from statistics import fmean
@@ -84,7 +85,7 @@ def row(
 
 def weighted(name: str, weights: Mapping[str, float], found: Mapping[str, Sequence[Case]], note: str) -> dict[str, Any]:
     """The row of a mean of several figures' accuracies; `weights` sum to 1."""
-    parts = [resampled(found[figure]) for figure in weights]
+    parts = [resampled(figure, found[figure]) for figure in weights]
     all_of = [case for figure in weights for case in found[figure]]
     right, longer = (_mean(name, [pair[side] for pair in parts], list(weights.values())) for side in (0, 1))
     return _row(right, longer, all_of, note=note)
@@ -104,24 +105,25 @@ def empty(name: str, note: str) -> dict[str, Any]:
     return row(name, [], note=note)
 
 
-def resampled(found: Sequence[Case]) -> tuple[Part, Part]:
-    """Accuracy by reward and by length, each with its values in resampled prompts; of several figures only the prompts
-    within each are drawn anew."""
+def resampled(name: str, found: Sequence[Case]) -> tuple[Part, Part]:
+    """Accuracy by reward and by length, each with its values in resampled prompts, the same prompts for both; figures
+    of other names have draws of their own."""
     prompts = {prompt: at for at, prompt in enumerate(dict.fromkeys(case.prompt for case in found))}
     total_CM, count_CM = np.zeros((len(prompts), 2)), np.zeros((len(prompts), 2))
     for case in found:
         total_CM[prompts[case.prompt]] += case.right, case.longer
         count_CM[prompts[case.prompt]] += 1
-    by_reward, by_length = (resampled_sum(total_CM, count_CM, np.eye(2)[kind]) for kind in (0, 1))
+    by_reward, by_length = (resampled_sum(name, total_CM, count_CM, np.eye(2)[kind]) for kind in (0, 1))
     return Part(*by_reward, len(found)), Part(*by_length, len(found))
 
 
 def resampled_sum(
-    total_CM: NDArray[np.float64], count_CM: NDArray[np.float64], coefficient_M: NDArray[np.float64]
+    name: str, total_CM: NDArray[np.float64], count_CM: NDArray[np.float64], coefficient_M: NDArray[np.float64]
 ) -> tuple[float, NDArray[np.float64]]:
-    """A weighted sum of M means over C clusters, and its values in draws of whole clusters."""
+    """A weighted sum of M means over C clusters, and its values in draws of whole clusters, which follow from the
+    name: equally many clusters of another figure are not drawn alike."""
     mean_M = stats.ratio(total_CM.sum(0), count_CM.sum(0))
-    mean_RM = stats.resampled_means(total_CM, count_CM, resamples=RESAMPLES)
+    mean_RM = stats.resampled_means(total_CM, count_CM, resamples=RESAMPLES, seed=zlib.crc32(name.encode()))
     return float(mean_M @ coefficient_M), mean_RM @ coefficient_M
 
 
@@ -134,9 +136,7 @@ def _mean(name: str, parts: Sequence[Part], weights: Sequence[float]) -> Score:
 
 def _accuracy(name: str, values: Sequence[float], found: Sequence[Case]) -> Score:
     prompts = [case.prompt for case in found]
-    if len(set(prompts)) == len(prompts) and set(values) <= {0.0, 1.0}:
-        return stats.share(name, int(sum(values)), len(values))
-    return stats.cluster_mean(name, values, prompts, resamples=RESAMPLES)
+    return stats.clustered_share(name, values, prompts, resamples=RESAMPLES)
 
 
 def _row(

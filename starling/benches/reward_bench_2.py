@@ -68,7 +68,7 @@ def rows(found: Sequence[Item], rewards: Sequence[Sequence[float]]) -> list[dict
             listed.append(cases.combined(subset, [parts[subset]], [lengths[subset]], both, official=official))
             listed += [cases.row(name, judged[name], level=1) for name in PARTS.values() if name in judged]
         elif subset in judged:
-            parts[subset], lengths[subset] = cases.resampled(judged[subset])
+            parts[subset], lengths[subset] = cases.resampled(subset, judged[subset])
             listed.append(cases.row(subset, judged[subset], official=official))
         else:
             listed.append(cases.empty(subset, "no scored rows"))
@@ -111,7 +111,7 @@ def ties_score(scored: Sequence[tuple[str, Comparison, Sequence[float]]]) -> cas
         for part, value in enumerate(_parts(kinds.get(REFERENCE), kinds.get(TIED))):
             if value is not None:
                 total_CM[at, part], count_CM[at, part] = value, 1
-    value, replicates = cases.resampled_sum(total_CM, count_CM, _COEFFICIENTS)
+    value, replicates = cases.resampled_sum(TIES, total_CM, count_CM, _COEFFICIENTS)
     return cases.Part(value, replicates, len(scored))
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,6 @@ from starling.benches.asked import Asked
 from starling.benches.cost import Part
 from starling.benches.items import Bench, Item
 from starling.benches.left_out import LeftOut
-from starling.config import Source
 from starling.errors import DataError, UsageError
 from starling.records import Prompt
 from starling.store import versions, write_atomically
@@ -70,7 +69,7 @@ def run(name: str, bench: Bench, asked: Asked) -> dict[str, Any]:
 
 def plan(name: str, bench: Bench, asked: Asked) -> list[Part]:
     """Nothing is asked of anybody; what cannot work is refused, by the first row too."""
-    where, row = next(_rows(_path(name, bench, asked), bench.part), ("", None))
+    where, row = next(sources.located_rows(_path(name, bench, asked), bench.part), ("", None))
     if row is not None:
         bench.read(row, where)
     return []
@@ -98,20 +97,12 @@ def _read(bench: Bench, path: str) -> tuple[list[Item], str]:
     """The items of the data and a hash of its rows, the same in whatever form of file they stand."""
     digest = hashlib.sha256()
     found = []
-    for where, row in _rows(path, bench.part):
+    for where, row in sources.located_rows(path, bench.part):
         digest.update(json.dumps(row, sort_keys=True, default=str).encode())
         found.append(bench.read(row, where))
     if not found:
         raise DataError(f"bench: {path} holds no rows")
     return found, digest.hexdigest()
-
-
-def _rows(path: str, part: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    folder = Path(path).expanduser()
-    files = sources.files(folder) if folder.is_dir() else []
-    for file in map(str, files) if files else [path]:
-        for number, row in enumerate(sources.rows(Source(path=file, part=part)), 1):
-            yield f"{file}:{number}", row
 
 
 def _by_model(found: Sequence[Item], name: str, dtype: reward.Precision) -> Scored:

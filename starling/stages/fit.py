@@ -40,6 +40,8 @@ from starling.records import Ranking
 from starling.store import Run, replace_folder
 from starling.trainable import Trainable
 
+_OF_TRAINING = shutil.ignore_patterns("checkpoint-*", "runs", ".*", "*.bin", "*.pt", "*.pth")  # what trainers leave
+
 
 def run(run: Run) -> dict[str, Any]:
     """Write the reward model to `fit/model`."""
@@ -63,18 +65,22 @@ def fit(
     *,
     seed: int,
     files: Sequence[Mapping[str, str]] = (),
+    unread: Sequence[Mapping[str, str]] = (),
 ) -> dict[str, Any]:
     """Train on `rankings`, report on `held_out`, write `folder/model`; returns the facts.
 
     `folder/checkpoint.pt` stays, for whoever calls to remove once it has noted the facts.
-    `files` are the ranking files with their hashes, where there were any, for the model's card.
+    `files` are the ranking files with their hashes, where there were any, for the model's card, and `unread` the notes
+    of their rows that are no rankings, which go first in the list of what is left out.
     """
+    unusable.write(folder, unread)  # at once: what follows may refuse the rest
     model = models.new_reward_model(base, seed=device.seed_for(seed, "fit", "head"))
     packing.tell_dropout(model.network.config, "fit")
     examples, notes = examples_of(model, rankings, too_long=cfg.too_long, max_tokens=cfg.max_tokens)
     tests, of_tests = examples_of(model, held_out, too_long=cfg.too_long, max_tokens=cfg.max_tokens)
     notes += of_tests
-    unusable.tell(folder, notes)
+    unusable.write(folder, [*unread, *notes])
+    unusable.tell([*unread, *notes])
     if not examples:
         raise DataError(f"fit: none of {len(rankings)} rankings can be used: {unusable.reasons(notes)}")
     if not tests and (cfg.keep == "best" or cfg.patience):
@@ -94,11 +100,12 @@ def fit(
     part.weights.update(objective.weights)
     steps, kept_step = _train(cfg, model, part, objective, (examples, tests), plan, checkpoint, recorder)
     if part.has_adapter:
-        _replace(folder / "adapter", part.save_adapter)
+        _replace(folder / "adapter", lambda unfinished: part.save_adapter(unfinished, models.lasting_name(base)))
         part.merge()
     scored = accuracy.score(model, tests, cfg.microbatch_tokens)
     facts = {
         "rankings": len(examples),
+        "unread": len(unread),
         **unusable.tally(notes),
         "prompt_in_answers": repeats,
         "steps": steps,
@@ -125,13 +132,14 @@ def take(cfg: FitTable, held_out: Sequence[Ranking], folder: Path) -> dict[str, 
     """Make a reward model that is there already the run's own, file by file, and report on `held_out`."""
     model = models.load_reward_model(cfg.reward_model)
     tests, notes = examples_of(model, held_out, too_long=cfg.too_long, max_tokens=cfg.max_tokens)
-    unusable.tell(folder, notes)
+    unusable.write(folder, notes)
+    unusable.tell(notes)
     scored = accuracy.score(model, tests, cfg.microbatch_tokens)
     scale = reward_scale.read(model.network.config)
 
     def write(unfinished: Path) -> None:
         models.file_beside(cfg.reward_model, uncertainty.FILE)  # of a Hub name: into the cache, beside the rest
-        shutil.copytree(models.folder_of(cfg.reward_model), unfinished)
+        shutil.copytree(models.folder_of(cfg.reward_model), unfinished, ignore=_OF_TRAINING)
 
     with explained(f"copying {cfg.reward_model}"):
         _replace(folder / "model", write)

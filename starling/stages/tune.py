@@ -73,7 +73,7 @@ def run(run: Run) -> dict[str, Any]:
     policy.save(partial)
     replace_folder(partial, run.folder("tune") / "policy")
     if lora is not None:
-        policy.save_adapter(partial, base, cfg.weight_share)
+        policy.save_adapter(partial, models.lasting_name(config.run.model), cfg.weight_share)
         replace_folder(partial, run.folder("tune") / "adapter")
     return loop.facts() | watch.facts()
 
