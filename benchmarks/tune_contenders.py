@@ -102,7 +102,8 @@ def starling(spec: Found) -> Found:
     settings = {
         "algorithm": "grpo", "layers": spec["layers"], "prompts_per_step": spec["prompts"], "updates_per_step": 1,
         "rollouts_per_prompt": ANSWERS, "max_new_tokens": NEW_TOKENS, "microbatch_tokens": spec["batch"],
-        "kl_coef": 0.0, "learning_rate": LEARNING_RATE, "steps": spec["steps"], "token_budget": 0,
+        "kl_coef": 0.0, "learning_rate": LEARNING_RATE, "token_budget": 0,
+        "steps": spec["steps"] + 1,  # the last one would be followed by a look
         "validate_every": 1_000_000, "rewards": "tune_contenders:reward",
     }  # fmt: skip
     recipe = config.load(config.find_recipe(config.DEFAULT_RECIPE), None)

@@ -1,6 +1,7 @@
 """What each step of tuning learns from: ranked answers in passes, then prompts to be answered."""
 
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import torch
 
@@ -9,6 +10,8 @@ from starling.errors import DataError
 from starling.records import Prompt
 from starling.rollout import Group
 from starling.tune_settings import TuneTable
+
+Item = TypeVar("Item")
 
 
 class Curriculum:
@@ -111,9 +114,9 @@ class Curriculum:
         return sum(count_tokens(self.parts[index]) for step in steps for index in self.ranked_order(step))
 
 
-def chunks(groups: Sequence[Group], size: int) -> Iterator[Sequence[Group]]:
-    """Groups in parts of `size`; the last may be smaller."""
-    return (groups[start : start + size] for start in range(0, len(groups), size))
+def chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """Items in parts of `size`; the last may be smaller."""
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def count_tokens(groups: Sequence[Group]) -> int:

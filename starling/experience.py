@@ -35,6 +35,11 @@ class Scale(NamedTuple):
         return Scale(moved, math.sqrt(squares / max(answers - 1, 1)), answers)
 
 
+def is_flat(raw: Sequence[float]) -> bool:
+    """Whether rewards tell nothing apart: what they differ by is nothing beside their size."""
+    return max(raw) - min(raw) <= 1e-6 * max(map(abs, raw))
+
+
 class Experience(NamedTuple):
     """Some groups in one packed sequence, and what never changes about them: (B, T) over their B answers.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from itertools import islice
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from starling.curriculum import Curriculum, chunks, count_tokens
 from starling.device import generator
 from starling.distributed.vllm import Server
 from starling.errors import DataError, StarlingError
-from starling.experience import Part, Scale, compared, gather, shifted, teach_critic, whitened
+from starling.experience import Part, Scale, compared, gather, is_flat, shifted, teach_critic, whitened
 from starling.losses.kl_control import KLControl
 from starling.metrics import Recorder
 from starling.models import Model
@@ -24,6 +25,7 @@ from starling.rewards import Rewards
 from starling.rollout import Group, ranked_groups, with_first
 from starling.tune_settings import as_read
 
+PARTS_AT_ONCE = 8  # of ranked answers that are rewarded together: a judge is asked about as many at once
 FLAT_STEPS = 3  # in a row in which all answers are rewarded alike: one may be chance, after these tuning ends
 
 
@@ -66,6 +68,7 @@ class Loop:
         target = self.cfg.kl_target if self.cfg.kl_control == "adaptive" else None
         self.kl_control = KLControl(self.cfg.kl_coef, target, self.cfg.kl_horizon)
         self._kept: dict[int, Part] = {}
+        self._raw: dict[int, Sequence[Sequence[float]]] = {}  # rewards of ranked answers, by the number of their part
         self._gap_told = False
         self.optimiser = update.optimiser(policy, self.cfg)
 
@@ -82,11 +85,12 @@ class Loop:
         self.recorder.rewind(-1 if state is None else self.step)  # step 0 is a line too
         before = self.curriculum.warm_up_tokens if self.algorithm.online else 0
         total = before + self.curriculum.expected_tokens
-        raw = self._fix_scale() if state is None and self.algorithm.online else []
+        if state is None and self.algorithm.online:
+            self.fix_scale()
         with progress.track("tune", total, "tokens", self.recorder.curves) as advance:
             if state is None:
                 if self.algorithm.online:
-                    self.warm_up(raw, advance)
+                    self.warm_up(advance)
                 self.recorder.log(0, self._look())
             else:
                 advance(before + self.curriculum.ranked_tokens_before(self.step) + self.tokens, found=True)
@@ -95,28 +99,28 @@ class Loop:
                 if checkpoint.due:
                     checkpoint.save(self.state_dict())
 
-    def _fix_scale(self) -> list[list[list[float]]]:
-        """Fix the reward's scale on the warm-up's ranked answers, and give their raw rewards, part by part."""
-        parts = self.curriculum.parts[: self.curriculum.num_warm_up_parts]
-        raw = []
-        with progress.track("tune", sum(len(group.answers) for part in parts for group in part), "answers") as advance:
-            for part in parts:
-                raw.append(self.rewards(part)[0])
-                advance(sum(map(len, raw[-1])), note="rewards of ranked answers")
-        flat = torch.tensor([reward for part in raw for row in part for reward in row])
-        if flat.std() < 1e-6:
+    def fix_scale(self) -> None:
+        """Fix the reward's scale on the warm-up's ranked answers."""
+        indices = range(self.curriculum.num_warm_up_parts)
+        answers = sum(len(group.answers) for index in indices for group in self.curriculum.parts[index])
+        with progress.track("tune", answers, "answers") as advance:
+            for chosen in chunks(indices, PARTS_AT_ONCE):
+                self._reward_ranked(chosen)
+                advance(sum(map(len, self._raw_of(chosen))), note="rewards of ranked answers")
+        raw = [reward for row in self._raw_of(indices) for reward in row]
+        if is_flat(raw):
             raise StarlingError(
-                f"tune: all {len(flat)} ranked answers looked at get the same reward; refit the reward model, or "
+                f"tune: all {len(raw)} ranked answers looked at get the same reward; refit the reward model, or "
                 "choose other tune.rewards"
             )
+        flat = torch.tensor(raw)
         self.scale = self.shaping = Scale(float(flat.mean()), float(flat.std()), len(flat))
-        return raw
 
-    def warm_up(self, raw: Sequence[Sequence[Sequence[float]]], advance: progress.Advance) -> None:
-        """Teach the critic on ranked answers and their raw rewards, part by part, before the policy moves."""
-        for index, rewards in enumerate(raw):
+    def warm_up(self, advance: progress.Advance) -> None:
+        """Teach the critic on the warm-up's ranked answers, before the policy moves."""
+        for index in range(self.curriculum.num_warm_up_parts):
             if self.algorithm.critic:
-                self._kept[index] = self._gathered(self.curriculum.parts[index], rewards)
+                self._kept[index] = self._gathered(self.curriculum.parts[index], self._raw[index])
             advance(count_tokens(self.curriculum.parts[index]), note="warm-up on ranked answers")
         teach_critic(self.policy, list(self._kept.values()), self.cfg, generator(self.seed, "critic"))
         if not self.curriculum.num_ranked_parts:
@@ -127,6 +131,7 @@ class Loop:
         online = self.step >= self.curriculum.ranked_steps
         if online:
             self._kept.clear()  # of ranked answers, which are done
+            self._raw.clear()
             fresh = self._sample(advance)
             spent = sum(count_tokens(groups) for groups in fresh)
             self.tokens += spent
@@ -136,7 +141,9 @@ class Loop:
             with nullcontext() if is_last else self.rollouts.ahead(self.step + 1, advance):
                 parts, metrics = self._learn_from_fresh(fresh)
         else:
-            parts = [self._ranked_part(index) for index in self.curriculum.ranked_order(self.step)]
+            order = self.curriculum.ranked_order(self.step)
+            self._reward_ranked(order)
+            parts = [self._ranked_part(index) for index in order]
             metrics = step_metrics.of_answers(parts, self.scale) | self._update(parts)
         self.step += 1
         self.policy.sync()
@@ -152,14 +159,13 @@ class Loop:
 
     def _learn_from_fresh(self, fresh: Sequence[Sequence[Group]]) -> tuple[list[Part], dict[str, float]]:
         """Score the rollouts, a list for each update, and update on them."""
-        scored = [self.rewards(groups) for groups in fresh]
+        raw, means = self.rewards([group for groups in fresh for group in groups])
         if self.cfg.reward_scaling == "running":
-            self.shaping = self.shaping.after([reward for raw, _means in scored for row in raw for reward in row])
-        parts = [self._gathered(groups, raw) for groups, (raw, _means) in zip(fresh, scored, strict=True)]
+            self.shaping = self.shaping.after([reward for row in raw for reward in row])
+        rows = iter(raw)
+        parts = [self._gathered(groups, list(islice(rows, len(groups)))) for groups in fresh]
         metrics = step_metrics.of_answers(parts, self.scale)
-        metrics |= step_metrics.of_rollouts(parts, *compared(self.policy, parts, self.cfg))
-        for _raw, found in scored:
-            metrics |= {name: metrics.get(name, 0.0) + value / len(scored) for name, value in found.items()}
+        metrics |= step_metrics.of_rollouts(parts, *compared(self.policy, parts, self.cfg)) | means
         self._note_rewards(parts)
         self._write_samples(parts)
         metrics |= self._update(parts, self.cfg.epochs_per_step)
@@ -169,10 +175,13 @@ class Loop:
 
     def _note_rewards(self, parts: Sequence[Part]) -> None:
         """End tuning where there is nothing left to learn from the rewards."""
-        different = {reward for part in parts for row in part.raw for reward in row}
-        self.flat_steps = self.flat_steps + 1 if len(different) == 1 else 0
+        rows = [row for part in parts for row in part.raw]
+        one_each = max(map(len, rows)) == 1  # then only other prompts tell whether they differ
+        flat = is_flat([row[0] for row in rows]) if one_each else all(map(is_flat, rows))
+        self.flat_steps = self.flat_steps + 1 if flat else 0
         if self.flat_steps == FLAT_STEPS:
-            alike = f"all answers of {FLAT_STEPS} steps in a row got the same reward, {different.pop():g}"
+            same = "" if one_each else " to a prompt"
+            alike = f"in {FLAT_STEPS} steps in a row all answers{same} got the same reward, first {rows[0][0]:g}"
             self._stop(self.step + 1, "constant_reward", alike)
 
     def _stop(self, step: int, reason: str, why: str) -> None:
@@ -303,12 +312,21 @@ class Loop:
         """What does not change is computed once for the warm-up's parts, which stay in memory."""
         if index in self._kept:
             return self._kept[index]
-        groups = self.curriculum.parts[index]
-        raw = self.rewards(groups)[0] if self.algorithm.online else ()
-        part = self._gathered(groups, raw)
+        part = self._gathered(self.curriculum.parts[index], self._raw.get(index, ()))
         if index < self.curriculum.num_warm_up_parts:
             self._kept[index] = part
         return part
+
+    def _reward_ranked(self, indices: Sequence[int]) -> None:
+        """Reward the ranked answers of these parts, all at once; each part only once, and none where ranks teach."""
+        new = [index for index in indices if self.algorithm.online and index not in self._raw]
+        if not new:
+            return
+        rows = iter(self.rewards([group for index in new for group in self.curriculum.parts[index]])[0])
+        self._raw |= {index: list(islice(rows, len(self.curriculum.parts[index]))) for index in new}
+
+    def _raw_of(self, indices: Sequence[int]) -> list[Sequence[float]]:
+        return [row for index in indices for row in self._raw[index]]
 
     def _gathered(self, groups: Sequence[Group], raw: Sequence[Sequence[float]]) -> Part:
         reference = self.algorithm.compares(self.cfg)

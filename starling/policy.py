@@ -85,12 +85,22 @@ class Policy:
         return self._logprobs(hidden_TH[predicting_positions(packed)], packed)
 
     @torch.no_grad()
-    def kl(self, packed: Packed, features: Features) -> Tensor:
-        """KL(policy || reference) of what may follow, over the whole vocabulary, at every answer token: (N,)."""
+    def kl(self, packed: Packed, trunk_1TH: Tensor | None = None) -> Tensor:
+        """KL(policy || reference) of what may follow, over the whole vocabulary at temperature 1, at every answer
+        token: (N,); the trunk runs only where its states are not known from sampling."""
+        if trunk_1TH is None:
+            trunk_1TH = packing.hidden_states(self._trunk, packed)[None]
+        positions = predicting_positions(packed)
         with self._autocast():
-            hidden_TH = packing.hidden_states(self.top, packed, features.trunk_1TH)
-        both = hidden_TH[predicting_positions(packed)].split(ROWS), features.ref_hidden_NH.split(ROWS)
-        return torch.cat([kl.exact(self._logits(own), self._logits(ref)) for own, ref in zip(*both, strict=True)])
+            own_NH, ref_NH = (
+                packing.hidden_states(part, packed, trunk_1TH)[positions] for part in (self.top, self._reference)
+            )
+            return torch.cat(
+                [
+                    kl.exact(models.logits(self.network, own).float(), models.logits(self.network, ref).float())
+                    for own, ref in zip(own_NH.split(ROWS), ref_NH.split(ROWS), strict=True)
+                ]
+            )
 
     def values(self, features: Features) -> Tensor:
         """The critic's expected return before each answer token is chosen: (N,)."""

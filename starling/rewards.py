@@ -39,7 +39,7 @@ class Rewards:
         sums = [[0.0] * len(texts) for _prompt, texts, _finished in shown]
         means = {}
         for name, (weight, score) in self._scorers.items():
-            rows = score(shown)
+            rows = _known_or_judged(groups, shown, score) if name == "judge" else score(shown)
             _check(name, shown, rows)
             sums = [
                 [total + weight * float(value) for total, value in zip(*pair, strict=True)]
@@ -47,6 +47,13 @@ class Rewards:
             ]
             means[f"rewards/{name}/mean"] = sum(map(sum, rows)) / max(sum(map(len, rows)), 1)
         return sums, means if len(means) > 1 else {}
+
+
+def _known_or_judged(groups: Sequence[Group], shown: Sequence[Shown], score: Scorer) -> list[list[float]]:
+    """What the judge gives: it is asked only for answers that it has not ranked already."""
+    asked = [one for group, one in zip(groups, shown, strict=True) if not group.ranks]
+    fresh = iter(score(asked) if asked else ())
+    return [shares_beaten(group.ranks) if group.ranks else next(fresh) for group in groups]
 
 
 def make(cfg: Sequence[Reward], reward_model: Model | None, judge: Judge, microbatch_tokens: int) -> Rewards:

@@ -6,6 +6,7 @@ kept, however often it wins.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -13,6 +14,8 @@ from torch import Tensor
 from starling import bounds, packing, parting, progress
 from starling.config import Config
 from starling.errors import StopStage
+from starling.experience import trunk_states
+from starling.generate import generate
 from starling.judges.protocol import Judge
 from starling.judges.rubric import assess
 from starling.models import Model
@@ -62,6 +65,7 @@ class Watch:
     def look(self, policy: Policy, step: int, score: Score | None = None, *, is_last: bool = False) -> dict[str, float]:
         """Sample the validation prompts, let the judge compare with the initial policy, keep the weights if best.
 
+        The first look is at the initial policy itself: it wins half, and the judge is not asked.
         `score` rewards the answers, where something rewards; it decides nothing but whether reward and judge have
         parted. A look that would leave too few tokens of `evaluate.token_budget` for the last look and the test is left
         out, which is told and counted; where they do not suffice from the start, nothing is begun.
@@ -72,9 +76,10 @@ class Watch:
         groups = self._groups(policy)
         policy.sync()
         answers = candidates(groups, "tuned" if step else "base")
-        if not self._first:
+        is_first = not self._first
+        if is_first:
             self._first = answers
-        wins = self._wins(answers)
+        wins = [0.5] * len(answers) if is_first else self._wins(answers)
         judged = parting.win_rate(wins, self._families)
         win_rate = judged.value if judged.n else 0.5
         shares = bounds.shares(self._asked, answers)
@@ -95,7 +100,7 @@ class Watch:
             "win_rate_high": judged.high if judged.n else 1.0,
             "rubric_score": sum(found.score for found in assessed) / len(assessed),
             "mean_length": sum(answer.num_tokens for answer in answers) / len(answers),
-            "kl": self._kl(policy, groups),
+            "kl": 0.0 if is_first else self._kl(policy, groups),
             "admitted": float(admitted),
         } | {name: sum(of.values()) / len(of) for name, of in shares.items() if of}
         if score is not None:
@@ -207,6 +212,7 @@ class Watch:
             **own_settings(policy.network),
             seed=self._config.run.seed,
             purpose=("validation",),
+            sampler=partial(generate, policy.network, trunk_blocks=policy.trunk_blocks),
         )
         self.tokens += sum(group.num_tokens for group in groups)
         return groups
@@ -219,8 +225,9 @@ class Watch:
         return [None if verdict.ranks is None else preference(verdict.ranks) for verdict in judged]
 
     def _kl(self, policy: Policy, groups: Sequence[Group]) -> float:
-        """KL to the initial policy of what would be saved, nats an answer: of the whole vocabulary at each token of
-        these answers. They are not drawn from the distribution itself, so what a token's own logprobs say would not do.
+        """KL to the initial policy of what would be saved, nats an answer: of the whole vocabulary, at temperature 1,
+        at each token of these answers. They are not drawn from that distribution, so what a token's own logprobs say
+        would not do.
         """
         packs = [(group.prompt_ids, [answer.ids for answer in group.answers]) for group in groups]
         total = 0.0
@@ -228,7 +235,7 @@ class Watch:
             sizes = [packing.size(pack) for pack in packs]
             for chosen in packing.microbatches(sizes, self._config.tune.microbatch_tokens):
                 packed = packing.pack([packs[index] for index in chosen])
-                total += float(policy.kl(packed, policy.features(packed)).sum())
+                total += float(policy.kl(packed, trunk_states([groups[index] for index in chosen])).sum())
         return total / len(self._asked)
 
 

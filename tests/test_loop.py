@@ -1,23 +1,21 @@
 """The loop of tune: every algorithm steps, resumes, learns, and stops where it must."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from killed import Killed
-from loops import TEXTS, loop, settings
+from loops import loop, settings
 
-from starling import metrics, progress, update
+from starling import metrics, update
 from starling.checkpoint import Checkpoint
 from starling.config import Config
-from starling.errors import DataError, StarlingError
+from starling.errors import DataError
 from starling.loop import Loop
 from starling.metrics import Recorder
 from starling.policy import pad
-from starling.rewards import Shown, by_function
+from starling.rewards import by_function
 
 
 def states_equal(one, other) -> bool:
@@ -212,12 +210,6 @@ def test_a_step_moves_policy_and_critic_and_is_recorded(tiny_model: Path, tmp_pa
     assert not any(torch.equal(weight, before[name]) for name, weight in found.policy.top.state_dict().items())
 
 
-def test_a_reward_that_is_the_same_for_all_answers_stops_with_a_line(tiny_model: Path, tmp_path: Path) -> None:
-    found = loop(settings(tmp_path, tiny_model), Recorder(tmp_path / "m.jsonl", "tune"), head=0.0)
-    with pytest.raises(StarlingError, match=r"^tune: all 8 ranked answers looked at get the same reward; refit .*$"):
-        found.train(Checkpoint(tmp_path / "c.pt", 1e9))
-
-
 @pytest.mark.parametrize("scaling", ["fixed", "running"])
 def test_a_running_scale_counts_the_rollouts_and_what_is_reported_keeps_the_first(
     tiny_model: Path, tmp_path: Path, scaling: str
@@ -295,45 +287,6 @@ def test_the_last_look_is_made_where_others_are_left_out_for_the_budget(tiny_mod
     found.train(Checkpoint(tmp_path / "c.pt", 1e9))
     assert [look["step"] for look in found.watch.facts()["looks"]] == [0, found.step]
     assert found.watch.facts()["looks_left_out"] == found.step - 1 > 1
-
-
-def test_progress_is_told_while_ranked_answers_are_rewarded(tiny_model: Path, tmp_path: Path, monkeypatch) -> None:
-    told, counted = [], 0
-
-    @contextmanager
-    def track(stage: str, total: int, unit: str, curves: object = None) -> Iterator[progress.Advance]:
-        yield lambda count, note="", **_found: told.append((unit, total, count, note))
-
-    def score(shown: Sequence[Shown]) -> list[list[float]]:
-        nonlocal counted
-        counted += sum(len(texts) for _prompt, texts, _ends in shown)
-        told.append(("scored", counted, 0, ""))
-        return [[float(len(text)) for text in texts] for _prompt, texts, _ends in shown]
-
-    monkeypatch.setattr(progress, "track", track)
-    cfg = settings(tmp_path, tiny_model, tune__prompts_per_step=2, tune__updates_per_step=1)
-    found = loop(cfg, Recorder(tmp_path / "metrics.jsonl", "tune"), score=score)
-    found._fix_scale()
-    parts = found.curriculum.parts[: found.curriculum.num_warm_up_parts]
-    assert len(parts) > 1
-    answers = [sum(len(group.answers) for group in part) for part in parts]
-    assert [kind for kind, *_rest in told] == ["scored", "answers"] * len(parts)
-    assert [count for kind, _total, count, _note in told if kind == "answers"] == answers
-    assert {total for kind, total, *_rest in told if kind == "answers"} == {sum(answers)} == {found.scale.answers}
-
-
-def test_rewards_that_stay_the_same_end_tuning_with_a_line(
-    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def ranked_answers_alone(shown: Sequence[Shown]) -> list[list[float]]:
-        return [[float(text in TEXTS) * len(text) for text in texts] for _prompt, texts, _ends in shown]
-
-    cfg = settings(tmp_path, tiny_model, tune__steps=9, tune__ranked_prompts=0)
-    found = loop(cfg, Recorder(tmp_path / "m.jsonl", "tune"), score=ranked_answers_alone)
-    found.train(Checkpoint(tmp_path / "c.pt", 1e9))
-    assert found.facts()["stopped_by"] == "constant_reward"
-    assert found.step == 3
-    assert "tune: step 3: all answers of 3 steps in a row got the same reward, 0;" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("own", [{}, {"tune__algorithm": "grpo", "tune__kl_coef": 0.0}], ids=["apa", "grpo"])

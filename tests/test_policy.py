@@ -93,19 +93,22 @@ def test_a_policy_is_saved_as_it_samples(
     assert policy.logprobs(packed, policy.features(packed)).isfinite().all()
 
 
-@pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_kl_is_the_mean_gap_of_tokens_drawn_from_the_policy(tiny_model: Path, temperature: float) -> None:
-    policy = Policy(models.load_policy(str(tiny_model), torch.float32), 2, temperature)
+def test_kl_is_the_mean_gap_of_tokens_drawn_from_the_policy(tiny_model: Path) -> None:
+    policy = Policy(models.load_policy(str(tiny_model), torch.float32), 2)
     move(policy)
     policy.sync()
     # one answer of one token: what may stand there, 4,000 times, from the policy itself
-    requests = [Request(prompt=(5, 6, 7), seed=seed, temperature=temperature) for seed in range(4000)]
+    requests = [Request(prompt=(5, 6, 7), seed=seed) for seed in range(4000)]
     drawn = [answer.ids[:1] for answer in generate(policy.network, requests, max_new_tokens=1, stop=frozenset())]
     packed = pack([([5, 6, 7], drawn)])
     features = policy.features(packed)
     with torch.no_grad():
         gap_N = policy.logprobs(packed, features) - features.ref_logprob_N
-    found_N = policy.kl(packed, features)
+    found_N = policy.kl(packed)
+    assert torch.equal(found_N, policy.kl(packed, features.trunk_1TH))
+    warmer = Policy(models.load_policy(str(tiny_model), torch.float32), 2, 2.0)
+    warmer.load(policy.weights())
+    assert torch.equal(found_N, warmer.kl(packed))  # at temperature 1, whatever rollouts are sampled at
     assert found_N.std() < 1e-4 * found_N[0]  # the same position each time
     error = 4 * float(gap_N.std()) / len(gap_N) ** 0.5
     assert float(gap_N.mean()) == pytest.approx(float(found_N[0]), abs=error)

@@ -72,13 +72,13 @@ def test_preference_by_hand(ranks: list[float], expected: float) -> None:
     ("said", "win_rate"), [("++-", 2 / 3), ("+=-", 0.5), ("+?-", 0.5), ("+??", 1.0), ("???", 0.5), ("---", 0.0)]
 )
 def test_the_win_rate_is_over_the_readable_verdicts(settings, policy, said: str, win_rate: float) -> None:
-    watch = Watch(settings, PROMPTS, ScriptedJudge("===", said))
+    watch = Watch(settings, PROMPTS, ScriptedJudge(said))
     assert watch.look(policy, 0)["validation/win_rate"] == 0.5
     assert watch.look(policy, 1)["validation/win_rate"] == pytest.approx(win_rate)
 
 
 def test_the_weights_of_the_first_best_look_are_kept(settings, policy) -> None:
-    watch = Watch(settings, PROMPTS, ScriptedJudge("===", "+=-", "++=", "+=+", "--="))
+    watch = Watch(settings, PROMPTS, ScriptedJudge("+=-", "++=", "+=+", "--="))
     weights = [{name: weight.clone() for name, weight in policy.top.state_dict().items()}]
     kept = []
     for step in range(5):
@@ -92,16 +92,16 @@ def test_the_weights_of_the_first_best_look_are_kept(settings, policy) -> None:
 
 
 def test_every_look_is_compared_with_the_answers_of_the_initial_policy(settings, policy) -> None:
-    judge = ScriptedJudge("===", "===", "===")
+    judge = ScriptedJudge("===", "===")
     watch = Watch(settings, PROMPTS, judge)
     for step in range(3):
         watch.look(policy, step)
         move(policy)
-    assert judge.asked == [[("base", "base")] * 3, [("tuned", "base")] * 3, [("tuned", "base")] * 3]
+    assert judge.asked == [[("tuned", "base")] * 3] * 2  # not whether the base is better than itself
 
 
 def test_a_look_reports_score_and_length_of_the_new_answers(settings, policy) -> None:
-    watch = Watch(settings, PROMPTS, ScriptedJudge("==="))
+    watch = Watch(settings, PROMPTS, ScriptedJudge())
     found = watch.look(policy, 0)
     first = watch.state_dict()["first"]
     assert [prompt_id for prompt_id, *_ in first] == [prompt.id for prompt in PROMPTS]
@@ -115,7 +115,7 @@ def test_a_look_reports_score_and_length_of_the_new_answers(settings, policy) ->
 
 
 def test_a_watch_goes_on_from_its_state_on_disk(settings, policy, tmp_path: Path) -> None:
-    watch = Watch(settings, PROMPTS, ScriptedJudge("===", "++=", "+=="))
+    watch = Watch(settings, PROMPTS, ScriptedJudge("++=", "+=="))
     watch.look(policy, 0)
     move(policy)
     watch.look(policy, 1)
@@ -139,7 +139,7 @@ def test_what_is_looked_at_is_the_share_that_would_be_saved(settings, policy) ->
             sampled.append(policy.network.get_decoder().norm.weight.clone())
             return super()._groups(policy)
 
-    watch = Spy(settings, PROMPTS, ScriptedJudge("===", "+=="))
+    watch = Spy(settings, PROMPTS, ScriptedJudge("+=="))
     first = policy.network.get_decoder().norm.weight.clone()
     watch.look(policy, 0)
     move(policy)
@@ -152,7 +152,7 @@ def test_what_is_looked_at_is_the_share_that_would_be_saved(settings, policy) ->
 
 def test_a_look_tells_kl_and_reward_of_what_would_be_saved(settings, policy) -> None:
     rewards = iter([0.5, 1.5])
-    watch = Watch(settings, PROMPTS, ScriptedJudge("===", "+--"))
+    watch = Watch(settings, PROMPTS, ScriptedJudge("+--"))
     first = watch.look(policy, 0, lambda groups: next(rewards))
     assert (first["validation/kl"], first["validation/reward"], first["validation/parted"]) == (0.0, 0.5, 0.0)
     weights = move(policy)
@@ -161,14 +161,14 @@ def test_a_look_tells_kl_and_reward_of_what_would_be_saved(settings, policy) -> 
     assert second["validation/reward"] == 1.5
     assert second["validation/win_rate_low"] <= second["validation/win_rate"] <= second["validation/win_rate_high"]
     assert same(dict(policy.top.state_dict()), weights)  # the trained weights stand again, to the bit
-    assert "validation/reward" not in Watch(settings, PROMPTS, ScriptedJudge("===")).look(policy, 0)
+    assert "validation/reward" not in Watch(settings, PROMPTS, ScriptedJudge()).look(policy, 0)
 
 
 def test_looks_that_part_in_a_row_are_enough_and_survive_the_disk(tiny_model, policy, tmp_path: Path) -> None:
     settings = config.load(recipe(tmp_path / "parting", tiny_model, tune__parting_looks=2))
     prompts = [replace(prompt, family="") for prompt in PROMPTS]  # each is a family of its own then
     rewards = {0: 0.0, 1: 0.5, 2: 0.6, 3: 0.9, 4: 0.8}
-    judge = ScriptedJudge("===", "+++", "---", "---", "---")
+    judge = ScriptedJudge("+++", "---", "---", "---")
     watch = Watch(settings, prompts, judge)
     found = []
     for step in range(3):
@@ -185,7 +185,7 @@ def test_looks_that_part_in_a_row_are_enough_and_survive_the_disk(tiny_model, po
 
 def test_each_prompt_is_answered_as_often_as_set_and_compared_draw_by_draw(tiny_model, policy, tmp_path: Path) -> None:
     settings = config.load(recipe(tmp_path / "two", tiny_model, tune__validation_draws=2))
-    watch = Watch(settings, PROMPTS, ScriptedJudge("======", "++++--"))
+    watch = Watch(settings, PROMPTS, ScriptedJudge("++++--"))
     watch.look(policy, 0)
     first = watch.state_dict()["first"]
     assert [(prompt_id, draw) for prompt_id, draw, *_ in first] == [(p.id, draw) for p in PROMPTS for draw in (0, 1)]
@@ -207,7 +207,7 @@ def test_a_look_that_refuses_less_is_not_kept_however_often_it_wins(settings, po
     prompts = [replace(PROMPTS[0], id=str(at), good_natured=False, checks=()) for at in range(6)]
     refusal, answer = "I can't help with that.", "Sure, here it is."
     looks = [[refusal] * 6, [answer] * 6, [refusal] * 5 + [answer]]
-    watch = refusing(looks)(settings, prompts, ScriptedJudge("======", "++++++", "+=====", "======"))
+    watch = refusing(looks)(settings, prompts, ScriptedJudge("++++++", "+=====", "======"))
     for step in range(3):
         found = watch.look(policy, step)
     # the second look wins all and lost all six refusals: 1/2^6; the third lost one, which may be chance
@@ -227,7 +227,7 @@ def test_a_look_that_follows_fewer_instructions_is_kept_only_where_the_bound_is_
 ) -> None:
     settings = config.load(recipe(tmp_path / "bound", tiny_model, tune__instruction_drop=bound))
     prompts = [replace(PROMPTS[0], id=str(at), checks=({"check": "lowercase"},)) for at in range(6)]
-    watch = refusing([["small"] * 6, ["Large"] * 6])(settings, prompts, ScriptedJudge("======", "++++++"))
+    watch = refusing([["small"] * 6, ["Large"] * 6])(settings, prompts, ScriptedJudge("++++++"))
     for step in range(2):
         watch.look(policy, step)
     assert watch.best_step == best
@@ -254,7 +254,7 @@ def test_a_look_whose_answers_grew_past_the_bound_is_not_kept(
     prompts = [replace(PROMPTS[0], id=str(at), checks=()) for at in range(6)]
     # 60 tokens, then 120: twice as long on all six, 1/2^6 by chance; then 108, but one answer alone grew
     lengths = [[10] * 6, [20] * 6, [10] * 5 + [58]]
-    watch = writing(lengths)(settings, prompts, ScriptedJudge("======", "++++++", "+++++="))
+    watch = writing(lengths)(settings, prompts, ScriptedJudge("++++++", "+++++="))
     for step in range(3):
         watch.look(policy, step)
     assert watch.best_step == best
@@ -277,7 +277,7 @@ def test_looks_that_the_budget_does_not_cover_are_left_out_and_told_but_never_th
             self.tokens = before + sum(group.num_tokens for group in groups)
             return groups
 
-    watch = Counted(settings, PROMPTS, ScriptedJudge("===", "===", "===", "==="))
+    watch = Counted(settings, PROMPTS, ScriptedJudge("===", "===", "==="))
     for step in range(4):
         watch.look(policy, step, is_last=step == 3)
     assert [look["step"] for look in watch.facts()["looks"]] == steps
@@ -303,4 +303,4 @@ def test_the_budget_is_for_the_test_prompts_that_there_are(tiny_model, policy, t
     settings = config.load(recipe(tmp_path / "budget", tiny_model, **changes))
     assert Watch(settings, PROMPTS, ScriptedJudge("==="), num_test_prompts=3).look(policy, 0)
     with pytest.raises(StopStage, match=r"^tune: evaluate.token_budget = 1,000 does not cover one look"):
-        Watch(settings, PROMPTS, ScriptedJudge("===")).look(policy, 0)
+        Watch(settings, PROMPTS, ScriptedJudge()).look(policy, 0)

@@ -31,7 +31,7 @@ from starling.judges.rubric import Assessment
 from starling.ledger import Ledger
 from starling.models import Model
 from starling.packing import Packed
-from starling.policy import Features, Policy
+from starling.policy import Policy
 from starling.records import Candidate, Prompt
 from starling.rollout import SamplingSettings, candidates, left_aside, own_settings, sample_groups, score_texts
 from starling.store import Run, write_atomically
@@ -197,9 +197,10 @@ def _drift(config: Config, tuned_path: str, cases: Sequence[Case]) -> dict[str, 
     explained = compared.explained_by_finish_and_repetition(cases, config.rank.tie_margin) if by_rubric else None
     kl, before, after = 0.0, [], []
     with progress.track("evaluate KL", num_own + len(references), "answers") as advance:
-        for packed, features in _packed(policy, own, config, advance):
-            kl += float(policy.kl(packed, features).sum())
-        for packed, features in _packed(policy, references, config, advance):
+        for packed in _packed(own, config, advance):
+            kl += float(policy.kl(packed).sum())
+        for packed in _packed(references, config, advance):
+            features = policy.features(packed)
             before += features.ref_logprob_N.tolist()
             after += policy.logprobs(packed, features).tolist()
     return {
@@ -228,10 +229,7 @@ def _rewards(
     return [reward for row in scored for reward in row]
 
 
-def _packed(
-    policy: Policy, packs: Sequence[Any], config: Config, advance: progress.Advance
-) -> Iterator[tuple[Packed, Features]]:
+def _packed(packs: Sequence[Any], config: Config, advance: progress.Advance) -> Iterator[Packed]:
     for batch in packing.microbatches([packing.size(pack) for pack in packs], config.tune.microbatch_tokens):
-        packed = packing.pack([packs[index] for index in batch])
-        yield packed, policy.features(packed)
+        yield packing.pack([packs[index] for index in batch])
         advance(sum(len(packs[index][1]) for index in batch))
