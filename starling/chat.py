@@ -68,6 +68,11 @@ def turn_ids(
     return ids[: end + 1] if finished else ids[:end]
 
 
+def holds(tokenizer: PreTrainedTokenizerBase, text: str, tokens: frozenset[int]) -> bool:
+    """Whether one of these tokens stands in a text, which then is more to the model than what it says."""
+    return not tokens.isdisjoint(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
 def conversation_ids(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], answers: Sequence[str], finished: Sequence[bool]
 ) -> tuple[list[int], list[list[int]]]:

@@ -28,6 +28,7 @@ class Curriculum:
         self.parts: list[Sequence[Group]] = list(chunks(ranked, part_size))
         self.num_ranked_parts = min(-(-cfg.ranked_prompts // part_size), len(self.parts))
         self.num_warm_up_parts = min(-(-cfg.warm_up_prompts // part_size), len(self.parts))
+        self.num_rewarded_parts = max(self.num_ranked_parts, self.num_warm_up_parts)
         self.steps_per_epoch = -(-self.num_ranked_parts // cfg.updates_per_step)
         self.ranked_steps = cfg.ranked_epochs * self.steps_per_epoch
         self.num_steps = self.ranked_steps + cfg.steps

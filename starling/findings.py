@@ -94,14 +94,20 @@ def of_window(policy: Policy, prompts: Sequence[Prompt], config: Config) -> Find
 def of_reward_window(
     reward_model: Model, ranked: Sequence[Group], prompts: Sequence[Prompt], config: Config
 ) -> Finding:
-    """Whether the reward model has positions for every ranked answer, and for every prompt with a whole answer."""
+    """Whether the reward model has positions for every ranked answer, and for every prompt with a whole answer.
+
+    What an answer takes of its tokens, which may be others than the policy's, is told from the ranked ones.
+    """
     window = packing.window(reward_model.network.config)
-    wanted = max(config.tune.max_new_tokens, config.evaluate.answer_tokens)
-    lengths = []
+    lengths, own, theirs = [], 0, 0
     for group in ranked:
         ends = [answer.finished for answer in group.answers]
         shared, endings = chat.conversation_ids(reward_model.tokenizer, group.prompt.messages, group.texts, ends)
         lengths.append((group.prompt.id, len(shared) + max(map(len, endings))))
+        before = len(chat.prompt_ids(reward_model.tokenizer, group.prompt.messages))
+        own, theirs = own + group.num_tokens, theirs + sum(len(shared) + len(ending) - before for ending in endings)
+    most = max(config.tune.max_new_tokens, config.evaluate.answer_tokens)
+    wanted = max(most, most * theirs // own) if own else most
     for prompt in prompts:
         lengths.append((prompt.id, len(chat.prompt_ids(reward_model.tokenizer, prompt.messages)) + wanted))
     too_long = [name for name, length in lengths if length > window]

@@ -11,7 +11,9 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from starling import algorithms, decoder_parts, device, slots
 from starling.config import Config
-from starling.models import ValueHead
+from starling.losses.logprobs import ROWS
+from starling.models import ValueHead, has_linear_logits
+from starling.tune_settings import as_read
 
 PROGRAM = 600 * 2**20  # Python with PyTorch and transformers, before any model
 PROMPT_TOKENS = 256  # of a prompt in the cache of keys and values; what prompts there are is not known yet
@@ -31,11 +33,13 @@ def of_tune(config: Config, network: PretrainedConfig, ranking_tokens: float = 0
     float32; the reference and the copies that an update multiplies with 2 W each in bfloat16, the reference 4 W where
     LoRA shares it; where products are in float32 the reference 4 W and no copies. Policy and reward model have 2 or 4
     bytes a weight by that, too. The rest follows from tokens: activations of the trained
-    blocks and the logits of a microbatch, features of the warm-up, keys and values of the answers under way. With LoRA
-    what is trained are the adapters. `ranking_tokens` are those of a prompt with its ranked answers; 0 is not known.
+    blocks of a microbatch, or of the largest group of answers where that is more; logits of some rows; features of
+    the warm-up and of a step; keys and values of the answers under way. With LoRA what is trained are the adapters.
+    `ranking_tokens` are those of a prompt with its ranked answers; 0 is not known.
     """
-    cfg, algorithm = config.tune, algorithms.chosen(config.tune)
-    whole, top, adapters = _weights(network, cfg.layers, cfg.lora_rank)
+    cfg, algorithm = as_read(config.tune), algorithms.chosen(config.tune)
+    model = _without_weights(network)
+    whole, top, adapters = _weights(model, cfg.layers, cfg.lora_rank)
     trained = adapters if cfg.lora_rank else top
     hidden, blocks = network.hidden_size, cfg.layers or network.num_hidden_layers
     keys = math.prod(slots.key_shape(network))
@@ -46,6 +50,9 @@ def of_tune(config: Config, network: PretrainedConfig, ranking_tokens: float = 0
     ranking_tokens = ranking_tokens or PROMPT_TOKENS + answers * config.sample.max_new_tokens
     kept = cfg.warm_up_prompts if algorithm.critic else min(cfg.warm_up_prompts, cfg.ranked_prompts)
     warm_up = round(kept * ranking_tokens)
+    fresh = cfg.rollouts_per_prompt * cfg.max_new_tokens + PROMPT_TOKENS if cfg.steps else 0
+    microbatch = max(cfg.microbatch_tokens, fresh, round(ranking_tokens) if kept or cfg.ranked_prompts else 0)
+    a_step = cfg.prompts_per_step * max(fresh, round(ranking_tokens) if cfg.ranked_prompts else 0)
     answer_tokens = max(cfg.max_new_tokens if algorithm.online else 0, config.evaluate.answer_tokens)
     size = device.product_dtype().itemsize
     copies = 2 if size == 2 and cfg.lora_rank else 0
@@ -57,8 +64,10 @@ def of_tune(config: Config, network: PretrainedConfig, ranking_tokens: float = 0
         "reference, best weights, copies": (4 + copies) * top + 4 * trained,
         "reward model": size * whole if rewarded else 0,
         "critic": 16 * critic,
-        "activations of a microbatch": cfg.microbatch_tokens * (active * blocks + 4 * network.vocab_size),
+        "activations of a microbatch": microbatch * active * blocks,
+        "logits": (ROWS * (4 + size) if has_linear_logits(model) else 4 * microbatch) * network.vocab_size,
         "features of the warm-up": warm_up * (size + 4) * hidden,
+        "features of a step": a_step * (size + 4) * hidden,
         "keys and values while sampling": cached * network.num_hidden_layers * keys * 2 * size,
     }
 
@@ -102,11 +111,15 @@ def gib(size: int) -> str:
     return f"{size / 2**30:.1f} GiB"
 
 
-def _weights(network: PretrainedConfig, layers: int, rank: int) -> tuple[int, int, int]:
+def _without_weights(network: PretrainedConfig) -> Any:
+    """The model as it is built, in no memory."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(network)
+
+
+def _weights(model: Any, layers: int, rank: int) -> tuple[int, int, int]:
     """Weights of the whole model, of its last `layers` blocks (0 = all) with the final norm, and of LoRA adapters of
     this rank on those blocks."""
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(network)
     decoder = model.get_decoder()
     blocks = decoder_parts.last_blocks(decoder, layers, "tune.layers")
     norm = decoder_parts.final_norm(decoder, "tune.layers")

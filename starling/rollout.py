@@ -97,10 +97,11 @@ def sample_groups(
 
 def ranked_groups(model: Model, prompts: Sequence[Prompt], rankings: Sequence[Ranking]) -> list[Group]:
     """The ranked answers as groups of token ids, as the policy would have to say them; empty answers are left out, and,
-    which is told, those for which the model has no positions."""
+    which is told, those for which the model has no positions or in which one of its stop tokens stands."""
     prompt_of = {prompt.id: prompt for prompt in prompts}
     stop, window = stop_ids(model.network), packing.window(model.network.config)
-    groups, too_long = [], []
+    groups = []
+    lost: dict[str, list[str]] = {}
     for ranking in rankings:
         prompt_ids = chat.prompt_ids(model.tokenizer, ranking.messages)
         given = [
@@ -110,7 +111,9 @@ def ranked_groups(model: Model, prompts: Sequence[Prompt], rankings: Sequence[Ra
         for answer, rank in given:
             ids = chat.turn_ids(model.tokenizer, ranking.messages, answer.answer, stop, finished=answer.finished)
             if len(prompt_ids) + len(ids) > window:
-                too_long.append(ranking.prompt_id)
+                lost.setdefault(f"longer than the model's window of {window:,} tokens", []).append(ranking.prompt_id)
+            elif chat.holds(model.tokenizer, answer.answer, stop):
+                lost.setdefault("with a token in them that ends an answer", []).append(ranking.prompt_id)
             else:
                 answers.append((answer.answer, rank, Sampled(ids=list(ids), finished=answer.finished)))
         if len(answers) > 1:
@@ -125,10 +128,9 @@ def ranked_groups(model: Model, prompts: Sequence[Prompt], rankings: Sequence[Ra
                     has_first=min(ranks) == min(ranking.ranks),
                 )
             )
-    if too_long:
+    for why, where in lost.items():
         progress.console.print(
-            f"{len(too_long):,} ranked answers of {len(set(too_long)):,} prompts are longer than the model's window of "
-            f"{window:,} tokens and left out, first of {too_long[0]}",
+            f"{len(where):,} ranked answers of {len(set(where)):,} prompts are {why} and left out, first of {where[0]}",
             markup=False,
         )
     return groups

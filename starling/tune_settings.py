@@ -160,7 +160,7 @@ class TuneTable(Table):
     logprob_gap_limit: float = Field(0.1, gt=0)
     """Mean difference between a token's logprob as sampled and as trained, in nats, past which a warning is given."""
     microbatch_tokens: int = Field(2048, ge=64)
-    """Packed tokens in one forward pass."""
+    """Packed tokens in one forward pass; a prompt stays together with all its answers, so that these may be more."""
     grad_clip: float = Field(1.0, gt=0)
     """Largest gradient norm."""
     weight_share: float = Field(0.75, gt=0, le=1)

@@ -140,8 +140,9 @@ def test_a_prompt_that_leaves_no_room_is_named(policy: Policy, settings: Config)
 def test_what_a_reward_model_cannot_read_whole_is_named_before_anything_is_learnt(
     policy: Policy, settings: Config, reward_model: Model
 ) -> None:
-    def ranked(name: str, *texts: str) -> Group:
-        answers = tuple(Sampled(ids=[1], finished=True) for _ in texts)
+    def ranked(name: str, *texts: str, share: float = 1.0) -> Group:
+        counts = [max(1, int(share * len(reward_model.tokenizer(text).input_ids))) for text in texts]
+        answers = tuple(Sampled(ids=[1] * count, finished=True) for count in counts)
         return Group(prompt=replace(PROMPTS[0], id=name), prompt_ids=(1,), answers=answers, texts=texts)
 
     fits, long = ranked("fits", "the rain", "wet"), ranked("long", "wet", "rain " * 600)
@@ -151,6 +152,11 @@ def test_what_a_reward_model_cannot_read_whole_is_named_before_anything_is_learn
     assert (found.state, found.figures["too_long"]) == ("stop", 1)
     assert found.figures["longest"] > 600
     assert "1 do not fit, first of long" in found.text
+    # where the policy says in one token what takes the reward model forty, so does what it has still to say
+    alike, dense = (ranked("dense", "rain " * 40, share=share) for share in (1.0, 0.025))
+    more, longest = (findings.of_reward_window(reward_model, [g], PROMPTS, settings) for g in (dense, alike))
+    most = max(settings.tune.max_new_tokens, settings.evaluate.answer_tokens)
+    assert more.figures["longest"] - longest.figures["longest"] > 20 * most
     asked = replace(PROMPTS[0], id="asked", messages=[{"role": "user", "content": "rain " * 500}])
     assert findings.of_reward_window(reward_model, [], [asked], settings).text.endswith("1 do not fit, first of asked")
 

@@ -9,6 +9,7 @@ from transformers import GPTNeoXConfig, LlamaConfig
 
 from starling import config, decoder_parts, device, findings, memory, models
 from starling.errors import ModelError
+from starling.losses.logprobs import ROWS
 from starling.policy import Policy
 
 
@@ -43,8 +44,22 @@ def test_what_is_not_needed_takes_nothing(tiny_model: Path, tmp_path: Path) -> N
     # of 4 ranked prompts with 3 answers of at most 16 tokens a state of the trunk is kept, and one in float32
     bytes_a_token = (device.product_dtype().itemsize + 4) * network.hidden_size
     assert parts["features of the warm-up"] == 4 * (memory.PROMPT_TOKENS + 3 * 16) * bytes_a_token
-    fresh = {"tune__algorithm": "grpo", "tune__ranked_prompts": 0}
-    assert memory.of_tune(config.load(recipe(tmp_path, tiny_model, **fresh)), network)["features of the warm-up"] == 0
+    fresh = memory.of_tune(config.load(recipe(tmp_path, tiny_model, tune__algorithm="grpo")), network)
+    assert fresh["features of the warm-up"] == 0
+    # a step's 4 prompts with 2 answers of at most 8 tokens
+    assert fresh["features of a step"] == 4 * (memory.PROMPT_TOKENS + 2 * 8) * bytes_a_token
+    assert fresh["logits"] == ROWS * (4 + device.product_dtype().itemsize) * network.vocab_size
+
+
+def test_a_group_that_is_larger_than_a_microbatch_counts_whole(tiny_model: Path, tmp_path: Path) -> None:
+    network = models.load_config(str(tiny_model))
+
+    def active(tokens: int) -> int:
+        changes = {"tune__microbatch_tokens": 64, "tune__rollouts_per_prompt": 16, "tune__max_new_tokens": tokens}
+        parts = memory.of_tune(config.load(recipe(tmp_path / str(tokens), tiny_model, **changes)), network)
+        return parts["activations of a microbatch"]
+
+    assert active(100) / active(10) == (memory.PROMPT_TOKENS + 1600) / (memory.PROMPT_TOKENS + 160)
 
 
 def test_the_warm_up_is_counted_where_its_answers_are_known_and_never_nothing(tiny_model: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from made_rankings import ranking
 
 from starling import chat, device, models
 from starling.errors import StarlingError
-from starling.generate import Sampled
+from starling.generate import Sampled, stop_ids
 from starling.models import Model
 from starling.packing import pack
 from starling.records import Candidate, Message, Prompt, Ranking
@@ -111,6 +111,15 @@ def test_ranked_answers_past_the_window_are_left_out_and_told(policy: Model, cap
     assert (group.prompt.id, group.texts, group.ranks) == ("p", ("rain", "wet"), (2, 1))
     said = " ".join(capsys.readouterr().out.split())
     assert "2 ranked answers of 2 prompts are longer than the model's window of 512 tokens and left out" in said
+
+
+def test_ranked_answers_with_a_stop_token_in_them_are_left_out_and_told(policy: Model, capsys) -> None:
+    end = policy.tokenizer.convert_ids_to_tokens(min(stop_ids(policy.network)))
+    told = [ranking("p", ["rain", "wet", f"rain {end} and more"], [2, 3, 1])]
+    (group,) = ranked_groups(policy, [Prompt(id="p", messages=told[0].messages)], told)
+    assert (group.texts, group.has_first) == (("rain", "wet"), False)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 ranked answers of 1 prompts are with a token in them that ends an answer and left out, first of p" in said
 
 
 def test_rankings_whose_first_answer_is_left_out_have_no_best_one(policy: Model, capsys) -> None:

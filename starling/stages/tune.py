@@ -55,13 +55,14 @@ def run(run: Run) -> dict[str, Any]:
         judge = make_judge(config.rank, config, ledger)
         own_reward.refuse_choosing(run, judge)
         own_reward.tell_choosing(config)
-        watch = selection.Watch(config, validation, judge, len(tables.prompts_of(run, "test")))
+        tests = tables.prompts_of(run, "test")
+        watch = selection.Watch(config, validation, judge, len(tests))
         rankings = tables.rankings_of(run, prompts)
         wanted = cfg.rewards if is_online(cfg.algorithm) else ()
         own = _reward_model(run) if any(one.name == "model" for one in wanted) else None
         reward = rewards.make(wanted, own, judge, cfg.microbatch_tokens)
         loop = Loop(config, policy, reward, prompts, rankings, watch, recorder, server)
-        _refuse_unfit(config, policy, own, [*prompts, *validation], loop.curriculum)
+        _refuse_unfit(config, policy, own, [*prompts, *validation, *tests], loop.curriculum)
         progress.console.print(f"tune: {loop.curriculum.plan()}", markup=False)
         if server is not None:
             server.try_out(policy)
@@ -84,7 +85,7 @@ def _refuse_unfit(
     """What of `starling doctor` costs next to nothing, mostly on the first part of the ranked answers."""
     findings.refuse([findings.of_window(policy, prompts, config)])
     if reward_model is not None:
-        every = [group for part in curriculum.parts for group in part]
+        every = [group for part in curriculum.parts[: curriculum.num_rewarded_parts] for group in part]
         findings.refuse([findings.of_reward_window(reward_model, every, prompts, config)])
     ranked = curriculum.parts[0][:2]
     shown = [(group.prompt, text) for group in ranked for text in group.texts]
