@@ -130,21 +130,31 @@ def _parts(config: Config, run: Run | None, stage: str, prompt: Range) -> list[P
     judges = [(one, endpoint) for one, endpoint in endpoints.of_judges(config, asked) if endpoint]
     if not judges:
         return []
-    sample, tune = config.sample, as_read(config.tune)
+    kinds: list[tuple[Mapping[int, int], int]]  # so many prompts with so many answers each, and the cap of an answer
     if stage == "rank":
-        prompts, cap = _answers(config, run), sample.max_new_tokens
+        kinds = [(_answers(config, run), config.sample.max_new_tokens)]
     elif stage == "tune":
-        steps = tune.steps + tune.ranked_epochs * -(-tune.ranked_prompts // tune.prompts_per_step)
-        looks = steps // tune.validate_every + 2
-        prompts, cap = Counter({2: looks * config.prompts.validation * tune.validation_draws}), tune.max_new_tokens
-        if tune.steps and any(reward.name == "judge" for reward in tune.rewards):
-            prompts[tune.rollouts_per_prompt] += tune.steps * tune.prompts_per_step
-            looked_at = max(tune.warm_up_prompts, tune.ranked_prompts)
-            prompts.update({k: min(count, looked_at) for k, count in _answers(config, run).items()})
+        kinds = _tune_kinds(config)
     else:
-        prompts, cap = {2: config.prompts.test * config.evaluate.draws}, config.evaluate.answer_tokens
-    several = {k: n for k, n in prompts.items() if k > 1}
-    return _of_one_endpoint([_judging(stage, endpoint, one, several, (prompt, cap)) for one, endpoint in judges])
+        kinds = [({2: config.prompts.test * config.evaluate.draws}, config.evaluate.answer_tokens)]
+    several = [({k: n for k, n in prompts.items() if k > 1}, cap) for prompts, cap in kinds]
+    return _of_one_endpoint([
+        _judging(stage, endpoint, one, prompts, (prompt, cap))
+        for one, endpoint in judges
+        for prompts, cap in several
+        if prompts
+    ])
+
+
+def _tune_kinds(config: Config) -> list[tuple[Mapping[int, int], int]]:
+    """Looks, of which the first needs no judge, and where the judge rewards fresh answers; the ranked ones it knows."""
+    tune = as_read(config.tune)
+    steps = tune.steps + tune.ranked_epochs * -(-tune.ranked_prompts // tune.prompts_per_step)
+    looks = -(-steps // tune.validate_every) * config.prompts.validation * tune.validation_draws
+    kinds: list[tuple[Mapping[int, int], int]] = [({2: looks}, config.evaluate.answer_tokens)]
+    if tune.steps and any(reward.name == "judge" for reward in tune.rewards):
+        kinds.append(({tune.rollouts_per_prompt: tune.steps * tune.prompts_per_step}, tune.max_new_tokens))
+    return kinds
 
 
 def _of_one_endpoint(parts: Sequence[Part]) -> list[Part]:
