@@ -9,13 +9,14 @@ from rich.table import Table
 
 from starling import device, findings, models, progress, rewards, rollout, tables
 from starling.config import Config
-from starling.errors import StarlingError, Unfit
+from starling.distributed import vllm
+from starling.errors import CallError, StarlingError, Unfit
 from starling.findings import Finding
 from starling.judges.rubric import RubricJudge
 from starling.models import Model
-from starling.policy import Policy
 from starling.records import Prompt, Ranking
 from starling.rollout import Group
+from starling.stages.tune import initial_policy
 from starling.store import Run
 from starling.texts import terminal
 from starling.tune_settings import is_online
@@ -30,7 +31,7 @@ def examine(config: Config, run: Run | None) -> list[Finding]:
     cfg = config.tune
     device.setup(config.run.threads, config.run.seed)
     found = [findings.of_memory(config)]  # before anything is loaded
-    policy = Policy(models.load_policy(config.run.model), cfg.layers, cfg.temperature)
+    policy = initial_policy(config)
     prompts, rankings = _read(run)
     found.append(findings.of_window(policy, prompts, config))
     if found[-1].state == "stop":
@@ -43,13 +44,14 @@ def examine(config: Config, run: Run | None) -> list[Finding]:
     found.append(findings.of_template(policy, answers_of(ranked) or [(p, text) for p in prompts for text in PLAIN]))
     if found[-1].state == "stop":
         return found
-    sampled = _sample(model, prompts, config)
+    try:
+        sampled = _sample(model, prompts, config, run.root if run else Path())
+    except CallError as error:
+        fix = "mend the server, or sample here (tune.sampler = \"\")"
+        return [*found, Finding(name="sampler", state="stop", text=str(error), fix=fix)]
     found.append(findings.of_kl(policy, sampled[:2]))
     if is_online(cfg.algorithm):
         found += [findings.of_endings(sampled, cfg), findings.of_gap(policy, sampled, cfg)]
-        if cfg.sampler:
-            text = f"{cfg.sampler} is not asked here: what is said above of sampling is of this process"
-            found.append(Finding(name="sampler", state="warn", text=text, fix="`starling tune` asks it first of all"))
         found += _rewarded(config, run, ranked, sampled)
     return found
 
@@ -93,9 +95,13 @@ def _read(run: Run | None) -> tuple[list[Prompt], list[Ranking]]:
     return prompts, [ranking for ranking in rankings if ranking.prompt_id in chosen]
 
 
-def _sample(model: Model, prompts: Sequence[Prompt], config: Config) -> list[Group]:
-    """Answers as `tune` would sample them, at least two to a prompt."""
+def _sample(model: Model, prompts: Sequence[Prompt], config: Config, root: Path) -> list[Group]:
+    """Answers as `tune` would sample them, at least two to a prompt: by a server too, which serves the initial policy
+    and is given no weights here."""
     cfg = config.tune
+    server = None
+    if cfg.sampler and is_online(cfg.algorithm):
+        server = vllm.Server(cfg.sampler.removeprefix("vllm@"), root / "tune" / "sampler", config.run.model)
     total = len(prompts) * max(2, cfg.rollouts_per_prompt) * cfg.max_new_tokens
     with progress.track("doctor", total, "tokens") as advance:
         return rollout.sample_groups(
@@ -108,6 +114,7 @@ def _sample(model: Model, prompts: Sequence[Prompt], config: Config) -> list[Gro
             seed=config.run.seed,
             purpose=("doctor",),
             on_tokens=advance,
+            sampler=server.generate if server else None,
         )
 
 

@@ -1,10 +1,14 @@
 """`starling doctor` on a small run, by the command that people use."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from small_road import recipe
+from transformers import AutoModelForCausalLM
+from vllm_server import VllmServer
 
 from starling import cli
 
@@ -61,10 +65,27 @@ def test_what_must_stop_exits_with_1_and_says_why(
     assert name in told.splitlines()[-1]
 
 
-def test_a_server_that_samples_is_not_asked_and_that_is_said(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _code, found, _told = asked(str(fitted), "--set", "tune.sampler=vllm@http://127.0.0.1:9", capsys=capsys)
-    (finding,) = (finding for finding in found["findings"] if finding["name"] == "sampler")
-    assert (finding["state"], finding["fix"]) == ("warn", "`starling tune` asks it first of all")
+def test_a_server_that_samples_is_held_against_the_trainer_and_given_nothing(
+    fitted: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = AutoModelForCausalLM.from_pretrained(tiny_model)
+    torch.nn.init.normal_(network.model.norm.weight, std=3.0)
+    other = shutil.copytree(tiny_model, tmp_path / "other")
+    network.save_pretrained(other)
+    states = []
+    for served in (tiny_model, other):
+        with VllmServer(served) as server:
+            _code, found, _told = asked(str(fitted), "--set", f"tune.sampler=vllm@{server.url}", capsys=capsys)
+            assert len(server.requests) == 8 * 2
+            assert (server.loaded, server.reloads) == ([], 0)
+        states += [finding["state"] for finding in found["findings"] if finding["name"] == "sampler and trainer"]
+    assert states[0] == "ok" != states[1]
+
+
+def test_a_server_that_is_not_there_stops(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, found, _told = asked(str(fitted), "--set", "tune.sampler=vllm@http://127.0.0.1:9", capsys=capsys)
+    assert (code, found["findings"][-1]["name"], found["findings"][-1]["state"]) == (1, "sampler", "stop")
+    assert "is the server running?" in found["findings"][-1]["text"]
 
 
 def test_before_a_run_has_begun_the_model_alone_is_examined(

@@ -40,9 +40,7 @@ def run(run: Run) -> dict[str, Any]:
     _tell_unread(cfg)
     findings.refuse([findings.of_memory(config)])
     prompts, validation = tables.prompts_of(run, "train"), tables.prompts_of(run, "validation")
-    seed = device.seed_for(config.run.seed, "tune", "lora")
-    lora = Lora(cfg.lora_rank, cfg.lora_alpha, seed) if cfg.lora_rank else None
-    policy = Policy(models.load_policy(config.run.model), cfg.layers, as_read(cfg).temperature, lora)
+    policy = initial_policy(config)
     packing.tell_dropout(policy.network.config, "tune")
     rollout.tell_left_aside(policy.network, "tune")
     base = models.resolve(config.run.model)
@@ -73,10 +71,18 @@ def run(run: Run) -> dict[str, Any]:
     shutil.rmtree(partial, ignore_errors=True)
     policy.save(partial)
     replace_folder(partial, run.folder("tune") / "policy")
-    if lora is not None:
+    if policy.has_adapters:
         policy.save_adapter(partial, models.lasting_name(config.run.model), cfg.weight_share)
         replace_folder(partial, run.folder("tune") / "adapter")
     return loop.facts() | watch.facts()
+
+
+def initial_policy(config: Config) -> Policy:
+    """The policy before its first update, with adapters where the settings ask for them."""
+    cfg = config.tune
+    seed = device.seed_for(config.run.seed, "tune", "lora")
+    lora = Lora(cfg.lora_rank, cfg.lora_alpha, seed) if cfg.lora_rank else None
+    return Policy(models.load_policy(config.run.model), cfg.layers, as_read(cfg).temperature, lora)
 
 
 def _refuse_unfit(
