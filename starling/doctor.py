@@ -47,7 +47,7 @@ def examine(config: Config, run: Run | None) -> list[Finding]:
     try:
         sampled = _sample(model, prompts, config, run.root if run else Path())
     except CallError as error:
-        fix = "mend the server, or sample here (tune.sampler = \"\")"
+        fix = 'mend the server, or sample here (tune.sampler = "")'
         return [*found, Finding(name="sampler", state="stop", text=str(error), fix=fix)]
     found.append(findings.of_kl(policy, sampled[:2]))
     if is_online(cfg.algorithm):

@@ -138,12 +138,14 @@ def _parts(config: Config, run: Run | None, stage: str, prompt: Range) -> list[P
     else:
         kinds = [({2: config.prompts.test * config.evaluate.draws}, config.evaluate.answer_tokens)]
     several = [({k: n for k, n in prompts.items() if k > 1}, cap) for prompts, cap in kinds]
-    return _of_one_endpoint([
-        _judging(stage, endpoint, one, prompts, (prompt, cap))
-        for one, endpoint in judges
-        for prompts, cap in several
-        if prompts
-    ])
+    return _of_one_endpoint(
+        [
+            _judging(stage, endpoint, one, prompts, (prompt, cap))
+            for one, endpoint in judges
+            for prompts, cap in several
+            if prompts
+        ]
+    )
 
 
 def _tune_kinds(config: Config) -> list[tuple[Mapping[int, int], int]]:

@@ -1,8 +1,8 @@
 """Token ids in, token ids and logprobs out: sampling from a model in this process.
 
-Each distinct prompt runs once, however many answers it gets, and so does what many of them begin with. Answers are
-decoded together in a fixed number of slots, and a finished answer makes room for the next at once, so no step is spent
-on padding rows.
+Each distinct prompt runs once for all its answers that begin together, and so does what many prompts begin with.
+Answers are decoded together in a fixed number of slots, and a finished answer makes room for the next at once, so no
+step is spent on padding rows.
 """
 
 from collections import deque

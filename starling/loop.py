@@ -147,8 +147,7 @@ class Loop:
             metrics = step_metrics.of_answers(parts, self.scale) | self._update(parts)
         self.step += 1
         self.policy.sync()
-        if (kl := metrics.get("objective/kl", 0.0)) > self.cfg.kl_limit:
-            self._stop(self.step, "kl_limit", f"a KL of {kl:.1f} nats is past tune.kl_limit ({self.cfg.kl_limit:g})")
+        self._stop_past_limit(metrics.get("objective/kl", 0.0))
         if self.step % self.cfg.validate_every == 0 or self._is_over:
             metrics |= self._look()
         self.recorder.log(self.step, metrics | {"online": float(online), "tokens": float(self.tokens)})
@@ -190,6 +189,10 @@ class Loop:
             self.stopped_by = reason
             progress.console.print(f"tune: step {step}: {why}; tuning ends here", markup=False)
 
+    def _stop_past_limit(self, kl: float) -> None:
+        if kl > self.cfg.kl_limit:
+            self._stop(self.step, "kl_limit", f"a KL of {kl:.1f} nats is past tune.kl_limit ({self.cfg.kl_limit:g})")
+
     @property
     def _is_over(self) -> bool:
         """Whether no step comes after those that are done."""
@@ -200,8 +203,7 @@ class Loop:
         rewarded = self.algorithm.online and self.rewards.differ_from_judge
         score = self._mean_reward if rewarded else None
         found = self.watch.look(self.policy, self.step, score, is_last=self._is_over)
-        if (kl := found.get("validation/kl", 0.0)) > self.cfg.kl_limit:
-            self._stop(self.step, "kl_limit", f"a KL of {kl:.1f} nats is past tune.kl_limit ({self.cfg.kl_limit:g})")
+        self._stop_past_limit(found.get("validation/kl", 0.0))
         if self.watch.has_parted:
             self._stop(
                 self.step,
