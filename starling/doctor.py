@@ -14,9 +14,9 @@ from starling.errors import CallError, StarlingError, Unfit
 from starling.findings import Finding
 from starling.judges.rubric import RubricJudge
 from starling.models import Model
+from starling.policy import initial_policy
 from starling.records import Prompt, Ranking
 from starling.rollout import Group
-from starling.stages.tune import initial_policy
 from starling.store import Run
 from starling.texts import terminal
 from starling.tune_settings import is_online

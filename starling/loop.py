@@ -279,6 +279,7 @@ class Loop:
             "flat_steps": self.flat_steps,
             "scale": list(self.scale),
             "shaping": list(self.shaping),
+            "raw": self._raw,
             "kl_coef": self.kl_control.coef,
             "top": self.policy.weights(),
             "critic": self.policy.critic.state_dict(),
@@ -291,6 +292,7 @@ class Loop:
         self.step, self.tokens, self.stopped_by = state["step"], state["tokens"], state["stopped_by"]
         self.flat_steps = state["flat_steps"]
         self.scale, self.shaping = Scale(*state["scale"]), Scale(*state["shaping"])
+        self._raw = dict(state["raw"])
         self.kl_control = self.kl_control._replace(coef=state["kl_coef"])
         self.policy.load(state["top"])
         self.policy.critic.load_state_dict(state["critic"])

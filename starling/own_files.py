@@ -56,9 +56,8 @@ def fit(settings: Config, rankings: list[Path], model: str, out: Path, held_out:
         _claim(work, request)
         device.setup(settings.run.threads, settings.run.seed)
         recorder = Recorder(work / "metrics.jsonl", "fit")
-        facts = stage.fit(
-            settings.fit, model, train, test, work, recorder, seed=settings.run.seed, files=files, unread=unread
-        )
+        origin = stage.Origin(files, unread)
+        facts = stage.fit(settings.fit, model, train, test, work, recorder, seed=settings.run.seed, origin=origin)
         facts = {"split": {"train": len(train), "held_out": len(test)}, **facts}
         text = json.dumps({"request": request, "versions": versions(), "facts": facts}, indent=1) + "\n"
         write_atomically(work / "model" / FACTS, text)

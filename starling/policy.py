@@ -17,10 +17,12 @@ from torch import Tensor
 
 from starling import adapters, decoder_parts, device, models, packing
 from starling.adapters import Lora
+from starling.config import Config
 from starling.losses import kl
 from starling.losses.logprobs import ROWS, head_logprobs, token_logprobs
 from starling.models import Model, ValueHead
 from starling.packing import Packed
+from starling.tune_settings import as_read
 
 PROBE_TOKENS = 16  # on which trunk and top have to say what the whole decoder says
 
@@ -180,6 +182,14 @@ class Policy:
         """Of the distribution that rollouts are sampled from."""
         with self._autocast():
             return models.logits(self.network, hidden_NH).float() / self._temperature
+
+
+def initial_policy(config: Config) -> Policy:
+    """The policy of these settings before its first update, with adapters where they ask for them."""
+    cfg = config.tune
+    seed = device.seed_for(config.run.seed, "tune", "lora")
+    lora = Lora(cfg.lora_rank, cfg.lora_alpha, seed) if cfg.lora_rank else None
+    return Policy(models.load_policy(config.run.model), cfg.layers, as_read(cfg).temperature, lora)
 
 
 def predicting_positions(packed: Packed) -> list[int]:

@@ -128,7 +128,7 @@ def test_a_merged_model_scores_as_it_did_with_its_adapter_and_is_a_plain_one(rew
 def test_peft_itself_loads_the_adapter_onto_the_base_model(tiny_model: Path, tmp_path: Path) -> None:
     model = models.new_reward_model(str(tiny_model))
     part = moved(model, lora_rank=2)
-    part.save_adapter(tmp_path)
+    part.save_adapter(tmp_path, str(tiny_model))
     again = models.new_reward_model(str(tiny_model))
     loaded = PeftModel.from_pretrained(again.network, str(tmp_path))
     with torch.no_grad():

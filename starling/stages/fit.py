@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -43,6 +43,16 @@ from starling.trainable import Trainable
 _OF_TRAINING = shutil.ignore_patterns("checkpoint-*", "runs", ".*", "*.bin", "*.pt", "*.pth")  # what trainers leave
 
 
+class Origin(NamedTuple):
+    """The ranking files with their hashes, for the model's card, and notes of their rows that are no rankings."""
+
+    files: Sequence[Mapping[str, str]] = ()
+    unread: Sequence[Mapping[str, str]] = ()
+
+
+NOWHERE = Origin()  # of a run's rankings
+
+
 def run(run: Run) -> dict[str, Any]:
     """Write the reward model to `fit/model`."""
     held_out = tables.rankings_of(run, tables.prompts_of(run, "validation"))
@@ -64,15 +74,14 @@ def fit(
     recorder: Recorder,
     *,
     seed: int,
-    files: Sequence[Mapping[str, str]] = (),
-    unread: Sequence[Mapping[str, str]] = (),
+    origin: Origin = NOWHERE,
 ) -> dict[str, Any]:
     """Train on `rankings`, report on `held_out`, write `folder/model`; returns the facts.
 
     `folder/checkpoint.pt` stays, for whoever calls to remove once it has noted the facts.
-    `files` are the ranking files with their hashes, where there were any, for the model's card, and `unread` the notes
-    of their rows that are no rankings, which go first in the list of what is left out.
+    Rows of the files that are no rankings go first in the list of what is left out.
     """
+    unread = origin.unread
     unusable.write(folder, unread)  # at once: what follows may refuse the rest
     model = models.new_reward_model(base, seed=device.seed_for(seed, "fit", "head"))
     packing.tell_dropout(model.network.config, "fit")
@@ -122,7 +131,7 @@ def fit(
         models.save(model, unfinished)
         if sureness is not None:
             uncertainty.save(sureness, unfinished)
-        model_card.write(unfinished, cfg, base, rankings, held_out, facts, seed=seed, files=files)
+        model_card.write(unfinished, cfg, base, rankings, held_out, facts, seed=seed, files=origin.files)
 
     _replace(folder / "model", write)
     return facts

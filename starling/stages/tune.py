@@ -18,7 +18,6 @@ from starling import (
     tables,
     trackers,
 )
-from starling.adapters import Lora
 from starling.checkpoint import Checkpoint
 from starling.config import Config
 from starling.curriculum import Curriculum
@@ -28,10 +27,10 @@ from starling.ledger import Ledger
 from starling.loop import Loop
 from starling.metrics import Recorder
 from starling.models import Model
-from starling.policy import Policy
+from starling.policy import Policy, initial_policy
 from starling.records import Prompt
 from starling.store import Run, replace_folder
-from starling.tune_settings import TuneTable, as_read, is_online, unread
+from starling.tune_settings import TuneTable, is_online, unread
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -75,14 +74,6 @@ def run(run: Run) -> dict[str, Any]:
         policy.save_adapter(partial, models.lasting_name(config.run.model), cfg.weight_share)
         replace_folder(partial, run.folder("tune") / "adapter")
     return loop.facts() | watch.facts()
-
-
-def initial_policy(config: Config) -> Policy:
-    """The policy before its first update, with adapters where the settings ask for them."""
-    cfg = config.tune
-    seed = device.seed_for(config.run.seed, "tune", "lora")
-    lora = Lora(cfg.lora_rank, cfg.lora_alpha, seed) if cfg.lora_rank else None
-    return Policy(models.load_policy(config.run.model), cfg.layers, as_read(cfg).temperature, lora)
 
 
 def _refuse_unfit(
