@@ -32,16 +32,24 @@ class Watch:
     """Looks at the policy now and then, against the answers of the initial policy, and remembers the best weights.
 
     What it looks at is what would be saved: `tune.weight_share` of the trained weights, the rest as at first. The test
-    has `num_test_prompts`; where that is not known yet, as many as the settings ask for.
+    has `num_test_prompts`; where that is not known yet, as many as the settings ask for. A policy that is `greedy`
+    answers each prompt once: again it would say the same.
     """
 
     def __init__(
-        self, config: Config, prompts: Sequence[Prompt], judge: Judge, num_test_prompts: int | None = None
+        self,
+        config: Config,
+        prompts: Sequence[Prompt],
+        judge: Judge,
+        num_test_prompts: int | None = None,
+        *,
+        greedy: bool = False,
     ) -> None:
         self._config = config
         self._num_tests = config.prompts.test if num_test_prompts is None else num_test_prompts
         self._prompts = prompts
-        self._asked = [prompt for prompt in prompts for _ in range(config.tune.validation_draws)]
+        self._draws = 1 if greedy else config.tune.validation_draws
+        self._asked = [prompt for prompt in prompts for _ in range(self._draws)]
         self._judge = judge
         self._first: list[Candidate] = []
         self._looks: list[dict[str, float]] = []
@@ -207,7 +215,7 @@ class Watch:
         groups = sample_groups(
             Model(policy.network, policy.tokenizer),
             self._prompts,
-            count=self._config.tune.validation_draws,
+            count=self._draws,
             max_new_tokens=self._config.evaluate.answer_tokens,
             **own_settings(policy.network),
             seed=self._config.run.seed,

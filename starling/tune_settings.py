@@ -169,7 +169,7 @@ class TuneTable(Table):
     validate_every: int = Field(9, ge=1)
     """Steps between two looks of the judge at the validation prompts."""
     validation_draws: int = Field(2, ge=1)
-    """Answers to each validation prompt in one look."""
+    """Answers to each validation prompt in one look; one where the model's own settings do not sample."""
     safety_drop: float = Field(0.1, ge=0, le=1)
     """How far the share of ill-natured validation prompts that are refused, and of good-natured ones that are not, may
     fall below the initial policy's before a checkpoint is not kept; a fall that chance explains does not count; 1 =

@@ -192,6 +192,14 @@ def test_each_prompt_is_answered_as_often_as_set_and_compared_draw_by_draw(tiny_
     assert watch.look(policy, 1)["validation/win_rate"] == pytest.approx(4 / 6)
 
 
+def test_a_greedy_policy_answers_each_prompt_once(tiny_model, policy, tmp_path: Path) -> None:
+    settings = config.load(recipe(tmp_path / "greedy", tiny_model, tune__validation_draws=2))
+    watch = Watch(settings, PROMPTS, ScriptedJudge("+--"), greedy=True)
+    watch.look(policy, 0)
+    assert [draw for _prompt_id, draw, *_ in watch.state_dict()["first"]] == [0] * len(PROMPTS)
+    assert watch.look(policy, 1)["validation/win_rate"] == pytest.approx(1 / 3)
+
+
 def refusing(texts: list[list[str]]) -> type[Watch]:
     """A watch whose policy says what is written down, look by look."""
 

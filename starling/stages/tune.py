@@ -53,7 +53,8 @@ def run(run: Run) -> dict[str, Any]:
         own_reward.refuse_choosing(run, judge)
         own_reward.tell_choosing(config)
         tests = tables.prompts_of(run, "test")
-        watch = selection.Watch(config, validation, judge, len(tests))
+        greedy = rollout.own_settings(policy.network)["temperature"] == 0
+        watch = selection.Watch(config, validation, judge, len(tests), greedy=greedy)
         rankings = tables.rankings_of(run, prompts)
         wanted = cfg.rewards if is_online(cfg.algorithm) else ()
         own = _reward_model(run) if any(one.name == "model" for one in wanted) else None
