@@ -30,7 +30,7 @@ def score(name: str, value: float, low: float, high: float, n: int) -> dict[str,
 
 
 FACTS = {
-    "rankings": 1234, "unusable": {"all answers are tied": 56}, "answers_left_out": {"too long": 57}, "shortened": 58,
+    "rankings": 1234, "unread": 0, "unusable": {"all answers are tied": 56}, "answers_left_out": {"too long": 57}, "shortened": 58,
     "steps": 789, "kept_step": 789, "ended_by": "", "tokens": 98_765,
     "held_out": {
         "scores": [
@@ -140,6 +140,12 @@ def test_without_held_out_rankings_it_says_that_nothing_is_known(saved: Path) ->
     assert "Longer wins" not in text
     assert "Left out" not in text
     assert "not seen, of the same sources" not in text
+
+
+def test_rows_that_are_no_rankings_are_counted(saved: Path) -> None:
+    assert "rows of the files" not in card(saved).text
+    alone = FACTS | {"unread": 61, "unusable": {}, "answers_left_out": {}, "shortened": 0}
+    assert "Left out:\n\n- 61 rows of the files that are no rankings\n" in card(saved, facts=alone).text
 
 
 def marked() -> list[Ranking]:
