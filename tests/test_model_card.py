@@ -30,7 +30,8 @@ def score(name: str, value: float, low: float, high: float, n: int) -> dict[str,
 
 
 FACTS = {
-    "rankings": 1234, "unread": 0, "unusable": {"all answers are tied": 56}, "answers_left_out": {"too long": 57}, "shortened": 58,
+    "rankings": 1234, "unread": 0, "unusable": {"all answers are tied": 56}, "answers_left_out": {"too long": 57},
+    "shortened": 58,
     "steps": 789, "kept_step": 789, "ended_by": "", "tokens": 98_765,
     "held_out": {
         "scores": [
