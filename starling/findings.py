@@ -10,6 +10,7 @@ import torch
 from starling import chat, memory, models, packing, progress, stats
 from starling.config import Config
 from starling.errors import ModelError, StarlingError
+from starling.experience import is_flat
 from starling.generate import stop_ids
 from starling.losses import kl
 from starling.models import Model
@@ -21,7 +22,6 @@ from starling.tune_settings import TuneTable
 State = Literal["ok", "warn", "stop"]
 FEW_END = 0.5  # share of finished answers below which most of what is learnt would be the token cap
 SAME_KL = 1e-3  # nats an answer: two float32 copies of the same weights differ by nothing at all
-FLAT = 1e-6  # standard deviation of rewards that say nothing, as the warm-up of `tune` has it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,10 +206,11 @@ def of_rewards(ranked: Sequence[Sequence[float]], fresh: Sequence[Sequence[float
     """Whether rewards tell answers apart: over the ranked ones, which fix the scale, and within a prompt's rollouts."""
     values = [value for row in (*ranked, *fresh) for value in row]
     bad = sum(not math.isfinite(value) for value in values)
-    spread = _spread([value for row in ranked or fresh for value in row]) if not bad else math.nan
-    flat = sum(_spread(row) < FLAT for row in fresh)
+    told = [value for row in ranked or fresh for value in row]
+    spread = _spread(told) if not bad else math.nan
+    flat = sum(is_flat(row) for row in fresh)
     state: State = "ok"
-    if bad or not values or spread < FLAT:
+    if bad or not told or is_flat(told):
         state = "stop"
     elif 2 * flat > len(fresh):
         state = "warn"

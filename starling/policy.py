@@ -71,8 +71,7 @@ class Policy:
     @torch.no_grad()
     def features(self, packed: Packed, trunk_1TH: Tensor | None = None, *, reference: bool = True) -> Features:
         """Run the frozen parts once; the trunk only where its states are not known from sampling."""
-        if trunk_1TH is None:
-            trunk_1TH = packing.hidden_states(self._trunk, packed)[None]
+        trunk_1TH = self._through_trunk(packed) if trunk_1TH is None else trunk_1TH
         if not reference:
             return Features(trunk_1TH, trunk_1TH[0, :0], torch.zeros(0, device=trunk_1TH.device))
         with self._autocast():
@@ -90,8 +89,7 @@ class Policy:
     def kl(self, packed: Packed, trunk_1TH: Tensor | None = None) -> Tensor:
         """KL(policy || reference) of what may follow, over the whole vocabulary at temperature 1, at every answer
         token: (N,); the trunk runs only where its states are not known from sampling."""
-        if trunk_1TH is None:
-            trunk_1TH = packing.hidden_states(self._trunk, packed)[None]
+        trunk_1TH = self._through_trunk(packed) if trunk_1TH is None else trunk_1TH
         positions = predicting_positions(packed)
         with self._autocast():
             own_NH, ref_NH = (
@@ -162,6 +160,9 @@ class Policy:
                 yield
             finally:
                 self.load(trained)
+
+    def _through_trunk(self, packed: Packed) -> Tensor:
+        return packing.hidden_states(self._trunk, packed)[None]
 
     def _autocast(self) -> torch.autocast:
         return device.autocast(self.network.device, self.network.dtype)

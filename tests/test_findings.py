@@ -167,3 +167,10 @@ def test_stops_are_one_error_and_warnings_are_printed(capsys: pytest.CaptureFixt
     assert capsys.readouterr().out == "tune: this is [odd]; look\n"
     with pytest.raises(StarlingError, match=r"^tune: bad; mend$"):
         findings.refuse([Finding(name="c", state="stop", text="bad", fix="mend")])
+
+
+def test_rewards_of_a_small_scale_tell_answers_apart() -> None:
+    rows = [[1e-9, 2e-9], [3e-9, 1e-9]]
+    found = findings.of_rewards(rows, rows)
+    assert (found.state, found.figures["flat_prompts"]) == ("ok", 0)
+    assert findings.of_rewards([[5.0, 5.0]], [[5.0, 5.0]]).state == "stop"
