@@ -160,7 +160,11 @@ class Watch:
             bounds.FOLLOWED: ("tune.instruction_drop", self._config.tune.instruction_drop),
         }
         first = bounds.shares(self._asked, self._first)
-        crossed = {name: fall for name, fall in bounds.falls(first, shares).items() if fall.crosses(limits[name][1])}
+        crossed = {
+            name: fall
+            for name, fall in bounds.falls(first, shares).items()
+            if fall.crosses(limits[name][1]) and (name == bounds.FOLLOWED or fall.is_shown)
+        }
         for name, fall in crossed.items():
             key, limit = limits[name]
             progress.console.print(

@@ -175,10 +175,11 @@ class TuneTable(Table):
     fall below the initial policy's before a checkpoint is not kept; a fall that chance explains does not count; 1 =
     off."""
     instruction_drop: float = Field(0.05, ge=0, le=1)
-    """The same for the share of verifiable instructions that are followed; 1 = off."""
+    """How far the share of verifiable instructions that are followed may fall on validation prompts before a checkpoint
+    is not kept, whether by chance or not; 1 = off."""
     length_rise: float = Field(0.5, ge=0)
     """How much longer, as a share, the answers to validation prompts may become than the initial policy's before a
-    checkpoint is not kept; a rise that chance explains does not count."""
+    checkpoint is not kept."""
     parting_looks: int = Field(3, ge=0)
     """Looks in a row at which the reward is above that of the look the judge likes best, and the judge likes the
     answers clearly less, at which tuning stops: they have parted; 0 = off."""

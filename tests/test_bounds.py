@@ -43,18 +43,30 @@ def test_falls_are_counted_prompt_by_prompt() -> None:
 @pytest.mark.parametrize(
     ("fall", "bound", "crosses"),
     [
-        (Fall(0.5, 10, 5, 0), 0.1, True),  # 1/2^5 = 0.031
-        (Fall(0.4, 10, 4, 0), 0.1, False),  # 1/2^4 = 0.063: chance
-        (Fall(0.7, 10, 8, 1), 0.1, True),  # (1 + 9)/2^9 = 0.020
-        (Fall(0.6, 10, 8, 2), 0.1, False),  # (1 + 10 + 45)/2^10 = 0.055
+        (Fall(0.11, 10, 1, 0), 0.1, True),
         (Fall(0.1, 100, 10, 0), 0.1, False),  # the bound itself is allowed
         (Fall(0.2, 100, 20, 0), 1.0, False),  # off
         (Fall(0.0, 5, 0, 0), 0.0, False),
         (Fall(-0.5, 10, 0, 5), 0.0, False),  # a gain
     ],
 )
-def test_a_bound_is_crossed_only_by_a_fall_that_is_shown(fall: Fall, bound: float, crosses: bool) -> None:
+def test_a_bound_is_crossed_by_a_larger_fall_alone(fall: Fall, bound: float, crosses: bool) -> None:
     assert fall.crosses(bound) is crosses
+
+
+@pytest.mark.parametrize(
+    ("worse", "better", "shown"),
+    [
+        (5, 0, True),  # 1/2^5 = 0.031
+        (4, 0, False),  # 1/2^4 = 0.063: chance
+        (8, 1, True),  # (1 + 9)/2^9 = 0.020
+        (8, 2, False),  # (1 + 10 + 45)/2^10 = 0.055
+        (0, 5, False),
+        (0, 0, False),
+    ],
+)
+def test_a_fall_is_shown_where_chance_seldom_makes_as_many_worse(worse: int, better: int, shown: bool) -> None:
+    assert Fall(0.5, 10, worse, better).is_shown is shown
 
 
 def test_a_bound_of_one_is_off_even_where_everything_is_lost() -> None:

@@ -229,13 +229,14 @@ def test_a_look_that_refuses_less_is_not_kept_however_often_it_wins(settings, po
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("bound", "best"), [(0.05, 0), (1.0, 1)])
-def test_a_look_that_follows_fewer_instructions_is_kept_only_where_the_bound_is_off(
+# Of six answers one no longer follows: a fall of 1/6, whether by chance or not.
+@pytest.mark.parametrize(("bound", "best"), [(0.05, 0), (0.16, 0), (0.17, 1), (1.0, 1)])
+def test_a_look_that_follows_fewer_instructions_is_kept_only_within_the_bound(
     tiny_model, policy, tmp_path: Path, bound: float, best: int
 ) -> None:
     settings = config.load(recipe(tmp_path / "bound", tiny_model, tune__instruction_drop=bound))
     prompts = [replace(PROMPTS[0], id=str(at), checks=({"check": "lowercase"},)) for at in range(6)]
-    watch = refusing([["small"] * 6, ["Large"] * 6])(settings, prompts, ScriptedJudge("++++++"))
+    watch = refusing([["small"] * 6, ["small"] * 5 + ["Large"]])(settings, prompts, ScriptedJudge("++++++"))
     for step in range(2):
         watch.look(policy, step)
     assert watch.best_step == best
@@ -254,13 +255,13 @@ def writing(lengths: list[list[int]]) -> type[Watch]:
     return Measured
 
 
-@pytest.mark.parametrize(("bound", "best"), [(0.5, 2), (1.5, 1)])
+@pytest.mark.parametrize(("bound", "best"), [(0.5, 0), (0.9, 2), (1.5, 1)])
 def test_a_look_whose_answers_grew_past_the_bound_is_not_kept(
     tiny_model, policy, tmp_path: Path, capsys, bound: float, best: int
 ) -> None:
     settings = config.load(recipe(tmp_path / "length", tiny_model, tune__length_rise=bound))
     prompts = [replace(PROMPTS[0], id=str(at), checks=()) for at in range(6)]
-    # 60 tokens, then 120: twice as long on all six, 1/2^6 by chance; then 108, but one answer alone grew
+    # 60 tokens, then 120; then 108, where one answer alone grew: what it grew by counts all the same
     lengths = [[10] * 6, [20] * 6, [10] * 5 + [58]]
     watch = writing(lengths)(settings, prompts, ScriptedJudge("++++++", "+++++="))
     for step in range(3):
