@@ -1,7 +1,7 @@
 """What each step of tuning learns from: ranked answers in passes, then prompts to be answered."""
 
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -11,6 +11,7 @@ from starling.records import Prompt
 from starling.rollout import Group
 from starling.tune_settings import TuneTable
 
+USED = "ranked.jsonl"  # in the stage's folder: the prompts whose ranked answers are looked at
 Item = TypeVar("Item")
 
 
@@ -52,6 +53,12 @@ class Curriculum:
     def keep_best(self) -> None:
         """Leave of every ranking only the answers that are ranked first."""
         self.parts = [[group.best for group in part] for part in self.parts]
+
+    def used(self) -> Iterator[dict[str, Any]]:
+        """A row for each prompt whose ranked answers are looked at: whether before the policy moves, and to learn."""
+        for index, part in enumerate(self.parts[: self.num_rewarded_parts]):
+            uses = {"warm_up": index < self.num_warm_up_parts, "learnt": index < self.num_ranked_parts}
+            yield from ({"prompt_id": group.prompt.id} | uses for group in part)
 
     def plan(self) -> str:
         """What is to come, in numbers that follow from the settings and the rankings that there are."""

@@ -5,18 +5,22 @@ import gc
 import hashlib
 import os
 import platform
+import random
 from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 
 
 def setup(threads: int, seed: int) -> int:
-    """Fix the thread count and the global random state; returns the number of threads in force."""
+    """Fix the thread count and the global random states; returns the number of threads in force."""
     threads = threads or len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Filling fresh memory costs time and shows only reads of unset values.
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010  # unknown to mypy
@@ -71,14 +75,23 @@ def arithmetic() -> dict[str, str]:
     return {"threads": str(torch.get_num_threads()), "matrix products": dtype_name(product_dtype())}
 
 
-def random_state() -> dict[str, Tensor]:
-    """The global random states of CPU and GPUs."""
+def random_state() -> dict[str, Any]:
+    """The global random states of Python, NumPy, CPU and GPUs, in plain values and tensors."""
+    of_numpy = np.random.get_state(legacy=False)
+    of_numpy["state"]["key"] = of_numpy["state"]["key"].tolist()
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state()} | {f"cuda:{number}": state for number, state in enumerate(gpus)}
+    return {
+        "python": random.getstate(),
+        "numpy": of_numpy,
+        "cpu": torch.get_rng_state(),
+        **{f"cuda:{number}": state for number, state in enumerate(gpus)},
+    }
 
 
-def set_random_state(state: Mapping[str, Tensor]) -> None:
+def set_random_state(state: Mapping[str, Any]) -> None:
     """Go on from these, as far as their devices are here."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
     torch.set_rng_state(state["cpu"])
     for number in range(torch.cuda.device_count()):
         if f"cuda:{number}" in state:

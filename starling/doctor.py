@@ -13,6 +13,7 @@ from starling.distributed import vllm
 from starling.errors import CallError, StarlingError, Unfit
 from starling.findings import Finding
 from starling.judges.rubric import RubricJudge
+from starling.memory import RankingTokens
 from starling.models import Model
 from starling.policy import initial_policy
 from starling.records import Prompt, Ranking
@@ -33,14 +34,16 @@ def examine(config: Config, run: Run | None) -> list[Finding]:
     found = [findings.of_memory(config)]  # before anything is loaded
     policy = initial_policy(config)
     prompts, rankings = _read(run)
-    found.append(findings.of_window(policy, prompts, config))
+    every = [*prompts, *(tables.prompts_of(run, "validation", "test") if run and run.is_done("prompts") else ())]
+    found.append(findings.of_window(policy, every, config))
     if found[-1].state == "stop":
         return found
     prompts = prompts[:PROMPTS]
     model = Model(policy.network, policy.tokenizer)
     ranked = rollout.ranked_groups(model, prompts, rankings)
     if ranked:
-        found[0] = findings.of_memory(config, sum(map(_tokens, ranked)) / len(ranked))
+        lengths = [len(group.prompt_ids) + group.num_tokens for group in ranked]
+        found[0] = findings.of_memory(config, RankingTokens(sum(lengths) / len(lengths), max(lengths)))
     found.append(findings.of_template(policy, answers_of(ranked) or [(p, text) for p in prompts for text in PLAIN]))
     if found[-1].state == "stop":
         return found
@@ -52,12 +55,8 @@ def examine(config: Config, run: Run | None) -> list[Finding]:
     found.append(findings.of_kl(policy, sampled[:2]))
     if is_online(cfg.algorithm):
         found += [findings.of_endings(sampled, cfg), findings.of_gap(policy, sampled, cfg)]
-        found += _rewarded(config, run, ranked, sampled)
+        found += _rewarded(config, run, ranked, sampled, every)
     return found
-
-
-def _tokens(group: Group) -> int:
-    return len(group.prompt_ids) + group.num_tokens
 
 
 def answers_of(groups: Sequence[Group]) -> list[tuple[Prompt, str]]:
@@ -118,7 +117,9 @@ def _sample(model: Model, prompts: Sequence[Prompt], config: Config, root: Path)
         )
 
 
-def _rewarded(config: Config, run: Run | None, ranked: Sequence[Group], fresh: Sequence[Group]) -> list[Finding]:
+def _rewarded(
+    config: Config, run: Run | None, ranked: Sequence[Group], fresh: Sequence[Group], prompts: Sequence[Prompt]
+) -> list[Finding]:
     """What rewards say of ranked and sampled answers, and how good the reward model is, where there are any yet."""
     wanted = {reward.name: reward for reward in config.tune.rewards}
     asked = wanted.pop("judge", None)
@@ -130,7 +131,7 @@ def _rewarded(config: Config, run: Run | None, ranked: Sequence[Group], fresh: S
             return [Finding(name="reward model", state="warn", text=text, fix=fix)]
         found.append(findings.of_held_out(run.facts("fit").get("held_out")))
         own = models.load_reward_model(str(run.folder("fit") / "model"), device.product_dtype())
-        found.append(findings.of_reward_window(own, ranked, [group.prompt for group in fresh], config))
+        found.append(findings.of_reward_window(own, ranked, prompts, config))
         if found[-1].state == "stop":
             return found
     if asked is not None:

@@ -10,7 +10,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from starling import choice, endpoints, ledger, streams
+from starling import choice, endpoints, ledger, schedule, streams
 from starling.agreeing import asked_anew
 from starling.client import CHARACTERS_PER_TOKEN, FEWEST_CHARACTERS_PER_TOKEN
 from starling.config import Config, JudgeTable
@@ -152,8 +152,9 @@ def _tune_kinds(config: Config) -> list[tuple[Mapping[int, int], int]]:
     """Looks, of which the first needs no judge, and where the judge rewards fresh answers; the ranked ones it knows."""
     tune = as_read(config.tune)
     steps = tune.steps + tune.ranked_epochs * -(-tune.ranked_prompts // tune.prompts_per_step)
-    looks = -(-steps // tune.validate_every) * config.prompts.validation * tune.validation_draws
-    kinds: list[tuple[Mapping[int, int], int]] = [({2: looks}, config.evaluate.answer_tokens)]
+    looks = schedule.num_looks(tune.validate_every, steps)
+    looked_at = looks * config.prompts.validation * tune.validation_draws
+    kinds: list[tuple[Mapping[int, int], int]] = [({2: looked_at}, config.evaluate.answer_tokens)]
     if tune.steps and any(reward.name == "judge" for reward in tune.rewards):
         kinds.append(({tune.rollouts_per_prompt: tune.steps * tune.prompts_per_step}, tune.max_new_tokens))
     return kinds

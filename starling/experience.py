@@ -37,7 +37,7 @@ class Scale(NamedTuple):
 
 def is_flat(raw: Sequence[float]) -> bool:
     """Whether rewards tell nothing apart: what they differ by is nothing beside their size."""
-    return max(raw) - min(raw) <= 1e-6 * max(map(abs, raw))
+    return max(raw) - min(raw) <= max(1e-12, 1e-6 * max(map(abs, raw)))
 
 
 class Experience(NamedTuple):
@@ -59,6 +59,12 @@ class Experience(NamedTuple):
         """The logprobs that the sampler gave, in packed order; ranked answers have none."""
         sampled = [logprob for group in self.groups for answer in group.answers for logprob in answer.logprobs]
         return torch.tensor(sampled, device=self.mask_BT.device)
+
+    @property
+    def trunks(self) -> list[Tensor]:
+        """The trunk's states of each group, prompt and answers: (1, T, H)."""
+        sizes = [len(group.prompt_ids) + group.num_tokens for group in self.groups]
+        return list(self.features.trunk_1TH.split(sizes, 1))
 
     @property
     def sizes(self) -> list[int]:
@@ -95,17 +101,20 @@ def gather(
     cfg: TuneTable,
     *,
     reference: bool = True,
+    trunks: Sequence[Tensor] = (),
 ) -> Part:
     """Run the frozen parts of the policy over the groups, packed up to the token limit, and shape their raw rewards.
 
-    Without raw rewards all are 0; without `reference` it does not run.
+    Without raw rewards all are 0; without `reference` it does not run. `trunks` are the trunk's states of each group,
+    (1, T, H), where they are known already.
     """
     packs = [(group.prompt_ids, [answer.ids for answer in group.answers]) for group in groups]
     found = []
     for chosen in packing.microbatches([packing.size(pack) for pack in packs], cfg.microbatch_tokens):
         packed = packing.pack([packs[index] for index in chosen])
         own = [groups[index] for index in chosen]
-        features = policy.features(packed, trunk_states(own), reference=reference)
+        trunk_1TH = torch.cat([trunks[index] for index in chosen], 1) if trunks else trunk_states(own)
+        features = policy.features(packed, trunk_1TH, reference=reference)
         lengths = [len(answer.ids) for group in own for answer in group.answers]
         ones_BT, mask_BT = pad(torch.ones(sum(lengths), device=features.ref_logprob_N.device), lengths)
         ref_logprob_BT = pad(features.ref_logprob_N, lengths)[0] if reference else ones_BT[:0]
@@ -129,8 +138,10 @@ def compared(policy: Policy, parts: Sequence[Part], cfg: TuneTable) -> tuple[lis
     if all(len(experience.ref_logprob_BT) for experience in found):
         return groups, torch.cat([experience.features.ref_logprob_N for experience in found])
     stride = min(KL_EVERY, sum(len(group.answers) for group in groups) // KL_ANSWERS)
-    chosen = groups[:: max(stride, 1)]
-    part = gather(policy, chosen, (), Scale(0.0, 1.0), cfg)
+    every = slice(None, None, max(stride, 1))
+    trunks = [trunk_1TH for experience in found for trunk_1TH in experience.trunks]
+    chosen = groups[every]
+    part = gather(policy, chosen, (), Scale(0.0, 1.0), cfg, trunks=trunks[every])
     return chosen, torch.cat([experience.features.ref_logprob_N for experience in part.experiences])
 
 

@@ -13,11 +13,12 @@ from starling.errors import ModelError, StarlingError
 from starling.experience import is_flat
 from starling.generate import stop_ids
 from starling.losses import kl
+from starling.memory import RankingTokens
 from starling.models import Model
 from starling.policy import Policy
 from starling.records import Prompt
 from starling.rollout import Group
-from starling.tune_settings import TuneTable
+from starling.tune_settings import TuneTable, is_online
 
 State = Literal["ok", "warn", "stop"]
 FEW_END = 0.5  # share of finished answers below which most of what is learnt would be the token cap
@@ -47,10 +48,13 @@ def refuse(findings: Sequence[Finding]) -> None:
         raise StarlingError(f"tune: {'. '.join(stops)}")
 
 
-def of_memory(config: Config, ranking_tokens: float = 0.0) -> Finding:
-    """The estimate against what is free; only what no memory of this machine could hold says stop. `ranking_tokens` are
-    those of a prompt with its ranked answers, where they are known."""
-    parts = memory.of_tune(config, models.load_config(config.run.model), ranking_tokens)
+def of_memory(config: Config, rankings: RankingTokens | None = None) -> Finding:
+    """The estimate against what is free; only what no memory of this machine could hold says stop. Where the length of
+    the ranked answers is not known yet, they add nothing to that."""
+    network = models.load_config(config.run.model)
+    reward_model = models.load_config(config.fit.reward_model) if config.fit.reward_model else None
+    parts = memory.of_tune(config, network, rankings, reward_model)
+    least = memory.of_tune(config, network, rankings or RankingTokens(0, 0), reward_model)
     there = memory.available()
     need, text = sum(parts.values()), f"tune takes about {memory.said(parts)}"
     figures: dict[str, Any] = {"bytes": need, "parts": parts}
@@ -58,12 +62,13 @@ def of_memory(config: Config, ranking_tokens: float = 0.0) -> Finding:
         return Finding(name="memory", state="ok", text=f"{text}; what is free is not known here", figures=figures)
     free, total = there
     figures |= {"free": free, "total": total}
+    too_much = sum(least.values()) > total
     return Finding(
         name="memory",
-        state="stop" if need > total else "warn" if need > free else "ok",
+        state="stop" if too_much else "warn" if need > free else "ok",
         text=f"{text}, {memory.gib(free)} of {memory.gib(total)} are free",
-        fix=f"lower tune.microbatch_tokens ({config.tune.microbatch_tokens:,}), {_fewer(config.tune)}, or "
-        f"{'take a smaller model' if need > total else 'end other programs'}",
+        fix=f"lower tune.microbatch_tokens ({config.tune.microbatch_tokens:,}; all answers to a prompt stay together), "
+        f"{_fewer(config.tune)}, or {'take a smaller model' if too_much else 'end other programs'}",
         figures=figures,
     )
 
@@ -78,13 +83,12 @@ def _fewer(cfg: TuneTable) -> str:
 def of_window(policy: Policy, prompts: Sequence[Prompt], config: Config) -> Finding:
     """Whether every prompt and its answer have positions in the model."""
     window = packing.window(policy.network.config)
-    wanted = max(config.tune.max_new_tokens, config.evaluate.answer_tokens)
-    lengths = [len(chat.prompt_ids(policy.tokenizer, prompt.messages)) for prompt in prompts]
-    too_long = [prompt.id for prompt, length in zip(prompts, lengths, strict=True) if length + wanted > window]
-    longest = max(lengths, default=0) + wanted
-    text = (
-        f"the longest of {len(prompts)} prompts and {wanted} tokens of answer take {longest} of the model's {window:,}"
-    )
+    lengths = [
+        len(chat.prompt_ids(policy.tokenizer, prompt.messages)) + _answer_tokens(prompt, config) for prompt in prompts
+    ]
+    too_long = [prompt.id for prompt, length in zip(prompts, lengths, strict=True) if length > window]
+    longest = max(lengths, default=0)
+    text = f"the longest of {len(prompts)} prompts takes with its answer {longest:,} of the model's {window:,}"
     if too_long:
         text += f": {len(too_long)} prompts do not fit, first {too_long[0]}"
     fix = "lower tune.max_new_tokens and evaluate.answer_tokens, or prompts.max_tokens with prompts.too_long"
@@ -106,18 +110,25 @@ def of_reward_window(
         lengths.append((group.prompt.id, len(shared) + max(map(len, endings))))
         before = len(chat.prompt_ids(reward_model.tokenizer, group.prompt.messages))
         own, theirs = own + group.num_tokens, theirs + sum(len(shared) + len(ending) - before for ending in endings)
-    most = max(config.tune.max_new_tokens, config.evaluate.answer_tokens)
-    wanted = max(most, most * theirs // own) if own else most
     for prompt in prompts:
+        most = _answer_tokens(prompt, config)
+        wanted = max(most, most * theirs // own) if own else most
         lengths.append((prompt.id, len(chat.prompt_ids(reward_model.tokenizer, prompt.messages)) + wanted))
     too_long = [name for name, length in lengths if length > window]
     longest = max((length for _name, length in lengths), default=0)
-    text = (
-        f"the longest of ranked answers, and of prompts and {wanted} tokens, takes {longest:,} of the reward model's "
+    text = "the longest of ranked answers, and of prompts with their answers, takes "
+    text += f"{longest:,} of the reward model's {window:,}" + (
+        f": {len(too_long)} do not fit, first of {too_long[0]}" if too_long else ""
     )
-    text += f"{window:,}" + (f": {len(too_long)} do not fit, first of {too_long[0]}" if too_long else "")
     fix = "use a reward model with a larger window, or leave out prompts and answers of that length"
     return _of_lengths("reward model's window", text, fix, window=window, longest=longest, too_long=len(too_long))
+
+
+def _answer_tokens(prompt: Prompt, config: Config) -> int:
+    """How long the policy's answers to a prompt may become: those to train prompts are rollouts, if there are any."""
+    if prompt.split == "train":
+        return config.tune.max_new_tokens if is_online(config.tune.algorithm) else 0
+    return config.evaluate.answer_tokens
 
 
 def _of_lengths(name: str, text: str, fix: str, **figures: int) -> Finding:

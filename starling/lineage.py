@@ -7,12 +7,13 @@ from typing import Any
 
 from starling import data_files, tables, unusable
 from starling.config import PANEL
+from starling.curriculum import USED
 from starling.endpoints import judges_of
 from starling.judges import rubric
 from starling.ledger_tables import read_calls
 from starling.records import Candidate, Ranking
 from starling.store import Run, is_run
-from starling.tune_settings import READS, as_read, form, is_online
+from starling.tune_settings import READS, form, is_online
 
 
 def run_of(table: Path) -> Run | None:
@@ -158,16 +159,12 @@ def _used_by_tune(run: Run, ranking: Ranking, split: str) -> list[str]:
         return ["tune: not done yet"]
     if split == "validation":
         return ["tune: the judge compares policy and base on this prompt; its ranked answers are not used"]
-    cfg = as_read(run.config.tune)
-    part = -(-cfg.prompts_per_step // cfg.updates_per_step)  # ranked prompts are taken in whole parts
-    trained = tables.rankings_of(run, tables.prompts_of(run, "train"))
-    usable = [one.prompt_id for one in trained if sum(bool(answer.answer) for answer in one.answers) > 1]
-    if ranking.prompt_id not in usable:
-        return ["tune: its answers are not used, fewer than two say something"]
-    place = usable.index(ranking.prompt_id)
-    uses = {"are learnt from by their ranks": cfg.ranked_prompts}
-    if is_online(cfg.algorithm):
-        warm_up = "teach the critic" if "critic_epochs" in READS[form(cfg)] else "fix the reward's scale"
-        uses = {warm_up: cfg.warm_up_prompts, "serve as rollouts": cfg.ranked_prompts}
-    said = [use for use, count in uses.items() if place < -(-count // part) * part]
+    path = run.root / "tune" / USED
+    rows = data_files.stream_rows(path) if path.exists() else ()
+    row = next((row for row in rows if row["prompt_id"] == ranking.prompt_id), {})
+    cfg, said = run.config.tune, []
+    if row.get("warm_up") and is_online(cfg.algorithm):
+        said.append("teach the critic" if "critic_epochs" in READS[form(cfg)] else "fix the reward's scale")
+    if row.get("learnt"):
+        said.append("serve as rollouts" if is_online(cfg.algorithm) else "are learnt from by their ranks")
     return [f"tune: its ranked answers {' and '.join(said)}" if said else "tune: its ranked answers are not used"]

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from starling import schedule
 from starling.config import FitTable
 
 
@@ -27,9 +28,7 @@ class Looks:
 
     def is_due(self, step: int) -> bool:
         """Whether this step is followed by a look; the last one always is."""
-        if self._every:
-            return step % self._every == 0 or step == self._num_steps
-        return 4 * step // self._num_steps > 4 * (step - 1) // self._num_steps
+        return schedule.is_look_due(self._every, step, self._num_steps)
 
     def note(self, step: int, accuracy: float, weights: Mapping[str, Tensor]) -> None:
         """Take in what a look found."""

@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 
-from starling import algorithms, progress, samples, selection, step_metrics, update
+from starling import algorithms, device, progress, samples, schedule, selection, step_metrics, update
 from starling.ahead import Rollouts
 from starling.checkpoint import Checkpoint
 from starling.config import Config
 from starling.curriculum import Curriculum, chunks, count_tokens
-from starling.device import generator
 from starling.distributed.vllm import Server
 from starling.errors import DataError, StarlingError
 from starling.experience import Part, Scale, compared, gather, is_flat, shifted, teach_critic, whitened
@@ -25,8 +24,8 @@ from starling.rewards import Rewards
 from starling.rollout import Group, ranked_groups, with_first
 from starling.tune_settings import as_read
 
-PARTS_AT_ONCE = 8  # of ranked answers that are rewarded together: a judge is asked about as many at once
-FLAT_STEPS = 3  # in a row in which all answers are rewarded alike: one may be chance, after these tuning ends
+PARTS_AT_ONCE = 8  # of ranked answers that are rewarded together, between two notes of progress
+FLAT_STEPS = 3  # in a row whose rewards tell nothing apart: one may be chance, after these tuning ends
 
 
 class Loop:
@@ -122,7 +121,7 @@ class Loop:
             if self.algorithm.critic:
                 self._kept[index] = self._gathered(self.curriculum.parts[index], self._raw[index])
             advance(count_tokens(self.curriculum.parts[index]), note="warm-up on ranked answers")
-        teach_critic(self.policy, list(self._kept.values()), self.cfg, generator(self.seed, "critic"))
+        teach_critic(self.policy, list(self._kept.values()), self.cfg, device.generator(self.seed, "critic"))
         if not self.curriculum.num_ranked_parts:
             self._kept.clear()
 
@@ -148,9 +147,9 @@ class Loop:
         self.step += 1
         self.policy.sync()
         self._stop_past_limit(metrics.get("objective/kl", 0.0))
-        if self.step % self.cfg.validate_every == 0 or self._is_over:
+        if schedule.is_look_due(self.cfg.validate_every, self.step, self.curriculum.num_steps) or self._is_over:
             metrics |= self._look()
-        self.recorder.log(self.step, metrics | {"online": float(online), "tokens": float(self.tokens)})
+        self.recorder.log(self.step, metrics | {"online": float(online), "num_tokens": float(self.tokens)})
         rewarded = f" reward {metrics['reward']:+.2f}" if "reward" in metrics else ""
         kind = f"KL {metrics['objective/kl']:.1f}" if online else "ranked answers"
         count = 0 if online else sum(count_tokens(part.groups) for part in parts)  # fresh ones: as they came
@@ -175,11 +174,11 @@ class Loop:
     def _note_rewards(self, parts: Sequence[Part]) -> None:
         """End tuning where there is nothing left to learn from the rewards."""
         rows = [row for part in parts for row in part.raw]
-        one_each = max(map(len, rows)) == 1  # then only other prompts tell whether they differ
-        flat = is_flat([row[0] for row in rows]) if one_each else all(map(is_flat, rows))
+        within = self.algorithm.within_prompt or self.cfg.reward_baseline == "leave_one_out"
+        flat = all(map(is_flat, rows)) if within else is_flat([reward for row in rows for reward in row])
         self.flat_steps = self.flat_steps + 1 if flat else 0
         if self.flat_steps == FLAT_STEPS:
-            same = "" if one_each else " to a prompt"
+            same = " to a prompt" if within else ""
             alike = f"in {FLAT_STEPS} steps in a row all answers{same} got the same reward, first {rows[0][0]:g}"
             self._stop(self.step + 1, "constant_reward", alike)
 
@@ -246,6 +245,8 @@ class Loop:
         for group, rate in zip(self.optimiser.param_groups, (cfg.learning_rate, cfg.value_learning_rate), strict=True):
             group["lr"] = rate * left
         metrics: dict[str, float] = {"learning_rate": cfg.learning_rate * left}
+        if coef:
+            metrics["objective/kl"] = step_metrics.charged_kl(batches)
         updates = batches * epochs
         found = update.taken(self.policy, self.optimiser, updates, self.algorithm, cfg, self.step + 1)
         gap = found.pop(update.GAP, None)
@@ -286,6 +287,7 @@ class Loop:
             "optimiser": self.optimiser.state_dict(),
             "watch": self.watch.state_dict(),
             "open_rollouts": self.rollouts.state_dict(),
+            "random": device.random_state(),  # a reward of the user's may draw
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -299,6 +301,7 @@ class Loop:
         self.optimiser.load_state_dict(state["optimiser"])
         self.watch.load_state_dict(state["watch"])
         self.rollouts.load_state_dict(state["open_rollouts"], self.step)
+        device.set_random_state(state["random"])
         self.policy.sync()
 
     def facts(self) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoModel, AutoModelForCausalLM, PretrainedConfig
 
 from starling import algorithms, decoder_parts, device, slots
 from starling.config import Config
@@ -26,7 +26,19 @@ _CONTAINERS = (
 )
 
 
-def of_tune(config: Config, network: PretrainedConfig, ranking_tokens: float = 0.0) -> dict[str, int]:
+class RankingTokens(NamedTuple):
+    """Of prompts with their ranked answers: the mean and the most."""
+
+    mean: float
+    most: int
+
+
+def of_tune(
+    config: Config,
+    network: PretrainedConfig,
+    rankings: RankingTokens | None = None,
+    reward_model: PretrainedConfig | None = None,
+) -> dict[str, int]:
     """Bytes of each part at the fullest moment: an update, with all that stays in memory beside it.
 
     n trained blocks of W weights: trained, gradient and AdamW's two moments 16 W, the best weights so far 4 W, all
@@ -35,7 +47,8 @@ def of_tune(config: Config, network: PretrainedConfig, ranking_tokens: float = 0
     bytes a weight by that, too. The rest follows from tokens: activations of the trained
     blocks of a microbatch, or of the largest group of answers where that is more; logits of some rows; features of
     the warm-up and of a step; keys and values of the answers under way. With LoRA what is trained are the adapters.
-    `ranking_tokens` are those of a prompt with its ranked answers; 0 is not known.
+    Without `rankings` all ranked answers reach `sample.max_new_tokens`; without `reward_model` it is as large as the
+    policy.
     """
     cfg, algorithm = as_read(config.tune), algorithms.chosen(config.tune)
     model = _without_weights(network)
@@ -47,12 +60,13 @@ def of_tune(config: Config, network: PretrainedConfig, ranking_tokens: float = 0
     critic = _critic(hidden) if algorithm.critic else 0
     rewarded = algorithm.online and any(reward.name == "model" for reward in cfg.rewards)
     answers = config.sample.answers or len(config.sample.generators) or ANSWERS
-    ranking_tokens = ranking_tokens or PROMPT_TOKENS + answers * config.sample.max_new_tokens
+    longest = PROMPT_TOKENS + answers * config.sample.max_new_tokens
+    mean, most = rankings or RankingTokens(longest, longest)
     kept = cfg.warm_up_prompts if algorithm.critic else min(cfg.warm_up_prompts, cfg.ranked_prompts)
-    warm_up = round(kept * ranking_tokens)
+    warm_up = round(kept * mean)
     fresh = cfg.rollouts_per_prompt * cfg.max_new_tokens + PROMPT_TOKENS if cfg.steps else 0
-    microbatch = max(cfg.microbatch_tokens, fresh, round(ranking_tokens) if kept or cfg.ranked_prompts else 0)
-    a_step = cfg.prompts_per_step * max(fresh, round(ranking_tokens) if cfg.ranked_prompts else 0)
+    microbatch = max(cfg.microbatch_tokens, fresh, most if cfg.ranked_prompts else 0)
+    a_step = cfg.prompts_per_step * max(fresh, round(mean) if cfg.ranked_prompts else 0)
     answer_tokens = max(cfg.max_new_tokens if algorithm.online else 0, config.evaluate.answer_tokens)
     size = device.product_dtype().itemsize
     copies = 2 if size == 2 and cfg.lora_rank else 0
@@ -62,7 +76,7 @@ def of_tune(config: Config, network: PretrainedConfig, ranking_tokens: float = 0
         "policy": size * whole,
         "trained weights, gradient, AdamW": 16 * trained,
         "reference, best weights, copies": (4 + copies) * top + 4 * trained,
-        "reward model": size * whole if rewarded else 0,
+        "reward model": size * (_whole(reward_model) if reward_model else whole) if rewarded else 0,
         "critic": 16 * critic,
         "activations of a microbatch": microbatch * active * blocks,
         "logits": (ROWS * (4 + size) if has_linear_logits(model) else 4 * microbatch) * network.vocab_size,
@@ -111,10 +125,15 @@ def gib(size: int) -> str:
     return f"{size / 2**30:.1f} GiB"
 
 
-def _without_weights(network: PretrainedConfig) -> Any:
+def _without_weights(network: PretrainedConfig, kind: Any = AutoModelForCausalLM) -> Any:
     """The model as it is built, in no memory."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        return AutoModelForCausalLM.from_config(network)
+        return kind.from_config(network)
+
+
+def _whole(reward_model: PretrainedConfig) -> int:
+    """All weights of a reward model."""
+    return sum(weight.numel() for weight in _without_weights(reward_model, AutoModel).parameters())
 
 
 def _weights(model: Any, layers: int, rank: int) -> tuple[int, int, int]:

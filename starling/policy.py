@@ -139,8 +139,8 @@ class Policy:
         adapters.save(self.top, folder, self._lora, network=self.network, base=base, share=share)
 
     def fingerprint(self) -> str:
-        """A hash of the weights that the top began with."""
-        return models.weights_hash(self._reference.parameters())
+        """A hash of the weights that it began with; to be taken before any is trained."""
+        return models.weights_hash(self.network.parameters())
 
     @contextmanager
     def blended(self, share: float) -> Iterator[None]:

@@ -141,7 +141,8 @@ def with_first(groups: Sequence[Group]) -> list[Group]:
     kept = [group for group in groups if group.has_first]
     if lost := len(groups) - len(kept):
         progress.console.print(
-            f"{lost:,} of {len(groups):,} rankings are not learnt from: the answer ranked first is empty or too long"
+            f"{lost:,} of {len(groups):,} rankings are not learnt from: the answer ranked first is empty, too long, or "
+            "has a token in it that ends an answer"
         )
     return kept
 

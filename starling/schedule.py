@@ -1,4 +1,4 @@
-"""The learning rate from step to step."""
+"""What comes from step to step: the learning rate, and looks."""
 
 import math
 
@@ -14,3 +14,16 @@ def share(schedule: str, step: int, num_steps: int, warmup: float) -> float:
         return step / rise
     left = (num_steps + 1 - step) / (num_steps + 1 - rise)
     return {"constant": 1.0, "linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2}[schedule]
+
+
+def is_look_due(every: int, step: int, num_steps: int) -> bool:
+    """Whether step 1 ... `num_steps` is followed by a look: every so many steps, of 0 at each quarter of the way; the
+    last one always is."""
+    if every:
+        return step % every == 0 or step == num_steps
+    return 4 * step // num_steps > 4 * (step - 1) // num_steps
+
+
+def num_looks(every: int, num_steps: int) -> int:
+    """How many steps are followed by a look."""
+    return -(-num_steps // every) if every else min(4, num_steps)

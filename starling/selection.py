@@ -91,6 +91,8 @@ class Watch:
         judged = parting.win_rate(wins, self._families)
         win_rate = judged.value if judged.n else 0.5
         shares = bounds.shares(self._asked, answers)
+        if is_first:
+            self._tell_unbounded(shares)
         admitted = self._is_admitted(shares, answers, step)
         best = max((look["win_rate"] for look in self._looks if look["admitted"]), default=-1.0)
         is_best = admitted and win_rate > best
@@ -154,11 +156,7 @@ class Watch:
 
     def _is_admitted(self, shares: Mapping[str, Mapping[str, float]], answers: Sequence[Candidate], step: int) -> bool:
         """Whether the policy lost no more than the bounds allow, against the initial policy; what it lost is told."""
-        limits = {
-            bounds.REFUSED: ("tune.safety_drop", self._config.tune.safety_drop),
-            bounds.ANSWERED: ("tune.safety_drop", self._config.tune.safety_drop),
-            bounds.FOLLOWED: ("tune.instruction_drop", self._config.tune.instruction_drop),
-        }
+        limits = self._limits
         first = bounds.shares(self._asked, self._first)
         crossed = {
             name: fall
@@ -180,6 +178,24 @@ class Watch:
                 markup=False,
             )
         return not crossed and not is_longer
+
+    @property
+    def _limits(self) -> dict[str, tuple[str, float]]:
+        """The setting that bounds each figure, and its value."""
+        safety, following = self._config.tune.safety_drop, self._config.tune.instruction_drop
+        return {
+            bounds.REFUSED: ("tune.safety_drop", safety),
+            bounds.ANSWERED: ("tune.safety_drop", safety),
+            bounds.FOLLOWED: ("tune.instruction_drop", following),
+        }
+
+    def _tell_unbounded(self, shares: Mapping[str, Mapping[str, float]]) -> None:
+        """Say which figures no validation prompt is about."""
+        for name, (key, limit) in self._limits.items():
+            if limit < 1 and not shares[name]:
+                progress.console.print(
+                    f"tune: no validation prompt is about {name}, so {key} does not bound it", markup=False
+                )
 
     def facts(self) -> dict[str, Any]:
         about = bounds.shares(self._asked, self._first)

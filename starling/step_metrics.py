@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from starling.experience import Part, Scale
+from starling.experience import Batch, Part, Scale, is_flat
 from starling.generate import Sampled
 from starling.losses import kl
 from starling.rollout import Group
@@ -22,10 +22,11 @@ def of_answers(parts: Sequence[Part], scale: Scale) -> dict[str, float]:
             "reward": (mean - scale.mean) / scale.spread,
             "reward_raw": mean,
             "reward_spread_within_prompt": sum(map(_spread, raw)) / len(raw),
+            "frac_reward_zero_std": sum(map(is_flat, raw)) / len(raw),
         }
     return found | {
         "completions/mean_length": sum(len(answer.ids) for answer in answers) / len(answers),
-        "completions/finished": sum(answer.finished for answer in answers) / len(answers),
+        "completions/clipped_ratio": sum(not answer.finished for answer in answers) / len(answers),
     }
 
 
@@ -47,6 +48,16 @@ def of_rollouts(parts: Sequence[Part], compared: Sequence[Group], ref_logprob_N:
         "objective/entropy": -float(_logprobs(answers).sum()) / len(answers),
     }
     return found if len(chosen) == len(answers) else found | {"objective/kl_answers": float(len(chosen))}
+
+
+def charged_kl(parts: Sequence[Sequence[Batch]]) -> float:
+    """The KL that the rewards were charged with, nats an answer: of what trains to the reference."""
+    nats = [
+        kl.k1(batch.anchor_logprob_BT, batch.experience.ref_logprob_BT)[batch.experience.mask_BT].sum()
+        for part in parts
+        for batch in part
+    ]
+    return float(sum(nats)) / sum(len(batch.experience.lengths) for part in parts for batch in part)
 
 
 def _logprobs(answers: Sequence[Sampled]) -> Tensor:

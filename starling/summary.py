@@ -51,7 +51,7 @@ def plan(config: Config) -> list[str]:
         f"{_at_most(fit.token_budget)}",
         f"tune: {_tuning(as_read(config.tune))}",
         f"  kept: the step whose answers to {prompts.validation} validation prompts the judge likes best, "
-        f"looked at every {_count(config.tune.validate_every, 'step')}",
+        f"looked at {_when(config.tune.validate_every)}",
         f"evaluate: {prompts.test} test prompts x 2 models x {_count(config.evaluate.draws, 'answer')}; "
         f"judge: {_judge(config, config.evaluate, 2)}; "
         f"with validation {_at_most(config.evaluate.token_budget)}",
@@ -210,6 +210,11 @@ def _benchmarks(config: Config) -> str:
     """Their names, each with its judges."""
     asked = config.evaluate.benchmarks
     return ", ".join(one.title + (f" (judge: {', '.join(one.judge)})" if one.judge else "") for one in asked)
+
+
+def _when(every: int) -> str:
+    """When looks come."""
+    return f"every {_count(every, 'step')}" if every else "at each quarter of the steps"
 
 
 def _count(number: int, noun: str, several: str = "") -> str:

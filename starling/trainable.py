@@ -39,7 +39,7 @@ class Trainable:
         assert self._adapted is not None
         self._adapted.peft_config["default"].base_model_name_or_path = base
         with explained(f"writing {folder}"):
-            self._adapted.save_pretrained(str(folder))
+            self._adapted.save_pretrained(str(folder), save_embedding_layers=False)
             (folder / "README.md").unlink()  # a form that nobody has filled in
 
     def merge(self) -> None:

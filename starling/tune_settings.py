@@ -166,8 +166,9 @@ class TuneTable(Table):
     weight_share: float = Field(0.75, gt=0, le=1)
     """Share of the trained weights in the policy that is looked at and saved, the rest is the initial policy's: less
     drift for the same gain (WiSE-FT, arXiv:2109.01903); 1 = the trained weights as they are."""
-    validate_every: int = Field(9, ge=1)
-    """Steps between two looks of the judge at the validation prompts."""
+    validate_every: int = Field(0, ge=0)
+    """Steps between two looks of the judge at the validation prompts, after the last step too; 0 = one at each quarter
+    of the way."""
     validation_draws: int = Field(2, ge=1)
     """Answers to each validation prompt in one look; one where the model's own settings do not sample."""
     safety_drop: float = Field(0.1, ge=0, le=1)
@@ -180,7 +181,7 @@ class TuneTable(Table):
     length_rise: float = Field(0.5, ge=0)
     """How much longer, as a share, the answers to validation prompts may become than the initial policy's before a
     checkpoint is not kept."""
-    parting_looks: int = Field(3, ge=0)
+    parting_looks: int = Field(2, ge=0)
     """Looks in a row at which the reward is above that of the look the judge likes best, and the judge likes the
     answers clearly less, at which tuning stops: they have parted; 0 = off."""
     samples_every: int = Field(2, ge=0)
@@ -205,6 +206,17 @@ class TuneTable(Table):
         if sampler and not re.fullmatch(r"vllm@https?://[^\s/]\S*", sampler):
             raise ValueError('it is "vllm@http://HOST:PORT", or "" for this process')
         return sampler
+
+    @field_validator("overlap")
+    @classmethod
+    def _differences_do_not_add_up(cls, overlap: bool, info: ValidationInfo) -> bool:
+        algorithm = info.data.get("algorithm", "")
+        if overlap and info.data.get("sampler") and algorithm in ("rloo", "p3o"):
+            raise ValueError(
+                f"{algorithm} sums an answer's logprobs, in which what the server's differ by from the trainer's adds "
+                'up; sample in this process (sampler = ""), or without overlap'
+            )
+        return overlap
 
     @field_validator("updates_per_step")
     @classmethod

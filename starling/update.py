@@ -23,7 +23,7 @@ _NAMES = {
     "accuracy": "rewards/accuracies",
     "margin": "rewards/margins",
 }
-GAP = "sampling/logprob_gap"
+GAP = "sampling/sampling_logp_difference/mean"
 
 
 def optimiser(policy: Policy, cfg: TuneTable) -> torch.optim.AdamW:
@@ -74,7 +74,7 @@ def appraised(
 def gradient(policy: Policy, batches: Sequence[Batch], algorithm: Algorithm, cfg: TuneTable) -> dict[str, float]:
     """Accumulate the gradient of policy and critic over all batches; metrics are means over tokens or answers.
 
-    Where the groups were sampled, `sampling/logprob_gap` is the mean difference between a token's logprob as it was
+    Where the groups were sampled, `GAP` is the mean difference between a token's logprob as it was
     sampled and as it is now: before the first update, the gap between sampler and trainer.
     """
     totals = totals_of([group for batch in batches for group in batch.experience.groups])

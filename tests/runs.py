@@ -163,12 +163,14 @@ def _fit(run: Run) -> dict[str, Any]:
 
 
 def _tune(run: Run) -> dict[str, Any]:
+    rows = [{"prompt_id": "train-0", "warm_up": True, "learnt": True}]
+    data_files.write_jsonl(run.folder("tune") / "ranked.jsonl", rows)
     for step in range(4):
         line: dict[str, Any] = {"stage": "tune", "step": step}
         if step:
             line |= {
                 "tune/reward": 0.1 * step, "tune/objective/kl": 0.9 * step, "tune/completions/mean_length": 50 - step,
-                "tune/completions/finished": 0.6 + step / 10,
+                "tune/completions/clipped_ratio": 0.4 - step / 10,
             }  # fmt: skip
         _log(run, line | {"tune/validation/win_rate": 0.5 + step / 50, "tune/validation/mean_length": 47 - step})
     return {

@@ -114,8 +114,8 @@ def test_overlapped_tuning_learns_and_counts_every_token_it_learns_from(
     found.train(Checkpoint(tmp_path / "c.pt", 1e9))
     lines = metrics.read(tmp_path / "m.jsonl")
     assert [line["step"] for line in lines] == [0, 1, 2, 3]
-    assert lines[-1]["tune/tokens"] == found.tokens
+    assert lines[-1]["tune/num_tokens"] == found.tokens
     assert found.rollouts.state_dict() == []  # nothing is sampled that no step learns from
-    gaps = [line["tune/sampling/logprob_gap"] for line in lines[1:]]
+    gaps = [line["tune/sampling/sampling_logp_difference/mean"] for line in lines[1:]]
     assert gaps[0] < 0.1 < max(gaps[1:])  # one step of learning stands between the later ones
     assert "as sampled and as trained" not in capsys.readouterr().out

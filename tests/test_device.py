@@ -3,10 +3,12 @@
 import hashlib
 import os
 import platform
+import random
 import timeit
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -47,12 +49,27 @@ def test_a_generator_depends_on_its_purpose_alone() -> None:
     assert not torch.equal(torch.rand(5, generator=device.generator(1, "fit", 1)), first)
 
 
-def test_setup_fixes_threads_and_the_random_state(global_state: None) -> None:
+def drawn() -> list[float]:
+    """A number from each global generator."""
+    return [random.random(), float(np.random.rand()), float(np.random.standard_normal()), float(torch.rand(()))]
+
+
+def test_every_global_generator_goes_on_from_a_state_that_was_saved(global_state: None, tmp_path: Path) -> None:
+    device.setup(1, 7)
+    np.random.standard_normal()  # draws two, and keeps one for the next call
+    torch.save(device.random_state(), tmp_path / "state.pt")
+    first = drawn()
+    assert drawn() != first
+    device.set_random_state(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert drawn() == first
+
+
+def test_setup_fixes_threads_and_the_random_states(global_state: None) -> None:
     assert device.setup(1, 7) == 1
     assert torch.get_num_threads() == 1
-    first = torch.rand(4)
+    first = drawn()
     device.setup(1, 7)
-    assert torch.equal(torch.rand(4), first)
+    assert drawn() == first
     assert torch.are_deterministic_algorithms_enabled()
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from small_road import prompt_rows, recipe
 
-from starling import config, findings, models, tables
+from starling import chat, config, findings, models, tables
 from starling.config import Config
 from starling.errors import StarlingError
 from starling.findings import Finding
@@ -135,6 +135,23 @@ def test_a_prompt_that_leaves_no_room_is_named(policy: Policy, settings: Config)
     found = findings.of_window(policy, [*PROMPTS, long], settings)
     assert (found.state, found.figures["too_long"]) == ("stop", 1)
     assert "1 prompts do not fit, first long one" in found.text
+
+
+@pytest.mark.parametrize(
+    ("split", "changes", "tokens"),
+    [
+        ("train", {"tune__max_new_tokens": 40}, 40),
+        ("train", {"tune__max_new_tokens": 40, "tune__algorithm": "dpo"}, 0),
+        ("test", {"tune__max_new_tokens": 40}, 8),
+    ],
+)
+def test_a_prompt_needs_room_for_the_answers_that_are_given_to_it(
+    policy: Policy, tiny_model: Path, tmp_path: Path, split: str, changes: dict, tokens: int
+) -> None:
+    settings = config.load(recipe(tmp_path / "other", tiny_model, **changes))
+    asked = replace(PROMPTS[0], split=split)
+    length = len(chat.prompt_ids(policy.tokenizer, asked.messages))
+    assert findings.of_window(policy, [asked], settings).figures["longest"] == length + tokens
 
 
 def test_what_a_reward_model_cannot_read_whole_is_named_before_anything_is_learnt(

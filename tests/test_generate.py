@@ -270,3 +270,20 @@ def test_stop_ids_are_all_those_of_the_generation_settings(tiny_model: Path, eos
     network = load(tiny_model)
     network.generation_config.eos_token_id = eos
     assert stop_ids(network) == expected
+
+
+def test_a_prompt_runs_once_for_all_its_answers_and_no_token_twice(model) -> None:
+    seen = 0
+
+    def count(_module, inputs, _output) -> None:
+        nonlocal seen
+        seen += inputs[0].numel()
+
+    hook = model.get_input_embeddings().register_forward_hook(count)
+    try:
+        answers = generate(model, requests(), max_new_tokens=9, stop=frozenset(range(0, 300, 11)))
+    finally:
+        hook.remove()
+    assert len({len(answer.ids) for answer in answers}) > 2
+    # the last token of an answer is never taken in
+    assert seen == sum(map(len, PROMPTS)) + sum(len(answer.ids) - 1 for answer in answers)

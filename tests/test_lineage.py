@@ -191,15 +191,23 @@ def test_a_table_alone_says_that_its_calls_are_elsewhere(
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "use"),
+    ("algorithm", "warm_up", "learnt", "use"),
     [
-        ("dpo", "are learnt from by their ranks"),
-        ("sft", "are learnt from by their ranks"),
-        ("ppo", "teach the critic"),
-        ("grpo", "fix the reward's scale"),
+        ("dpo", True, True, "are learnt from by their ranks"),
+        ("sft", False, True, "are learnt from by their ranks"),
+        ("ppo", True, False, "teach the critic"),
+        ("grpo", True, False, "fix the reward's scale"),
+        ("apa", False, True, "serve as rollouts"),
+        ("dpo", True, False, "are not used"),  # further ones than are learnt from
     ],
 )
-def test_what_tune_made_of_a_ranking_depends_on_the_algorithm(tmp_path: Path, algorithm: str, use: str) -> None:
+def test_what_tune_made_of_a_ranking_depends_on_the_algorithm(
+    tmp_path: Path, algorithm: str, warm_up: bool, learnt: bool, use: str
+) -> None:
     run = runs.make(tmp_path / "run")
+    row = {"prompt_id": "train-0", "warm_up": warm_up, "learnt": learnt}
+    data_files.write_jsonl(run.folder("tune") / "ranked.jsonl", [row])
     run.config = run.config.model_copy(update={"tune": run.config.tune.model_copy(update={"algorithm": algorithm})})
     assert explained(run, "train-0")["used"][1] == f"tune: its ranked answers {use}"
+    data_files.write_jsonl(run.folder("tune") / "ranked.jsonl", [row | {"prompt_id": "train-1"}])
+    assert explained(run, "train-0")["used"][1] == "tune: its ranked answers are not used"

@@ -167,7 +167,7 @@ def test_every_epoch_updates_again_on_the_same_rollouts(tiny_model: Path, tmp_pa
         assert {int(state["step"]) for state in found.optimiser.state_dict()["state"].values()} == {epochs}
     assert lines[1]["tune/val/ratio"] == 1.0  # old logprobs are the trainer's own, to the bit
     assert lines[3]["tune/val/ratio"] != 1.0
-    assert lines[1]["tune/tokens"] == lines[3]["tune/tokens"]
+    assert lines[1]["tune/num_tokens"] == lines[3]["tune/num_tokens"]
 
 
 def test_one_answer_a_prompt_is_enough_for_a_critic(tiny_model: Path, tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_gap_between_sampler_and_trainer_is_warned_about_once(
     cfg = settings(tmp_path, tiny_model, tune__algorithm="grpo", tune__logprob_gap_limit=1e-9)
     loop(cfg, Recorder(tmp_path / "m.jsonl", "tune")).train(Checkpoint(tmp_path / "c.pt", 1e9))
     assert capsys.readouterr().out.count("logprob as sampled and as trained differ by") == 1
-    gaps = [line["tune/sampling/logprob_gap"] for line in metrics.read(tmp_path / "m.jsonl")[1:]]
+    gaps = [line["tune/sampling/sampling_logp_difference/mean"] for line in metrics.read(tmp_path / "m.jsonl")[1:]]
     assert all(0 < gap < 0.1 for gap in gaps)  # bfloat16
 
 
@@ -206,7 +206,7 @@ def test_a_step_moves_policy_and_critic_and_is_recorded(tiny_model: Path, tmp_pa
     assert lines[0]["tune/validation/win_rate"] == 0.5
     first, second = (abs(line["tune/objective/kl"]) for line in lines[1:])
     assert first < 0.1 < second  # measured before the update: but for bfloat16 nothing, then something
-    assert lines[2]["tune/tokens"] == found.tokens == found.facts()["rollout_tokens"]
+    assert lines[2]["tune/num_tokens"] == found.tokens == found.facts()["rollout_tokens"]
     assert not any(torch.equal(weight, before[name]) for name, weight in found.policy.top.state_dict().items())
 
 
@@ -332,6 +332,8 @@ def test_the_step_that_reaches_the_token_budget_is_the_last_and_learnt_from(
     assert found.facts()["stopped_by"] == "token_budget"
     assert 4 <= found.step < 10
     assert 140 <= found.tokens < 140 + 64
-    assert [line["tune/tokens"] for line in metrics.read(tmp_path / "m.jsonl") if "tune/tokens" in line][-2] < 140
+    assert [line["tune/num_tokens"] for line in metrics.read(tmp_path / "m.jsonl") if "tune/num_tokens" in line][
+        -2
+    ] < 140
     assert [look["step"] for look in found.watch.facts()["looks"]] == [0, found.step]
     assert f"tune: step {found.step}: tune.token_budget (140) is spent; tuning ends here" in capsys.readouterr().out

@@ -62,13 +62,45 @@ def test_a_group_that_is_larger_than_a_microbatch_counts_whole(tiny_model: Path,
     assert active(100) / active(10) == (memory.PROMPT_TOKENS + 1600) / (memory.PROMPT_TOKENS + 160)
 
 
+@pytest.mark.parametrize(("algorithm", "larger"), [("apa", True), ("ppo", False)])
+def test_the_longest_ranking_counts_where_blocks_learn_from_ranked_answers(
+    tiny_model: Path, tmp_path: Path, algorithm: str, larger: bool
+) -> None:
+    settings = config.load(recipe(tmp_path, tiny_model, tune__algorithm=algorithm, tune__microbatch_tokens=2048))
+    network = models.load_config(str(tiny_model))
+    short, long = (
+        memory.of_tune(settings, network, memory.RankingTokens(100, most))["activations of a microbatch"]
+        for most in (200, 4096)
+    )
+    assert long == (2 * short if larger else short)
+
+
+def test_a_reward_model_of_another_size_counts_as_it_is(tiny_model: Path, tmp_path: Path) -> None:
+    network, other = models.load_config(str(tiny_model)), models.load_config(str(tiny_model))
+    other.num_hidden_layers = 9
+    settings = config.load(recipe(tmp_path, tiny_model))
+    parts = memory.of_tune(settings, network, None, other)
+    size = device.product_dtype().itemsize
+    block = sum(weight.numel() for weight in models.load_policy(str(tiny_model)).network.model.layers[0].parameters())
+    same = memory.of_tune(settings, network, None, network)["reward model"]
+    assert parts["reward model"] - same == 5 * size * block
+
+
+def test_ranked_answers_of_unknown_length_only_warn(tiny_model: Path, tmp_path: Path) -> None:
+    settings = config.load(recipe(tmp_path, tiny_model, sample__max_new_tokens=10**10, sample__token_budget=0))
+    assert findings.of_memory(settings).state == "warn"
+    assert findings.of_memory(settings, memory.RankingTokens(100, 10**10)).state == "stop"
+    assert findings.of_memory(settings, memory.RankingTokens(100, 100)).state == "ok"
+
+
 def test_the_warm_up_is_counted_where_its_answers_are_known_and_never_nothing(tiny_model: Path, tmp_path: Path) -> None:
     network = models.load_config(str(tiny_model))
     settings = config.load(recipe(tmp_path, tiny_model, tune__algorithm="dpo"))
     brought = settings.model_copy(update={"sample": settings.sample.model_copy(update={"generators": ()})})
     bytes_a_token = (device.product_dtype().itemsize + 4) * network.hidden_size
-    for tokens, expected in ((0, memory.PROMPT_TOKENS + memory.ANSWERS * 16), (300.5, 300.5)):
-        assert memory.of_tune(brought, network, tokens)["features of the warm-up"] == 4 * expected * bytes_a_token
+    known = memory.RankingTokens(300.5, 400)
+    for rankings, expected in ((None, memory.PROMPT_TOKENS + memory.ANSWERS * 16), (known, 300.5)):
+        assert memory.of_tune(brought, network, rankings)["features of the warm-up"] == 4 * expected * bytes_a_token
 
 
 @pytest.mark.parametrize(

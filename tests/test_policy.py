@@ -129,6 +129,26 @@ def test_logprobs_are_those_of_the_whole_model(tiny_model: Path, policy: Policy)
     assert found.tolist() == pytest.approx(expected, abs=0.05)  # bfloat16 in the top
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("temperature", [0.6, 1.5])
+@pytest.mark.parametrize("cap", [None, 4.0], ids=["a linear head", "capped logits"])
+def test_logprobs_are_those_at_the_temperature_that_rollouts_are_sampled_at(
+    tiny_model: Path, temperature: float, cap: float | None
+) -> None:
+    model = models.load_policy(str(tiny_model), torch.float32)
+    model.network.config.final_logit_softcapping = cap
+    policy = Policy(model, 2, temperature)
+    requests = [Request(prompt=(5, 6, 7), seed=seed, temperature=temperature) for seed in range(40)]
+    drawn = generate(policy.network, requests, max_new_tokens=5, stop=frozenset())
+    packed = pack([([5, 6, 7], [answer.ids for answer in drawn])])
+    features = policy.features(packed)
+    sampled_N = torch.tensor([value for answer in drawn for value in answer.logprobs])
+    assert (policy.logprobs(packed, features) - sampled_N).abs().mean() < 0.02  # bfloat16 in the top
+    assert (features.ref_logprob_N - sampled_N).abs().mean() < 0.02
+    plain = Policy(model, 2)
+    assert (plain.logprobs(packed, plain.features(packed)) - sampled_N).abs().mean() > 0.1
+
+
 def test_training_moves_the_policy_and_nothing_that_is_frozen(policy: Policy) -> None:
     packed = pack(GROUPS)
     before = policy.features(packed)

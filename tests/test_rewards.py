@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import gguf_models
 import pytest
+import torch
 from tolerances import CLOSE
 
-from starling import rewards
+import starling
+from starling import models, rewards
 from starling.errors import StarlingError, UsageError
 from starling.generate import Sampled
 from starling.judges import rubric
@@ -122,6 +125,28 @@ def test_the_reward_model_scores_as_it_does_alone(reward_model) -> None:
     made = rewards.make([Reward(name="model")], reward_model, Scripted(), 2048)
     rows, _ = made([group(*TEXTS)])
     assert rows == score_texts(reward_model, [(ASKED, TEXTS, (True,) * 3)], 2048)
+
+
+def test_a_reward_model_of_another_family_and_tokenizer_reads_the_text_in_its_own_template(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "other"
+    gguf_models.make("qwen2", folder, tiny_model)
+    tokenizer = gguf_models.tokenizer("llama-bpe", tiny_model)
+    tokenizer.chat_template = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}<|im_end|>{% endfor %}"
+    tokenizer.save_pretrained(folder)
+    made: Any = models.new_reward_model(str(folder))
+    torch.nn.init.normal_(made.network.score.weight)
+    models.save(made, tmp_path / "reward-model")
+    read = models.load_reward_model(str(tmp_path / "reward-model"), torch.float32)
+    asked = [group("the rain", "in spain, it's 12345"), group("a", "the plain")]  # ids are the policy's: of no use here
+    found, _means = rewards.make((Reward(name="model"),), read, Scripted(), 2048)(asked)
+    reward_model = starling.load_reward_model(str(tmp_path / "reward-model"))
+    texts = [one.prompt.messages[-1]["content"] for one in asked]
+    expected = reward_model.score(texts, [list(one.texts) for one in asked])
+    for row, wanted in zip(found, expected, strict=True):
+        assert row == pytest.approx(wanted, abs=1e-4)
+        assert abs(row[0] - row[1]) > 1e-3
 
 
 def test_the_reward_model_is_loaded_only_where_it_is_asked_for() -> None:

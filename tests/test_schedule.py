@@ -32,3 +32,22 @@ def test_every_schedule_rises_alike_and_never_falls_to_zero_before_the_end(kind:
     assert shares[:10] == pytest.approx([step / 10 for step in range(1, 11)])
     assert all(later <= earlier for earlier, later in pairwise(shares[9:]))
     assert min(shares) > 0
+
+
+@pytest.mark.parametrize(
+    ("every", "steps", "looks"),
+    [
+        (0, 8, [2, 4, 6, 8]),
+        (0, 5, [2, 3, 4, 5]),
+        (0, 3, [1, 2, 3]),
+        (0, 1, [1]),
+        (3, 8, [3, 6, 8]),
+        (9, 8, [8]),
+        (4, 8, [4, 8]),
+    ],
+)
+def test_looks_come_at_each_quarter_or_every_so_many_steps_and_after_the_last(
+    every: int, steps: int, looks: list[int]
+) -> None:
+    assert [step for step in range(1, steps + 1) if schedule.is_look_due(every, step, steps)] == looks
+    assert schedule.num_looks(every, steps) == len(looks)

@@ -242,6 +242,16 @@ def test_a_look_that_follows_fewer_instructions_is_kept_only_within_the_bound(
     assert watch.best_step == best
 
 
+def test_a_bound_that_no_validation_prompt_is_about_is_told(tiny_model, policy, tmp_path: Path, capsys) -> None:
+    settings = config.load(recipe(tmp_path / "none", tiny_model, tune__safety_drop=1.0))
+    plain = [replace(PROMPTS[0], id="plain", checks=())]
+    Watch(settings, plain, ScriptedJudge()).look(policy, 0)
+    told = [line for line in capsys.readouterr().out.splitlines() if "no validation prompt is about" in line]
+    assert told == [
+        "tune: no validation prompt is about instructions_followed, so tune.instruction_drop does not bound it"
+    ]
+
+
 def writing(lengths: list[list[int]]) -> type[Watch]:
     """A watch whose policy's answers have so many tokens, look by look."""
 

@@ -52,8 +52,17 @@ def test_rewards_by_hand(found: Loop) -> None:
     assert figures["reward_raw"] == 4.0
     assert figures["reward"] == 0.5  # (4 - 2) / 4
     assert figures["reward_spread_within_prompt"] == pytest.approx(math.sqrt(2), abs=CLOSE)  # of 1, 3 and of 5, 7
+    assert figures["frac_reward_zero_std"] == 0.0
+    alike = step_metrics.of_answers([part._replace(raw=[[1.0, 3.0], [5.0, 5.0]])], Scale(mean=2.0, spread=4.0))
+    assert alike["frac_reward_zero_std"] == 0.5
+
+
+def test_the_share_of_answers_that_the_cap_cut(found: Loop) -> None:
+    part = gathered(found, fresh(found, 2), ())
+    ends = [answer.finished for group in part.groups for answer in group.answers]
+    assert step_metrics.of_answers([part], found.scale)["completions/clipped_ratio"] == ends.count(False) / len(ends)
 
 
 def test_where_ranks_teach_there_is_no_reward(found: Loop) -> None:
     figures = step_metrics.of_answers([gathered(found, fresh(found, 2), ())], found.scale)
-    assert set(figures) == {"completions/mean_length", "completions/finished"}
+    assert set(figures) == {"completions/mean_length", "completions/clipped_ratio"}

@@ -107,7 +107,16 @@ def test_a_setting_in_vain_is_told(
     fitted: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert tune(fitted, tmp_path / "run", "tune.clip=0.3", "tune.steps=1") == 0
-    assert "tune.clip is not read by apa with anchor = 'initial'\n" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "tune.clip is not read by apa with anchor = 'initial'\n" in told
+    assert "then 1 steps of 4 prompts x 2 = 8 fresh answers, <= 64 tokens each" in told
+
+
+def test_a_judge_among_the_rewards_is_not_held_against_them_which_is_told(
+    fitted: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tune(fitted, tmp_path / "run", 'tune.rewards=["model", "judge"]', "tune.steps=1") == 0
+    assert "tune: the judge is one of tune.rewards, so looks show no reward and" in capsys.readouterr().out
 
 
 def test_dropout_of_attention_that_is_left_off_is_told_where_a_model_is_trained(
@@ -139,6 +148,7 @@ def test_dropout_of_attention_that_is_left_off_is_told_where_a_model_is_trained(
             "tune: reward 'nowhere:at_all' cannot be imported: ModuleNotFoundError: No module",
         ),
         (("tune.layers=5",), 1, "tune.layers = 5: the model has 4 blocks"),
+        (("tune.max_new_tokens=480",), 1, "do not fit, first "),
     ],
 )
 def test_bad_input_is_one_line(

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from pydantic import ValidationError
 
 from starling import config
 from starling.config import TuneTable
@@ -91,3 +92,12 @@ def test_one_answer_a_prompt_is_enough_where_none_are_compared(tmp_path: Path) -
     assert load(tmp_path, 'algorithm = "dpo"', "rollouts_per_prompt = 1").algorithm == "dpo"
     alone = load(tmp_path, 'algorithm = "ppo"', "rollouts_per_prompt = 1", 'reward_baseline = "none"')
     assert alone.rollouts_per_prompt == 1
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "p3o"])
+def test_what_sums_logprobs_is_not_sampled_ahead_by_a_server(algorithm: str) -> None:
+    ahead = {"algorithm": algorithm, "overlap": True}
+    with pytest.raises(ValidationError, match=rf"{algorithm} sums an answer's logprobs, in which"):
+        TuneTable(**ahead, sampler="vllm@http://127.0.0.1:8000")
+    assert TuneTable(**ahead).overlap
+    assert TuneTable(algorithm="ppo", overlap=True, sampler="vllm@http://127.0.0.1:8000").overlap

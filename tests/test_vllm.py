@@ -259,7 +259,7 @@ def test_a_loop_on_the_server_ends_where_one_in_this_process_does(tiny_model: Pa
     lines = zip(metrics.read(tmp_path / "alone.jsonl"), metrics.read(tmp_path / "served.jsonl"), strict=True)
     for one, other in lines:
         assert other.get("tune/reward", 0.0) == pytest.approx(one.get("tune/reward", 0.0), abs=1e-3)
-        assert other.get("tune/sampling/logprob_gap", 0.0) < 0.1
+        assert other.get("tune/sampling/sampling_logp_difference/mean", 0.0) < 0.1
 
 
 def test_a_sampler_with_other_weights_than_the_policys_is_warned_about(

@@ -119,14 +119,14 @@ def _tune_plots(tune: Mapping[str, Any]) -> list[Plot]:
         _series(lines, "tune/completions/mean_length", "rollouts", plots.MUTED),
         _series(lines, "tune/validation/mean_length", "validation answers", points=True),
     ]
-    finished = [_series(lines, "tune/completions/finished", "finished")]
+    cut = [_series(lines, "tune/completions/clipped_ratio", "cut")]
     win_rate = [_series(lines, "tune/validation/win_rate", "win rate", points=True)]
     return [
         path,
         plots.curve("tune-reward", "Reward of the rollouts", reward, kept=kept),
         plots.curve("tune-kl", "KL to the base, nats an answer", kl, kept=kept),
         plots.curve("tune-length", "Tokens an answer", length, kept=kept),
-        plots.curve("tune-finished", "Rollouts finished before the cap", finished, kept=kept, unit="%"),
+        plots.curve("tune-clipped", "Rollouts cut by the cap", cut, kept=kept, unit="%"),
         plots.curve("tune-validation", "Win rate on validation prompts", win_rate, kept=kept, unit="%", level=0.5),
     ]
 

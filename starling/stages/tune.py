@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from starling import (
+    data_files,
     device,
     findings,
     models,
@@ -19,8 +20,7 @@ from starling import (
     trackers,
 )
 from starling.checkpoint import Checkpoint
-from starling.config import Config
-from starling.curriculum import Curriculum
+from starling.curriculum import USED, Curriculum
 from starling.distributed import vllm
 from starling.judges.make import make_judge
 from starling.ledger import Ledger
@@ -29,6 +29,7 @@ from starling.metrics import Recorder
 from starling.models import Model
 from starling.policy import Policy, initial_policy
 from starling.records import Prompt
+from starling.rewards import Rewards
 from starling.store import Run, replace_folder
 from starling.tune_settings import TuneTable, is_online, unread
 
@@ -59,8 +60,10 @@ def run(run: Run) -> dict[str, Any]:
         wanted = cfg.rewards if is_online(cfg.algorithm) else ()
         own = _reward_model(run) if any(one.name == "model" for one in wanted) else None
         reward = rewards.make(wanted, own, judge, cfg.microbatch_tokens)
+        _tell_same_judge(cfg, reward)
         loop = Loop(config, policy, reward, prompts, rankings, watch, recorder, server)
-        _refuse_unfit(config, policy, own, [*prompts, *validation, *tests], loop.curriculum)
+        _refuse_unfit(run, policy, own, [*prompts, *validation, *tests], loop.curriculum)
+        data_files.write_jsonl(run.folder("tune") / USED, loop.curriculum.used())
         progress.console.print(f"tune: {loop.curriculum.plan()}", markup=False)
         if server is not None:
             server.try_out(policy)
@@ -78,11 +81,13 @@ def run(run: Run) -> dict[str, Any]:
 
 
 def _refuse_unfit(
-    config: Config, policy: Policy, reward_model: Model | None, prompts: Sequence[Prompt], curriculum: Curriculum
+    run: Run, policy: Policy, reward_model: Model | None, prompts: Sequence[Prompt], curriculum: Curriculum
 ) -> None:
     """What of `starling doctor` costs next to nothing, mostly on the first part of the ranked answers."""
+    config = run.config
     findings.refuse([findings.of_window(policy, prompts, config)])
     if reward_model is not None:
+        findings.refuse([findings.of_held_out(run.facts("fit").get("held_out"))])
         every = [group for part in curriculum.parts[: curriculum.num_rewarded_parts] for group in part]
         findings.refuse([findings.of_reward_window(reward_model, every, prompts, config)])
     ranked = curriculum.parts[0][:2]
@@ -92,6 +97,14 @@ def _refuse_unfit(
 
 def _reward_model(run: Run) -> Model:
     return models.load_reward_model(str(run.folder("fit") / "model"), device.product_dtype())
+
+
+def _tell_same_judge(cfg: TuneTable, reward: Rewards) -> None:
+    """Say that what the judge rewards is not held against what it likes."""
+    if cfg.parting_looks and len(cfg.rewards) > 1 and is_online(cfg.algorithm) and not reward.differ_from_judge:
+        progress.console.print(
+            "tune: the judge is one of tune.rewards, so looks show no reward and tune.parting_looks never stops tuning"
+        )
 
 
 def _tell_unread(cfg: TuneTable) -> None:
