@@ -54,7 +54,8 @@ def sees(lengths: Lengths, window: int, device: torch.device) -> Sees:
 @lru_cache(maxsize=8)
 def _block_mask(lengths: Lengths, window: int, device: torch.device) -> BlockMask:
     tokens = sum(map(sum, lengths))
-    return create_block_mask(sees(lengths, window, device), None, None, tokens, tokens, device=device)
+    with torch.inference_mode(False):  # a mask that was first made while scoring must serve training too
+        return create_block_mask(sees(lengths, window, device), None, None, tokens, tokens, device=device)
 
 
 @lru_cache(maxsize=8)

@@ -168,9 +168,9 @@ def new_reward_model(name: str, dtype: torch.dtype = torch.float32, seed: int = 
     if tokenizer.num_special_tokens_to_add():
         tokenizer.add_bos_token = tokenizer.add_eos_token = False
     chat.end_on_reward(tokenizer, name)
-    tokenizer.pad_token = _pad_token(tokenizer, name)
-    tokenizer.padding_side = "right"
     network, loaded = _load(AutoModelForSequenceClassification, name, dtype=dtype, num_labels=1, **_WITH_INFO)
+    tokenizer.pad_token = _pad_token(tokenizer, name, network.get_input_embeddings().num_embeddings)
+    tokenizer.padding_side = "right"
     if not hasattr(network, "score"):
         raise ModelError(f"{name}: {type(network).__name__} has no head called `score`; a reward model needs one")
     _require_weights(name, loaded, but="score.weight")  # an LM's or a classifier's head is replaced
@@ -298,6 +298,9 @@ def _also_for_transformers_4(folder: Path) -> None:
     config, tokenizer = folder / "config.json", folder / "tokenizer_config.json"
     told = json.loads(config.read_text())
     rope = dict(told.get("rope_parameters") or {})
+    if "sliding_attention" in rope:  # a base for each kind of layer, as Gemma 3 has them
+        told["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        rope = dict(rope["full_attention"])
     if "rope_theta" in rope:
         of_neox = told.get("model_type") == "gpt_neox"
         told["rotary_emb_base" if of_neox else "rope_theta"] = rope.pop("rope_theta")
@@ -312,11 +315,12 @@ def _also_for_transformers_4(folder: Path) -> None:
     tokenizer.write_text(json.dumps(about, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def _pad_token(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
-    """A token on which no answer ends: the tokenizer's own, or a usual one; its eos only where nothing else is."""
+def _pad_token(tokenizer: PreTrainedTokenizerBase, name: str, size: int) -> str:
+    """A token on which no answer ends, and for which the model has one of `size` embeddings: the tokenizer's own, or a
+    usual one; its eos only where nothing else is."""
     end, vocabulary = chat.last_id(tokenizer), tokenizer.get_vocab()
     own = [str(tokenizer.pad_token)] if tokenizer.pad_token is not None else []
-    usable = [token for token in (*own, *_PAD_CANDIDATES) if vocabulary.get(token, end) != end]
+    usable = [token for token in (*own, *_PAD_CANDIDATES) if end != vocabulary.get(token, end) < size]
     for token in sorted(usable, key=lambda token: token == tokenizer.eos_token):
         return token
     raise ModelError(

@@ -225,14 +225,15 @@ def _beside(entries: Sequence[Any], column: str, key: str, row: Mapping[str, Any
 
 
 def _with(entry: Any, key: str, value: Any) -> Any:
-    if isinstance(entry, str):
+    if entry is None or isinstance(entry, str):
         return {"answer": entry, key: value}
     return {**entry, key: value} if isinstance(entry, Mapping) and entry.get(key) is None else entry
 
 
 def _answer(entry: Any, prompt_id: str, draw: int, where: str) -> Candidate:
     told: Mapping[str, Any] = entry if isinstance(entry, Mapping) else {}
-    if not isinstance(told.get("answer"), str) or not _is_rank(told.get("rank", "none")):
+    text = "" if told.get("answer", "none") is None else told.get("answer")  # null: there is none
+    if not isinstance(text, str) or not _is_rank(told.get("rank", "none")):
         found = f"rank {told['rank']!r}"[:40] if "rank" in told else ", ".join(map(str, told)) or type(entry).__name__
         raise DataError(
             f"{where} needs a text `answer` and a `rank` of 1 or more (1 is best; null is unknown); found: {found}"
@@ -242,7 +243,7 @@ def _answer(entry: Any, prompt_id: str, draw: int, where: str) -> Candidate:
     except (TypeError, ValueError, OverflowError):
         raise DataError(f"{where}: `num_tokens` is {entry['num_tokens']!r}, not a number") from None
     return Candidate(
-        prompt_id=prompt_id, model=str(entry.get("model") or ""), draw=draw, answer=entry["answer"],
+        prompt_id=prompt_id, model=str(entry.get("model") or ""), draw=draw, answer=text,
         finished=is_finished(entry.get("finished"), where), weakened=bool(entry.get("weakened")), num_tokens=num_tokens,
     )  # fmt: skip
 

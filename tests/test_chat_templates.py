@@ -103,7 +103,7 @@ def test_the_reward_models_template_leaves_prompts_and_answers_as_they_are(name:
 @names
 def test_padding_never_ends_a_conversation(name: str) -> None:
     tokenizer = reward_tokenizer(name)
-    pad = models._pad_token(tokenizer, name)
+    pad = models._pad_token(tokenizer, name, len(tokenizer))
     assert pad == FAMILIES[name].pad
     for finished in (True, False):
         _, endings = chat.conversation_ids(tokenizer, QUESTION, [ANSWER, "No."], [finished] * 2)
@@ -146,7 +146,7 @@ def test_openchat_writes_the_ids_of_its_card() -> None:
     shared, (whole, cut) = chat.conversation_ids(tokenizer, hello, ["Hi."] * 2, [True, False])
     assert [*shared, *whole] == [*start, *assistant, 21631, 28747, 15359, 28723, OPENCHAT_END]
     assert [*shared, *cut] == [*start, *assistant, 21631, 28747, 15359, 28723]
-    assert models._pad_token(tokenizer, "openchat") == "<unk>"
+    assert models._pad_token(tokenizer, "openchat", len(tokenizer)) == "<unk>"
 
 
 def test_a_template_that_goes_on_after_the_answer_is_refused() -> None:

@@ -78,6 +78,43 @@ def test_gradient_checkpointing_gives_the_same_gradient_bit_for_bit(tiny_model: 
     assert all(torch.equal(checkpointed[name], grad) for name, grad in plain.items())
 
 
+@pytest.mark.parametrize(("on", "runs"), [(False, [1, 1, 1, 1]), (True, [1, 1, 2, 2])])
+def test_with_gradient_checkpointing_trained_blocks_run_twice_and_frozen_ones_once(
+    tiny_model: Path, on: bool, runs: list[int]
+) -> None:
+    cfg = FitTable(layers=2, gradient_checkpointing=on)
+    model = models.new_reward_model(str(tiny_model))
+    weights = Trainable(model.network, cfg, 1).weights
+    examples, _ = examples_of(model, rankings(3))
+    counts = [0] * 4
+    needs_gradient = []
+    for number, block in enumerate(model.network.model.layers):
+
+        def count(_module: Any, inputs: Any, number: int = number) -> None:
+            counts[number] += 1
+            if number < 2:
+                needs_gradient.append(inputs[0].requires_grad)
+
+        block.mlp.register_forward_pre_hook(count)
+    with fit._ready(cfg, model.network):
+        optimiser = torch.optim.SGD(weights.values(), lr=0.0)
+        fit._step(cfg, Objective(cfg, model.network, examples, 1), model.network, optimiser, examples)
+    assert counts == runs
+    assert needs_gradient == [False, False]
+
+
+def test_steps_that_the_length_terms_do_not_see_whole_are_told(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, size in (("whole", 100_000), ("parted", 64)):
+        recorder = Recorder(tmp_path / f"{name}.jsonl", "fit")
+        run_fit(tiny_model, tmp_path / name, recorder, length_head=1.0, microbatch_tokens=size)
+    told = [line for line in " ".join(capsys.readouterr().out.split()).split("fit: ") if "fit.length_head sees" in line]
+    assert len(told) == 1
+    assert told[0].startswith("6 of 8 steps take several microbatches")
+    assert "raise fit.microbatch_tokens (64) to 89" in told[0]
+
+
 def test_weights_and_gradients_are_float32_whatever_products_are(products: torch.dtype, reward_model: Model) -> None:
     dtypes = set()
     layer = reward_model.network.model.layers[0].mlp.up_proj

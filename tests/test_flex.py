@@ -37,3 +37,10 @@ def test_the_mask_is_made_once_for_all_layers() -> None:
     lengths = pack(DOCUMENTED).lengths
     assert flex._block_mask(lengths, 0, CPU) is flex._block_mask(pack(DOCUMENTED).lengths, 0, CPU)
     assert flex._block_mask(lengths, 0, CPU) is not flex._block_mask(lengths, 3, CPU)
+
+
+def test_a_mask_that_was_made_while_scoring_serves_training_too() -> None:
+    flex._block_mask.cache_clear()
+    with torch.inference_mode():
+        mask = flex._block_mask(pack(DOCUMENTED).lengths, 0, CPU)
+    assert not mask.kv_indices.is_inference()

@@ -14,6 +14,7 @@ from transformers import (
     AutoTokenizer,
     CohereConfig,
     Gemma2Config,
+    Gemma3TextConfig,
     GPTNeoXConfig,
     GraniteConfig,
     HyperCLOVAXConfig,
@@ -239,6 +240,33 @@ def test_the_part_of_a_head_that_turns_is_said_under_its_old_name(
     assert [told[name] for name in names] == [500.0, 0.4]
     assert "rope_scaling" not in told
     assert type(config).from_pretrained(tmp_path).rope_parameters == config.rope_parameters
+
+
+def test_a_base_for_each_kind_of_layer_is_said_under_its_old_names(tmp_path: Path) -> None:
+    linear = {"rope_type": "linear", "factor": 8.0, "rope_theta": 1_000_000.0}
+    rope = {"full_attention": linear, "sliding_attention": {"rope_type": "default", "rope_theta": 500.0}}
+    config = Gemma3TextConfig(rope_parameters=rope)
+    config.dtype = "float32"
+    config.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    models._also_for_transformers_4(tmp_path)
+    told = json.loads((tmp_path / "config.json").read_text())
+    assert (told["rope_theta"], told["rope_local_base_freq"]) == (1_000_000.0, 500.0)
+    assert told["rope_scaling"] == {"rope_type": "linear", "factor": 8.0}
+    assert Gemma3TextConfig.from_pretrained(tmp_path).rope_parameters == config.rope_parameters
+
+
+def test_a_padding_token_has_an_embedding(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
+    size = json.loads((tmp_path / "base" / "config.json").read_text())["vocab_size"]
+    tokenizer.add_tokens([f"<{number}>" for number in range(size - len(tokenizer))])
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert tokenizer.pad_token_id == size  # and nobody made the model larger
+    tokenizer.save_pretrained(tmp_path / "base")
+    models.save(models.new_reward_model(str(tmp_path / "base")), tmp_path / "saved")
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved")
+    assert again.config.pad_token_id < size
 
 
 def test_scaled_positions_are_the_same_for_everybody(tiny_model: Path, tmp_path: Path) -> None:

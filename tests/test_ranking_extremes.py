@@ -1,12 +1,16 @@
 """Likelihood of a ranking where floats come to their limits."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from tolerances import EXACT
 
-from starling.losses.ranking import plackett_luce_nll
+from starling.losses import pairs
+from starling.losses.ranking import plackett_luce_curvature, plackett_luce_nll
+
+PAIRS = (pairs.all_pairs, pairs.adjacent_pairs, pairs.best_against_rest, pairs.sampled_pair)
 
 
 @pytest.mark.parametrize("ranks", [(1, 2, 3), (3, 2, 1), (1, 1, 3), (1, 0, 0), (1, 1, 1)], ids=str)
@@ -64,3 +68,25 @@ def test_whatever_stands_behind_the_mask_leaves_no_trace(filler: float) -> None:
     assert value.item() == pytest.approx(math.log1p(math.exp(-1)), abs=EXACT)
     assert reward.grad[0, 1].item() == 0
     assert reward.grad[0, 0].item() == pytest.approx(-1 / (1 + math.e), abs=EXACT)
+
+
+@pytest.mark.parametrize("nll", [plackett_luce_nll, *PAIRS], ids=lambda nll: nll.__name__)
+def test_autocast_rounds_no_loss_and_no_gradient(nll: Callable[..., torch.Tensor]) -> None:
+    ranks, found = torch.tensor([[2, 1, 3], [1, 3, 2]]), []
+    drawn = {"draw_B": torch.tensor([0.1, 0.7])} if nll is pairs.sampled_pair else {}
+    for enabled in (False, True):
+        reward = torch.tensor([[1e4, 9999.123, -1e4], [0.123456, 0.1234, 3.0]], requires_grad=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            value = nll(reward, ranks, torch.ones(2, 3, dtype=torch.bool), **drawn)
+            value.sum().backward()
+        found.append((value.detach(), reward.grad))
+    assert torch.isfinite(found[0][0]).all()
+    assert all(torch.equal(*both) for both in zip(*found, strict=True))
+
+
+def test_autocast_rounds_no_curvature() -> None:
+    reward = torch.tensor([[1.0, 0.123, -2.0], [1e4, 0.0, -1e4]])
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = plackett_luce_curvature(reward)
+    assert torch.equal(rounded, plackett_luce_curvature(reward))
+    assert torch.isfinite(rounded).all()

@@ -9,7 +9,7 @@ import pytest
 from datasets import load_dataset
 from small_road import write_lines
 
-from starling import data_files, sources, tables
+from starling import data_files, sources, tables, unusable
 from starling.config import Source
 from starling.errors import DataError
 from starling.forms import Found
@@ -257,7 +257,7 @@ def test_a_place_that_is_not_known_is_written_as_null_and_last_and_comes_back(tm
         ({"prompt": "hi", "answers": [{"answer": "a"}, {"answer": "b", "rank": 1}]}, "answer 0 needs.*found: answer"),
         ({"prompt": "hi", "answers": [{"answer": "a", "rank": True}]}, "answer 0 needs"),
         ({"prompt": "hi", "answers": [{"answer": "a", "rank": math.nan}]}, "answer 0 needs"),
-        ({"prompt": "hi", "answers": [{"answer": "a", "rank": 1}, {"answer": None, "rank": 2}]}, "answer 1 needs"),
+        ({"prompt": "hi", "answers": [{"answer": "a", "rank": 1}, {"answer": 5, "rank": 2}]}, "answer 1 needs"),
         ({"prompt": "hi", "chosen": "a", "rejected": [{"role": "assistant", "content": "b"}]}, "both be texts or both"),
         ({"prompt": "hi", "chosen": [], "rejected": []}, "both be texts or both"),
         ({"prompt": "", "chosen": "a", "rejected": "b"}, "message is empty"),
@@ -377,3 +377,11 @@ def test_a_rankings_calls_come_back_and_a_table_without_that_column_has_none(tmp
         tables.ranking_from_row(data_files.read_rows(tmp_path / f"{age}.parquet")[0], age) for age in ("new", "old")
     ]
     assert [list(one.calls) for one in found] == [["ab", "cd"], []]
+
+
+def test_an_answer_that_is_null_is_none_and_the_others_stay() -> None:
+    for answers in (["a", None, "b"], [{"answer": text} for text in ("a", None, "b")]):
+        found = tables.ranking_from_row({"prompt": "hi", "answers": answers, "ranks": [1, None, 2]}, "here")
+        kept, notes = unusable.cleaned(found)
+        assert [answer.answer for answer in kept.answers] == ["a", "b"]
+        assert [note["reason"] for note in notes] == ["empty"]

@@ -38,7 +38,10 @@ def plackett_luce_curvature(reward_BK: Tensor, rank_BK: Tensor | None = None, ma
     """
     place_BK, mask_BK = places(reward_BK, rank_BK, mask_BK)
     probability_BKK = _field(reward_BK, place_BK, mask_BK, 0.0).softmax(-1)
-    return torch.diag_embed(probability_BKK.sum(1)) - probability_BKK.mT @ probability_BKK
+    products_BKK = (probability_BKK[..., :, None] * probability_BKK[..., None, :]).sum(
+        1
+    )  # no `@`: autocast would round
+    return torch.diag_embed(probability_BKK.sum(1)) - products_BKK
 
 
 def centring_penalty(reward_BK: Tensor, mask_BK: Tensor) -> Tensor:

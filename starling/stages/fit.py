@@ -101,6 +101,7 @@ def fit(
     plan = plan_steps(cfg, examples, seed)
     if not plan:
         raise StopStage(f"fit: fit.token_budget = {cfg.token_budget:,} does not cover one step; raise it")
+    _tell_parted(cfg, examples, plan)
     network: Any = model.network
     began_with = began.began_with(cfg, seed, network, examples, tests)
     checkpoint = Checkpoint(folder / "checkpoint.pt", cfg.checkpoint_seconds, began_with)
@@ -186,6 +187,17 @@ def plan_steps(cfg: FitTable, examples: Sequence[Example], seed: int) -> list[li
     return plan
 
 
+def _tell_parted(cfg: FitTable, examples: Sequence[Example], plan: Sequence[Sequence[int]]) -> None:
+    """Say how many steps the length terms do not see whole."""
+    sizes = [[examples[index].size for index in step] for step in plan]
+    parted = sum(len(balance.microbatches(step, cfg.microbatch_tokens)) > 1 for step in sizes)
+    if cfg.length_head and parted:
+        progress.console.print(
+            f"fit: {parted} of {len(plan)} steps take several microbatches, and fit.length_head sees length within each "
+            f"alone; raise fit.microbatch_tokens ({cfg.microbatch_tokens:,}) to {max(map(sum, sizes)):,}"
+        )
+
+
 def _ended_by(cfg: FitTable, rankings: int, planned: int, steps: int) -> str:
     """The setting that ended training before all epochs were through; empty where none did."""
     if steps < planned:
@@ -243,6 +255,7 @@ def _ready(cfg: FitTable, network: Any) -> Iterator[None]:
     network.train()
     if cfg.gradient_checkpointing:
         network.activation_checkpointing_enable()
+        network.disable_input_require_grads()  # else frozen blocks below would run and keep for the way back as well
     yield
     if cfg.gradient_checkpointing:
         network.activation_checkpointing_disable()
