@@ -7,17 +7,12 @@ from typing import Any
 import pytest
 import torch
 from tolerances import CLOSE
+from trl_batch import OURS, TRL, B, Batch, T, batch, told
 
 from starling.losses import masked
-from starling.losses.dpo import dpo_loss
-from starling.losses.grpo import grpo_loss
-from starling.losses.ipo import ipo_loss
-from starling.losses.ppo import clipped_policy_loss
-from starling.losses.rloo import rloo_loss
+from starling.losses.masked import Loss
 
 trl = pytest.importorskip("trl", reason="TRL is not installed")
-
-B, T = 6, 5
 
 
 class OneProcess:
@@ -54,28 +49,27 @@ def bare(trainer: type, **settings: Any) -> Any:
     return Bare()
 
 
-def random_batch() -> tuple[torch.Tensor, ...]:
-    old, noise = torch.randn(2, B, T)
-    mask = torch.arange(T) < torch.tensor([5, 1, 3, 2, 4, 5])[:, None]
-    return (old + 0.3 * noise).requires_grad_(), old, torch.randn(B), mask
-
-
 def inputs_of(advantage: torch.Tensor, mask: torch.Tensor, **more: torch.Tensor) -> dict[str, torch.Tensor]:
     ids = torch.zeros(B, T, dtype=torch.long)
     prompt = {"prompt_ids": ids, "prompt_mask": torch.ones_like(ids)}
     return prompt | {"completion_ids": ids, "completion_mask": mask.long(), "advantages": advantage} | more
 
 
-def agree(found: torch.Tensor, expected: torch.Tensor, logprob: torch.Tensor) -> None:
-    assert found.item() == pytest.approx(expected.item(), abs=CLOSE)
-    gradients = [torch.autograd.grad(value, logprob, retain_graph=True)[0] for value in (found, expected)]
+def agree(name: str, expected: torch.Tensor, found: Batch) -> Loss:
+    """TRL gives what is written down of it, and ours is the same, with its gradient; returns ours."""
+    assert told(expected, found) == pytest.approx(TRL[name], abs=CLOSE)
+    loss = OURS[name](found)
+    assert loss.value.item() == pytest.approx(expected.item(), abs=CLOSE)
+    gradients = [torch.autograd.grad(value, found.logprob_BT, retain_graph=True)[0] for value in (loss.value, expected)]
     assert gradients[1].abs().max().item() > 0
     assert torch.allclose(*gradients, atol=CLOSE, rtol=0)
+    return loss
 
 
 @pytest.mark.parametrize("normaliser", ["grpo", "dr_grpo", "dapo"])
 def test_grpo_is_trls(normaliser: str) -> None:
-    logprob, old, advantage, mask = random_batch()
+    found = batch()
+    logprob, old, advantage, mask = found
     trainer = bare(
         trl.GRPOTrainer,
         logprob=logprob,
@@ -95,32 +89,31 @@ def test_grpo_is_trls(normaliser: str) -> None:
     )
     counted = {"old_per_token_logps": old, "num_items_in_batch": mask.sum()}
     expected = trainer._compute_loss(trainer.model, inputs_of(advantage, mask, **counted))
-    advantage_BT = advantage[:, None].expand(B, T)
-    found = grpo_loss(logprob, old, advantage_BT, mask, clip_low=0.2, clip_high=0.28, normaliser=normaliser)
-    agree(found.value, expected, logprob)
+    ours = agree(normaliser, expected, found)
     share = trainer._metrics["train"]["clip_ratio/region_mean"][0]
-    assert found.metrics["clip_fraction"].item() == pytest.approx(share, abs=CLOSE)
+    assert ours.metrics["clip_fraction"].item() == pytest.approx(share, abs=CLOSE)
     assert share > 0
     if normaliser == "dapo":
         trainer.epsilon_high = 0.2
         expected = trainer._compute_loss(trainer.model, inputs_of(advantage, mask, **counted))
-        agree(clipped_policy_loss(logprob, old, advantage_BT, mask, clip=0.2).value, expected, logprob)
+        agree("dapo, clipped alike", expected, found)
 
 
 def test_rloo_is_trls() -> None:
-    logprob, old, advantage, mask = random_batch()
+    found = batch()
+    logprob, old, advantage, mask = found
     trainer = bare(trl.RLOOTrainer, logprob=logprob, epsilon_low=0.2, epsilon_high=0.2)
     inputs = inputs_of(advantage, mask, old_logps=masked.sums(old, mask))
     expected = trainer._compute_loss(trainer.model, inputs)
-    found = rloo_loss(logprob, old, advantage, mask, clip=0.2)
-    agree(found.value, expected, logprob)
+    ours = agree("rloo", expected, found)
     share = trainer._metrics["train"]["clip_ratio/region_mean"][0]
-    assert found.metrics["clip_fraction"].item() == pytest.approx(share, abs=CLOSE)
+    assert ours.metrics["clip_fraction"].item() == pytest.approx(share, abs=CLOSE)
 
 
 @pytest.mark.parametrize("kind", ["sigmoid", "ipo"])
 def test_dpo_and_ipo_are_trls(kind: str) -> None:
-    logprob, ref, _, mask = random_batch()  # three better answers, then the three worse
+    found = batch()
+    logprob, ref, _, mask = found  # three better answers, then the three worse
     mask_BL = torch.cat([torch.zeros(B, 1, dtype=torch.bool), mask], 1)  # a prompt of one token before the answers
     zeros, logprob_BT, ref_BT = torch.zeros(B, T), logprob * mask, ref * mask
 
@@ -147,12 +140,7 @@ def test_dpo_and_ipo_are_trls(kind: str) -> None:
     }
     trainer.model = Outputs(logprob_BT)
     expected = trainer._compute_loss(trainer.model, inputs, return_outputs=False)
-    new, old = (masked.sums(part, mask).view(2, B // 2).T for part in (logprob, ref))  # (3, better and worse)
-    if kind == "ipo":
-        length = mask.sum(1).view(2, B // 2).T
-        agree(ipo_loss(new / length, old / length, tau=0.3).value, expected, logprob)
-        return
-    found = dpo_loss(new, old, beta=0.3)
-    agree(found.value, expected, logprob)
-    for ours, theirs in (("accuracy", "rewards/accuracies"), ("margin", "rewards/margins")):
-        assert found.metrics[ours].item() == pytest.approx(trainer._metrics["train"][theirs][0], abs=CLOSE)
+    ours = agree("ipo" if kind == "ipo" else "dpo", expected, found)
+    for name, theirs in (("accuracy", "rewards/accuracies"), ("margin", "rewards/margins")):
+        if kind != "ipo":
+            assert ours.metrics[name].item() == pytest.approx(trainer._metrics["train"][theirs][0], abs=CLOSE)
