@@ -175,7 +175,7 @@ def _member_row(said: Mapping[str, Any], best_first: Sequence[int]) -> dict[str,
 def ranking_from_row(row: Mapping[str, Any], where: str) -> Ranking:
     """A ranking from a row in Nectar's form, with `answers` and `ranks` in two lists, or of `chosen` and `rejected`.
 
-    A list `finished` beside the answers says of each whether it came to its end.
+    A list `finished` beside the answers says of each whether it came to its end, a single value says it of all.
     """
     entries: list[Any]
     if _is_pair(row):
@@ -192,7 +192,9 @@ def ranking_from_row(row: Mapping[str, Any], where: str) -> Ranking:
             f"found: {', '.join(sorted(row))}"
         )
     turns.check_messages(messages, where)
-    entries = _beside(entries, "finished", "finished", row, where)
+    finished = row.get("finished")
+    told = row | {"finished": [finished] * len(entries)} if isinstance(finished, bool) else row  # of all answers
+    entries = _beside(entries, "finished", "finished", told, where)
     prompt_id = str(row.get("prompt_id") or where)
     answers = [_answer(entry, prompt_id, draw, f"{where}: answer {draw}") for draw, entry in enumerate(entries)]
     ranks = [entry["rank"] for entry in entries]

@@ -122,7 +122,8 @@ class TuneTable(Table):
     value_clip: float = Field(0.2, ge=0)
     """How far a value may move in one step before it teaches no further (ppo, apa at the sampling policy); 0 = off."""
     value_gate: float = Field(1.0, ge=0)
-    """Value loss above which an update trains the critic alone (apa at the sampling policy); 0 = off."""
+    """Value loss above which an update trains the critic alone (apa at the sampling policy): advantages from a critic
+    that does not know the rewards yet would move the policy at random; 0 = off."""
     learning_rate: float = Field(3e-4, gt=0)
     """AdamW's rate for the policy at the start; falls linearly to 0."""
     value_learning_rate: float = Field(1e-4, gt=0)
@@ -131,7 +132,8 @@ class TuneTable(Table):
     """Ranked prompts whose answers fix the reward's scale and teach the critic before the policy moves; what the
     frozen layers make of them stays in memory for as long as ranked answers are learnt from."""
     critic_epochs: int = Field(4, ge=0)
-    """Passes of the critic alone over those answers, before the policy moves; 0 = none."""
+    """Passes of the critic alone over those answers, before the policy moves, so that its first advantages are not
+    those of a critic that knows nothing; 0 = none."""
     critic_learning_rate: float = Field(1e-3, gt=0)
     """AdamW's rate for the critic in those passes."""
     critic_weight_decay: float = Field(0.1, ge=0)
@@ -147,14 +149,15 @@ class TuneTable(Table):
     """GAE's lambda."""
     reward_scaling: Literal["fixed", "running"] = "fixed"
     """What rewards are scaled by: mean and standard deviation of the ranked answers' rewards, or of these and all
-    rollouts' so far."""
+    rollouts' so far, which keeps their size the same while the policy gets better."""
     reward_shift: float = Field(0.0)
     """Added to the advantage of the token that ends an answer, where the cap did not; slightly positive holds length
     down."""
     missing_eos_penalty: float = Field(0.0, ge=0)
-    """Subtracted from the scaled reward of an answer that the token cap cut."""
+    """Subtracted from the scaled reward of an answer that the token cap cut: a reward model has hardly seen such, and
+    may like them."""
     reward_clip: float = Field(5.0, gt=0)
-    """Scaled rewards beyond +-this are clipped."""
+    """Scaled rewards beyond +-this are clipped, so that single answers do not decide a step."""
     kl_limit: float = Field(25.0, gt=0)
     """Mean sequence KL to the initial policy, in nats, at which tuning stops."""
     logprob_gap_limit: float = Field(0.1, gt=0)

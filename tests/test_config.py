@@ -35,6 +35,12 @@ def test_among_files_a_recipe_is_told_by_its_name(tmp_path: Path, monkeypatch: p
     assert not config.is_recipe("starling-7b")
 
 
+def test_the_recipe_of_the_authors_has_what_they_published_for_the_reward_model() -> None:
+    table = config.load(config.find_recipe("starling-7b")).fit
+    assert (table.learning_rate, table.warmup, table.schedule, table.epochs) == (1e-5, 0.05, "constant", 1)
+    assert (table.prompts_per_step, table.max_tokens, table.too_long) == (160, 2000, "left_prompt")
+
+
 def test_every_recipe_that_ships_is_valid() -> None:
     for path in config.find_recipe(config.DEFAULT_RECIPE).parent.glob("*.toml"):
         loaded = config.load(path)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from tolerances import EXACT
 
-from starling.benches import reward_bench
+from starling.benches import reward_bench, reward_bench_2
 from starling.errors import DataError
 
 
@@ -89,3 +89,8 @@ def test_prompts_may_be_messages_and_scores_stand_under_either_name() -> None:
 def test_a_row_without_subset_is_refused() -> None:
     with pytest.raises(DataError, match="x:1: needs prompt, chosen, rejected, subset; missing: subset"):
         reward_bench.read({"prompt": "a", "chosen": "b", "rejected": "c"}, "x:1")
+
+
+def test_both_are_read_from_the_hub_by_their_official_names() -> None:
+    found = [(one.BENCH.data, one.BENCH.part) for one in (reward_bench, reward_bench_2)]
+    assert found == [("allenai/reward-bench", "filtered"), ("allenai/reward-bench-2", "test")]

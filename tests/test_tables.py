@@ -385,3 +385,10 @@ def test_an_answer_that_is_null_is_none_and_the_others_stay() -> None:
         kept, notes = unusable.cleaned(found)
         assert [answer.answer for answer in kept.answers] == ["a", "b"]
         assert [note["reason"] for note in notes] == ["empty"]
+
+
+def test_one_value_says_of_all_answers_whether_they_were_finished() -> None:
+    for row in ({"answers": ["a", "b"], "ranks": [1, 2]}, {"chosen": "a", "rejected": "b"}):
+        for finished in (True, False):
+            found = tables.ranking_from_row({"prompt": "hi", "finished": finished} | row, "here")
+            assert [answer.finished for answer in found.answers] == [finished] * 2
