@@ -193,8 +193,8 @@ def _tell_parted(cfg: FitTable, examples: Sequence[Example], plan: Sequence[Sequ
     parted = sum(len(balance.microbatches(step, cfg.microbatch_tokens)) > 1 for step in sizes)
     if cfg.length_head and parted:
         progress.console.print(
-            f"fit: {parted} of {len(plan)} steps take several microbatches, and fit.length_head sees length in each one "
-            f"alone; raise fit.microbatch_tokens ({cfg.microbatch_tokens:,}) to {max(map(sum, sizes)):,}"
+            f"fit: {parted} of {len(plan)} steps take several microbatches, and fit.length_head sees length in each "
+            f"one alone; raise fit.microbatch_tokens ({cfg.microbatch_tokens:,}) to {max(map(sum, sizes)):,}"
         )
 
 
