@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 import torch
 import vllm_process
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    Gemma2Config,
+    Gemma3TextConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+    pipeline,
+)
 
 import starling
 from starling import models
@@ -70,6 +80,39 @@ def ours(folder: Path) -> list[float]:
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("batch", [1, 32])
 def test_transformers_gives_the_same_rewards(folder: Path, ours: list[float], side: str, batch: int) -> None:
+    assert by_transformers(folder, side, batch) == pytest.approx(ours, abs=SAME)
+
+
+FAMILIES = {
+    "mistral, a short window": (MistralConfig, {"sliding_window": 12}),
+    "qwen 2": (Qwen2Config, {}),
+    "qwen 3": (Qwen3Config, {"head_dim": 8}),
+    "gemma 2, windows and caps": (Gemma2Config, {"head_dim": 8, "sliding_window": 12, "query_pre_attn_scalar": 8}),
+    "gemma 3, windows": (Gemma3TextConfig, {"head_dim": 8, "sliding_window": 12, "query_pre_attn_scalar": 8}),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_every_family_gives_the_same_rewards(family: str, side: str, tiny_model: Path, tmp_path: Path) -> None:
+    kind, settings = FAMILIES[family]
+    config = kind(
+        vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.2, bos_token_id=1, eos_token_id=2,
+        pad_token_id=2, **settings,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        network = AutoModelForCausalLM.from_config(config)
+    models.save(models.Model(network, AutoTokenizer.from_pretrained(tiny_model)), tmp_path / "base")
+    folder = new_reward_model(tmp_path / "base", tmp_path / "reward")
+    rows = starling.load_reward_model(str(folder)).score(PROMPTS, [[text] for text in ANSWERS])
+    ours = [row[0] for row in rows]
+    assert torch.tensor(ours).std() > 0.5
+    assert by_transformers(folder, side, 32) == pytest.approx(ours, abs=SAME)
+
+
+def by_transformers(folder: Path, side: str, batch: int) -> list[float]:
     network = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side=side)
     found = []
@@ -80,7 +123,7 @@ def test_transformers_gives_the_same_rewards(folder: Path, ours: list[float], si
         assert batch == 1 or (inputs["attention_mask"] == 0).any()
         with torch.no_grad():
             found += network(**inputs).logits[:, 0].tolist()
-    assert found == pytest.approx(ours, abs=SAME)
+    return found
 
 
 def test_it_pads_on_the_right_unless_told(folder: Path) -> None:

@@ -103,6 +103,18 @@ def test_the_tuned_policy_goes_a_second_round(fitted: tuple[Path, Path], tmp_pat
     assert moved == {name for name in once if stages["tune"]["facts"]["kept_step"] and name.startswith(trained)}
 
 
+def test_the_tuned_policy_is_the_same_model_for_llama_cpp(fitted: tuple[Path, Path], tmp_path: Path) -> None:
+    root, file = tmp_path / "run", tmp_path / "out" / "policy.gguf"
+    changes = ("tune.steps=1", "tune.validation_draws=1", "tune.instruction_drop=1", "tune.length_rise=1e9")
+    assert tune(fitted, root, *changes) == 0
+    assert cli.main(["export", str(root), "--gguf", "--dtype", "f32", "--out", str(file)]) == 0
+    tuned = AutoModelForCausalLM.from_pretrained(root / "tune" / "policy", dtype=torch.float32).eval()
+    back = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).eval()
+    ids = torch.randint(3, 300, (2, 40))
+    with torch.no_grad():
+        torch.testing.assert_close(back(ids).logits, tuned(ids).logits, rtol=0, atol=1e-4)
+
+
 def test_a_setting_in_vain_is_told(
     fitted: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
