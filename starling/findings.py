@@ -39,11 +39,17 @@ class Finding:
         return asdict(self)
 
 
+def warn(finding: Finding) -> None:
+    """Print what is not as it should be, with what to fix."""
+    if finding.state != "ok":
+        progress.console.print(f"tune: {finding.text}; {finding.fix}", markup=False)
+
+
 def refuse(findings: Sequence[Finding]) -> None:
     """Stop where a finding says so, with all of them in one line; print what it warns of."""
     for finding in findings:
         if finding.state == "warn":
-            progress.console.print(f"tune: {finding.text}; {finding.fix}", markup=False)
+            warn(finding)
     if stops := [f"{finding.text}; {finding.fix}" for finding in findings if finding.state == "stop"]:
         raise StarlingError(f"tune: {'. '.join(stops)}")
 
@@ -242,14 +248,14 @@ def of_held_out(held_out: Mapping[str, Any] | None) -> Finding:
     fix = "rank more prompts, fit longer, or read the audit of the judge (`starling audit`)"
     scores = {score["name"]: score for score in (held_out or {}).get("scores", [])}
     if not scores or not scores["pair_accuracy"]["n"]:
-        return Finding(name=name, state="warn", text="it was tested on no held-out rankings", fix=fix)
+        return Finding(name=name, state="warn", text="the reward model was tested on no held-out rankings", fix=fix)
     found, length = scores["pair_accuracy"], scores["pair_accuracy_length_only"]["value"]
     state: State = "stop" if found["high"] < 0.5 else "warn" if found["low"] <= max(0.5, length) else "ok"
     return Finding(
         name=name,
         state=state,
-        text=f"{found['value']:.1%} of {found['n']} held-out pairs as the judge has them ({found['low']:.1%} to "
-        f"{found['high']:.1%}); the longer answer {length:.1%}",
+        text=f"the reward model has {found['value']:.1%} of {found['n']} held-out pairs as the judge does "
+        f"({found['low']:.1%} to {found['high']:.1%}), length alone {length:.1%}",
         fix=fix,
         figures=dict(found) | {"length_only": length},
     )

@@ -51,7 +51,7 @@ def plan(config: Config) -> list[str]:
         f"{_at_most(fit.token_budget)}",
         f"tune: {_tuning(as_read(config.tune))}",
         f"  kept: the step whose answers to {prompts.validation} validation prompts the judge likes best, "
-        f"looked at {_when(config.tune.validate_every)}",
+        f"in a look {_when(config.tune.validate_every)}",
         f"evaluate: {prompts.test} test prompts x 2 models x {_count(config.evaluate.draws, 'answer')}; "
         f"judge: {_judge(config, config.evaluate, 2)}; "
         f"with validation {_at_most(config.evaluate.token_budget)}",

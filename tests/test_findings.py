@@ -178,6 +178,16 @@ def test_what_a_reward_model_cannot_read_whole_is_named_before_anything_is_learn
     assert findings.of_reward_window(reward_model, [], [asked], settings).text.endswith("1 do not fit, first of asked")
 
 
+@pytest.mark.parametrize(
+    ("state", "told"), [("ok", ""), ("warn", "tune: it is odd; look\n"), ("stop", "tune: it is odd; look\n")]
+)
+def test_what_is_only_warned_of_never_stops(
+    state: findings.State, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    findings.warn(Finding(name="a", state=state, text="it is odd", fix="look"))
+    assert capsys.readouterr().out == told
+
+
 def test_stops_are_one_error_and_warnings_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     warn = Finding(name="a", state="warn", text="this is [odd]", fix="look")
     findings.refuse([warn, Finding(name="b", state="ok", text="fine")])

@@ -87,7 +87,7 @@ def _refuse_unfit(
     config = run.config
     findings.refuse([findings.of_window(policy, prompts, config)])
     if reward_model is not None:
-        findings.refuse([findings.of_held_out(run.facts("fit").get("held_out"))])
+        findings.warn(findings.of_held_out(run.facts("fit").get("held_out")))
         every = [group for part in curriculum.parts[: curriculum.num_rewarded_parts] for group in part]
         findings.refuse([findings.of_reward_window(reward_model, every, prompts, config)])
     ranked = curriculum.parts[0][:2]
