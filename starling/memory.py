@@ -67,6 +67,8 @@ def of_tune(
     fresh = cfg.rollouts_per_prompt * cfg.max_new_tokens + PROMPT_TOKENS if cfg.steps else 0
     microbatch = max(cfg.microbatch_tokens, fresh, most if cfg.ranked_prompts else 0)
     a_step = cfg.prompts_per_step * max(fresh, round(mean) if cfg.ranked_prompts else 0)
+    keeps_states = cfg.steps and cfg.layers and not (cfg.overlap or cfg.sampler)  # of each answer with its prompt
+    sampled = cfg.prompts_per_step * cfg.rollouts_per_prompt * (PROMPT_TOKENS + cfg.max_new_tokens) * bool(keeps_states)
     answer_tokens = max(cfg.max_new_tokens if algorithm.online else 0, config.evaluate.answer_tokens)
     size = device.product_dtype().itemsize
     copies = 2 if size == 2 and cfg.lora_rank else 0
@@ -82,6 +84,7 @@ def of_tune(
         "logits": (ROWS * (4 + size) if has_linear_logits(model) else 4 * microbatch) * network.vocab_size,
         "features of the warm-up": warm_up * (size + 4) * hidden,
         "features of a step": a_step * (size + 4) * hidden,
+        "trunk states from sampling": sampled * size * hidden,
         "keys and values while sampling": cached * network.num_hidden_layers * keys * 2 * size,
     }
 

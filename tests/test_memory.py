@@ -40,7 +40,7 @@ def test_what_cannot_be_trained_is_told_and_not_counted(tiny_model: Path, tmp_pa
 def test_what_is_not_needed_takes_nothing(tiny_model: Path, tmp_path: Path) -> None:
     network = models.load_config(str(tiny_model))
     parts = memory.of_tune(config.load(recipe(tmp_path, tiny_model, tune__algorithm="dpo")), network)
-    assert (parts["critic"], parts["reward model"]) == (0, 0)
+    assert (parts["critic"], parts["reward model"], parts["trunk states from sampling"]) == (0, 0, 0)
     # of 4 ranked prompts with 3 answers of at most 16 tokens a state of the trunk is kept, and one in float32
     bytes_a_token = (device.product_dtype().itemsize + 4) * network.hidden_size
     assert parts["features of the warm-up"] == 4 * (memory.PROMPT_TOKENS + 3 * 16) * bytes_a_token
@@ -48,6 +48,8 @@ def test_what_is_not_needed_takes_nothing(tiny_model: Path, tmp_path: Path) -> N
     assert fresh["features of the warm-up"] == 0
     # a step's 4 prompts with 2 answers of at most 8 tokens
     assert fresh["features of a step"] == 4 * (memory.PROMPT_TOKENS + 2 * 8) * bytes_a_token
+    # each of 8 answers has its prompt's states too
+    assert fresh["trunk states from sampling"] == 8 * (memory.PROMPT_TOKENS + 8) * device.product_dtype().itemsize * 32
     assert fresh["logits"] == ROWS * (4 + device.product_dtype().itemsize) * network.vocab_size
 
 
