@@ -154,7 +154,7 @@ class Client:
                 return self._ledger.get(key) or outcome
             if outcome.fatal:
                 raise CallError(f"{self.name}: {outcome.reason}")
-            jitter = random.uniform(0.5, 1.0) * longest
+            jitter = random.SystemRandom().uniform(0.5, 1.0) * longest  # runs of one seed must not wait alike
             wait = outcome.wait_seconds + min(jitter, 1.0) if outcome.wait_seconds else jitter
             if outcome.throttled:
                 self._gate.throttle(wait)
