@@ -130,7 +130,7 @@ def test_rankings_whose_first_answer_is_left_out_have_no_best_one(policy: Model,
     assert [group.has_first for group in groups] == [False, True, True]
     assert [group.best.texts for group in with_first(groups)] == [("rain",), ("rain", "wet")]
     said = " ".join(capsys.readouterr().out.split())
-    assert "1 of 3 rankings are not learnt from: the answer ranked first is empty or too long" in said
+    assert "1 of 3 rankings are not learnt from: the answer ranked first is empty, too long, or has a token in" in said
 
 
 def test_an_answer_past_the_reward_models_window_is_refused(reward_model: Model) -> None:
