@@ -40,9 +40,10 @@ class Rate:
             self._seen[-1] = at, done + count
         else:
             self._seen.append((now, done + count))
-        while self._seen[1][0] <= now - _WINDOW_SECONDS:
+        done += count
+        while self._seen[1][0] <= now - _WINDOW_SECONDS and self._seen[1][1] < done:
             self._seen.popleft()
-        (since, before), (_, done) = self._seen[0], self._seen[-1]
+        since, before = self._seen[0]
         return (done - before) / (now - since) if done > before and now > since else None
 
 

@@ -40,6 +40,14 @@ def test_the_rate_is_that_of_the_last_two_minutes_and_of_slow_work_since_the_adv
     assert rate.after(1, 1761.5) == pytest.approx(1 / 600)
 
 
+def test_a_note_after_a_long_time_does_not_make_work_begin_anew() -> None:
+    rate = Rate(0.0)
+    assert rate.after(100, 50.0) == pytest.approx(2)
+    assert rate.after(0, 450.0) == pytest.approx(100 / 450)  # an update, in which nothing is counted
+    assert rate.after(0, 900.0) == pytest.approx(100 / 900)
+    assert rate.after(60, 960.0) == pytest.approx(60 / 510)  # since the last that was told before the window
+
+
 def test_what_is_done_in_one_go_counts_from_when_it_was_begun() -> None:
     rate = Rate(0.0)
     for at in (100.0, 200.0, 300.0):
