@@ -24,6 +24,9 @@ NOUNS = {
     "tune": "Policy",
     "evaluate": "Test",
 }
+KEPT_BASE = (
+    "The tuned model is the base model itself: the judge liked none of what tuning came to better, or it lost too much."
+)
 FIT_LABELS = {
     "pair_accuracy": "Model, all pairs",
     "pair_accuracy_length_only": "Longer wins, all pairs",
@@ -39,6 +42,8 @@ def digest(run: Run) -> dict[str, Any]:
     lines = metrics.read(run.metrics_path)
     cases = read_cases(run) if facts["evaluate"] else []
     result = result_of(facts["evaluate"], cases, run.config)
+    if result and facts["tune"].get("kept_step") == 0:
+        result["headline"].insert(0, KEPT_BASE)
     found = {
         "name": run.root.resolve().name,
         "headline": result["headline"] if result else [not_measured(run)],

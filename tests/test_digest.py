@@ -79,6 +79,12 @@ def test_a_judge_that_reads_each_answer_alone_is_said_to_see_no_order(run: Run) 
         assert ("The judge reads each answer alone, so order cannot sway it" in told) == said
 
 
+def test_where_the_base_itself_was_kept_that_is_said_first(run: Run) -> None:
+    plain = digest.digest(run)["headline"]
+    run.manifest["stages"]["tune"]["facts"]["kept_step"] = 0
+    assert digest.digest(run)["headline"] == [digest.KEPT_BASE, *plain]
+
+
 def test_a_test_by_the_runs_own_reward_model_is_cautioned_in_the_headline(run: Run) -> None:
     plain = digest.digest(run)["headline"]
     run.manifest["stages"]["evaluate"]["facts"]["caution"] = "It was trained to please this judge."

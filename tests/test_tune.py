@@ -115,6 +115,15 @@ def test_the_tuned_policy_is_the_same_model_for_llama_cpp(fitted: tuple[Path, Pa
         torch.testing.assert_close(back(ids).logits, tuned(ids).logits, rtol=0, atol=1e-4)
 
 
+def test_where_no_look_is_better_the_base_itself_is_kept_and_told(
+    fitted: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "run"
+    assert tune(fitted, root, "tune.learning_rate=1e-12", "tune.steps=1", "tune.ranked_prompts=0") == 0
+    assert json.loads((root / "manifest.json").read_text())["stages"]["tune"]["facts"]["kept_step"] == 0
+    assert "so the base itself is kept\n" in capsys.readouterr().out
+
+
 def test_a_setting_in_vain_is_told(
     fitted: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -68,6 +68,10 @@ def run(run: Run) -> dict[str, Any]:
         if server is not None:
             server.try_out(policy)
         loop.train(Checkpoint(run.folder("tune") / "checkpoint.pt", cfg.checkpoint_seconds))
+    if watch.best_step == 0 and loop.step > 0:
+        progress.console.print(
+            "tune: no look was liked better than the base and lost no more than it may, so the base itself is kept"
+        )
     policy.load(watch.best_weights)
     policy.sync(cfg.weight_share)
     partial = run.folder("tune") / "policy.partial"
