@@ -47,15 +47,13 @@ Advantage = Callable[[Experience, Tensor, Tensor, TuneTable], tuple[Tensor, Tens
 class Algorithm:
     """`reads` are the settings that it reads of those that not every algorithm does. `old_logprobs`: whether what
     trains computes the logprobs of the policy that sampled before a step's first update; else the reference is the
-    anchor. `within_prompt`: whether it learns from nothing but how a prompt's answers differ. `reference`: whether loss
-    or critic need the reference, KL in the reward or not. `best_only`: whether of ranked answers it sees those ranked
-    first alone."""
+    anchor. `reference`: whether loss or critic need the reference, KL in the reward or not. `best_only`: whether of
+    ranked answers it sees those ranked first alone."""
 
     loss: Callable[[Tensor, Batch, TuneTable, Totals], Loss]
     advantage: Advantage
     reads: Set[str]
     old_logprobs: bool = False
-    within_prompt: bool = False
     reference: bool = True
     best_only: bool = False
 
@@ -71,6 +69,11 @@ class Algorithm:
     @property
     def kl_in_reward(self) -> bool:
         return "kl_coef" in self.reads
+
+    def within_prompt(self, cfg: TuneTable) -> bool:
+        """Whether it learns from nothing but how the answers to a prompt differ: its loss compares them, or the mean of
+        the others is taken off."""
+        return "reward_baseline" not in self.reads or cfg.reward_baseline == "leave_one_out"
 
     def compares(self, cfg: TuneTable) -> bool:
         """Whether what it learns from depends on the reference."""
@@ -212,23 +215,9 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     "apa_sampling": Algorithm(loss=_apa, advantage=_by_critic, reads=READS["apa_sampling"], old_logprobs=True),
     "awr": Algorithm(loss=_awr, advantage=_by_critic, reads=READS["awr"]),
     "ppo": Algorithm(loss=_ppo, advantage=_by_critic, reads=READS["ppo"], old_logprobs=True),
-    "p3o": Algorithm(loss=_p3o, advantage=_as_it_is, reads=READS["p3o"], old_logprobs=True, within_prompt=True),
-    "grpo": Algorithm(
-        loss=_grpo,
-        advantage=_within_group,
-        reads=READS["grpo"],
-        old_logprobs=True,
-        within_prompt=True,
-        reference=False,
-    ),
-    "rloo": Algorithm(
-        loss=_rloo,
-        advantage=_leave_one_out,
-        reads=READS["rloo"],
-        old_logprobs=True,
-        within_prompt=True,
-        reference=False,
-    ),
+    "p3o": Algorithm(loss=_p3o, advantage=_as_it_is, reads=READS["p3o"], old_logprobs=True),
+    "grpo": Algorithm(loss=_grpo, advantage=_within_group, reads=READS["grpo"], old_logprobs=True, reference=False),
+    "rloo": Algorithm(loss=_rloo, advantage=_leave_one_out, reads=READS["rloo"], old_logprobs=True, reference=False),
     "reinforce_pp": Algorithm(
         loss=_reinforce_pp, advantage=_still_to_come, reads=READS["reinforce_pp"], old_logprobs=True, reference=False
     ),

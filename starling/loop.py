@@ -174,7 +174,7 @@ class Loop:
     def _note_rewards(self, parts: Sequence[Part]) -> None:
         """End tuning where there is nothing left to learn from the rewards."""
         rows = [row for part in parts for row in part.raw]
-        within = self.algorithm.within_prompt or self.cfg.reward_baseline == "leave_one_out"
+        within = self.algorithm.within_prompt(self.cfg)
         flat = all(map(is_flat, rows)) if within else is_flat([reward for row in rows for reward in row])
         self.flat_steps = self.flat_steps + 1 if flat else 0
         if self.flat_steps == FLAT_STEPS:

@@ -67,8 +67,9 @@ def of_tune(
     fresh = cfg.rollouts_per_prompt * cfg.max_new_tokens + PROMPT_TOKENS if cfg.steps else 0
     microbatch = max(cfg.microbatch_tokens, fresh, most if cfg.ranked_prompts else 0)
     a_step = cfg.prompts_per_step * max(fresh, round(mean) if cfg.ranked_prompts else 0)
-    keeps_states = cfg.steps and cfg.layers and not (cfg.overlap or cfg.sampler)  # of each answer with its prompt
-    sampled = cfg.prompts_per_step * cfg.rollouts_per_prompt * (PROMPT_TOKENS + cfg.max_new_tokens) * bool(keeps_states)
+    keeps_states = cfg.steps > 0 and cfg.layers > 0 and not (cfg.overlap or cfg.sampler)
+    an_answer = PROMPT_TOKENS + cfg.max_new_tokens if keeps_states else 0  # each one with its prompt
+    sampled = cfg.prompts_per_step * cfg.rollouts_per_prompt * an_answer
     answer_tokens = max(cfg.max_new_tokens if algorithm.online else 0, config.evaluate.answer_tokens)
     size = device.product_dtype().itemsize
     copies = 2 if size == 2 and cfg.lora_rank else 0
