@@ -41,9 +41,7 @@ def digest(run: Run) -> dict[str, Any]:
     facts = {stage: run.facts(stage) if run.is_done(stage) else {} for stage in STAGES}
     lines = metrics.read(run.metrics_path)
     cases = read_cases(run) if facts["evaluate"] else []
-    result = result_of(facts["evaluate"], cases, run.config)
-    if result and facts["tune"].get("kept_step") == 0:
-        result["headline"].insert(0, KEPT_BASE)
+    result = result_of(facts["evaluate"], cases, run.config, kept_base=facts["tune"].get("kept_step") == 0)
     found = {
         "name": run.root.resolve().name,
         "headline": result["headline"] if result else [not_measured(run)],
@@ -85,7 +83,9 @@ def not_measured(run: Run) -> str:
     )
 
 
-def result_of(facts: Mapping[str, Any], cases: list[dict[str, Any]], config: Config) -> dict[str, Any] | None:
+def result_of(
+    facts: Mapping[str, Any], cases: list[dict[str, Any]], config: Config, *, kept_base: bool
+) -> dict[str, Any] | None:
     """What evaluation found, None before it is done."""
     if not facts:
         return None
@@ -99,6 +99,7 @@ def result_of(facts: Mapping[str, Any], cases: list[dict[str, Any]], config: Con
         "judge": facts["judge"],
         "judge_named": before_after.judge_named(facts["judge"]),
         "headline": [
+            *([KEPT_BASE] if kept_base else []),
             *before_after.headline(scores, facts["judge"], explained),
             *([facts["caution"]] if "caution" in facts else []),
         ],
