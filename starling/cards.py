@@ -46,7 +46,8 @@ HOW = {
 
 def data_card(run: Run | None, rankings: Path, form: Form, facts: Mapping[str, Any], licence: str) -> str:
     """The text of `README.md`: a header for the Hub, then what a reader has to know."""
-    log = judgements.read(run.root if run is not None and rankings.samefile(run.root / "rank") else rankings)
+    is_own = run is not None and rankings.exists() and rankings.samefile(run.root / "rank")
+    log = judgements.read(run.root if run is not None and is_own else rankings)
     found = lineage(run, facts) | {"form": form, "facts": facts, "audit": audit.audit(log), "say": audit_text}
     return page("card.md.jinja", header(facts, licence), found | {"how": HOW[facts["format"]]})
 

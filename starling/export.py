@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from starling import cards, data_files, hub, layouts, lineage, progress, tables
+from starling import cards, data_files, hub, layouts, lineage, progress, sources, tables
 from starling.at_work import alone
 from starling.errors import DataError, UsageError, explained
 from starling.layouts import EXPORTS, Form, Item, Row
@@ -174,8 +174,8 @@ def _write(form: Form, rankings: Path, folder: Path, pairs: str, run: Run | None
     read: Counter[str] = Counter()
     tally = _Tally()
     try:
-        for number, row in enumerate(data_files.stream_rows(rankings), 1):
-            ranking = tables.ranking_from_row(row, f"{rankings}:{number}")
+        for where, row in sources.located_rows(str(rankings)):
+            ranking = tables.ranking_from_row(row, where)
             split = split_of.get(ranking.prompt_id, "train")
             item = Item(ranking=ranking, row=row, split=split, index=read[split], pairs=pairs, systems=systems)
             read[split] += 1

@@ -105,7 +105,8 @@ def _nectar(row: Row, at: At) -> Iterator[Found]:
     named = row.get("source") or at.source
     yield _found(
         at, messages, answers, source=", ".join(map(str, named)) if isinstance(named, list) else str(named),
-        id=str(row.get("prompt_id") or row.get("id") or at.id), good_natured=row.get("good_natured") is not False,
+        id=str(row.get("prompt_id") or row.get("id") or at.id),
+        good_natured=tables.is_true(row.get("good_natured"), "good_natured", at.where),
     )  # fmt: skip
 
 
@@ -178,7 +179,8 @@ def _conversation(turns: Sequence[Message], row: Row, at: At, **more: Any) -> Fo
 
 
 def _found(at: At, messages: Any, answers: Sequence[Answer], **more: Any) -> Found:
-    if isinstance(messages, list) and messages and not str(messages[-1].get("content") or "").strip():
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    if isinstance(last, Mapping) and not str(last.get("content") or "").strip():
         raise Unusable("empty", f"{at.where}: the prompt is empty")
     turns.check_messages(messages, at.where)
     return Found(prompt=Prompt(**{"id": at.id, "source": at.source, "messages": messages} | more), answers=answers,

@@ -5,14 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from starling import data_files, judgement_rows, panel_rows
+from starling import judgement_rows, panel_rows, sources
 from starling.errors import DataError
 from starling.judgement_rows import Judgement
 from starling.judges.protocol import Judged
 from starling.records import Candidate, Prompt, Ranking
 from starling.store import Run, is_run
-
-_TABLE_ENDINGS = ("*.parquet", "*.jsonl", "*.jsonl.gz")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +31,7 @@ def read(path: Path) -> Log:
 
 def with_members(path: Path) -> list[Log]:
     """What `read` reads, and where a panel ranked, after it the log of what each of its judges said."""
-    first = next((row for file in _files(_tables(path)[0]) for row in data_files.stream_rows(file)), {})
+    _where, first = next(sources.located_rows(str(_tables(path)[0])), ("", {}))
     return _read(path, ["", *panel_rows.judges(first)])
 
 
@@ -98,23 +96,11 @@ def of_rankings(name: str, rankings: Sequence[Ranking]) -> Log:
     return Log(name=name, form="rankings", keeps_unread=False, calls=calls)
 
 
-def _files(path: Path) -> list[Path]:
-    """A table's files: itself, or the shards of a folder."""
-    if not path.is_dir():
-        return [path]
-    files = next((found for ending in _TABLE_ENDINGS if (found := sorted(path.glob(ending)))), [])
-    if not files:
-        raise DataError(f"{path}: the folder holds no Parquet or JSONL files")
-    return files
-
-
 def _read_rows(path: Path, members: Sequence[str]) -> list[Log]:
     read: list[list[tuple[str, Judgement]]] = [[] for _ in members]
-    for file in _files(path):
-        for number, row in enumerate(data_files.read_rows(file), 1):
-            for found, member in zip(read, members, strict=True):
-                own = panel_rows.of_member(row, member) if member else row
-                found += judgement_rows.of_row(own, f"{file}:{number}")
+    for where, row in sources.located_rows(str(path)):
+        for found, member in zip(read, members, strict=True):
+            found += judgement_rows.of_row(panel_rows.of_member(row, member, where) if member else row, where)
     if not all(read):
         raise DataError(f"{path}: there is no row in it")
     return [_log(str(path), found) for found in read]

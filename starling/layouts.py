@@ -7,7 +7,7 @@ places that they take.
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 from typing import Any, Literal, NamedTuple
 
@@ -100,7 +100,7 @@ def pairs(ranking: Ranking, which: str, left_out: LeftOut) -> Iterator[Pair]:
 
 
 def _nectar(item: Item, left_out: LeftOut) -> Iterator[Row]:
-    row = tables.ranking_row(item.ranking)
+    row = tables.ranking_row(replace(item.ranking, orders=(), panel=()))  # which Nectar does not have
     kept = {name: row[name] for name in _NECTAR.names if name not in ("answers", "prompt", "source")}
     answers = [{name: answer[name] for name in ("answer", "model", "rank")} for answer in row["answers"]]
     text = item.row.get("prompt")

@@ -139,7 +139,7 @@ def question(row: Mapping[str, Any], where: str) -> Question:
     if len(of_row) != len(described):
         raise DataError(f"{where}: `finished` must say of each of the {len(described)} answers whether it was")
     told = [entry.get("finished", own) for entry, own in zip(described, of_row, strict=True)]
-    finished = [tables.is_finished(one, where) for one in told]
+    finished = [tables.is_true(one, "finished", where) for one in told]
     return Question(messages=reward.conversation(prompt, where), answers=texts, finished=finished, where=where)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from starling.errors import DataError
 from starling.judges.protocol import Judge, Judged
 
 Row = Mapping[str, Any]
@@ -35,9 +36,11 @@ def judges(row: Row) -> list[str]:
     return [one["judge"] for one in row.get("panel") or ()]
 
 
-def of_member(row: Row, judge: str) -> dict[str, Any]:
+def of_member(row: Row, judge: str, where: str = "") -> dict[str, Any]:
     """The row that this member would have made alone: a ranking, or an unranked row with the reason."""
-    own = next(one for one in row["panel"] if one["judge"] == judge)
+    own = next((one for one in row.get("panel") or () if one["judge"] == judge), None)
+    if own is None:
+        raise DataError(f"{where}: {judge} did not rank here as on the panel of the first row; audit such rows apart")
     if not own["ranks"]:
         return {key: own[key] for key in ("reason", "orders", "rankings", "repeats", "unread", "calls")} | {
             "prompt_id": row["prompt_id"]

@@ -76,7 +76,7 @@ class Reader:
             usage = content.get("usage") or {}
             tokens = [int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")]
             finish = choice.get("finish_reason")
-        except (TypeError, KeyError, IndexError, AttributeError, ValueError):
+        except (TypeError, KeyError, IndexError, AttributeError, ValueError, OverflowError):
             said = self.plain(_complaint(content, payload))
             return Fault(reason=f"the reply is no chat completion: {said}", uncertain=True)
         if isinstance(named := content.get("model"), str):

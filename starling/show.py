@@ -9,7 +9,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from starling import data_files, digest, figures, lineage, progress, show_row, summary, tables
+from starling import data_files, digest, figures, lineage, progress, show_row, sources, summary, tables
 from starling.before_after import SIDES, outcome
 from starling.errors import DataError
 from starling.records import Ranking
@@ -67,7 +67,7 @@ def _rows(source: Path) -> list[dict[str, Any]]:
         files = [cases] if cases.exists() else [] if any(source.glob("*.parquet")) else sorted(source.glob("*.jsonl"))
         if files:
             return [row for file in files for row in data_files.read_rows(file)]
-    return data_files.read_rows(source)
+    return [row for _where, row in sources.located_rows(str(source))]
 
 
 def _print_stage(source: Path) -> bool:

@@ -27,6 +27,7 @@ _JSON_CELLS = _TRUTH_CELLS | {
 _TEXT_OR_MESSAGES = frozenset(("prompt", "chosen", "rejected"))
 _PYTHON_MESSAGES = re.compile(r"\[\{'(role|content)': ")  # what str() makes of them
 _ARRAY = ".json"  # one list that holds all rows; `datasets` reads it
+_ABOUT = frozenset(("export.json", "dataset_info.json", "dataset_infos.json"))  # tell of the tables beside them
 
 
 class Removal(NamedTuple):
@@ -80,7 +81,8 @@ def rows(source: Source) -> Iterator[dict[str, Any]]:
 
 def files(folder: Path) -> list[Path]:
     """The tables in a folder, by name."""
-    return sorted(file for file in folder.iterdir() if file.name.endswith((*_ENDINGS, _ARRAY)))
+    ends = (*_ENDINGS, _ARRAY)
+    return sorted(file for file in folder.iterdir() if file.name.endswith(ends) and file.name not in _ABOUT)
 
 
 def located_rows(path: str, part: str = "train") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -171,6 +173,8 @@ def _data_set(source: Source, path: str, data_files: str | None = None) -> Itera
         )
     except (DatasetsError, OSError, ValueError, RuntimeError) as error:
         said = str(error).strip().splitlines() or [type(error).__name__]
+        if isinstance(error, FileNotFoundError) and Path(path).is_dir():
+            raise DataError(f"{path}: the folder holds no Parquet, JSONL, CSV or JSON files ({said[0]})") from None
         raise DataError(
             f"cannot load {data_files or path} as a data set ({said[0]}); check the name, `subset`, `part`, "
             "the network and, for a set behind a login, HF_TOKEN"

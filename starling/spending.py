@@ -62,7 +62,7 @@ def by_stage(config: Config, path: Path) -> dict[str, float | None]:
     """
     found: dict[str, float | None] = {}
     for entry in _entries(config, read_spent(path)) if _known(config) else []:
-        stage = entry["stage"].split()[0]  # what a benchmark asks counts as its stage's
+        stage = entry["stage"].partition(" ")[0]  # what a benchmark asks counts as its stage's
         before = found.get(stage, 0.0)
         found[stage] = None if before is None or entry["usd"] is None else before + entry["usd"]
     return found

@@ -119,6 +119,7 @@ def prompt_from_row(row: Mapping[str, Any], where: str) -> Prompt:
             raise DataError(f"{where}: a prompt needs a column `messages` or `prompt`; found: {', '.join(sorted(row))}")
         values["messages"] = turns.messages_from_text(row["prompt"])
     turns.check_messages(values["messages"], where)
+    values["good_natured"] = is_true(row.get("good_natured"), "good_natured", where)
     if values.get("split", "train") not in SPLITS:
         raise DataError(f"{where}: split is {values['split']!r}, not one of {', '.join(SPLITS)}")
     return Prompt(**values)
@@ -205,7 +206,7 @@ def ranking_from_row(row: Mapping[str, Any], where: str) -> Ranking:
         judge=str(row.get("judge") or ""), template_hash=str(row.get("template_hash") or ""),
         orders=row.get("orders") or (), rankings=row.get("rankings") or (), marks=row.get("marks") or (),
         agreement=_within(row, "agreement", 0, where), self_agreement=_within(row, "self_agreement", -1, where),
-        good_natured=row.get("good_natured") is not False,
+        good_natured=is_true(row.get("good_natured"), "good_natured", where),
         source=", ".join(map(str, source)) if isinstance(source, list) else str(source),
         calls=row.get("calls") or (), repeats=row.get("repeats") or (), unread=row.get("unread") or 0,
         panel=row.get("panel") or (), where=where,
@@ -246,7 +247,8 @@ def _answer(entry: Any, prompt_id: str, draw: int, where: str) -> Candidate:
         raise DataError(f"{where}: `num_tokens` is {entry['num_tokens']!r}, not a number") from None
     return Candidate(
         prompt_id=prompt_id, model=str(entry.get("model") or ""), draw=draw, answer=text,
-        finished=is_finished(entry.get("finished"), where), weakened=bool(entry.get("weakened")), num_tokens=num_tokens,
+        finished=is_true(entry.get("finished"), "finished", where), weakened=bool(entry.get("weakened")),
+        num_tokens=num_tokens,
     )  # fmt: skip
 
 
@@ -290,11 +292,11 @@ def _is_rank(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and (value == 0 or 1 <= value <= sys.maxsize)
 
 
-def is_finished(told: Any, where: str) -> bool:
-    """Whether an answer came to its end; one of which nothing is told did."""
-    if told is None or isinstance(told, bool):
-        return told is not False
-    raise DataError(f"{where}: `finished` is {told!r:.40}, neither true nor false")
+def is_true(told: Any, column: str, where: str) -> bool:
+    """What a row says in `finished` or `good_natured`: a truth value, or 0 or 1; where it says nothing it is true."""
+    if told is None or told in (0, 1):
+        return told is None or bool(told)
+    raise DataError(f"{where}: `{column}` is {told!r:.40}, neither true nor false")
 
 
 def has_rank_zero(row: Mapping[str, Any]) -> bool:

@@ -63,6 +63,11 @@ async def half_json(request: web.Request, payload: Payload) -> web.StreamRespons
     return web.Response(text=text[: len(text) // 2], content_type="application/json")
 
 
+async def counts_endless_tokens(request: web.Request, payload: Payload) -> web.StreamResponse:
+    text = json.dumps(completion("much") | {"usage": {"prompt_tokens": 1e999, "completion_tokens": 1}})
+    return web.Response(text=text, content_type="application/json")
+
+
 async def wrong_content(request: web.Request, payload: Payload) -> web.StreamResponse:
     return web.Response(text="<html>Welcome to the hotel</html>", content_type="text/html")
 

@@ -84,6 +84,7 @@ CASES = [
     ("json_keys", {"keys": ["a", "b"]}, '{"a": 1}', 0.5),
     ("json_keys", {"keys": ["a"]}, 'Here you are: {"a": 1}', 0.0),
     ("json_keys", {"keys": ["a"]}, '["a"]', 0.0),
+    ("json_keys", {"keys": ["a"]}, "[" * 100_000, 0.0),
     ("json_keys", {"keys": ["a"]}, "{'a': 1}", 0.0),
     ("one_line", {}, "  just one \n", 1.0),
     ("one_line", {}, "one\ntwo", 0.0),

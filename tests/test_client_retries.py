@@ -5,7 +5,18 @@ from email.utils import formatdate
 
 import pytest
 from clients import attempts, call, calls, endpoint
-from servers import Server, breaks_off, drips, fails, half_json, hangs, resets, says, wrong_content
+from servers import (
+    Server,
+    breaks_off,
+    counts_endless_tokens,
+    drips,
+    fails,
+    half_json,
+    hangs,
+    resets,
+    says,
+    wrong_content,
+)
 
 from starling.client import Client
 from starling.endpoints import Endpoint
@@ -21,13 +32,14 @@ from starling.records import Failure, Reply
         (fails(429), "too many requests"),
         (fails(408), "408"),
         (half_json, "no chat completion"),
+        (counts_endless_tokens, "no chat completion"),
         (wrong_content, "Welcome to the hotel"),
         (resets, "connection broke"),
         (breaks_off, "connection broke"),
         (says(""), "empty"),
         (says(None), "empty"),
     ],
-    ids=["500", "503", "429", "408", "half_json", "wrong_content", "reset", "breaks_off", "empty", "null"],
+    ids=["500", "503", "429", "408", "half_json", "endless", "wrong_content", "reset", "breaks_off", "empty", "null"],
 )
 def test_a_passing_fault_is_tried_again_and_kept_as_an_attempt(ledger, fault, said):
     with Server(fault) as server:

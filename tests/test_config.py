@@ -64,6 +64,8 @@ def test_of_a_table_that_is_left_out_the_defaults_hold(tmp_path: Path) -> None:
 def test_an_unknown_recipe_names_the_known_ones() -> None:
     with pytest.raises(UsageError, match=r"no recipe of that name; recipes: .*smollm2"):
         config.find_recipe("nowhere")
+    with pytest.raises(UsageError, match=r"recipes: .*smollm2"):  # not those beside the path
+        config.find_recipe("elsewhere/nowhere.toml")
 
 
 def test_what_the_file_does_not_say_has_its_default(tmp_path: Path) -> None:

@@ -51,6 +51,17 @@ def test_fastchats_two_games_agree_or_are_a_tie(tmp_path: Path) -> None:
     assert lost == ["g1_winner is 'error', not one of model_1, model_2, tie"]
 
 
+def test_a_winner_that_is_no_word_is_a_row_left_out(tmp_path: Path) -> None:
+    found, lost = read(
+        tmp_path,
+        {"model_a": "x", "model_b": "y", "winner": ["model_a"]},
+        {"verdict": 1.0, "base": "one text", "tuned": "another"},
+        {"verdict": "won", "base": {"answer": "a"}, "tuned": {"answer": "b"}},
+    )
+    assert (len(found), len(lost)) == (0, 3)
+    assert lost[0].startswith("winner is \"['model_a']\"")
+
+
 def test_a_runs_cases_are_verdicts_on_its_models_and_an_unread_one_is_left_out(tmp_path: Path) -> None:
     run = runs.make(tmp_path / "run")
     found, lost = duels.read(run.root)

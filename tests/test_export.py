@@ -198,3 +198,22 @@ def test_the_help_names_every_form(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["export", "--help"]) == 0
     printed = capsys.readouterr().out
     assert [name for name in (*EXPORTS, *layouts.PAIRS) if name not in printed] == []
+
+
+def test_a_table_of_any_kind_is_exported_as_fit_reads_it(tmp_path: Path) -> None:
+    row = '"prompt","answers","ranks"\n"hi","[""a"", ""b""]","[2, 1]"\n'
+    (tmp_path / "mine.csv").write_text(row)
+    export.export(tmp_path / "mine.csv", "nectar", tmp_path / "out")
+    (nectar,) = data_files.read_rows(tmp_path / "out")
+    assert [answer["answer"] for answer in nectar["answers"]] == ["b", "a"]
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    (tmp_path / "mine.csv").rename(shards / "1.csv")
+    assert export.export(shards, "trl", tmp_path / "pairs")["rows"] == {"train": 1}
+
+
+def test_orders_that_make_no_sense_are_no_part_of_nectar(table: Path) -> None:
+    answers = '[{"answer": "x", "rank": 1}, {"answer": "y", "rank": 2}]'
+    table.write_text(f'{{"prompt": "hi", "answers": {answers}, "orders": [[1, 2]]}}\n')
+    with pytest.raises(DataError, match="`orders` must hold indices from 0 to 1"):
+        exported(table, "nectar")  # as of its data card, which tells what each place adds

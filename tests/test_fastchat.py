@@ -6,7 +6,7 @@ import pytest
 from small_road import write_lines
 
 from starling import data_files
-from starling.benches import fastchat
+from starling.benches import fastchat, filing
 from starling.benches.answers import Answers
 from starling.errors import DataError
 
@@ -49,7 +49,7 @@ def test_answers_are_read_as_they_were_written(tmp_path: Path) -> None:
     rows = fastchat.answer_rows("org/m", answers, 5.0)
     assert rows[0].keys() == {"question_id", "answer_id", "model_id", "choices", "tstamp"}
     assert rows[0]["question_id"] == 81 and rows[1]["question_id"] == "mine"
-    path = tmp_path / f"{fastchat.file_name('org/m')}.jsonl"
+    path = tmp_path / f"{filing.file_name('org/m')}.jsonl"
     fastchat.put(path, rows, "model_id", "org/m")
     name, given, left_out = fastchat.read_answers(path)
     assert (name, path.name, left_out) == ("org/m", "org-m.jsonl", [])

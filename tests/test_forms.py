@@ -169,6 +169,15 @@ def test_a_row_that_cannot_be_used_says_why_in_one_word(row: dict, form: str, re
     assert caught.value.reason == reason
 
 
+def test_good_natured_is_a_truth_value_or_says_so() -> None:
+    assert [read(NECTAR | {"good_natured": told})[0].prompt.good_natured for told in (None, 0, 1, True)] == [
+        True, False, True, True,
+    ]  # fmt: skip
+    for told in ("no", 2, []):
+        with pytest.raises(Unusable, match=r"s.jsonl:1: `good_natured` is .*, neither true nor false"):
+            read(NECTAR | {"good_natured": told})
+
+
 def test_a_plain_row_of_ones_own_that_is_wrong_stops() -> None:
     with pytest.raises(DataError, match=r"s\.jsonl:1: there is no check 'loud'") as caught:
         read({"prompt": "hi", "checks": [{"check": "loud"}]})

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import runs
 
-from starling import audit, data_files, judgements, tables
+from starling import audit, data_files, judgements, sources, tables
 from starling.errors import DataError, StarlingError
 from starling.judges.parse import Pair
 from starling.judges.protocol import Judged
@@ -185,7 +185,11 @@ def test_files_without_rows_and_runs_without_rankings_are_refused(tmp_path: Path
     (tmp_path / "empty.jsonl").touch()
     (tmp_path / "nothing").mkdir()
     run = runs.make(tmp_path / "run", ("prompts",))
-    for path, message in (("missing", "no such file"), ("empty.jsonl", "no row"), ("nothing", "no Parquet or JSONL")):
+    for path, message in (
+        ("missing", "no such file"),
+        ("empty.jsonl", "no row"),
+        ("nothing", "no Parquet, JSONL, CSV"),
+    ):
         with pytest.raises(DataError, match=message):
             judgements.read(tmp_path / path)
     with pytest.raises(StarlingError, match="rank: not done yet"):
@@ -199,10 +203,27 @@ def test_a_panels_table_is_read_once_for_all_its_judges(tmp_path: Path, monkeypa
         {"judge": "a", "ranks": [1.0, 2.0], "reason": ""} | said, {"judge": "b", "ranks": [], "reason": "prose"} | said,
     ]  # fmt: skip
     row = {"prompt": ASKED, "prompt_id": "p", "answers": answers, "judge": "panel of a, b", "panel": panel}
-    path, reading, read = write(tmp_path / "log.jsonl", row, row), data_files.read_rows, []
-    monkeypatch.setattr(data_files, "read_rows", lambda file: read.append(file) or reading(file))
+    path, reading, read = write(tmp_path / "log.jsonl", row, row), sources.rows, []
+    monkeypatch.setattr(sources, "rows", lambda source: (read.append(1) or one for one in reading(source)))
     logs = judgements.with_members(path)
-    assert read == [path]
+    assert len(read) == 1 + 2  # the first row tells who sits on the panel
     assert [log.name for log in logs] == [str(path), f"{path}: a", f"{path}: b"]
     assert [[call.ranks for call in log.calls] for log in logs] == [[[1, 2]] * 2, [[1, 2]] * 2, [None] * 2]
     assert [log.keeps_unread for log in logs] == [False, False, True]
+
+
+def test_a_row_without_the_panel_of_the_first_is_named(tmp_path: Path) -> None:
+    answers = [{"answer": text, "model": f"m{at}", "rank": at + 1.0} for at, text in enumerate(("one", "two"))]
+    row = {"prompt": ASKED, "prompt_id": "p", "answers": answers}
+    said = {"judge": "a", "ranks": [1.0, 2.0], "reason": "", "orders": [], "rankings": [], "repeats": []}
+    for other in (row, row | {"panel": []}, row | {"panel": [said | {"judge": "b"}]}):
+        path = write(tmp_path / "log.jsonl", row | {"panel": [said]}, other)
+        with pytest.raises(DataError, match=r"log.jsonl:2: a did not rank here .* audit such rows apart"):
+            judgements.with_members(path)
+
+
+def test_a_folder_of_an_export_is_read_without_what_tells_of_it(tmp_path: Path) -> None:
+    answers = [{"answer": text, "model": "m", "rank": at + 1.0} for at, text in enumerate(("one", "two"))]
+    write(tmp_path / "train.jsonl", {"prompt": ASKED, "answers": answers})
+    (tmp_path / "export.json").write_text('{"format": "nectar"}')
+    assert [len(call.answers) for call in judgements.read(tmp_path).calls] == [2]

@@ -60,6 +60,13 @@ def test_the_rubrics_ranking_is_written_best_answer_first(tiny_model: Path, tmp_
     assert not (run.root / "unranked").exists()
 
 
+def test_what_a_killed_shard_left_unranked_goes_once_the_shard_is_ranked(tiny_model, tmp_path, sampled) -> None:
+    run = start(tmp_path, tiny_model, sampled, rank__probe_prompts=0)
+    data_files.write_jsonl(run.root / "unranked" / "00000.jsonl", [{"prompt_id": "rain-0", "reason": "no reply"}])
+    assert rank.run(run)["unranked"] == 0
+    assert not any((run.root / "unranked").iterdir())
+
+
 def test_items_hold_the_answers_in_the_order_of_the_generators(sampled: Run) -> None:
     items = items_of(sampled)
     assert len(items) == 15

@@ -116,10 +116,12 @@ def test_messages_in_a_csv_file_as_python_prints_them_are_refused(tmp_path: Path
 
 
 def test_whether_an_answer_in_a_csv_file_is_finished_is_a_truth_value(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("prompt,answer,finished\nhi?,yes,False\nhi?,yes,TRUE\nhi?,yes,\nhi?,yes,0\n")
+    (tmp_path / "a.csv").write_text(
+        "prompt,answer,finished\nhi?,yes,False\nhi?,yes,TRUE\nhi?,yes,\nhi?,yes,0\nhi?,yes,2\n"
+    )
     *read, number = sources.rows(Source(path=str(tmp_path / "a.csv")))
-    assert [own_files.question(row, "here").finished for row in read] == [[False], [True], [True]]
-    with pytest.raises(DataError, match=r"^here: `finished` is 0, neither true nor false"):
+    assert [own_files.question(row, "here").finished for row in read] == [[False], [True], [True], [False]]
+    with pytest.raises(DataError, match=r"^here: `finished` is 2, neither true nor false"):
         own_files.question(number, "here")
     with pytest.raises(DataError, match=r"^here: answer 0: `finished` is 'no', neither true nor false"):
         tables.ranking_from_row({"prompt": "hi?", "answers": [{"answer": "a", "rank": 1, "finished": "no"}]}, "here")

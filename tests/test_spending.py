@@ -164,6 +164,10 @@ def test_the_dollars_of_each_stage_are_read_from_the_ledger(tmp_path: Path) -> N
         sent = ledger.sent(call_key("free", "m", "{}", 0), name="free", model="m", request="{}", draw=0)
         ledger.replied(sent, Reply(text="yes", finished=True, prompt_tokens=5, completion_tokens=2))
     assert spending.by_stage(settings, path) == {"sample": None, "rank": pytest.approx(0.05)}
+    with Ledger(path, "") as ledger:  # as calls of a ledger's first form stand, which did not tell the stage
+        sent = ledger.sent(call_key("far", "m", "{}", 1), name="far", model="m", request="{}", draw=0)
+        ledger.replied(sent, Reply(text="yes", finished=True, prompt_tokens=500, completion_tokens=20))
+    assert spending.by_stage(settings, path)[""] == pytest.approx(0.025)
     assert spending.by_stage(runs.SETTINGS, path) == {}  # no endpoint: the ledger is not even opened
 
 

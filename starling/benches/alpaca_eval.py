@@ -13,7 +13,6 @@ from starling.benches import (
     alpaca_judging,
     alpaca_outputs,
     cost,
-    fastchat,
     filing,
     panel,
     results,
@@ -52,7 +51,7 @@ def run(asked: Asked) -> dict[str, Any]:
     if not source:
         return _finish(asked, asked.out, alpaca_annotations.read_annotations(asked.annotations), {}, [])
     questions = alpaca_outputs.questions(asked)
-    out = asked.out or Path("runs") / f"bench-{NAME}-{fastchat.file_name(source)}"
+    out = asked.out or filing.folder_of(NAME, source)
     if asked.estimate:
         return cost.estimate(_parts(asked, source, questions), filing.ledger_of(out))
     ours, theirs = (alpaca_outputs.side(one, questions, out, asked.account) for one in (source, asked.against))
@@ -130,7 +129,7 @@ def _judged(
     rows = [written(pairs, one.said, one.label, ours.name, theirs.name) for one in judged]
     if len(judged) == 1:
         return judged[0].identity, rows[0], None
-    files = {name: out / MEMBERS / f"{fastchat.file_name(name)}.json" for name in names}
+    files = {name: out / MEMBERS / f"{filing.file_name(name)}.json" for name in names}
     for path, own in zip(files.values(), rows, strict=True):
         _put(path, own)
     title, rule = panel.title(names), panel.PREFERENCES

@@ -84,9 +84,12 @@ def _fastchat(row: Mapping[str, Any], where: str) -> Verdict:
 def _case(row: Mapping[str, Any], where: str, names: tuple[str, str]) -> Verdict:
     if row["verdict"] is None:
         raise DataError("the judge's verdict could not be read")
-    base, tuned = (len(row[side]["answer"]) for side in ("base", "tuned"))
-    prompt = str(row.get("prompt_id", where))
-    return Verdict(names[1], names[0], float(row["verdict"]), prompt, _log_length(tuned, base))
+    try:
+        base, tuned = (len(row[side]["answer"]) for side in ("base", "tuned"))
+        score = float(row["verdict"])
+    except (TypeError, KeyError, ValueError):
+        raise DataError("no case of `evaluate`: `base` and `tuned` with an `answer`, `verdict` a number") from None
+    return Verdict(names[1], names[0], score, str(row.get("prompt_id", where)), _log_length(tuned, base))
 
 
 def _ranking(row: Mapping[str, Any], where: str) -> Iterator[Verdict]:
@@ -99,7 +102,7 @@ def _ranking(row: Mapping[str, Any], where: str) -> Iterator[Verdict]:
 
 
 def _score(value: Any, known: Mapping[str, float], column: str) -> float:
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise DataError(f"{column} is {str(value)[:40]!r}, not one of {', '.join(known)}")
     return known[value]
 

@@ -140,11 +140,6 @@ def judge_of(row: Mapping[str, Any]) -> tuple[str, str]:
     return name, template
 
 
-def file_name(model: str) -> str:
-    """A model's name as the name of a file."""
-    return "".join(letter if letter.isalnum() or letter in "-_.@" else "-" for letter in model).strip("-.") or "model"
-
-
 def number(name: str) -> int | str:
     """A question's id as FastChat writes it."""
     return int(name) if name.isascii() and name.isdigit() else name

@@ -1,4 +1,4 @@
-"""The ledger in which every call of a benchmark stands."""
+"""The folder of a benchmark, and the ledger in it in which every call stands."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +8,16 @@ from starling import progress
 from starling.account import Account
 from starling.errors import explained
 from starling.ledger import Ledger
+
+
+def folder_of(bench: str, tested: str) -> Path:
+    """Where a benchmark of a MODEL, or of a FILE of its answers, goes without `--out`; each has a folder of its own."""
+    return Path("runs") / f"bench-{bench}-{file_name(Path(tested).name if Path(tested).is_file() else tested)}"
+
+
+def file_name(model: str) -> str:
+    """A model's name as the name of a file."""
+    return "".join(letter if letter.isalnum() or letter in "-_.@" else "-" for letter in model).strip("-.") or "model"
 
 
 @contextmanager

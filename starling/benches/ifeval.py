@@ -8,11 +8,10 @@ cannot be verified is left out, and its prompt with it from the shares of prompt
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from starling import paired, tables
-from starling.benches import ifeval_instructions, prompted, results
+from starling.benches import filing, ifeval_instructions, prompted, results
 from starling.benches.asked import Asked, Benchmark
 from starling.benches.cost import Part
 from starling.benches.left_out import LeftOut
@@ -65,7 +64,7 @@ def run(asked: Asked) -> dict[str, Any]:
     """Verify answers, compare them with the other side's, print the table, write it to `--out`."""
     cases, unread = read(asked.data)
     prompts = [case.prompt for case in cases]
-    out = asked.out or Path("runs") / "bench-ifeval"
+    out = asked.out or filing.folder_of("ifeval", prompted.tested(asked))
     if asked.estimate:
         return prompted.estimate(asked, prompts, out, _cap(asked))
     both = prompted.sides(asked, prompts, out, _cap(asked))

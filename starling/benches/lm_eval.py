@@ -8,7 +8,7 @@ import numpy as np
 from scipy import stats
 
 from starling import figures, models, offer
-from starling.benches import harness, results
+from starling.benches import filing, harness, results
 from starling.benches.asked import Asked, Benchmark
 from starling.benches.cost import Part
 from starling.benches.harness import Figure, Results
@@ -39,7 +39,7 @@ class Moved(NamedTuple):
 def run(asked: Asked) -> dict[str, Any]:
     """Let the harness test the model, or read its results, compare, print the table and write it to `--out`."""
     plan(asked)
-    out = asked.out or Path("runs") / "bench-lm_eval"
+    out = asked.out or filing.folder_of("lm_eval", asked.model or asked.scores)
     identity, path = _tested(asked.model or asked.scores, asked, out / "model")
     found = harness.read(path)
     more, lost, notes = _compared(asked, found, out)

@@ -46,9 +46,7 @@ def run(asked: Asked) -> dict[str, Any]:
     if asked.judgments:
         return _of_judgments(asked, asked.judgments, found, data)
     source = _source(asked)
-    out = (
-        asked.out or Path("runs") / f"bench-{NAME}-{fastchat.file_name(Path(source).name if asked.answers else source)}"
-    )
+    out = asked.out or filing.folder_of(NAME, source)
     if asked.estimate:
         return cost.estimate(_parts(asked, found.questions), filing.ledger_of(out))
     ours = _side(source, found.questions, out, asked.account)
@@ -149,7 +147,7 @@ def _side(source: str, questions: Sequence[Question], out: Path, account: Accoun
         answers = answering.ask(questions, speaker.chat, max_tokens=MAX_TOKENS)
     name = speaker.identity["name"]
     rows = fastchat.answer_rows(name, answers, time.time())
-    fastchat.put(out / "model_answer" / f"{fastchat.file_name(name)}.jsonl", rows, "model_id", name)
+    fastchat.put(out / "model_answer" / f"{filing.file_name(name)}.jsonl", rows, "model_id", name)
     return Side(name=name, identity=speaker.identity, answers=answers)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from starling import paired
-from starling.benches import fastchat, mt_judging, mt_scores, panel
+from starling.benches import fastchat, filing, mt_judging, mt_scores, panel
 from starling.benches.answers import Question, Side
 from starling.benches.asked import Asked
 from starling.benches.prompted import Change
@@ -112,7 +112,7 @@ def _written(
 ) -> mt_scores.Figures:
     """Write a judge's judgments as FastChat does, and make figures of them."""
     kind, key = ("single", "model") if len(sides) == 1 else ("pair", "model_1")
-    path = out / "model_judgment" / f"{fastchat.file_name(name)}_{kind}.jsonl"
+    path = out / "model_judgment" / f"{filing.file_name(name)}_{kind}.jsonl"
     fastchat.put(path, rows, key, sides[0].name)
     placed = [(f"{path}, {sides[0].name}", row) for row in rows]
     return figures_of(placed, questions, sides[0].name, sides[1].name if len(sides) > 1 else "")

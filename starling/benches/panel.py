@@ -20,7 +20,7 @@ from rich.table import Table
 
 from starling import endpoints, figures, progress, stats, texts
 from starling.account import Account
-from starling.benches import fastchat
+from starling.benches import filing
 from starling.config import PANEL as NAME
 from starling.errors import UsageError
 from starling.judges import several
@@ -79,7 +79,7 @@ def names(judges: Sequence[str], account: Account | None = None) -> list[str]:
     _refuse_two_spellings(judges)
     found = [one if short.count(one) == 1 else call for one, call in zip(short, calls, strict=True)]
     taken = [NAME] if len(judges) > 1 else []  # the panel writes files as its members do
-    for one in map(fastchat.file_name, found):
+    for one in map(filing.file_name, found):
         if one in taken:
             raise UsageError(
                 f"bench: two judges of the panel are called {one}; give each --judge once, by its own name"

@@ -70,15 +70,19 @@ def estimate(asked: Asked, prompts: Sequence[Prompt], out: Path, max_tokens: int
 
 def sides(asked: Asked, prompts: Sequence[Prompt], out: Path, max_tokens: int) -> list[Side]:
     """The answers of the model that is tested, then of the one that it is compared with, if any."""
-    _refuse_unclear(asked)
-    tested = str(asked.answers) if asked.answers is not None else asked.model
-    named = [("answers", tested, asked.answers is not None)]
+    named = [("answers", tested(asked), asked.answers is not None)]
     if asked.against:
         named.append(("against", asked.against, Path(asked.against).is_file()))
     return [
         _of_file(Path(name), prompts) if is_file else _of_model(name, role, prompts, out, max_tokens, asked.account)
         for role, name, is_file in named
     ]
+
+
+def tested(asked: Asked) -> str:
+    """The MODEL that is tested, or the FILE of its answers; refuses both and neither."""
+    _refuse_unclear(asked)
+    return str(asked.answers or asked.model)
 
 
 def _refuse_unclear(asked: Asked) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from starling import data_files, paired, tables
-from starling.benches import prompted, results
+from starling.benches import filing, prompted, results
 from starling.benches.answers import Answers
 from starling.benches.asked import Asked, Benchmark
 from starling.benches.cost import Part
@@ -47,7 +47,7 @@ Reactions = Mapping[str, Reaction]  # by prompt id
 def run(asked: Asked) -> dict[str, Any]:
     """Look at the answers, compare them with the other side's, print the table, write it to `--out`."""
     prompts, unread = read(asked.data)
-    out = asked.out or Path("runs") / "bench-safety"
+    out = asked.out or filing.folder_of("safety", prompted.tested(asked))
     if asked.estimate:
         return prompted.estimate(asked, prompts, out, _TOKENS)
     both = prompted.sides(asked, prompts, out, _TOKENS)

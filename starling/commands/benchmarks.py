@@ -74,7 +74,7 @@ def bench(
         Path | None,
         typer.Option(
             metavar="FILE|DIR",
-            show_default="none, or runs/bench-NAME",
+            show_default="none, or runs/bench-NAME-MODEL",
             help="Where figures and scores go: FILE.json of a reward model, DIR of a chat model.",
         ),
     ] = None,

@@ -113,7 +113,7 @@ _register_with_estimate("rank", "Let the judge rank the answers.")
 def fit(
     files: Annotated[
         list[str] | None,
-        typer.Argument(metavar="CONFIG", help="As for `run`; with --rankings its [fit] table, and more FILEs."),
+        typer.Argument(metavar="CONFIG", help="As for `run`; with --rankings its \\[fit] table, and more FILEs."),
     ] = None,
     run: RunOption = None,
     rankings: Annotated[

@@ -140,7 +140,7 @@ def json_keys(answer: str, *, keys: Sequence[str]) -> float:
     fenced = _FENCE.match(text)
     try:
         value = json.loads(fenced.group(1) if fenced else text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return 0.0
     if not isinstance(value, dict):
         return 0.0

@@ -68,6 +68,7 @@ def run(run: Run) -> dict[str, Any]:
             advance(max(planned - done, 0))
             _count(ranked, unranked, tally, panel)
             _refuse_unparsed(run, tally.reasons, len(answers), judge.name)
+            kept.unlink(missing_ok=True)  # of a call that ended before the shard's table stood
             if unranked:
                 data_files.write_jsonl(kept, unranked)
             schema = tables.PANEL_RANKINGS if panel else tables.RANKINGS
