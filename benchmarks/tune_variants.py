@@ -22,9 +22,6 @@ from starling import metrics, models, rollout, tables
 from starling.store import Run
 
 SETTINGS = Path(__file__).with_suffix("").with_name("tune_algorithms.toml")
-LOOKS = (
-    5  # at the validation prompts, evenly over each algorithm's steps: the choice of a checkpoint is as good for all
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,14 +88,7 @@ def budgeted(settings: Mapping[str, Any], tokens: int, found: Material) -> dict[
     left = tokens - prompts * passes * found.ranking_tokens
     a_step = own["prompts_per_step"] * own["rollouts_per_prompt"] * found.rollout_tokens
     steps = max(1, round(left / a_step)) if settings["ranked_share"] < 1 else 0
-    parts = -(-prompts // -(-own["prompts_per_step"] // own["updates_per_step"]))
-    whole = passes * -(-parts // own["updates_per_step"]) + steps
-    return own | {
-        "ranked_prompts": prompts,
-        "ranked_epochs": passes,
-        "steps": steps,
-        "validate_every": max(1, -(-whole // LOOKS)),
-    }
+    return own | {"ranked_prompts": prompts, "ranked_epochs": passes, "steps": steps}
 
 
 def run(base: Run, folder: Path, settings: Mapping[str, Any], until: str) -> Run | None:

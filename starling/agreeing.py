@@ -23,6 +23,8 @@ def stages_that_agree(mine: Config, other: Config) -> list[str]:
     for stage in STAGES:
         if new[stage] != old[stage] or _endpoints(mine, stage) != _endpoints(other, stage):
             break
+        if stage == "tune" and mine.evaluate.answer_tokens != other.evaluate.answer_tokens:
+            break  # so long are the answers by which it chose its step
         agreeing.append(stage)
     return agreeing
 

@@ -12,7 +12,7 @@ import starling
 from starling import device, progress
 from starling.errors import DataError, explained
 
-FORMAT = 5  # of what the loops save; one more where a state of before cannot be read
+FORMAT = 6  # of what the loops save; one more where a state of before cannot be read
 
 
 class Checkpoint:

@@ -85,6 +85,15 @@ class Curriculum:
             f", in microbatches of <= {cfg.microbatch_tokens:,} tokens"
         )
 
+    def share_done(self, step: int, tokens: int) -> float:
+        """How much of tuning is behind after these steps: of the steps, or of `tune.token_budget` where the fresh
+        tokens so far say that it ends tuning sooner; 0 to 1."""
+        steps, budget = step / self.num_steps, self._cfg.token_budget
+        if not budget:
+            return steps
+        spent = min(tokens / budget, 1.0) * (self.num_steps - self.ranked_steps)
+        return max(steps, (self.ranked_steps + spent) / self.num_steps) if tokens else steps
+
     def ranked_order(self, step: int) -> list[int]:
         """Which parts of the ranked answers a step learns from: each once an epoch, in an order of its own."""
         epoch, place = divmod(step, self.steps_per_epoch)

@@ -41,7 +41,7 @@ def digest(run: Run) -> dict[str, Any]:
     facts = {stage: run.facts(stage) if run.is_done(stage) else {} for stage in STAGES}
     lines = metrics.read(run.metrics_path)
     cases = read_cases(run) if facts["evaluate"] else []
-    result = result_of(facts["evaluate"], cases, run.config, kept_base=facts["tune"].get("kept_step") == 0)
+    result = result_of(facts["evaluate"], cases, run.config, kept_base=_keeps_base(facts["tune"]))
     found = {
         "name": run.root.resolve().name,
         "headline": result["headline"] if result else [not_measured(run)],
@@ -58,6 +58,11 @@ def digest(run: Run) -> dict[str, Any]:
         "cases": [case_numbers(case) for case in cases],
     }
     return without_nan(at_moment(found, standing(run, time.time())))
+
+
+def _keeps_base(tune: Mapping[str, Any]) -> bool:
+    """Whether there were steps, and none of them was kept."""
+    return bool(tune.get("steps")) and tune["kept_step"] == 0
 
 
 def at_moment(found: Mapping[str, Any], now: Standing | None) -> dict[str, Any]:

@@ -37,7 +37,11 @@ class Scale(NamedTuple):
 
 def is_flat(raw: Sequence[float]) -> bool:
     """Whether rewards tell nothing apart: what they differ by is nothing beside their size."""
-    return max(raw) - min(raw) <= max(1e-12, 1e-6 * max(map(abs, raw)))
+    return max(raw) - min(raw) <= _noise(raw)
+
+
+def _noise(raw: Sequence[float]) -> float:
+    return max(1e-12, 1e-6 * max(map(abs, raw)))
 
 
 class Experience(NamedTuple):
@@ -163,12 +167,24 @@ def trunk_states(groups: Sequence[Group]) -> Tensor | None:
 
 def shaped(group: Group, raw: Sequence[float], scale: Scale, cfg: TuneTable) -> Tensor:
     """A group's raw rewards -> what is laid on each answer's last token: (G,)."""
-    reward_G = ((torch.tensor(raw) - scale.mean) / scale.spread).clamp(-cfg.reward_clip, cfg.reward_clip)
-    cut_G = torch.tensor([not answer.finished for answer in group.answers])
-    reward_G = reward_G - cfg.missing_eos_penalty * cut_G
+    reward_G = _clipped(group, raw, scale, cfg)
     if cfg.reward_baseline == "leave_one_out":
         reward_G = leave_one_out(reward_G[None])[0]
     return reward_G
+
+
+def _clipped(group: Group, raw: Sequence[float], scale: Scale, cfg: TuneTable) -> Tensor:
+    """A group's raw rewards, scaled and clipped, less what answers without an end lose: (G,)."""
+    reward_G = ((torch.tensor(raw) - scale.mean) / scale.spread).clamp(-cfg.reward_clip, cfg.reward_clip)
+    cut_G = torch.tensor([not answer.finished for answer in group.answers])
+    return reward_G - cfg.missing_eos_penalty * cut_G
+
+
+def teach_nothing(groups: Sequence[Group], raw: Sequence[Sequence[float]], scale: Scale, cfg: TuneTable) -> bool:
+    """Whether the rewards of these groups tell no two of all their answers apart, as they are learnt from."""
+    learnt_N = torch.cat([_clipped(group, row, scale, cfg) for group, row in zip(groups, raw, strict=True)])
+    noise = _noise([reward for row in raw for reward in row]) / scale.spread
+    return float(learnt_N.max() - learnt_N.min()) <= noise
 
 
 def on_last_token(reward_B: Tensor, mask_BT: Tensor) -> Tensor:

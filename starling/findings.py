@@ -12,6 +12,8 @@ from starling.config import Config
 from starling.errors import ModelError, StarlingError
 from starling.experience import is_flat
 from starling.generate import stop_ids
+from starling.judges import rubric
+from starling.judges.make import named_judges
 from starling.losses import kl
 from starling.memory import RankingTokens
 from starling.models import Model
@@ -59,8 +61,10 @@ def of_memory(config: Config, rankings: RankingTokens | None = None) -> Finding:
     the ranked answers is not known yet, they add nothing to that."""
     network = models.load_config(config.run.model)
     reward_model = models.load_config(config.fit.reward_model) if config.fit.reward_model else None
-    parts = memory.of_tune(config, network, rankings, reward_model)
-    least = memory.of_tune(config, network, rankings or RankingTokens(0, 0), reward_model)
+    local = [one for one in named_judges(config, config.rank) if one.endpoint is None and one.cfg.judge != rubric.NAME]
+    judges = [(models.load_config(models.resolve(one.cfg.judge)), one.by_reward) for one in local]
+    parts = memory.of_tune(config, network, rankings, reward_model, judges)
+    least = memory.of_tune(config, network, rankings or RankingTokens(0, 0), reward_model, judges)
     there = memory.available()
     need, text = sum(parts.values()), f"tune takes about {memory.said(parts)}"
     figures: dict[str, Any] = {"bytes": need, "parts": parts}

@@ -13,7 +13,7 @@ from starling.judges import rubric
 from starling.ledger_tables import read_calls
 from starling.records import Candidate, Ranking
 from starling.store import Run, is_run
-from starling.tune_settings import READS, form, is_online
+from starling.tune_settings import as_read, is_online
 
 
 def run_of(table: Path) -> Run | None:
@@ -164,7 +164,7 @@ def _used_by_tune(run: Run, ranking: Ranking, split: str) -> list[str]:
     row = next((row for row in rows if row["prompt_id"] == ranking.prompt_id), {})
     cfg, said = run.config.tune, []
     if row.get("warm_up") and is_online(cfg.algorithm):
-        said.append("teach the critic" if "critic_epochs" in READS[form(cfg)] else "fix the reward's scale")
+        said.append("teach the critic" if as_read(cfg).critic_epochs else "fix the reward's scale")
     if row.get("learnt"):
         said.append("serve as rollouts" if is_online(cfg.algorithm) else "are learnt from by their ranks")
     return [f"tune: its ranked answers {' and '.join(said)}" if said else "tune: its ranked answers are not used"]

@@ -28,7 +28,7 @@ class Looks:
 
     def is_due(self, step: int) -> bool:
         """Whether this step is followed by a look; the last one always is."""
-        return schedule.is_look_due(self._every, step, self._num_steps)
+        return schedule.is_look_due(self._every, step, (step - 1) / self._num_steps, step / self._num_steps)
 
     def note(self, step: int, accuracy: float, weights: Mapping[str, Tensor]) -> None:
         """Take in what a look found."""

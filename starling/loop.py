@@ -14,7 +14,7 @@ from starling.config import Config
 from starling.curriculum import Curriculum, chunks, count_tokens
 from starling.distributed.vllm import Server
 from starling.errors import DataError, StarlingError
-from starling.experience import Part, Scale, compared, gather, is_flat, shifted, teach_critic, whitened
+from starling.experience import Part, Scale, compared, gather, is_flat, shifted, teach_critic, teach_nothing, whitened
 from starling.losses.kl_control import KLControl
 from starling.metrics import Recorder
 from starling.models import Model
@@ -118,15 +118,17 @@ class Loop:
     def warm_up(self, advance: progress.Advance) -> None:
         """Teach the critic on the warm-up's ranked answers, before the policy moves."""
         for index in range(self.curriculum.num_warm_up_parts):
-            if self.algorithm.critic:
+            if self.cfg.critic_epochs:
                 self._kept[index] = self._gathered(self.curriculum.parts[index], self._raw[index])
             advance(count_tokens(self.curriculum.parts[index]), note="warm-up on ranked answers")
-        teach_critic(self.policy, list(self._kept.values()), self.cfg, device.generator(self.seed, "critic"))
+        if self._kept:
+            teach_critic(self.policy, list(self._kept.values()), self.cfg, device.generator(self.seed, "critic"))
         if not self.curriculum.num_ranked_parts:
             self._kept.clear()
 
     def take_step(self, advance: progress.Advance) -> None:
         """One round: a step's groups, ranked or fresh, then `updates_per_step` updates, each on its own part."""
+        before = self._share_done
         online = self.step >= self.curriculum.ranked_steps
         if online:
             self._kept.clear()  # of ranked answers, which are done
@@ -134,20 +136,20 @@ class Loop:
             fresh = self._sample(advance)
             spent = sum(count_tokens(groups) for groups in fresh)
             self.tokens += spent
-            if 0 < self.cfg.token_budget <= self.tokens:
+            if 0 < self.cfg.token_budget <= self.tokens and self.step + 1 < self.curriculum.num_steps:
                 self._stop(self.step + 1, "token_budget", f"tune.token_budget ({self.cfg.token_budget:,}) is spent")
             is_last = self.stopped_by or self.step + 1 == self.curriculum.num_steps
             with nullcontext() if is_last else self.rollouts.ahead(self.step + 1, advance):
-                parts, metrics = self._learn_from_fresh(fresh)
+                parts, metrics = self._learn_from_fresh(fresh, 1 - before)
         else:
             order = self.curriculum.ranked_order(self.step)
             self._reward_ranked(order)
             parts = [self._ranked_part(index) for index in order]
-            metrics = step_metrics.of_answers(parts, self.scale) | self._update(parts)
+            metrics = step_metrics.of_answers(parts, self.scale) | self._update(parts, 1 - before)
         self.step += 1
         self.policy.sync()
         self._stop_past_limit(metrics.get("objective/kl", 0.0))
-        if schedule.is_look_due(self.cfg.validate_every, self.step, self.curriculum.num_steps) or self._is_over:
+        if self._is_over or schedule.is_look_due(self.cfg.validate_every, self.step, before, self._share_done):
             metrics |= self._look()
         self.recorder.log(self.step, metrics | {"online": float(online), "num_tokens": float(self.tokens)})
         rewarded = f" reward {metrics['reward']:+.2f}" if "reward" in metrics else ""
@@ -155,8 +157,8 @@ class Loop:
         count = 0 if online else sum(count_tokens(part.groups) for part in parts)  # fresh ones: as they came
         advance(count, note=f"step {self.step}/{self.curriculum.num_steps}{rewarded} {kind}")
 
-    def _learn_from_fresh(self, fresh: Sequence[Sequence[Group]]) -> tuple[list[Part], dict[str, float]]:
-        """Score the rollouts, a list for each update, and update on them."""
+    def _learn_from_fresh(self, fresh: Sequence[Sequence[Group]], left: float) -> tuple[list[Part], dict[str, float]]:
+        """Score the rollouts, a list for each update, and update on them, with so much of the way left."""
         raw, means = self.rewards([group for groups in fresh for group in groups])
         if self.cfg.reward_scaling == "running":
             self.shaping = self.shaping.after([reward for row in raw for reward in row])
@@ -166,20 +168,25 @@ class Loop:
         metrics |= step_metrics.of_rollouts(parts, *compared(self.policy, parts, self.cfg)) | means
         self._note_rewards(parts)
         self._write_samples(parts)
-        metrics |= self._update(parts, self.cfg.epochs_per_step)
+        metrics |= self._update(parts, left, self.cfg.epochs_per_step)
         if self.algorithm.kl_in_reward:
             metrics |= self._control_kl(metrics["objective/kl"], parts)
         return parts, metrics
 
     def _note_rewards(self, parts: Sequence[Part]) -> None:
         """End tuning where there is nothing left to learn from the rewards."""
+        groups = [group for part in parts for group in part.groups]
         rows = [row for part in parts for row in part.raw]
         within = self.algorithm.within_prompt(self.cfg)
-        flat = all(map(is_flat, rows)) if within else is_flat([reward for row in rows for reward in row])
+        apart = [([group], [row]) for group, row in zip(groups, rows, strict=True)] if within else [(groups, rows)]
+        flat = all(teach_nothing(*some, self.shaping, self.cfg) for some in apart)
         self.flat_steps = self.flat_steps + 1 if flat else 0
         if self.flat_steps == FLAT_STEPS:
             same = " to a prompt" if within else ""
-            alike = f"in {FLAT_STEPS} steps in a row all answers{same} got the same reward, first {rows[0][0]:g}"
+            alike = (
+                f"in {FLAT_STEPS} steps in a row all answers{same} got the same reward once it is scaled and clipped, "
+                f"first {rows[0][0]:g}"
+            )
             self._stop(self.step + 1, "constant_reward", alike)
 
     def _stop(self, step: int, reason: str, why: str) -> None:
@@ -191,6 +198,10 @@ class Loop:
     def _stop_past_limit(self, kl: float) -> None:
         if kl > self.cfg.kl_limit:
             self._stop(self.step, "kl_limit", f"a KL of {kl:.1f} nats is past tune.kl_limit ({self.cfg.kl_limit:g})")
+
+    @property
+    def _share_done(self) -> float:
+        return self.curriculum.share_done(self.step, self.tokens)
 
     @property
     def _is_over(self) -> bool:
@@ -225,9 +236,9 @@ class Loop:
             raw = [row for part in parts for row in part.raw]
             self.recorder.write(self.step + 1, samples.section(groups, raw, self.scale))
 
-    def _update(self, parts: Sequence[Part], epochs: int = 1) -> dict[str, float]:
-        """`epochs` times one optimiser step for each part, at a rate that falls linearly to 0 over the whole of tuning;
-        advantages and old logprobs are those before the first."""
+    def _update(self, parts: Sequence[Part], left: float, epochs: int = 1) -> dict[str, float]:
+        """`epochs` times one optimiser step for each part, at a rate that falls linearly to 0 with what is `left` of
+        the way; advantages and old logprobs are those before the first."""
         cfg, coef = self.cfg, self.kl_control.coef
         once = len(parts) * epochs == 1
         batches = [
@@ -241,7 +252,6 @@ class Loop:
             batches = whitened(batches)
         if cfg.reward_shift:
             batches = shifted(batches, cfg.reward_shift)
-        left = 1 - self.step / self.curriculum.num_steps
         for group, rate in zip(self.optimiser.param_groups, (cfg.learning_rate, cfg.value_learning_rate), strict=True):
             group["lr"] = rate * left
         metrics: dict[str, float] = {"learning_rate": cfg.learning_rate * left}
@@ -309,7 +319,7 @@ class Loop:
             "steps": self.step,
             "ranked_steps": self.curriculum.ranked_steps,
             "ranked_tokens": self.curriculum.ranked_tokens_before(self.step),
-            "critic_warm_up_tokens": self.curriculum.warm_up_tokens if self.algorithm.critic else 0,
+            "critic_warm_up_tokens": self.curriculum.warm_up_tokens if self.cfg.critic_epochs else 0,
             "rollout_tokens": self.tokens,
             "stopped_by": self.stopped_by or "steps",
             "reward_scale": self.scale._asdict(),

@@ -1,7 +1,7 @@
 """What `tune` will take of memory, and what the machine has."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +38,7 @@ def of_tune(
     network: PretrainedConfig,
     rankings: RankingTokens | None = None,
     reward_model: PretrainedConfig | None = None,
+    judges: Sequence[tuple[PretrainedConfig, bool]] = (),
 ) -> dict[str, int]:
     """Bytes of each part at the fullest moment: an update, with all that stays in memory beside it.
 
@@ -48,7 +49,8 @@ def of_tune(
     blocks of a microbatch, or of the largest group of answers where that is more; logits of some rows; features of
     the warm-up and of a step; keys and values of the answers under way. With LoRA what is trained are the adapters.
     Without `rankings` all ranked answers reach `sample.max_new_tokens`; without `reward_model` it is as large as the
-    policy.
+    policy. `judges` are the models in this process that look at the steps, and whether each is a reward model, which
+    judges in float32.
     """
     cfg, algorithm = as_read(config.tune), algorithms.chosen(config.tune)
     model = _without_weights(network)
@@ -62,7 +64,7 @@ def of_tune(
     answers = config.sample.answers or len(config.sample.generators) or ANSWERS
     longest = PROMPT_TOKENS + answers * config.sample.max_new_tokens
     mean, most = rankings or RankingTokens(longest, longest)
-    kept = cfg.warm_up_prompts if algorithm.critic else min(cfg.warm_up_prompts, cfg.ranked_prompts)
+    kept = cfg.warm_up_prompts if cfg.critic_epochs else min(cfg.warm_up_prompts, cfg.ranked_prompts)
     warm_up = round(kept * mean)
     fresh = cfg.rollouts_per_prompt * cfg.max_new_tokens + PROMPT_TOKENS if cfg.steps else 0
     microbatch = max(cfg.microbatch_tokens, fresh, most if cfg.ranked_prompts else 0)
@@ -80,6 +82,7 @@ def of_tune(
         "trained weights, gradient, AdamW": 16 * trained,
         "reference, best weights, copies": (4 + copies) * top + 4 * trained,
         "reward model": size * (_whole(reward_model) if reward_model else whole) if rewarded else 0,
+        "judges": sum((4 if by_reward else size) * _whole(judge) for judge, by_reward in judges),
         "critic": 16 * critic,
         "activations of a microbatch": microbatch * active * blocks,
         "logits": (ROWS * (4 + size) if has_linear_logits(model) else 4 * microbatch) * network.vocab_size,
@@ -135,9 +138,9 @@ def _without_weights(network: PretrainedConfig, kind: Any = AutoModelForCausalLM
         return kind.from_config(network)
 
 
-def _whole(reward_model: PretrainedConfig) -> int:
-    """All weights of a reward model."""
-    return sum(weight.numel() for weight in _without_weights(reward_model, AutoModel).parameters())
+def _whole(network: PretrainedConfig) -> int:
+    """All weights of a model below its head."""
+    return sum(weight.numel() for weight in _without_weights(network, AutoModel).parameters())
 
 
 def _weights(model: Any, layers: int, rank: int) -> tuple[int, int, int]:

@@ -135,10 +135,11 @@ def weights_of(name: str) -> str:
 
 
 def weights_hash(weights: Iterable[Tensor]) -> str:
-    """The SHA-256 of weights in their order, as float32: what tells a model from another of the same shape."""
+    """The SHA-256 of weights in their order, which tells a model from another of the same shape: of what bfloat16 has
+    of them, so that it is the same in whatever they were loaded."""
     digest = hashlib.sha256()
     for weight in weights:
-        digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
+        digest.update(weight.detach().bfloat16().cpu().contiguous().view(torch.int16).numpy().tobytes())
     return digest.hexdigest()
 
 

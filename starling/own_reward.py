@@ -26,7 +26,7 @@ def refuse_settings(config: Config) -> None:
             raise UsageError(
                 f"tune: tune.rewards names the judge, and {one.cfg.judge} is a reward model: {_WHY}; {_HOW}"
             )
-        if config.fit.reward_model and _are_one(one.cfg.judge, config.fit.reward_model):
+        if "model" in _rewards(config) and config.fit.reward_model and _are_one(one.cfg.judge, config.fit.reward_model):
             raise UsageError(f"tune: rank's judge {one.cfg.judge} is fit.reward_model too: {_WHY}; {_HOW}")
 
 
@@ -70,8 +70,8 @@ def tell(run: Run, judge: Judge) -> dict[str, Any]:
 
 
 def among(run: Run, judge: Judge) -> list[str]:
-    """The judges that are the run's own reward model."""
-    found = reward_judges(judge)
+    """The judges that are the run's own reward model, where the policy is trained to please that."""
+    found = reward_judges(judge) if "model" in _rewards(run.config) else ()
     return [one.name for one in found if is_own(run, one.identity)]
 
 

@@ -16,12 +16,10 @@ def share(schedule: str, step: int, num_steps: int, warmup: float) -> float:
     return {"constant": 1.0, "linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2}[schedule]
 
 
-def is_look_due(every: int, step: int, num_steps: int) -> bool:
-    """Whether step 1 ... `num_steps` is followed by a look: every so many steps, of 0 at each quarter of the way; the
-    last one always is."""
-    if every:
-        return step % every == 0 or step == num_steps
-    return 4 * step // num_steps > 4 * (step - 1) // num_steps
+def is_look_due(every: int, step: int, before: float, after: float) -> bool:
+    """Whether this step is followed by a look: every so many steps, of 0 at each quarter of the way; the last one
+    always is. `before` and `after` it so much of the way is behind, 0 to 1."""
+    return after >= 1 or (step % every == 0 if every else int(4 * after) > int(4 * before))
 
 
 def num_looks(every: int, num_steps: int) -> int:

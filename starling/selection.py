@@ -5,6 +5,7 @@ than `tune.safety_drop` or `tune.instruction_drop` allow, or whose answers grew 
 kept, however often it wins.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -87,13 +88,13 @@ class Watch:
         is_first = not self._first
         if is_first:
             self._first = answers
-        wins = [0.5] * len(answers) if is_first else self._wins(answers)
+        wins = [0.5] * len(answers) if is_first else self._wins(answers, step)
         judged = parting.win_rate(wins, self._families)
-        win_rate = judged.value if judged.n else 0.5
+        win_rate = judged.value
         shares = bounds.shares(self._asked, answers)
         if is_first:
             self._tell_unbounded(shares)
-        admitted = self._is_admitted(shares, answers, step)
+        admitted = self._is_admitted(shares, answers, step) and self._is_read(wins, step)
         best = max((look["win_rate"] for look in self._looks if look["admitted"]), default=-1.0)
         is_best = admitted and win_rate > best
         if is_best:
@@ -106,8 +107,9 @@ class Watch:
         look = {
             "step": float(step),
             "win_rate": win_rate,
-            "win_rate_low": judged.low if judged.n else 0.0,
-            "win_rate_high": judged.high if judged.n else 1.0,
+            "win_rate_low": judged.low,
+            "win_rate_high": judged.high,
+            "unread": float(sum(win is None for win in wins)),
             "rubric_score": sum(found.score for found in assessed) / len(assessed),
             "mean_length": sum(answer.num_tokens for answer in answers) / len(answers),
             "kl": 0.0 if is_first else self._kl(policy, groups),
@@ -190,11 +192,15 @@ class Watch:
         }
 
     def _tell_unbounded(self, shares: Mapping[str, Mapping[str, float]]) -> None:
-        """Say which figures no validation prompt is about."""
+        """Say which figures so few validation prompts are about that no fall can count."""
         for name, (key, limit) in self._limits.items():
-            if limit < 1 and not shares[name]:
+            found, fewest = len(shares[name]), 1 if name == bounds.FOLLOWED else bounds.FEWEST
+            if limit < 1 and found < fewest:
+                few = f", and a fall is shown from {fewest} on" if found else ""
                 progress.console.print(
-                    f"tune: no validation prompt is about {name}, so {key} does not bound it", markup=False
+                    f"tune: {found or 'no'} validation prompt{'s are' if found > 1 else ' is'} about {name}{few}, so "
+                    f"{key} does not bound it",
+                    markup=False,
                 )
 
     def facts(self) -> dict[str, Any]:
@@ -245,12 +251,37 @@ class Watch:
         self.tokens += sum(group.num_tokens for group in groups)
         return groups
 
-    def _wins(self, answers: Sequence[Candidate]) -> list[float | None]:
-        """Whether the judge prefers each answer to the first policy's; a tie is half, what cannot be read None."""
+    def _wins(self, answers: Sequence[Candidate], step: int) -> list[float | None]:
+        """Whether the judge prefers each answer to the first policy's; a tie is half, what cannot be read None.
+
+        What cannot be read is told. Where none can be read, tuning stops: the same command asks again.
+        """
         judged = self._judge.rank(
             [(prompt, [new, old]) for prompt, new, old in zip(self._asked, answers, self._first, strict=True)]
         )
-        return [None if verdict.ranks is None else preference(verdict.ranks) for verdict in judged]
+        wins = [None if verdict.ranks is None else preference(verdict.ranks) for verdict in judged]
+        if reasons := Counter(verdict.reason for verdict in judged if verdict.ranks is None).most_common():
+            reason, times = reasons[0]
+            said = (
+                f"tune: step {step}: {wins.count(None):,} of {len(wins):,} pairs could not be judged and do not count; "
+                f"most often ({times:,}): {reason}"
+            )
+            if wins.count(None) == len(wins):
+                raise StopStage(f"{said}; no step can be chosen like that")
+            progress.console.print(said, markup=False)
+        return wins
+
+    def _is_read(self, wins: Sequence[float | None], step: int) -> bool:
+        """Whether enough verdicts could be read to choose by."""
+        unread, limit = wins.count(None) / len(wins), self._config.rank.max_unparsed
+        if is_read := unread <= limit:
+            return is_read
+        progress.console.print(
+            f"tune: step {step} is not kept: {100 * unread:.0f} % of its pairs could not be judged "
+            f"(rank.max_unparsed {limit:g})",
+            markup=False,
+        )
+        return is_read
 
     def _kl(self, policy: Policy, groups: Sequence[Group]) -> float:
         """KL to the initial policy of what would be saved, nats an answer: of the whole vocabulary, at temperature 1,

@@ -180,6 +180,7 @@ class Run:
         Its checkpoint goes last: a kill before costs no more than what came after it.
         """
         entry = self.manifest["stages"][stage]
+        self._clear(stage)
         outputs = sorted(path for path in self.folder(stage).rglob("*") if path.is_file() and path.suffix != ".pt")
         self.manifest["stages"][stage] = entry | {
             "state": "done",
@@ -188,6 +189,11 @@ class Run:
         }
         self._save()
         (self.folder(stage) / "checkpoint.pt").unlink(missing_ok=True)
+
+    def _clear(self, stage: str) -> None:
+        """Take away what a kill left of files and folders under way."""
+        for path in [*self.folder(stage).glob("*.partial"), *self.folder(stage).glob("*.old-*")]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def borrow(self, other: "Run", stages: list[str]) -> None:
         """Take finished stages over from another run whose settings agree that far, with their metrics.

@@ -41,6 +41,7 @@ READS: Mapping[str, Set[str]] = {
 _OFF = {
     "steps": 0, "ranked_prompts": 0, "epochs_per_step": 1, "reward_baseline": "none", "reward_shift": 0.0,
     "whiten_advantages": False, "temperature": 1.0, "kl_coef": 0.0, "value_clip": 0.0, "value_gate": 0.0,
+    "critic_epochs": 0,
 }  # fmt: skip
 
 
@@ -66,7 +67,7 @@ class TuneTable(Table):
     """What answers are rewarded by, as a weighted sum; a name alone has weight 1."""
     ranked_prompts: int = Field(140, ge=0)
     """Prompts whose ranked answers are learnt from first: by apa at the initial policy and awr as if they were
-    rollouts, by the offline algorithms as all there is; 0 = none."""
+    rollouts, by the offline algorithms as all there is; whole updates, so that it may be some more; 0 = none."""
     ranked_epochs: int = Field(2, ge=1)
     """Passes over those answers."""
     steps: int = Field(8, ge=0)
@@ -95,7 +96,7 @@ class TuneTable(Table):
     and sees this run's folder: with `lora_rank` it is given the adapters of each step, else all weights."""
     overlap: bool = False
     """Whether a step's rollouts are sampled while the step before is learnt from, by the weights of before it; old
-    logprobs are then the sampler's own."""
+    logprobs are then the sampler's own. What is sampled beside a step that ends tuning early is thrown away."""
     lam: float = Field(0.5, gt=0)
     """Lambda of apa and awr: large = advantages count for little, so that apa stays close to the policy it is anchored
     at, and awr, which is anchored at none, imitates all answers alike."""

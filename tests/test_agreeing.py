@@ -17,6 +17,7 @@ def settings(*overrides: str) -> Config:
         ("sample.slots=3", ["prompts"]),
         ("prompts.train=3", []),
         ("run.seed=3", []),
+        ("evaluate.answer_tokens=90", ["prompts", "sample", "rank", "fit"]),  # by which tune has chosen its step
         ("evaluate.resamples=200", ["prompts", "sample", "rank", "fit", "tune"]),
     ],
 )

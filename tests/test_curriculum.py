@@ -61,6 +61,18 @@ def test_tokens_to_come_by_hand() -> None:
     assert [plan.ranked_tokens_before(step) for step in (0, 1, 4, 7)] == [0, 4, 16, 16]
 
 
+def test_the_share_behind_is_of_steps_or_of_the_token_budget_whichever_ends_first() -> None:
+    cfg = TuneTable(ranked_prompts=2, ranked_epochs=2, prompts_per_step=1, updates_per_step=1, steps=16,
+                    token_budget=100)  # fmt: skip
+    plan = Curriculum(cfg, 0, [ASKED], [group([1, 2])] * 3)
+    assert (plan.ranked_steps, plan.num_steps) == (4, 20)
+    # 4 of 20 steps are ranked; after them 16/20 of the way is a share of the steps or of the 100 tokens
+    told = [plan.share_done(step, tokens) for step, tokens in ((0, 0), (4, 0), (5, 5), (5, 25), (6, 75), (7, 120))]
+    assert told == pytest.approx([0, 4 / 20, 5 / 20, 8 / 20, 16 / 20, 1])
+    endless = Curriculum(cfg.model_copy(update={"token_budget": 0}), 0, [ASKED], [group([1, 2])] * 3)
+    assert endless.share_done(5, 99) == 5 / 20
+
+
 def test_of_the_best_answers_ties_all_stay() -> None:
     one = group([2, 1, 1, 4])
     assert one.best.ranks == (1, 1)

@@ -337,3 +337,17 @@ def test_the_step_that_reaches_the_token_budget_is_the_last_and_learnt_from(
     ] < 140
     assert [look["step"] for look in found.watch.facts()["looks"]] == [0, found.step]
     assert f"tune: step {found.step}: tune.token_budget (140) is spent; tuning ends here" in capsys.readouterr().out
+
+
+def test_rate_and_looks_follow_the_token_budget_where_it_ends_tuning(tiny_model: Path, tmp_path: Path) -> None:
+    changes = {"tune__token_budget": 200, "tune__steps": 90, "tune__validate_every": 0, "tune__ranked_prompts": 0}
+    found = loop(settings(tmp_path, tiny_model, **changes), Recorder(tmp_path / "m.jsonl", "tune"))
+    found.train(Checkpoint(tmp_path / "c.pt", 1e9))
+    steps = [line for line in metrics.read(tmp_path / "m.jsonl") if "tune/learning_rate" in line]
+    spent = [0.0, *(line["tune/num_tokens"] for line in steps)]
+    for line, before, step in zip(steps, spent, range(90), strict=False):
+        left = 1 - max(before / 200, step / 90)
+        assert line["tune/learning_rate"] == pytest.approx(found.cfg.learning_rate * left)
+    quarters = [step for step in range(1, len(spent)) if min(spent[step], 200) // 50 > spent[step - 1] // 50]
+    assert [look["step"] for look in found.watch.facts()["looks"]] == [0, *quarters]
+    assert quarters[-1] == found.step < 20

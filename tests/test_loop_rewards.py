@@ -11,9 +11,12 @@ from starling import loop as loop_module
 from starling import progress
 from starling.checkpoint import Checkpoint
 from starling.errors import StarlingError
-from starling.experience import is_flat
+from starling.experience import Scale, is_flat, teach_nothing
+from starling.generate import Sampled
 from starling.metrics import Recorder
+from starling.records import Prompt
 from starling.rewards import Rewards, Shown
+from starling.rollout import Group
 
 
 def test_progress_is_told_while_ranked_answers_are_rewarded(tiny_model: Path, tmp_path: Path, monkeypatch) -> None:
@@ -73,8 +76,8 @@ def test_rewards_that_stay_the_same_end_tuning_with_a_line(
     assert found.facts()["stopped_by"] == "constant_reward"
     assert found.step == 3
     assert (
-        "tune: step 3: in 3 steps in a row all answers to a prompt got the same reward, first 0;"
-        in capsys.readouterr().out
+        "tune: step 3: in 3 steps in a row all answers to a prompt got the same reward once it is "
+        "scaled and clipped, first 0;" in capsys.readouterr().out
     )
 
 
@@ -91,12 +94,42 @@ def test_rewards_that_differ_from_prompt_to_prompt_alone_end_tuning(tiny_model: 
     found = loop(settings(tmp_path, tiny_model, tune__steps=9), Recorder(tmp_path / "m.jsonl", "tune"), score=by_prompt)
     found.train(Checkpoint(tmp_path / "c.pt", 1e9))
     assert found.facts()["stopped_by"] == "constant_reward"
-    assert "all answers to a prompt got the same reward, first " in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "all answers to a prompt got the same reward once it is scaled and clipped, first " in shown
 
 
 @pytest.mark.parametrize(("raw", "flat"), [([0, 0], True), ([5.0, 5.000001], True), ([1e-9, 2e-9], False), ([1], True)])
 def test_rewards_are_flat_by_their_own_size(raw: list[float], flat: bool) -> None:
     assert is_flat(raw) == flat
+
+
+def test_a_critic_that_is_not_taught_costs_no_warm_up(tiny_model: Path, tmp_path: Path) -> None:
+    changes = {"tune__critic_epochs": 0, "tune__ranked_prompts": 0, "tune__steps": 1}
+    found = loop(settings(tmp_path, tiny_model, **changes), Recorder(tmp_path / "m.jsonl", "tune"))
+    found.fix_scale()
+    found._gathered = None  # type: ignore[assignment]  # it would be called
+    found.warm_up(lambda count, note="": None)
+    assert found.facts()["critic_warm_up_tokens"] == 0
+    assert loop(settings(tmp_path, tiny_model), Recorder(tmp_path / "n", "tune")).facts()["critic_warm_up_tokens"] > 0
+
+
+def test_rewards_are_flat_as_they_are_learnt_from(tiny_model: Path, tmp_path: Path) -> None:
+    cfg = settings(tmp_path, tiny_model, tune__reward_clip=2.0, tune__missing_eos_penalty=1.0).tune
+    whole, cut = (
+        Group(
+            prompt=Prompt(id="p", messages=[]),
+            prompt_ids=(5,),
+            answers=tuple(Sampled(ids=[7], finished=end) for end in ends),
+            texts=("a", "b"),
+        )
+        for ends in ((True, True), (True, False))
+    )
+    scale = Scale(1.0, 0.5)
+    assert teach_nothing([whole], [[1.25, 1.25]], scale, cfg)
+    assert not teach_nothing([whole], [[1.25, 1.0]], scale, cfg)
+    assert teach_nothing([whole], [[7.0, 9.0]], scale, cfg)  # both are past the clip
+    assert not teach_nothing([cut], [[0.0, 0.0]], scale, cfg)  # the one that was cut loses 1
+    assert not teach_nothing([whole, whole], [[1.25, 1.25], [1.0, 1.0]], scale, cfg)
 
 
 def test_the_judge_is_not_asked_about_answers_that_it_has_ranked(tiny_model: Path, tmp_path: Path) -> None:

@@ -77,6 +77,18 @@ def test_the_longest_ranking_counts_where_blocks_learn_from_ranked_answers(
     assert long == (2 * short if larger else short)
 
 
+def test_judges_in_this_process_count_with_their_weights(tiny_model: Path, tmp_path: Path) -> None:
+    network = models.load_config(str(tiny_model))
+    settings = config.load(recipe(tmp_path / "by-program", tiny_model))
+    assert memory.of_tune(settings, network)["judges"] == 0
+    body = sum(weight.numel() for weight in models.load_policy(str(tiny_model)).network.base_model.parameters())
+    both = memory.of_tune(settings, network, judges=[(network, True), (network, False)])
+    assert both["judges"] == (4 + device.product_dtype().itemsize) * body
+    asked = config.load(recipe(tmp_path / "by-model", tiny_model, rank__judge=str(tiny_model)))
+    found = findings.of_memory(asked).figures["parts"]
+    assert found["judges"] == device.product_dtype().itemsize * body
+
+
 def test_a_reward_model_of_another_size_counts_as_it_is(tiny_model: Path, tmp_path: Path) -> None:
     network, other = models.load_config(str(tiny_model)), models.load_config(str(tiny_model))
     other.num_hidden_layers = 9

@@ -70,6 +70,15 @@ def test_policy_is_in_what_this_machine_multiplies_unless_told(tiny_model: Path,
     assert models.load_policy(str(tiny_model), torch.float16).network.dtype == torch.float16
 
 
+def test_a_model_has_one_hash_whatever_it_is_loaded_in(tiny_model: Path) -> None:
+    networks = [models.load_policy(str(tiny_model), dtype).network for dtype in (torch.float32, torch.bfloat16)]
+    one, other = (models.weights_hash(network.parameters()) for network in networks)
+    assert one == other
+    with torch.no_grad():
+        networks[0].lm_head.weight[3, 5] += 0.01
+    assert models.weights_hash(networks[0].parameters()) != one
+
+
 def test_saved_policy_is_the_same_for_everybody(tiny_model: Path, tmp_path: Path) -> None:
     policy = models.load_policy(str(tiny_model), torch.float32)
     models.save(policy, tmp_path / "policy")

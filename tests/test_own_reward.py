@@ -56,6 +56,8 @@ def test_a_reward_model_that_is_taken_over_may_not_choose_either_wherever_its_co
             with pytest.raises(UsageError, match=r"^tune: rank's judge .*/other is fit.reward_model too: what the"):
                 own_reward.refuse_settings(cfg)
         own_reward.refuse_settings(settings(tmp_path, tiny_model, fit__reward_model=apart, **judges))
+        for changes in ({"tune__rewards": ["rubric"]}, {"tune__algorithm": "dpo"}):  # which it does not reward
+            own_reward.refuse_settings(settings(tmp_path, tiny_model, fit__reward_model=other, **judges, **changes))
 
 
 @pytest.mark.parametrize(
@@ -117,4 +119,7 @@ def test_the_runs_own_reward_model_is_known_by_its_weights(run: Run, other: str,
     assert own_reward.tell(run, stranger) == {"reward_models": [stranger.identity]}
     assert own_reward.tell(run, RubricJudge(tie_margin=0.0)) == {}
     own_reward.refuse_choosing(run, stranger)
+    run.config = config.load(config.find_recipe("smollm2"), ['tune.rewards=["rubric"]'])
+    own_reward.refuse_choosing(run, own)
+    assert own_reward.among(run, own) == []
     assert capsys.readouterr().out == "" and own.rank([item("p", "a", "a")])[0].ranks == [1, 1]

@@ -49,5 +49,7 @@ def test_every_schedule_rises_alike_and_never_falls_to_zero_before_the_end(kind:
 def test_looks_come_at_each_quarter_or_every_so_many_steps_and_after_the_last(
     every: int, steps: int, looks: list[int]
 ) -> None:
-    assert [step for step in range(1, steps + 1) if schedule.is_look_due(every, step, steps)] == looks
+    assert [
+        step for step in range(1, steps + 1) if schedule.is_look_due(every, step, (step - 1) / steps, step / steps)
+    ] == looks
     assert schedule.num_looks(every, steps) == len(looks)

@@ -37,7 +37,7 @@ class ScriptedJudge:
     def rank(self, items: Sequence[tuple[Prompt, Sequence]]) -> list[Judged]:
         self.asked.append([(new.model, old.model) for _, (new, old) in items])
         ranks = {"+": [1.0, 2.0], "-": [2.0, 1.0], "=": [1.0, 1.0], "?": None}
-        return [Judged(ranks=ranks[said]) for said in self._looks.pop(0)]
+        return [Judged(ranks=ranks[said], reason="" if ranks[said] else "prose") for said in self._looks.pop(0)]
 
 
 @pytest.fixture
@@ -68,13 +68,32 @@ def test_preference_by_hand(ranks: list[float], expected: float) -> None:
     assert preference(ranks) == expected
 
 
-@pytest.mark.parametrize(
-    ("said", "win_rate"), [("++-", 2 / 3), ("+=-", 0.5), ("+?-", 0.5), ("+??", 1.0), ("???", 0.5), ("---", 0.0)]
-)
+@pytest.mark.parametrize(("said", "win_rate"), [("++-", 2 / 3), ("+=-", 0.5), ("+?-", 0.5), ("+??", 1.0), ("---", 0.0)])
 def test_the_win_rate_is_over_the_readable_verdicts(settings, policy, said: str, win_rate: float) -> None:
     watch = Watch(settings, PROMPTS, ScriptedJudge(said))
     assert watch.look(policy, 0)["validation/win_rate"] == 0.5
     assert watch.look(policy, 1)["validation/win_rate"] == pytest.approx(win_rate)
+
+
+def test_a_look_that_hardly_could_be_judged_is_told_and_never_kept(tiny_model, policy, tmp_path, capsys) -> None:
+    settings = config.load(recipe(tmp_path / "half", tiny_model, rank__max_unparsed=0.5))
+    watch = Watch(settings, PROMPTS, ScriptedJudge("+??", "+?-", "++?"))
+    for step in range(4):
+        watch.look(policy, step)
+    looks = watch.facts()["looks"]
+    assert [look["unread"] for look in looks] == [0, 2, 1, 1]
+    assert [look["admitted"] for look in looks] == [1, 0, 1, 1]
+    assert watch.best_step == 3
+    shown = capsys.readouterr().out
+    assert "tune: step 1: 2 of 3 pairs could not be judged and do not count; most often (2): prose" in shown
+    assert "tune: step 1 is not kept: 67 % of its pairs could not be judged (rank.max_unparsed 0.5)" in shown
+
+
+def test_a_look_of_which_nothing_could_be_judged_stops_tuning(settings, policy) -> None:
+    watch = Watch(settings, PROMPTS, ScriptedJudge("???"))
+    watch.look(policy, 0)
+    with pytest.raises(StopStage, match=r"^tune: step 7: 3 of 3 pairs could not be judged .* no step can be chosen"):
+        watch.look(policy, 7)
 
 
 def test_the_weights_of_the_first_best_look_are_kept(settings, policy) -> None:
@@ -250,6 +269,18 @@ def test_a_bound_that_no_validation_prompt_is_about_is_told(tiny_model, policy, 
     assert told == [
         "tune: no validation prompt is about instructions_followed, so tune.instruction_drop does not bound it"
     ]
+
+
+@pytest.mark.parametrize(("count", "told"), [(0, "no validation prompt is"), (1, "1 validation prompt is"), (5, "")])
+def test_too_few_ill_natured_prompts_to_show_a_fall_are_told(settings, policy, capsys, count: int, told: str) -> None:
+    prompts = [replace(PROMPTS[0], id=str(at), good_natured=False, checks=()) for at in range(count)]
+    prompts += [replace(PROMPTS[0], id=f"good {at}") for at in range(6)]
+    Watch(settings, prompts, ScriptedJudge()).look(policy, 0)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "refused_ill_natured" in line]
+    few = ", and a fall is shown from 5 on" if count else ""
+    assert lines == (
+        [f"tune: {told} about refused_ill_natured{few}, so tune.safety_drop does not bound it"] if told else []
+    )
 
 
 def writing(lengths: list[list[int]]) -> type[Watch]:
