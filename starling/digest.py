@@ -3,7 +3,6 @@
 A stage that is not done yet is there with its state and without figures.
 """
 
-import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from starling.judges import rubric
 from starling.judges.checks import HELD_OUT
 from starling.standing import Standing, standing
 from starling.store import ROAD, Run
+from starling.writing import without_nan
 
 STAGES = ROAD[:-1]
 NOUNS = {
@@ -156,15 +156,6 @@ def budgets(config: Config, facts: Mapping[str, Mapping[str, Any]]) -> list[dict
         ),
     )
     return [{"stage": stage, "label": label, "used": used, "allowed": allowed} for stage, label, used, allowed in parts]
-
-
-def without_nan(value: Any) -> Any:
-    """The same with None for what is not a finite number, since JSON has no word for it."""
-    if isinstance(value, Mapping):
-        return {str(key): without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def case_numbers(case: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from starling.at_work import alone
 from starling.errors import DataError, UsageError, explained
 from starling.layouts import EXPORTS, Form, Item, Row
 from starling.records import SPLITS
-from starling.store import Run, is_run, replace_folder, write_atomically
+from starling.store import Run, is_run
+from starling.writing import replace_folder, write_atomically
 
 MARK = "export.json"  # stands in each of our exports, and in no other folder
 CHUNK = 1000  # rows that are written at once

@@ -19,7 +19,8 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 import starling
 from starling import gguf_vocabulary, model_card, modelfile, models, packing, progress
 from starling.errors import ModelError, UsageError, explained
-from starling.store import Run, is_run, write_atomically
+from starling.store import Run, is_run
+from starling.writing import write_atomically
 
 Dtype = Literal["f16", "bf16", "f32"]
 MARK = "starling.version"  # a key that stands in each of our files, and in no other

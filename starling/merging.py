@@ -14,7 +14,8 @@ from safetensors import SafetensorError
 from starling import models, progress
 from starling.errors import ModelError, UsageError, explained
 from starling.models import Model
-from starling.store import Run, is_run, replace_folder
+from starling.store import Run, is_run
+from starling.writing import replace_folder
 
 
 def export(source: Path, out: Path) -> dict[str, Any]:

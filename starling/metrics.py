@@ -5,7 +5,6 @@ A line holds `stage`, `step` and the metrics under their full names (`tune/objec
 """
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, Protocol
 
 from starling.curves import Curves
 from starling.errors import DataError, explained
+from starling.writing import write_atomically
 
 _SECTION = "## Step "
 
@@ -45,9 +45,11 @@ class Recorder:
         """Drop this stage's lines and sections beyond `step`, and a last line that was cut by a crash."""
         kept = [line for line in read(self.path) if line["stage"] != self.stage or line["step"] <= step]
         if self.path.exists():
-            _replace(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+            write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         if self._diary and self._diary.exists():
-            _replace(self._diary, "".join(text for at, text in _sections(self._diary.read_text()) if at <= step))
+            write_atomically(
+                self._diary, "".join(text for at, text in _sections(self._diary.read_text()) if at <= step)
+            )
         for mirror in self._mirrors:
             mirror.begin([line for line in kept if line["stage"] == self.stage])
 
@@ -87,13 +89,6 @@ def _sections(diary: str) -> list[tuple[int, str]]:
     """The step and the text of each section."""
     found = re.split(rf"^(?={_SECTION}\d+$)", diary, flags=re.MULTILINE)
     return [(int(text.removeprefix(_SECTION).partition("\n")[0]), text) for text in found if text]
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with explained(f"writing {path}"):
-        partial.write_text(text)
-        os.replace(partial, path)
 
 
 def _rounded(value: float) -> float:

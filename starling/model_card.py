@@ -15,7 +15,8 @@ from starling.before_after import judge_named
 from starling.config import FitTable
 from starling.digest import FIT_LABELS
 from starling.records import Ranking
-from starling.store import versions, write_atomically
+from starling.store import versions
+from starling.writing import sha256, write_atomically
 
 CARD = "README.md"
 _MOST_MODELS = 20  # that are named in the table of models
@@ -123,11 +124,7 @@ def fingerprint(rankings: Sequence[Ranking]) -> str:
 
 def weights(folder: Path) -> dict[str, str]:
     """The SHA-256 of each file of weights in a model's folder."""
-    found = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+    return {path.name: sha256(path) for path in sorted(folder.glob("*.safetensors"))}
 
 
 def _held_out(facts: Mapping[str, Any]) -> dict[str, Any] | None:

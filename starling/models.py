@@ -25,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 from starling import builtin, chat, device, lean, packing
 from starling.errors import ModelError, StarlingError, explained
 from starling.packing import Packed
+from starling.writing import sha256
 
 # Weights of another size are told by `_require_weights`, which names them.
 _WITH_INFO = {"ignore_mismatched_sizes": True, "output_loading_info": True}
@@ -118,8 +119,7 @@ def identity(name: str) -> dict[str, str]:
         commit = folder.name
     digest = hashlib.sha256()
     for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as content:
-            digest.update(hashlib.file_digest(content, "sha256").digest())
+        digest.update(bytes.fromhex(sha256(file)))
     template = json.dumps(load_tokenizer(name).chat_template)
     return {
         "name": name,

@@ -15,7 +15,8 @@ from starling.metrics import Recorder
 from starling.records import Message, Ranking
 from starling.reward import Precision, Question
 from starling.stages import fit as stage
-from starling.store import replace_folder, versions, write_atomically
+from starling.store import versions
+from starling.writing import replace_folder, sha256, write_atomically
 
 FACTS = "fit.json"
 _NO_RANKING = "not a ranking"
@@ -239,8 +240,7 @@ def _fingerprint(path: Path) -> dict[str, str]:
 def _sha256(file: Path) -> str:
     if not file.is_file():
         raise DataError(f"fit: {file}: there is no such file")
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+    return sha256(file)
 
 
 def _place(messages: Sequence[Message]) -> float:

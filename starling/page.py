@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from starling import figures
-from starling.store import write_atomically
+from starling.writing import write_atomically
 
 
 def render(template: str, numbers: Mapping[str, Any], scripts: Sequence[str], **texts: Any) -> str:

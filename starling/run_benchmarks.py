@@ -18,7 +18,8 @@ from starling.config import BenchmarkTable, Config
 from starling.errors import StarlingError, StopStage
 from starling.ledger import Ledger
 from starling.limits import Allowance
-from starling.store import LEDGER, Run, is_run, write_atomically
+from starling.store import LEDGER, Run, is_run
+from starling.writing import write_atomically
 
 STAGE, FOLDER = "evaluate", "benchmarks"
 ASSUMED = f"a benchmark's reply takes {cost.SHARE_OF_CAP:.0%} of its cap, until some were seen"

@@ -3,15 +3,12 @@
 `manifest.json` is written last and by renaming, so a stage is done exactly when the manifest says so.
 """
 
-import hashlib
 import json
-import os
 import platform
 import shutil
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import starling
@@ -21,33 +18,11 @@ from starling.agreeing import STAGES, asked_anew, differences, settled
 from starling.config import Config
 from starling.errors import DataError, UsageError, explained
 from starling.ledger import Ledger
+from starling.writing import replace_folder, sha256, write_atomically
 
 FORMAT = 1
 LEDGER = "calls.sqlite"
 ROAD = (*STAGES, "report")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part."""
-    partial = path.with_name(path.name + ".partial")
-    with explained(f"writing {path}"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text)
-        os.replace(partial, path)
-
-
-def replace_folder(partial: Path, final: Path) -> None:
-    """Put a completely written folder in the place of `final`; the old one is gone only after the new one stands.
-
-    Until then it stands beside it in a folder of a new name: `final.old` may be somebody's own.
-    """
-    if not final.exists():
-        os.replace(partial, final)
-        return
-    aside = Path(mkdtemp(prefix=f"{final.name}.old-", dir=final.parent))
-    os.replace(final, aside / final.name)
-    os.replace(partial, final)
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def is_run(path: str | Path) -> bool:
@@ -185,7 +160,7 @@ class Run:
         self.manifest["stages"][stage] = entry | {
             "state": "done",
             "facts": facts,
-            "outputs": {str(path.relative_to(self.root)): _sha256(path) for path in outputs},
+            "outputs": {str(path.relative_to(self.root)): sha256(path) for path in outputs},
         }
         self._save()
         (self.folder(stage) / "checkpoint.pt").unlink(missing_ok=True)
@@ -227,7 +202,7 @@ class Run:
             if self.is_done(stage)
             for name, digest in self.manifest["stages"][stage].get("outputs", {}).items()
         }
-        damaged = [name for name, digest in outputs.items() if _sha256(self.root / name) != digest]
+        damaged = [name for name, digest in outputs.items() if sha256(self.root / name) != digest]
         if damaged:
             raise DataError(
                 f"run: {len(damaged)} of {len(outputs)} finished files in {self.root} are missing or changed, "
@@ -283,11 +258,3 @@ def _is_of_a_cut_start(path: Path, config: str) -> bool:
     if path.name == "config.toml":
         return path.read_bytes() == config.encode()
     return path.name in ("config.toml.partial", "manifest.json.partial")
-
-
-def _sha256(path: Path) -> str:
-    """The hash of a file's content; "" where there is no such file."""
-    if not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import starling
-from starling import config, metrics, store
+from starling import config, errors, metrics, store, writing
 from starling.config import Config
 from starling.errors import DataError, StarlingError, UsageError
 from starling.ledger import Ledger, call_key
@@ -197,8 +197,8 @@ def test_a_stage_that_is_done_is_not_borrowed_over(run: Run, tmp_path: Path) -> 
 
 def test_a_write_replaces_the_whole_file_and_leaves_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "file.txt"
-    store.write_atomically(path, "a long first text")
-    store.write_atomically(path, "short")
+    writing.write_atomically(path, "a long first text")
+    writing.write_atomically(path, "short")
     assert path.read_text() == "short"
     assert list(path.parent.iterdir()) == [path]
 
@@ -207,12 +207,12 @@ def test_a_folder_is_replaced_whole_and_what_stands_beside_it_stays(tmp_path: Pa
     for name, file in (("final", "old.txt"), ("partial", "new.txt"), ("final.old", "older.txt")):
         (tmp_path / name).mkdir()
         (tmp_path / name / file).write_text(file)
-    store.replace_folder(tmp_path / "partial", tmp_path / "final")
+    writing.replace_folder(tmp_path / "partial", tmp_path / "final")
     found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.txt"))
     assert found == ["final.old/older.txt", "final/new.txt"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["final", "final.old"]
     (tmp_path / "partial").mkdir()
-    store.replace_folder(tmp_path / "partial", tmp_path / "fresh")
+    writing.replace_folder(tmp_path / "partial", tmp_path / "fresh")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["final", "final.old", "fresh"]
 
 
@@ -220,18 +220,18 @@ def test_the_old_folder_is_kept_where_the_new_one_cannot_take_its_place(tmp_path
     (tmp_path / "final").mkdir()
     (tmp_path / "final" / "old.txt").write_text("old")
     with pytest.raises(FileNotFoundError):
-        store.replace_folder(tmp_path / "not there", tmp_path / "final")
+        writing.replace_folder(tmp_path / "not there", tmp_path / "final")
     assert [path.read_text() for path in tmp_path.rglob("old.txt")] == ["old"]
 
 
 def test_the_systems_refusal_becomes_one_plain_line() -> None:
     expected = r"^writing x failed: No space left; free space or choose another folder$"
-    with pytest.raises(StarlingError, match=expected), store.explained("writing x"):
+    with pytest.raises(StarlingError, match=expected), errors.explained("writing x"):
         raise OSError(28, "No space left")
 
 
 def test_other_errors_pass_unchanged() -> None:
-    with pytest.raises(KeyError), store.explained("writing x"):
+    with pytest.raises(KeyError), errors.explained("writing x"):
         raise KeyError
 
 
@@ -290,6 +290,6 @@ def test_metrics_with_a_last_line_that_was_cut_can_be_borrowed(run: Run, tmp_pat
 def test_a_folder_that_cannot_be_made_is_one_plain_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StarlingError, match=r"writing .* failed: Not a directory"):
-        store.write_atomically(tmp_path / "file" / "run" / "x", "")
+        writing.write_atomically(tmp_path / "file" / "run" / "x", "")
     with pytest.raises(UsageError, match="there is no run in"):
         Run.read(tmp_path / "file")

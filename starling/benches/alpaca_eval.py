@@ -27,7 +27,7 @@ from starling.benches.left_out import LeftOut
 from starling.errors import DataError, UsageError
 from starling.records import Score
 from starling.speakers import endpoint_of
-from starling.store import write_atomically
+from starling.writing import write_atomically
 
 NAME = alpaca_outputs.NAME
 ABOUT = "how often a judge prefers the model to its rival, also at equal length"

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from starling import device, progress
 from starling.benches.left_out import LeftOut
 from starling.errors import DataError, StarlingError, UsageError
-from starling.store import write_atomically
+from starling.writing import write_atomically
 
 EXTRA = "lm-eval"
 _Z = NormalDist().inv_cdf(0.975)

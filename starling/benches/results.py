@@ -19,7 +19,8 @@ from starling import figures, progress, texts
 from starling.benches import left_out, panel
 from starling.benches.left_out import LeftOut
 from starling.records import Score
-from starling.store import versions, write_atomically
+from starling.store import versions
+from starling.writing import without_nan, write_atomically
 
 RESULT = "result.json"
 FORMATS = {"points": figures.number_interval, "share": figures.share_interval}
@@ -80,7 +81,7 @@ def show(found: Mapping[str, Any], about: str, *, unit: str, notes: Sequence[str
 
 def write(out: Path, found: Mapping[str, Any]) -> None:
     """Write the result beside what it was made of."""
-    text = json.dumps(_without_nan(found), indent=1, allow_nan=False, ensure_ascii=False, default=str)
+    text = json.dumps(without_nan(found), indent=1, allow_nan=False, ensure_ascii=False, default=str)
     write_atomically(out / RESULT, text + "\n")
     progress.console.print(f"bench: {out / RESULT}", markup=False)
 
@@ -93,15 +94,6 @@ def _named(who: Mapping[str, Any]) -> str:
 
 
 _HASHES = {"weights_sha256": "weights", "template_hash": "template"}
-
-
-def _without_nan(value: Any) -> Any:
-    """The value with null in the place of numbers that JSON does not know."""
-    if isinstance(value, Mapping):
-        return {key: _without_nan(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(inner) for inner in value]
-    return None if isinstance(value, float) and value != value else value
 
 
 def _print(content: Text | Table) -> None:

@@ -16,7 +16,8 @@ from starling.benches.items import Bench, Item
 from starling.benches.left_out import LeftOut
 from starling.errors import DataError, UsageError
 from starling.records import Prompt
-from starling.store import versions, write_atomically
+from starling.store import versions
+from starling.writing import write_atomically
 
 OPTIONS = frozenset(("model", "scores", "data", "run", "out", "dtype"))
 STORED = "stored"

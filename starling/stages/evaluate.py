@@ -34,7 +34,8 @@ from starling.packing import Packed
 from starling.policy import Policy
 from starling.records import Candidate, Prompt
 from starling.rollout import SamplingSettings, candidates, left_aside, own_settings, sample_groups, score_texts
-from starling.store import Run, write_atomically
+from starling.store import Run
+from starling.writing import write_atomically
 
 Row = TypeVar("Row")
 CASES, SCORES = "cases.jsonl", "scores.json"

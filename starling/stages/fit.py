@@ -3,7 +3,7 @@
 import math
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
@@ -37,8 +37,9 @@ from starling.metrics import Recorder
 from starling.models import Model
 from starling.objective import Objective, num_places
 from starling.records import Ranking
-from starling.store import Run, replace_folder
+from starling.store import Run
 from starling.trainable import Trainable
+from starling.writing import fill_folder
 
 _OF_TRAINING = shutil.ignore_patterns("checkpoint-*", "runs", ".*", "*.bin", "*.pt", "*.pth")  # what trainers leave
 
@@ -110,7 +111,7 @@ def fit(
     part.weights.update(objective.weights)
     steps, kept_step = _train(cfg, model, part, objective, (examples, tests), plan, checkpoint, recorder)
     if part.has_adapter:
-        _replace(folder / "adapter", lambda unfinished: part.save_adapter(unfinished, models.lasting_name(base)))
+        fill_folder(folder / "adapter", lambda unfinished: part.save_adapter(unfinished, models.lasting_name(base)))
         part.merge()
     scored = accuracy.score(model, tests, cfg.microbatch_tokens)
     facts = {
@@ -134,7 +135,7 @@ def fit(
             uncertainty.save(sureness, unfinished)
         model_card.write(unfinished, cfg, base, rankings, held_out, facts, seed=seed, files=origin.files)
 
-    _replace(folder / "model", write)
+    fill_folder(folder / "model", write)
     return facts
 
 
@@ -152,7 +153,7 @@ def take(cfg: FitTable, held_out: Sequence[Ranking], folder: Path) -> dict[str, 
         shutil.copytree(models.folder_of(cfg.reward_model), unfinished, ignore=_OF_TRAINING)
 
     with explained(f"copying {cfg.reward_model}"):
-        _replace(folder / "model", write)
+        fill_folder(folder / "model", write)
     return {
         "reward_model": models.identity(cfg.reward_model),
         "rankings": 0,
@@ -162,14 +163,6 @@ def take(cfg: FitTable, held_out: Sequence[Ranking], folder: Path) -> dict[str, 
         "held_out": accuracy.figures(tests, scored) if tests else None,
         "reward_scale": None if scale is None else scale._asdict(),
     }
-
-
-def _replace(folder: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a folder under a temporary name, and put it in this place."""
-    unfinished = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    write(unfinished)
-    replace_folder(unfinished, folder)
 
 
 def plan_steps(cfg: FitTable, examples: Sequence[Example], seed: int) -> list[list[int]]:

@@ -1,6 +1,5 @@
 """tune: the policy moves towards what is rewarded, or ranked first; the judge picks the checkpoint."""
 
-import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -30,8 +29,9 @@ from starling.models import Model
 from starling.policy import Policy, initial_policy
 from starling.records import Prompt
 from starling.rewards import Rewards
-from starling.store import Run, replace_folder
+from starling.store import Run
 from starling.tune_settings import TuneTable, is_online, unread
+from starling.writing import fill_folder
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -74,13 +74,10 @@ def run(run: Run) -> dict[str, Any]:
         )
     policy.load(watch.best_weights)
     policy.sync(cfg.weight_share)
-    partial = run.folder("tune") / "policy.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    policy.save(partial)
-    replace_folder(partial, run.folder("tune") / "policy")
+    fill_folder(run.folder("tune") / "policy", policy.save)
     if policy.has_adapters:
-        policy.save_adapter(partial, models.lasting_name(config.run.model), cfg.weight_share)
-        replace_folder(partial, run.folder("tune") / "adapter")
+        name, share = models.lasting_name(config.run.model), cfg.weight_share
+        fill_folder(run.folder("tune") / "adapter", lambda partial: policy.save_adapter(partial, name, share))
     return loop.facts() | watch.facts()
 
 
