@@ -109,10 +109,9 @@ def scores_of(prompts: Sequence[Prompt], answers: Sequence[Sequence[Candidate]])
 
 def divergence(policy: Policy, groups: Sequence[Group], microbatch_tokens: int) -> float:
     """KL of who sampled the groups to the policy's reference, nats an answer."""
-    packs = [(group.prompt_ids, [answer.ids for answer in group.answers]) for group in groups]
     total = 0.0
-    for batch in packing.microbatches([packing.size(pack) for pack in packs], microbatch_tokens):
-        reference_N = policy.features(packing.pack([packs[index] for index in batch])).ref_logprob_N.cpu()
+    for batch, packed in packing.batches([group.pack for group in groups], microbatch_tokens):
+        reference_N = policy.features(packed).ref_logprob_N.cpu()
         sampled = [value for index in batch for answer in groups[index].answers for value in answer.logprobs]
         total += float(kl.k1(torch.tensor(sampled), reference_N).sum())
     return total / sum(len(group.answers) for group in groups)

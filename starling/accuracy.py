@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from starling import balance, device, models, packing, stats, turns
+from starling import balance, device, models, stats, turns
 from starling.examples import Example, ragged
 from starling.losses.ranking import plackett_luce_nll
 from starling.models import Model
@@ -52,9 +52,8 @@ def score(model: Model, examples: Sequence[Example], microbatch_tokens: int) -> 
     """The reward of every answer of every example, as a loaded model gives it: without autocast, unless the caller
     sets it."""
     found: list[list[float]] = [[]] * len(examples)
-    for batch in balance.microbatches([example.size for example in examples], microbatch_tokens):
+    for batch, packed in balance.batches([example.pack for example in examples], microbatch_tokens):
         chosen = [examples[index] for index in batch]
-        packed = packing.pack([(example.shared, example.endings) for example in chosen])
         rewards = models.rewards(model.network, packed)
         models.require_numbers(rewards, chosen[0].ranking.where or f"prompt {chosen[0].ranking.prompt_id}")
         for index, part in zip(batch, rewards.split([len(example.endings) for example in chosen]), strict=True):

@@ -1,6 +1,22 @@
-"""Which addresses only this machine reaches."""
+"""Which addresses only this machine reaches, and the token that all others ask for."""
 
 import ipaddress
+import os
+
+from starling.errors import UsageError
+
+KEY = "STARLING_API_KEY"
+
+
+def key(who: str, host: str) -> str:
+    """The token that clients give, "" where there is none; refused where other machines would reach `host` without."""
+    found = os.environ.get(KEY, "").strip()
+    if found or is_loopback(host):
+        return found
+    raise UsageError(
+        f"{who}: --host {host} can be reached from other machines; put a token of your choice into the environment "
+        f"variable {KEY}, which clients then give as their key or password"
+    )
 
 
 def is_loopback(host: str) -> bool:

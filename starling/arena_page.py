@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,14 +11,12 @@ from typing import Any
 
 import gradio as gr
 
-from starling import arena_html, progress
-from starling.addresses import is_loopback
+from starling import addresses, arena_html, progress
 from starling.arena import LONGEST, TURNS, Arena, Battle
-from starling.errors import GivenUp, StarlingError, UsageError
+from starling.errors import GivenUp, StarlingError
 from starling.records import Message
 from starling.votes import Winner
 
-TOKEN = "STARLING_API_KEY"
 KEYS: dict[Winner, str] = {"model_a": "a", "tie": "t", "tie (bothbad)": "n", "model_b": "b"}
 SECONDS_BETWEEN_RATINGS = 15.0  # for the votes of others
 _AT_ONCE = 8  # people who wait for answers
@@ -59,7 +56,7 @@ def serve(arena: Arena, host: str, port: int) -> None:
     try:
         _, url, _ = page.launch(
             server_name=host, server_port=port, auth=allowed, prevent_thread_lock=True, quiet=True, share=False,
-            auth_message=f"Any name; the password is what {TOKEN} holds.", footer_links=[], ssr_mode=False,
+            auth_message=f"Any name; the password is what {addresses.KEY} holds.", footer_links=[], ssr_mode=False,
             **look(),
         )  # fmt: skip
     except OSError:
@@ -77,13 +74,9 @@ def serve(arena: Arena, host: str, port: int) -> None:
 
 def gate(host: str) -> Callable[[str, str], bool] | None:
     """Who may come in: everybody on loopback; elsewhere those who know the token, without which it is refused."""
-    if is_loopback(host):
+    if addresses.is_loopback(host):
         return None
-    token = os.environ.get(TOKEN, "").strip()
-    if not token:
-        raise UsageError(
-            f"arena: {host} can be reached from other machines; put a token into {TOKEN}, or leave --host out"
-        )
+    token = addresses.key("arena", host)
     return lambda _, password: hmac.compare_digest(password.encode(), token.encode())
 
 

@@ -18,6 +18,7 @@ from starling import stats
 from starling.judgement_rows import Judgement
 from starling.judgements import Log
 from starling.judges import naming
+from starling.judges.ranks import kendall, middle_ranks
 from starling.records import Score
 
 RESAMPLES = 2000
@@ -88,7 +89,7 @@ def position(read: Sequence[Judgement], k: int) -> dict[str, Any] | None:
         return None
     found = first_place_by_position(shown, k)
     n, first = found["n"], found["first"]
-    ranks = [(call, _middle_ranks(call)) for call in shown]
+    ranks = [(call, middle_ranks(call.ranks or ())) for call in shown]
     places = [
         {
             "place": place + 1,
@@ -218,10 +219,8 @@ def _kendall(pairs: Iterable[tuple[Judgement, Judgement]]) -> dict[str, Any]:
     for one, other in pairs:
         places = _place_by_text(one), _place_by_text(other)
         texts = sorted(places[0])
-        taus.append(
-            (one.prompt, float(scipy_stats.kendalltau(*([side[text] for text in texts] for side in places)).statistic))
-        )
-    known = [(prompt, tau) for prompt, tau in taus if not np.isnan(tau)]
+        taus.append((one.prompt, kendall(*([side[text] for text in texts] for side in places))))
+    known = [(prompt, tau) for prompt, tau in taus if tau is not None]
     return _score(known) | {"prompts": len({prompt for prompt, _ in known}), "all_tied": len(taus) - len(known)}
 
 
@@ -237,13 +236,9 @@ def _place_by_text(call: Judgement) -> dict[str, float]:
     return {text: sum(values) / len(values) for text, values in ranks.items()}
 
 
-def _middle_ranks(call: Judgement) -> list[float]:
-    return [float(rank) for rank in scipy_stats.rankdata(call.ranks or ())]
-
-
 def _places(call: Judgement) -> list[float]:
     """The ranks; answers without a place share the mean of the places that are left."""
-    told = zip(call.ranks or (), _middle_ranks(call), strict=True)
+    told = zip(call.ranks or (), middle_ranks(call.ranks or ()), strict=True)
     return [float(rank) if math.isfinite(rank) else middle for rank, middle in told]
 
 

@@ -1,7 +1,16 @@
 """Groups of unlike size in microbatches of like size."""
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+from starling import packing
+from starling.packing import Pack, Packed
+
+
+def batches(packs: Sequence[Pack], tokens: int) -> Iterator[tuple[list[int], Packed]]:
+    """Packed sequences of up to `tokens` and of like size, with the indices of what each holds."""
+    for indices in microbatches([packing.size(pack) for pack in packs], tokens):
+        yield indices, packing.pack([packs[index] for index in indices])
 
 
 def microbatches(sizes: Sequence[int], tokens: int) -> list[list[int]]:

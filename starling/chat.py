@@ -92,6 +92,11 @@ def conversation_ids(
     return shared, [ids[len(shared) :] for ids in wholes]
 
 
+def or_blank(answer: str) -> str:
+    """An answer as a reward model can read it: of one with nothing but white space a blank, the bare end of a turn."""
+    return answer if answer.strip() else " "
+
+
 def shortened(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tokens: int) -> Sequence[Message] | None:
     """The conversation at least `tokens` shorter, cut from the left; None where nothing of the last turn would remain.
 

@@ -8,10 +8,9 @@ from typing import Any
 from starling import polling, stats
 from starling.config import Config
 from starling.judges import rubric
-from starling.judges.ranks import ranks_with_ties
+from starling.judges.ranks import preference, ranks_with_ties
 from starling.judges.rubric import Assessment
 from starling.records import Candidate, Prompt, Score
-from starling.selection import preference
 
 MODELS = ("base", "tuned")
 

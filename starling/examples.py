@@ -23,8 +23,13 @@ class Example:
     endings: Sequence[Sequence[int]]
 
     @property
+    def pack(self) -> packing.Pack:
+        """The ids as they are packed."""
+        return self.shared, self.endings
+
+    @property
     def size(self) -> int:
-        return packing.size((self.shared, self.endings))
+        return packing.size(self.pack)
 
     @property
     def num_places(self) -> int:

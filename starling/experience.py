@@ -112,10 +112,8 @@ def gather(
     Without raw rewards all are 0; without `reference` it does not run. `trunks` are the trunk's states of each group,
     (1, T, H), where they are known already.
     """
-    packs = [(group.prompt_ids, [answer.ids for answer in group.answers]) for group in groups]
     found = []
-    for chosen in packing.microbatches([packing.size(pack) for pack in packs], cfg.microbatch_tokens):
-        packed = packing.pack([packs[index] for index in chosen])
+    for chosen, packed in packing.batches([group.pack for group in groups], cfg.microbatch_tokens):
         own = [groups[index] for index in chosen]
         trunk_1TH = torch.cat([trunks[index] for index in chosen], 1) if trunks else trunk_states(own)
         features = policy.features(packed, trunk_1TH, reference=reference)

@@ -115,8 +115,8 @@ def of_reward_window(
     window = packing.window(reward_model.network.config)
     lengths, own, theirs = [], 0, 0
     for group in ranked:
-        ends = [answer.finished for answer in group.answers]
-        shared, endings = chat.conversation_ids(reward_model.tokenizer, group.prompt.messages, group.texts, ends)
+        texts, ends = list(map(chat.or_blank, group.texts)), [answer.finished for answer in group.answers]
+        shared, endings = chat.conversation_ids(reward_model.tokenizer, group.prompt.messages, texts, ends)
         lengths.append((group.prompt.id, len(shared) + max(map(len, endings))))
         before = len(chat.prompt_ids(reward_model.tokenizer, group.prompt.messages))
         own, theirs = own + group.num_tokens, theirs + sum(len(shared) + len(ending) - before for ending in endings)
@@ -174,7 +174,7 @@ def of_template(policy: Policy, shown: Sequence[tuple[Prompt, str]]) -> Finding:
 
 def of_kl(policy: Policy, groups: Sequence[Group]) -> Finding:
     """KL of policy to reference before the first update: both branch from one trunk with the same weights, so 0."""
-    packed = packing.pack([(group.prompt_ids, [answer.ids for answer in group.answers]) for group in groups])
+    packed = packing.pack([group.pack for group in groups])
     with torch.no_grad():
         features = policy.features(packed)
         logprob_N = policy.logprobs(packed, features)
@@ -206,9 +206,7 @@ def of_endings(groups: Sequence[Group], cfg: TuneTable) -> Finding:
 def of_gap(policy: Policy, groups: Sequence[Group], cfg: TuneTable) -> Finding:
     """Mean difference of a token's logprob as it was sampled and as it is trained."""
     gaps: list[float] = []
-    packs = [(group.prompt_ids, [answer.ids for answer in group.answers]) for group in groups]
-    for chosen in packing.microbatches([packing.size(pack) for pack in packs], cfg.microbatch_tokens):
-        packed = packing.pack([packs[index] for index in chosen])
+    for chosen, packed in packing.batches([group.pack for group in groups], cfg.microbatch_tokens):
         sampled = [value for index in chosen for answer in groups[index].answers for value in answer.logprobs]
         gaps += (policy.features(packed).ref_logprob_N.cpu() - torch.tensor(sampled)).abs().tolist()
     gap, worst = sum(gaps) / max(len(gaps), 1), max(gaps, default=0.0)

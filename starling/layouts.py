@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import pyarrow as pa
 
 from starling import tables, turns
+from starling.judges.ranks import middle_ranks
 from starling.records import Candidate, Message, Ranking
 
 Row = dict[str, Any]
@@ -65,18 +66,9 @@ class Pair(NamedTuple):
     margin: float
 
 
-def middle_ranks(ranking: Ranking) -> list[float]:
-    """The ranks with tied answers sharing the mean of their places: 1, 1, 3 becomes 1.5, 1.5, 3.
-
-    Answers without a place share the mean of those that are left.
-    """
-    ranks = ranking.ranks
-    return [sum(other < rank for other in ranks) + (sum(other == rank for other in ranks) + 1) / 2 for rank in ranks]
-
-
 def pairs(ranking: Ranking, which: str, left_out: LeftOut) -> Iterator[Pair]:
     """The pairs of a ranking: all, neighbours in the ranking, or its best with its worst answer."""
-    ranks = middle_ranks(ranking)
+    ranks = middle_ranks(ranking.ranks)
     best_first = sorted(range(len(ranks)), key=ranks.__getitem__)
     if len(best_first) < 2:
         left_out["rankings of fewer than two answers"] += 1
@@ -124,7 +116,7 @@ def _trl(item: Item, left_out: LeftOut) -> Iterator[Row]:
 def _unpaired(item: Item, left_out: LeftOut) -> Iterator[Row]:
     """The better half of a ranking is labelled true, the worse half false; what stands in the middle is neither."""
     middle = (len(item.ranking.answers) + 1) / 2
-    for answer, rank in zip(item.ranking.answers, middle_ranks(item.ranking), strict=True):
+    for answer, rank in zip(item.ranking.answers, middle_ranks(item.ranking.ranks), strict=True):
         if not answer.answer.strip():
             left_out["answers that are empty"] += 1
         elif rank == middle:
@@ -161,7 +153,7 @@ def _ultrafeedback(item: Item, left_out: LeftOut) -> Iterator[Row]:
                 "overall_score": 10 - 9 * (rank - 1) / (k - 1) if k > 1 else None,
                 "rank": tables.told_rank(place),
             }
-            for answer, place, rank in zip(ranking.answers, ranking.ranks, middle_ranks(ranking), strict=True)
+            for answer, place, rank in zip(ranking.answers, ranking.ranks, middle_ranks(ranking.ranks), strict=True)
         ],
         "prompt_id": ranking.prompt_id,
     }

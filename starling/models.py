@@ -158,7 +158,7 @@ def load_policy(name: str, dtype: torch.dtype | None = None) -> Model:
     return Model(network.to(device.default()).eval(), load_tokenizer(name))
 
 
-def new_reward_model(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> Model:
+def new_reward_model(name: str, seed: int = 0) -> Model:
     """MODEL with its LM head replaced by a new `score` head, drawn by `seed`.
 
     What is saved of it has to score the same in tools that render a conversation to text and tokenise that: the
@@ -169,7 +169,7 @@ def new_reward_model(name: str, dtype: torch.dtype = torch.float32, seed: int = 
     if tokenizer.num_special_tokens_to_add():
         tokenizer.add_bos_token = tokenizer.add_eos_token = False
     chat.end_on_reward(tokenizer, name)
-    network, loaded = _load(AutoModelForSequenceClassification, name, dtype=dtype, num_labels=1, **_WITH_INFO)
+    network, loaded = _load(AutoModelForSequenceClassification, name, dtype=torch.float32, num_labels=1, **_WITH_INFO)
     tokenizer.pad_token = _pad_token(tokenizer, name, network.get_input_embeddings().num_embeddings)
     tokenizer.padding_side = "right"
     if not hasattr(network, "score"):

@@ -29,6 +29,10 @@ _UNTOLD = -1  # in place of a window where a layer names none, not even that it 
 _DROPOUTS = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")  # as families call it
 
 
+Pack = tuple[Sequence[int], Sequence[Sequence[int]]]
+"""The token ids of a prompt, and of each answer to it."""
+
+
 class Context(Protocol):
     """What attends: it travels with a forward call to every attention layer."""
 
@@ -90,12 +94,12 @@ class Packed:
         return self.ids_1T.shape[1]
 
 
-def pack(groups: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]) -> Packed:
-    """Lay out `(prompt ids, [answer ids, ...])` groups one after the other."""
+def pack(packs: Sequence[Pack]) -> Packed:
+    """Lay out prompts, each with its answers, one after the other."""
     ids: list[int] = []
     positions: list[int] = []
     blocks = []
-    for prompt, answers in groups:
+    for prompt, answers in packs:
         if not prompt:
             raise ValueError("a packed prompt needs at least one token")
         spans = []
@@ -107,12 +111,18 @@ def pack(groups: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]) -> Pac
     return Packed(torch.tensor([ids]), torch.tensor([positions]), tuple(blocks))
 
 
-def size(group: tuple[Sequence[int], Sequence[Sequence[int]]]) -> int:
+def size(pack: Pack) -> int:
     """Tokens of a group once packed."""
-    return len(group[0]) + sum(map(len, group[1]))
+    return len(pack[0]) + sum(map(len, pack[1]))
 
 
-def microbatches(sizes: Sequence[int], tokens: int) -> Iterator[list[int]]:
+def batches(packs: Sequence[Pack], tokens: int) -> Iterator[tuple[list[int], Packed]]:
+    """Packed sequences of up to `tokens`, in the order given, with the indices of what each holds."""
+    for indices in consecutive([size(one) for one in packs], tokens):
+        yield indices, pack([packs[index] for index in indices])
+
+
+def consecutive(sizes: Sequence[int], tokens: int) -> Iterator[list[int]]:
     """Indices of consecutive groups whose sizes add up to at most `tokens`; a larger group stands alone."""
     batch: list[int] = []
     total = 0
@@ -126,20 +136,15 @@ def microbatches(sizes: Sequence[int], tokens: int) -> Iterator[list[int]]:
         yield batch
 
 
-def hidden_states(
-    backbone: PreTrainedModel, packed: Packed, inputs_1TH: Tensor | None = None, context: Context | None = None
-) -> Tensor:
-    """The backbone's last hidden states (T, H), from the packed ids or from hidden states of lower layers.
-
-    `context` attends in place of the packed sequence where the keys and values are wanted too.
-    """
+def hidden_states(backbone: PreTrainedModel, packed: Packed, inputs_1TH: Tensor | None = None) -> Tensor:
+    """The backbone's last hidden states (T, H), from the packed ids or from hidden states of lower layers."""
     refuse_unsteady(backbone.config, packed.longest)
     device = backbone.device
     inputs: dict[str, Any] = {"input_ids": packed.ids_1T.to(device)}
     if inputs_1TH is not None:
         inputs = {"inputs_embeds": inputs_1TH}
     positions_1T = packed.positions_1T.to(device)
-    output = backbone(**inputs, position_ids=positions_1T, use_cache=False, context=context or packed)
+    output = backbone(**inputs, position_ids=positions_1T, use_cache=False, context=packed)
     return output.last_hidden_state[0]
 
 

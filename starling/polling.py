@@ -14,10 +14,10 @@ from starling.benches.panel import VERDICTS, Member
 from starling.config import Config, JudgeTable
 from starling.judges.make import make_judge, named_judges
 from starling.judges.protocol import Judge, Judged
+from starling.judges.ranks import preference
 from starling.judges.several import Panel
 from starling.ledger import Ledger
 from starling.records import Candidate, Prompt, Score
-from starling.selection import preference
 
 Votes = Sequence[float | None]
 

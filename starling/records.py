@@ -5,10 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
-KINDS = (
-    "writing", "explanation", "extraction", "rewriting", "advice", "facts", "reasoning", "follow_up", "ill_natured",
-    "look_alike",
-)  # fmt: skip
 SPLITS = ("train", "validation", "test")
 
 

@@ -115,9 +115,9 @@ class RewardModel:
         offset, scale = self._scale() if scaled else (0.0, 1.0)
         packs = self._packs(questions)
         found: list[list[Scored]] = [[]] * len(packs)
-        for batch in balance.microbatches([packing.size(pack) for pack in packs], MICROBATCH_TOKENS):
+        for batch, packed in balance.batches(packs, MICROBATCH_TOKENS):
             sizes = [len(packs[index][1]) for index in batch]
-            hidden_NH = models.answer_states(network, packing.pack([packs[index] for index in batch]))
+            hidden_NH = models.answer_states(network, packed)
             reward_N = models.rewards_of(network, hidden_NH)
             models.require_numbers(reward_N, questions[batch[0]].where)
             spread_N = torch.full_like(reward_N, torch.nan) if head is None else head.spread(hidden_NH)
@@ -165,7 +165,7 @@ class RewardModel:
         empty = [number for number, answer in enumerate(question.answers) if not answer.strip()]
         if empty and not question.reads_empty:
             raise DataError(f"{question.where}: answer {empty[0]} is empty, so it has no reward; leave it out")
-        texts = [answer or " " for answer in question.answers]
+        texts = list(map(chat.or_blank, question.answers))
         pack = chat.conversation_ids(self._model.tokenizer, question.messages, texts, question.finished)
         longest = len(pack[0]) + max(map(len, pack[1]))
         if longest > self.window:

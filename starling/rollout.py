@@ -39,6 +39,11 @@ class Group:
         return sum(len(answer.ids) for answer in self.answers)
 
     @property
+    def pack(self) -> packing.Pack:
+        """The ids as they are packed."""
+        return self.prompt_ids, [answer.ids for answer in self.answers]
+
+    @property
     def num_pairs(self) -> int:
         """Pairs of answers of which one is ranked above the other."""
         return sum(one != other for one, other in combinations(self.ranks, 2))
@@ -219,7 +224,7 @@ def score_texts(
     """
     packs, window = [], packing.window(reward_model.network.config)
     for prompt, texts, finished in groups:
-        shown = [text or " " for text in texts]
+        shown = list(map(chat.or_blank, texts))
         shared, endings = chat.conversation_ids(reward_model.tokenizer, prompt.messages, shown, finished)
         longest = len(shared) + max(map(len, endings))
         if longest > window:
@@ -229,8 +234,7 @@ def score_texts(
             )
         packs.append((shared, endings))
     found: list[list[float]] = []
-    for batch in packing.microbatches([packing.size(pack) for pack in packs], microbatch_tokens):
-        packed = packing.pack([packs[index] for index in batch])
+    for batch, packed in packing.batches(packs, microbatch_tokens):
         with device.autocast(reward_model.network.device):
             rewards = models.rewards(reward_model.network, packed)
         models.require_numbers(rewards, f"prompt {groups[batch[0]][0].id}")

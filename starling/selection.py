@@ -18,6 +18,7 @@ from starling.errors import StopStage
 from starling.experience import trunk_states
 from starling.generate import generate
 from starling.judges.protocol import Judge
+from starling.judges.ranks import preference
 from starling.judges.rubric import assess
 from starling.models import Model
 from starling.parting import Parting
@@ -60,11 +61,6 @@ class Watch:
         self.best_step = 0
         self.best_weights: dict[str, Tensor] = {}
         self.tokens = 0
-
-    @property
-    def last_step(self) -> int:
-        """The step at which the policy was looked at last."""
-        return int(self._looks[-1]["step"])
 
     @property
     def has_parted(self) -> bool:
@@ -288,16 +284,8 @@ class Watch:
         at each token of these answers. They are not drawn from that distribution, so what a token's own logprobs say
         would not do.
         """
-        packs = [(group.prompt_ids, [answer.ids for answer in group.answers]) for group in groups]
-        total = 0.0
-        with policy.blended(self._config.tune.weight_share):
-            sizes = [packing.size(pack) for pack in packs]
-            for chosen in packing.microbatches(sizes, self._config.tune.microbatch_tokens):
-                packed = packing.pack([packs[index] for index in chosen])
+        cfg, total = self._config.tune, 0.0
+        with policy.blended(cfg.weight_share):
+            for chosen, packed in packing.batches([group.pack for group in groups], cfg.microbatch_tokens):
                 total += float(policy.kl(packed, trunk_states([groups[index] for index in chosen])).sum())
         return total / len(self._asked)
-
-
-def preference(ranks: Sequence[float]) -> float:
-    """1 where the first of two is ranked better, 0 where worse, 0.5 where they tie."""
-    return 0.5 if ranks[0] == ranks[1] else float(ranks[0] < ranks[1])

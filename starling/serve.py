@@ -10,15 +10,13 @@ from typing import Literal
 
 from aiohttp import web
 
-from starling import device, models, offer, progress, reward
-from starling.addresses import is_loopback
+from starling import addresses, device, models, offer, progress, reward
 from starling.engine import Engine
 from starling.errors import UsageError
 from starling.listening import bound, stop_asked
 from starling.offer import Offer
 from starling.server import Server
 
-KEY = "STARLING_API_KEY"
 SLOTS = 16  # answers under way at once; more would make each of them slower on a CPU
 WAITING = 256  # answers that may wait for a slot; whoever comes then is told to come again
 CLOSING_SECONDS = 2.0  # for replies that are on their way out
@@ -27,8 +25,7 @@ EngineName = Literal["starling", "vllm"]
 
 def serve(source: str, *, reward_model: str, host: str, port: int, engine: EngineName) -> dict[str, str]:
     """Serve until Ctrl-C or SIGTERM; returns where it stood."""
-    key = os.environ.get(KEY, "").strip()
-    require_key(host, key)
+    key = addresses.key("serve", host)
     found = offer.find(source, reward_model)
     if engine == "vllm":
         _become_vllm(found, host, port, key)
@@ -38,16 +35,6 @@ def serve(source: str, *, reward_model: str, host: str, port: int, engine: Engin
         asyncio.run(_until_stopped(found, listening, key, address))
     progress.console.print("serve: closed", markup=False)
     return {"address": address, "model": found.policy_name, "reward_model": found.reward_name}
-
-
-def require_key(host: str, key: str) -> None:
-    """Refuse to stand open to others without a token."""
-    if key or is_loopback(host):
-        return
-    raise UsageError(
-        f"serve: --host {host} can be reached from other machines; put a token of your choice into the environment "
-        f"variable {KEY}, which clients then give as their API key"
-    )
 
 
 def vllm_command(found: Offer, host: str, port: int) -> list[str]:

@@ -58,9 +58,8 @@ def fit(model: Model, examples: Sequence[Example], prior: float, microbatch_toke
     assert head_H.any(), "a head of zeros has no size to expect weights of"
     precision_HH = prior * size / head_H.double().square().sum() * torch.eye(size, dtype=torch.float64)
     total_H, count = torch.zeros(size, dtype=torch.float64), 0
-    for batch in packing.microbatches([example.size for example in examples], microbatch_tokens):
+    for batch, packed in packing.batches([example.pack for example in examples], microbatch_tokens):
         chosen = [examples[index] for index in batch]
-        packed = packing.pack([(example.shared, example.endings) for example in chosen])
         hidden_NH = models.answer_states(network, packed)
         reward_N = models.rewards_of(network, hidden_NH).cpu()
         hidden_NH = hidden_NH.double().cpu()

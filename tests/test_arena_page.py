@@ -23,7 +23,7 @@ from starling.votes import Votes
 
 pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'starling-rlaif[arena]'")
 
-from starling import arena_page
+from starling import addresses, arena_page
 from starling.arena_page import Waiting
 
 
@@ -195,12 +195,12 @@ def test_a_closed_page_breaks_its_answers_off_and_frees_the_models_for_the_next(
 
 
 def test_other_addresses_demand_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(arena_page.TOKEN, raising=False)
+    monkeypatch.delenv(addresses.KEY, raising=False)
     assert [arena_page.gate(host) for host in ("127.0.0.1", "localhost", "::1")] == [None] * 3
     for host in ("0.0.0.0", "192.168.0.7", "example.org"):
         with pytest.raises(UsageError, match="STARLING_API_KEY"):
             arena_page.gate(host)
-    monkeypatch.setenv(arena_page.TOKEN, "s3cret\u00e9")
+    monkeypatch.setenv(addresses.KEY, "s3cret\u00e9")
     allowed = arena_page.gate("0.0.0.0")
     assert allowed is not None
     assert [allowed("anyone", word) for word in ("s3cret\u00e9", "s3cret", "")] == [True, False, False]

@@ -59,20 +59,20 @@ def test_an_empty_prompt_is_refused() -> None:
 
 def test_microbatches_by_hand() -> None:
     # 4 + 3 = 7; 5 alone since 5 + 9 > 8; 9 alone although larger; 1 + 1
-    assert list(packing.microbatches([4, 3, 5, 9, 1, 1], 8)) == [[0, 1], [2], [3], [4, 5]]
+    assert list(packing.consecutive([4, 3, 5, 9, 1, 1], 8)) == [[0, 1], [2], [3], [4, 5]]
 
 
 def test_a_microbatch_may_be_exactly_full() -> None:
-    assert list(packing.microbatches([4, 4, 4], 8)) == [[0, 1], [2]]
+    assert list(packing.consecutive([4, 4, 4], 8)) == [[0, 1], [2]]
 
 
 def test_nothing_makes_no_microbatch() -> None:
-    assert list(packing.microbatches([], 8)) == []
+    assert list(packing.consecutive([], 8)) == []
 
 
 @given(st.lists(st.integers(1, 40), max_size=30), st.integers(1, 60))
 def test_microbatches_keep_the_order_and_the_limit(sizes: list[int], tokens: int) -> None:
-    batches = list(packing.microbatches(sizes, tokens))
+    batches = list(packing.consecutive(sizes, tokens))
     assert [index for batch in batches for index in batch] == list(range(len(sizes)))
     for batch, following in zip(batches, [*batches, []][1:], strict=True):
         total = sum(sizes[index] for index in batch)

@@ -1,11 +1,13 @@
 """Ranks, levels, scores, and how far two rankings agree."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tolerances import EXACT
 
-from starling.judges.ranks import kendall, mean_ranks, middle_ranks, ranks_from_levels, ranks_with_ties
+from starling.judges.ranks import kendall, mean_ranks, middle_ranks, preference, ranks_from_levels, ranks_with_ties
 
 
 @pytest.mark.parametrize(
@@ -40,7 +42,8 @@ def test_scores_become_ranks_with_ties_by_the_margin(scores, margin, ranks):
 
 
 def test_tied_answers_share_the_mean_of_their_places():
-    assert middle_ranks([1, 1, 3]) == [1.5, 1.5, 3]
+    # places 1 and 2 give 1.5 each, 3 stands alone, places 4 and 5, which are not known, give 4.5 each
+    assert middle_ranks([1, 1, 3, math.inf, math.inf]) == [1.5, 1.5, 3, 4.5, 4.5]
 
 
 def test_mean_ranks_by_hand():
@@ -60,3 +63,8 @@ def test_kendall_by_hand():
     assert kendall([1, 2, 3], [3, 2, 1]) == pytest.approx(-1, abs=EXACT)
     assert kendall([1, 2, 3], [1, 3, 2]) == pytest.approx((2 - 1) / 3, abs=EXACT)
     assert kendall([1, 1, 1], [1, 2, 3]) is None
+
+
+@pytest.mark.parametrize(("ranks", "expected"), [([1, 2], 1.0), ([2, 1], 0.0), ([1, 1], 0.5)])
+def test_preference_by_hand(ranks: list[float], expected: float) -> None:
+    assert preference(ranks) == expected

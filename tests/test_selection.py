@@ -17,7 +17,7 @@ from starling.judges.protocol import Judged
 from starling.judges.rubric import assess
 from starling.policy import Policy
 from starling.records import Prompt
-from starling.selection import Watch, preference
+from starling.selection import Watch
 
 PROMPTS = [
     prompt for prompt in (tables.prompt_from_row(row, "") for row in prompt_rows()) if prompt.split == "validation"
@@ -63,11 +63,6 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize(("ranks", "expected"), [([1, 2], 1.0), ([2, 1], 0.0), ([1, 1], 0.5)])
-def test_preference_by_hand(ranks: list[float], expected: float) -> None:
-    assert preference(ranks) == expected
-
-
 @pytest.mark.parametrize(("said", "win_rate"), [("++-", 2 / 3), ("+=-", 0.5), ("+?-", 0.5), ("+??", 1.0), ("---", 0.0)])
 def test_the_win_rate_is_over_the_readable_verdicts(settings, policy, said: str, win_rate: float) -> None:
     watch = Watch(settings, PROMPTS, ScriptedJudge(said))
@@ -107,7 +102,7 @@ def test_the_weights_of_the_first_best_look_are_kept(settings, policy) -> None:
     # 1/2, 1/2, 5/6, 5/6, 1/6: as good as the best is not better
     assert kept == [0, 0, 2, 2, 2]
     assert same(watch.best_weights, weights[2])
-    assert watch.last_step == 4
+    assert watch.facts()["looks"][-1]["step"] == 4
 
 
 def test_every_look_is_compared_with_the_answers_of_the_initial_policy(settings, policy) -> None:

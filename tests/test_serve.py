@@ -13,7 +13,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from starling import cli, serve
+from starling import addresses, cli, serve
 from starling.errors import UsageError
 from starling.listening import bound
 from starling.offer import Offer
@@ -22,15 +22,19 @@ POLICY = Offer(policy="smollm2", reward="", policy_name="small")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
-def test_this_machine_alone_needs_no_token(host: str) -> None:
-    serve.require_key(host, "")
+def test_this_machine_alone_needs_no_token(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(addresses.KEY, raising=False)
+    assert addresses.key("serve", host) == ""
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "example.org", "localhost.example.org", ""])
-def test_any_other_address_demands_one(host: str) -> None:
-    with pytest.raises(UsageError, match="STARLING_API_KEY"):
-        serve.require_key(host, "")
-    serve.require_key(host, "token")
+def test_any_other_address_demands_one(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for blank in ("", "  "):
+        monkeypatch.setenv(addresses.KEY, blank)
+        with pytest.raises(UsageError, match=r"^serve: .*STARLING_API_KEY"):
+            addresses.key("serve", host)
+    monkeypatch.setenv(addresses.KEY, "token ")
+    assert addresses.key("serve", host) == "token"
 
 
 def test_a_port_in_use_is_told_in_a_line_before_a_model_is_loaded(

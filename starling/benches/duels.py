@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from starling import data_files, tables, votes
 from starling.benches.ratings import Verdict
 from starling.errors import DataError
-from starling.selection import preference
+from starling.judges.ranks import preference
 from starling.store import Run, is_run
 
 _ARENA = {"model_a": 1.0, "model_b": 0.0, "tie": 0.5, "tie (bothbad)": 0.5}

@@ -8,7 +8,7 @@ in a packed batch the same text may otherwise differ in the last bits.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from starling import models, reward
+from starling import chat, models, reward
 from starling.judges import naming
 from starling.judges.protocol import Judged
 from starling.judges.ranks import ranks_with_ties
@@ -64,7 +64,7 @@ class RewardJudge:
 
 
 def _text(answer: Candidate) -> Text:
-    return (answer.answer if answer.answer.strip() else "", answer.finished)
+    return (chat.or_blank(answer.answer), answer.finished)
 
 
 def _question(prompt: Prompt, texts: Sequence[Text]) -> Question:

@@ -72,20 +72,18 @@ class Pair(NamedTuple):
 def letters(k: int) -> list[str]:
     """The labels A, B, C... of `k` answers."""
     if not 1 <= k <= len(string.ascii_uppercase):
-        raise ValueError(f"{k} answers cannot be lettered A to Z; give labels")
+        raise ValueError(f"{k} answers cannot be lettered A to Z")
     return list(string.ascii_uppercase[:k])
 
 
-def parse_ranking(reply: str, k: int, labels: Sequence[str] | None = None) -> Ranked | Tied | Unparsed:
+def parse_ranking(reply: str, k: int) -> Ranked | Tied | Unparsed:
     """The ranking that a reply ends in.
 
     The last `[[...]]` counts, else the last `[...]`, else a final line that holds exactly the `k` labels, separated by
     commas. The form that is there decides: where it does not name each label once, no other form is tried.
     `[[A, B], C]` and `[[A = B, C]]` are ties.
     """
-    names = letters(k) if labels is None else list(labels)
-    if len(names) != k or len(set(names)) != k:
-        raise ValueError(f"{len(set(names))} distinct labels for {k} answers")
+    names = letters(k)
     found = _last_list(reply)
     if isinstance(found, Unparsed):
         return found
@@ -212,12 +210,12 @@ def permutation(levels: list[list[str]], names: Sequence[str]) -> Ranked | Tied 
     return Ranked([level[0] for level in indices]) if len(indices) == len(names) else Tied(indices)
 
 
-def parse_pairs(reply: str, k: int, labels: Sequence[str] | None = None) -> list[Pair]:
+def parse_pairs(reply: str, k: int) -> list[Pair]:
     """Every pair that the reply gives a verdict on, in the order of these; of two about one pair the last counts.
 
     A verdict is a line such as `A vs B: A`. One that names no winner, or another answer, is a pair without a winner.
     """
-    names = letters(k) if labels is None else list(labels)
+    names = letters(k)
     name = _NAME.format(label="|".join(sorted(map(re.escape, names), key=len, reverse=True)))
     gap, dash = r"\s{0,3}", r"\u2013\u2014-"
     listed = re.compile(
@@ -242,11 +240,11 @@ def parse_pairs(reply: str, k: int, labels: Sequence[str] | None = None) -> list
     return list(pairs.values())
 
 
-def parse_pair_verdicts(reply: str, k: int, labels: Sequence[str] | None = None) -> list[tuple[int, int]]:
+def parse_pair_verdicts(reply: str, k: int) -> list[tuple[int, int]]:
     """(winner, loser) of each pair that the reply names a winner of, as 0-based indices; see `parse_pairs`."""
     return [
         (pair.winner, pair.second if pair.winner == pair.first else pair.first)
-        for pair in parse_pairs(reply, k, labels)
+        for pair in parse_pairs(reply, k)
         if pair.winner is not None
     ]
 

@@ -40,6 +40,11 @@ def mean_ranks(rankings: Sequence[Sequence[float]]) -> list[float]:
     return ranks_with_ties([-total for total in sums], 0.0)
 
 
+def preference(ranks: Sequence[float]) -> float:
+    """1 where the first of two is ranked better, 0 where worse, 0.5 where they tie."""
+    return 0.5 if ranks[0] == ranks[1] else float(ranks[0] < ranks[1])
+
+
 def kendall(one: Sequence[float], other: Sequence[float]) -> float | None:
     """Kendall's tau-b of two rankings: 1 alike, -1 reversed; None where one of them ties all answers."""
     if len(set(one)) == 1 or len(set(other)) == 1:

@@ -16,7 +16,6 @@ from starling.judges.ranks import ranks_with_ties
 from starling.records import Candidate, Prompt
 
 NAME = "rubric"
-DESCRIPTION = "rubric: a program that checks instructions, facts, finish, repetition, topic and refusal; not an LLM"
 
 # The weight of each aspect; those that do not apply to a prompt are left out and the rest renormalised.
 WEIGHTS: Mapping[str, float] = {

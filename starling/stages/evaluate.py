@@ -231,6 +231,6 @@ def _rewards(
 
 
 def _packed(packs: Sequence[Any], config: Config, advance: progress.Advance) -> Iterator[Packed]:
-    for batch in packing.microbatches([packing.size(pack) for pack in packs], config.tune.microbatch_tokens):
-        yield packing.pack([packs[index] for index in batch])
+    for batch, packed in packing.batches(packs, config.tune.microbatch_tokens):
+        yield packed
         advance(sum(len(packs[index][1]) for index in batch))

@@ -291,9 +291,8 @@ def _step(
     sums = Counter[str]()
     seen: list[float] = []
     pairs: list[Pair] = []
-    for batch in balance.microbatches([example.size for example in examples], cfg.microbatch_tokens):
+    for batch, packed in balance.batches([example.pack for example in examples], cfg.microbatch_tokens):
         chosen = [examples[index] for index in batch]
-        packed = packing.pack([(example.shared, example.endings) for example in chosen])
         with device.autocast(network.device):
             hidden_NH = models.answer_states(network, packed)
             reward_N = models.rewards_of(network, hidden_NH)
