@@ -19,6 +19,7 @@ from starling.losses.kl_control import KLControl
 from starling.metrics import Recorder
 from starling.models import Model
 from starling.policy import Policy
+from starling.ranked import RankedAnswers
 from starling.records import Prompt, Ranking
 from starling.rewards import Rewards
 from starling.rollout import Group, ranked_groups, with_first
@@ -66,8 +67,7 @@ class Loop:
         self.shaping = self.scale  # of what is learnt from
         target = self.cfg.kl_target if self.cfg.kl_control == "adaptive" else None
         self.kl_control = KLControl(self.cfg.kl_coef, target, self.cfg.kl_horizon)
-        self._kept: dict[int, Part] = {}
-        self._raw: dict[int, Sequence[Sequence[float]]] = {}  # rewards of ranked answers, by the number of their part
+        self.ranked = RankedAnswers(self.curriculum, rewards if self.algorithm.online else None, self._gathered)
         self._gap_told = False
         self.optimiser = update.optimiser(policy, self.cfg)
 
@@ -104,9 +104,9 @@ class Loop:
         answers = sum(len(group.answers) for index in indices for group in self.curriculum.parts[index])
         with progress.track("tune", answers, "answers") as advance:
             for chosen in chunks(indices, PARTS_AT_ONCE):
-                self._reward_ranked(chosen)
-                advance(sum(map(len, self._raw_of(chosen))), note="rewards of ranked answers")
-        raw = [reward for row in self._raw_of(indices) for reward in row]
+                self.ranked.reward(chosen)
+                advance(sum(map(len, self.ranked.rewards_of(chosen))), note="rewards of ranked answers")
+        raw = [reward for row in self.ranked.rewards_of(indices) for reward in row]
         if is_flat(raw):
             raise StarlingError(
                 f"tune: all {len(raw)} ranked answers looked at get the same reward; refit the reward model, or "
@@ -117,22 +117,22 @@ class Loop:
 
     def warm_up(self, advance: progress.Advance) -> None:
         """Teach the critic on the warm-up's ranked answers, before the policy moves."""
+        parts = []
         for index in range(self.curriculum.num_warm_up_parts):
             if self.cfg.critic_epochs:
-                self._kept[index] = self._gathered(self.curriculum.parts[index], self._raw[index])
+                parts.append(self.ranked.part(index))
             advance(count_tokens(self.curriculum.parts[index]), note="warm-up on ranked answers")
-        if self._kept:
-            teach_critic(self.policy, list(self._kept.values()), self.cfg, device.generator(self.seed, "critic"))
+        if parts:
+            teach_critic(self.policy, parts, self.cfg, device.generator(self.seed, "critic"))
         if not self.curriculum.num_ranked_parts:
-            self._kept.clear()
+            self.ranked.let_go()
 
     def take_step(self, advance: progress.Advance) -> None:
         """One round: a step's groups, ranked or fresh, then `updates_per_step` updates, each on its own part."""
         before = self._share_done
         online = self.step >= self.curriculum.ranked_steps
         if online:
-            self._kept.clear()  # of ranked answers, which are done
-            self._raw.clear()
+            self.ranked.let_go()
             fresh = self._sample(advance)
             spent = sum(count_tokens(groups) for groups in fresh)
             self.tokens += spent
@@ -143,8 +143,8 @@ class Loop:
                 parts, metrics = self._learn_from_fresh(fresh, 1 - before)
         else:
             order = self.curriculum.ranked_order(self.step)
-            self._reward_ranked(order)
-            parts = [self._ranked_part(index) for index in order]
+            self.ranked.reward(order)
+            parts = [self.ranked.part(index) for index in order]
             metrics = step_metrics.of_answers(parts, self.scale) | self._update(parts, 1 - before)
         self.step += 1
         self.policy.sync()
@@ -290,7 +290,7 @@ class Loop:
             "flat_steps": self.flat_steps,
             "scale": list(self.scale),
             "shaping": list(self.shaping),
-            "raw": self._raw,
+            "raw": self.ranked.raw,
             "kl_coef": self.kl_control.coef,
             "top": self.policy.weights(),
             "critic": self.policy.critic.state_dict(),
@@ -304,7 +304,7 @@ class Loop:
         self.step, self.tokens, self.stopped_by = state["step"], state["tokens"], state["stopped_by"]
         self.flat_steps = state["flat_steps"]
         self.scale, self.shaping = Scale(*state["scale"]), Scale(*state["shaping"])
-        self._raw = dict(state["raw"])
+        self.ranked.raw = dict(state["raw"])
         self.kl_control = self.kl_control._replace(coef=state["kl_coef"])
         self.policy.load(state["top"])
         self.policy.critic.load_state_dict(state["critic"])
@@ -324,26 +324,6 @@ class Loop:
             "stopped_by": self.stopped_by or "steps",
             "reward_scale": self.scale._asdict(),
         }
-
-    def _ranked_part(self, index: int) -> Part:
-        """What does not change is computed once for the warm-up's parts, which stay in memory."""
-        if index in self._kept:
-            return self._kept[index]
-        part = self._gathered(self.curriculum.parts[index], self._raw.get(index, ()))
-        if index < self.curriculum.num_warm_up_parts:
-            self._kept[index] = part
-        return part
-
-    def _reward_ranked(self, indices: Sequence[int]) -> None:
-        """Reward the ranked answers of these parts, all at once; each part only once, and none where ranks teach."""
-        new = [index for index in indices if self.algorithm.online and index not in self._raw]
-        if not new:
-            return
-        rows = iter(self.rewards([group for index in new for group in self.curriculum.parts[index]])[0])
-        self._raw |= {index: list(islice(rows, len(self.curriculum.parts[index]))) for index in new}
-
-    def _raw_of(self, indices: Sequence[int]) -> list[Sequence[float]]:
-        return [row for index in indices for row in self._raw[index]]
 
     def _gathered(self, groups: Sequence[Group], raw: Sequence[Sequence[float]]) -> Part:
         reference = self.algorithm.compares(self.cfg)

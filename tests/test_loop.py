@@ -133,7 +133,7 @@ def test_ranks_the_other_way_round_teach_the_other_way_round(tiny_model: Path, t
     for ranks in ((1.0, 2.0), (2.0, 1.0)):
         cfg = settings(tmp_path, tiny_model, tune__algorithm="dpo", tune__ranked_prompts=12)
         found = loop(cfg, Recorder(tmp_path / "m.jsonl", "tune"), ranks=ranks)
-        part = found._ranked_part(0).experiences[0]
+        part = found.ranked.part(0).experiences[0]
         before = found.policy.logprobs(part.packed, part.features).detach()
         found.train(Checkpoint(tmp_path / "c.pt", 1e9))
         gain_BT, _ = pad(found.policy.logprobs(part.packed, part.features).detach() - before, part.lengths)

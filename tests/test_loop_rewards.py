@@ -103,11 +103,11 @@ def test_rewards_are_flat_by_their_own_size(raw: list[float], flat: bool) -> Non
     assert is_flat(raw) == flat
 
 
-def test_a_critic_that_is_not_taught_costs_no_warm_up(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_critic_that_is_not_taught_costs_no_warm_up(tiny_model: Path, tmp_path: Path, monkeypatch) -> None:
     changes = {"tune__critic_epochs": 0, "tune__ranked_prompts": 0, "tune__steps": 1}
     found = loop(settings(tmp_path, tiny_model, **changes), Recorder(tmp_path / "m.jsonl", "tune"))
     found.fix_scale()
-    found._gathered = None  # type: ignore[assignment]  # it would be called
+    monkeypatch.setattr(found.ranked, "part", None)  # it would be called
     found.warm_up(lambda count, note="": None)
     assert found.facts()["critic_warm_up_tokens"] == 0
     assert loop(settings(tmp_path, tiny_model), Recorder(tmp_path / "n", "tune")).facts()["critic_warm_up_tokens"] > 0

@@ -186,7 +186,7 @@ def test_the_kl_that_steers_is_the_one_that_was_charged(tiny_model: Path, tmp_pa
     for group in groups:  # a sampler whose logprobs are a nat off
         for answer in group.answers:
             answer.logprobs[:] = [value - 1.0 for value in answer.logprobs]
-    _parts, told = found._learn_from_fresh([groups])
+    _parts, told = found._learn_from_fresh([groups], 1.0)
     assert told["objective/kl"] == pytest.approx(0.0, abs=1e-4)  # before anything is learnt both policies are alike
     assert told["objective/non_score_reward"] == pytest.approx(0.0, abs=1e-4)
 
@@ -205,7 +205,7 @@ def test_the_trunk_runs_once_for_every_answer(tiny_model: Path, tmp_path: Path, 
 
     monkeypatch.setattr(found.policy, "_through_trunk", counted)
     groups = fresh(found, 4)
-    found._learn_from_fresh([groups[:2], groups[2:]])
+    found._learn_from_fresh([groups[:2], groups[2:]], 1.0)
     assert sum(sizes) == sum(len(group.prompt_ids) + group.num_tokens for group in groups)
 
 
