@@ -150,7 +150,7 @@ def _grpo(logprob_BT: Tensor, batch: Batch, cfg: TuneTable, totals: Totals) -> L
         clip_low=cfg.clip,
         clip_high=cfg.clip_high or cfg.clip,
         normaliser=cfg.normaliser,
-        num_tokens=Counts(totals.tokens, totals.answers, cfg.max_new_tokens),
+        counts=Counts(totals.tokens, totals.answers, cfg.max_new_tokens),
     )
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from scipy import stats
 
-from starling.judges.checks import CHECKS, HELD_OUT
+from starling.judges.checks import HELD_OUT, fulfilled
 from starling.judges.rubric import refuses
 from starling.records import Candidate, Prompt
 
@@ -52,7 +52,8 @@ def shares(prompts: Sequence[Prompt], answers: Sequence[Candidate]) -> dict[str,
         found[name].setdefault(prompt.id, []).append(float(is_right))
         checks = [check for check in prompt.checks if check["check"] not in HELD_OUT]
         if checks:
-            found[FOLLOWED].setdefault(prompt.id, []).append(sum(_follows(answer, one) for one in checks) / len(checks))
+            followed = sum(fulfilled(answer.answer, check) == 1 for check in checks)
+            found[FOLLOWED].setdefault(prompt.id, []).append(followed / len(checks))
     return {name: {key: sum(values) / len(values) for key, values in of.items()} for name, of in found.items()}
 
 
@@ -82,8 +83,3 @@ def length_rise(prompts: Sequence[Prompt], before: Sequence[Candidate], after: S
         worse=sum(change > 0 for change in changes.values()),
         better=sum(change < 0 for change in changes.values()),
     )
-
-
-def _follows(answer: Candidate, check: Mapping) -> bool:
-    parameters = {key: value for key, value in check.items() if key != "check"}
-    return CHECKS[check["check"]](answer.answer, **parameters) == 1.0

@@ -32,7 +32,7 @@ class Case:
 
 def family_of(case: Case) -> str:
     """What goes together in intervals."""
-    return case.prompt.family or case.prompt.id
+    return case.prompt.cluster
 
 
 def win_rate(config: Config, families: Sequence[str], votes: polling.Votes) -> Score:

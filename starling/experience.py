@@ -9,7 +9,8 @@ from torch import Tensor
 
 from starling import packing
 from starling.config import TuneTable
-from starling.losses.advantage import gae, leave_one_out, whiten
+from starling.losses.advantage import leave_one_out, whiten
+from starling.losses.reinforce_pp import reinforce_pp_return
 from starling.losses.value import value_loss
 from starling.packing import Packed
 from starling.policy import Features, Policy, pad
@@ -24,6 +25,10 @@ class Scale(NamedTuple):
     mean: float
     spread: float
     answers: int = 0
+
+    def of(self, raw: float) -> float:
+        """A raw reward in spreads from the mean."""
+        return (raw - self.mean) / self.spread
 
     def after(self, raw: Sequence[float]) -> "Scale":
         """The scale of those and of these answers together (the update of Chan, Golub and LeVeque 1979)."""
@@ -220,11 +225,17 @@ def _with_advantage(batch: Batch, counted_N: Tensor) -> Batch:
 
 
 def teach_critic(policy: Policy, parts: Sequence[Part], cfg: TuneTable, order: torch.Generator) -> None:
-    """Regress the critic onto the rewards that are still to come, before the policy moves: one update for each part."""
+    """Regress the critic onto the rewards that are still to come, before the policy moves: one update for each part.
+
+    That is GAE's return at lambda 1, which does not depend on the critic.
+    """
     optimiser = torch.optim.AdamW(
         policy.critic.parameters(), lr=cfg.critic_learning_rate, weight_decay=cfg.critic_weight_decay
     )
-    returns = [[_returns(experience, cfg) for experience in part.experiences] for part in parts]
+    returns = [
+        [reinforce_pp_return(found.reward_BT, found.mask_BT, gamma=cfg.gamma) for found in part.experiences]
+        for part in parts
+    ]
     for _ in range(cfg.critic_epochs):
         for index in torch.randperm(len(parts), generator=order).tolist():
             num_tokens = sum(group.num_tokens for group in parts[index].groups)
@@ -234,9 +245,3 @@ def teach_critic(policy: Policy, parts: Sequence[Part], cfg: TuneTable, order: t
                 value_loss(value_BT, return_BT, mask_BT, num_tokens=num_tokens).value.backward()
             optimiser.step()
     policy.critic.zero_grad(set_to_none=True)
-
-
-def _returns(experience: Experience, cfg: TuneTable) -> Tensor:
-    """The discounted reward that is still to come at each token; at lambda 1 it does not depend on the critic."""
-    nothing_BT = torch.zeros_like(experience.reward_BT)
-    return gae(experience.reward_BT, nothing_BT, experience.mask_BT, gamma=cfg.gamma, lam=1.0)[1]

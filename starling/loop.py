@@ -226,7 +226,7 @@ class Loop:
     def _mean_reward(self, groups: Sequence[Group]) -> float:
         """The mean reward of all answers, scaled as in the steps' metrics."""
         raw = [reward for row in self.rewards(groups)[0] for reward in row]
-        return (sum(raw) / len(raw) - self.scale.mean) / self.scale.spread
+        return self.scale.of(sum(raw) / len(raw))
 
     def _write_samples(self, parts: Sequence[Part]) -> None:
         """Some of the first step's fresh answers, and of every `samples_every`th after it, into the diary."""

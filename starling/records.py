@@ -35,6 +35,11 @@ class Prompt:
     checks: Sequence[Mapping[str, Any]] = ()
     good_natured: bool = True
 
+    @property
+    def cluster(self) -> str:
+        """What it is drawn with where intervals are made: prompts of one family are alike."""
+        return self.family or self.id
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:

@@ -21,7 +21,7 @@ def section(groups: Sequence[Group], raw: Sequence[Sequence[float]], scale: Scal
         parts += [f"{markdown(message['role'])}:\n\n{block(message['content'])}" for message in group.prompt.messages]
         for number, (answer, text, reward) in enumerate(zip(group.answers, group.texts, rewards, strict=True), 1):
             end = "finished" if answer.finished else "cut by the token cap"
-            scaled = (reward - scale.mean) / scale.spread
+            scaled = scale.of(reward)
             about = f"Answer {number}, reward {scaled:+.3f} ({reward:.4g}), {len(answer.ids)} tokens, {end}"
             parts.append(f"{about}:\n\n{block(text)}" if text else f"{about}, without any text.")
     return "\n\n".join(parts) + "\n"

@@ -56,7 +56,7 @@ class Watch:
         self._first: list[Candidate] = []
         self._looks: list[dict[str, float]] = []
         self._looks_left_out = 0
-        self._families = [prompt.family or prompt.id for prompt in self._asked]
+        self._families = [prompt.cluster for prompt in self._asked]
         self._parting = Parting(self._families)
         self.best_step = 0
         self.best_weights: dict[str, Tensor] = {}

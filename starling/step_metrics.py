@@ -19,7 +19,7 @@ def of_answers(parts: Sequence[Part], scale: Scale) -> dict[str, float]:
     if raw:
         mean = sum(map(sum, raw)) / len(answers)
         found = {
-            "reward": (mean - scale.mean) / scale.spread,
+            "reward": scale.of(mean),
             "reward_raw": mean,
             "reward_spread_within_prompt": sum(map(_spread, raw)) / len(raw),
             "frac_reward_zero_std": sum(map(is_flat, raw)) / len(raw),

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from starling import data_files, preferences, turns
 from starling.errors import DataError
-from starling.judges.checks import CHECKS
+from starling.judges.checks import CHECKS, parameters
 from starling.records import SPLITS, Candidate, Prompt, Ranking
 from starling.store import Run
 
@@ -260,14 +260,14 @@ def _checks(checks: Any, where: str) -> list[dict[str, Any]]:
     except (ValueError, TypeError, AttributeError):
         raise DataError(f'{where}: `checks` must be a list of objects such as {{"check": "lowercase"}}') from None
     for check in found:
-        name, parameters = str(check.get("check")), {key: value for key, value in check.items() if key != "check"}
+        name, told = str(check.get("check")), parameters(check)
         if name not in CHECKS:
             near = difflib.get_close_matches(name, CHECKS, 1, 0)
             raise DataError(f"{where}: there is no check {name!r}; did you mean {near[0]!r}?")
         try:
-            CHECKS[name]("", **parameters)
+            CHECKS[name]("", **told)
         except Exception as error:
-            raise DataError(f"{where}: check {name!r} does not work with {parameters}: {error}") from None
+            raise DataError(f"{where}: check {name!r} does not work with {told}: {error}") from None
     return found
 
 

@@ -18,7 +18,7 @@ from starling.benches.left_out import LeftOut
 from starling.benches.prompted import Change
 from starling.config import Source
 from starling.errors import DataError
-from starling.judges.checks import CHECKS, HELD_OUT
+from starling.judges.checks import CHECKS, HELD_OUT, parameters
 from starling.records import Message, Prompt
 from starling.sources import rows as rows_of
 from starling.stats import clustered_share
@@ -47,7 +47,7 @@ class Case:
 
     @property
     def cluster(self) -> str:
-        return self.prompt.family or self.prompt.id
+        return self.prompt.cluster
 
 
 class Followed(NamedTuple):
@@ -218,10 +218,7 @@ def _of_file(path: str, lost: list[LeftOut]) -> Iterator[Case]:
 
 def _checked(prompt: Prompt) -> Case:
     """A prompt of our form; its checks were tried when it was read."""
-    instructions = [
-        Instruction(check["check"], {key: value for key, value in check.items() if key != "check"})
-        for check in prompt.checks
-    ]
+    instructions = [Instruction(check["check"], parameters(check)) for check in prompt.checks]
     return Case(prompt=prompt, instructions=instructions)
 
 

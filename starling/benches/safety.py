@@ -132,7 +132,7 @@ def changes(prompts: Sequence[Prompt], before: Reactions, after: Reactions) -> l
 
 
 def _clusters(prompts: Sequence[Prompt]) -> list[str]:
-    return [prompt.family or prompt.id for prompt in prompts]
+    return [prompt.cluster for prompt in prompts]
 
 
 def _listed(prompts: Sequence[Prompt], found: Reactions, answers: Answers) -> list[dict[str, Any]]:

@@ -7,7 +7,8 @@ appear only in prompts of the test split, so no ranking, fit or selection ever s
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 Check = Callable[..., float]
 
@@ -217,3 +218,13 @@ HELD_OUT: dict[str, Check] = {
     )
 }  # fmt: skip
 CHECKS: dict[str, Check] = SEEN | HELD_OUT
+
+
+def fulfilled(answer: str, check: Mapping[str, Any]) -> float:
+    """How far an answer fulfils a prompt's check, `{"check": name, **parameters}`: 0 to 1."""
+    return CHECKS[check["check"]](answer, **parameters(check))
+
+
+def parameters(check: Mapping[str, Any]) -> dict[str, Any]:
+    """What a prompt's check says beside its name."""
+    return {key: value for key, value in check.items() if key != "check"}

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from starling.judges.checks import CHECKS, HELD_OUT, contains, words
+from starling.judges.checks import HELD_OUT, contains, fulfilled, words
 from starling.judges.protocol import Judged
 from starling.judges.ranks import ranks_with_ties
 from starling.records import Candidate, Prompt
@@ -96,10 +96,7 @@ def facts(answer: str, wanted: Sequence[Sequence[str]]) -> float:
 
 def fulfilment(answer: str, checks: Sequence[Mapping]) -> float | None:
     """The mean over the given checks, None where there are none."""
-    values = [
-        CHECKS[check["check"]](answer, **{key: value for key, value in check.items() if key != "check"})
-        for check in checks
-    ]
+    values = [fulfilled(answer, check) for check in checks]
     return sum(values) / len(values) if values else None
 
 

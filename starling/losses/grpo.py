@@ -28,7 +28,7 @@ def grpo_loss(
     clip_low: float,
     clip_high: float,
     normaliser: Normaliser,
-    num_tokens: Counts | Tensor | float | None = None,
+    counts: Counts | None = None,
 ) -> Loss:
     """PPO's clipped surrogate with the answer's advantage on each of its tokens, l_{i,t}; (B, T) each.
 
@@ -40,22 +40,15 @@ def grpo_loss(
     from `advantage.normalised_group` (grpo, dapo) or `advantage.group` (dr_grpo). With clip_low = clip_high and `dapo`
     this is `clipped_policy_loss`.
 
-    So that microbatches add up to one large batch, `num_tokens` says what the whole update holds, as `Counts`; a plain
-    number of tokens is enough for `dapo` alone. None means this batch by itself, L its width T. An answer of which
-    nothing counts is still one of N. Metrics are means over tokens, whatever the normaliser.
+    So that microbatches add up to one large batch, `counts` says what the whole update holds; None means this batch by
+    itself, L its width T. An answer of which nothing counts is still one of N. Metrics are means over tokens, whatever
+    the normaliser.
 
     Where we differ: no KL term; in `tune` the KL to the reference stands beside the normalised reward (`kl.in_reward`).
     """
     found = clipped_surrogate(logprob_BT, old_logprob_BT, advantage_BT, mask_BT, clip_low=clip_low, clip_high=clip_high)
     own_B1 = mask_BT.sum(-1, keepdim=True)
-    if num_tokens is None:
-        num_tokens = Counts(own_B1.sum(), mask_BT.shape[0], mask_BT.shape[1])
-    if isinstance(num_tokens, Counts):
-        tokens, answers, max_tokens = num_tokens
-    elif normaliser == "dapo":
-        tokens, answers, max_tokens = num_tokens, 0.0, 0.0
-    else:
-        raise ValueError(f"grpo_loss: {normaliser!r} divides by answers, which a number of tokens does not say")
+    tokens, answers, max_tokens = counts or Counts(own_B1.sum(), mask_BT.shape[0], mask_BT.shape[1])
     if normaliser == "grpo":
         value = masked.mean(found.loss_BT / own_B1.clamp(min=1), mask_BT, answers)
     elif normaliser == "dr_grpo":

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
+from transformers.modeling_utils import PreTrainedModel
 
 from starling import (
     chat,
@@ -79,9 +80,7 @@ def _measure(run: Run) -> dict[str, Any]:
     paths = (config.run.model, str(run.folder("tune") / "policy"))
     answers = [_answers(run, name, path, prompts) for name, path in zip(MODELS, paths, strict=True)]
     prompts = [prompt for prompt in prompts for _ in range(config.evaluate.draws)]  # one for each case
-    reward_model = models.load_reward_model(str(run.folder("fit") / "model"), device.product_dtype())
-    with progress.track("evaluate reward", sum(map(len, answers)), "answers") as advance:
-        rewards = list(zip(*(_rewards(reward_model, prompts, own, config, advance) for own in answers), strict=True))
+    rewards = list(zip(*_rewards(run, prompts, answers), strict=True))
     with Ledger(run.ledger_path, "evaluate") as ledger:
         progress.note_interrupted(ledger.interrupted)
         shown = [(p, [b, a]) for p, a, b in zip(prompts, *answers, strict=True)]
@@ -107,7 +106,7 @@ def _measure(run: Run) -> dict[str, Any]:
         "unparsed": sum(case.verdict is None for case in cases),
         "scores": [asdict(score) for score in found],
         "contamination": contaminated,
-        "drift": _drift(config, paths[1], cases),
+        "drift": _drift(config, tuned, cases),
         "tokens": sum(answer.num_tokens for case in cases for answer in case.answers),
         "settings": own_settings(tuned) | {"answer_tokens": config.evaluate.answer_tokens},
         "left_aside": left_aside(tuned),
@@ -176,11 +175,11 @@ def _assess(prompt: Prompt, answer: Candidate) -> Assessment:
 
 
 @torch.inference_mode()
-def _drift(config: Config, tuned_path: str, cases: Sequence[Case]) -> dict[str, float | None]:
+def _drift(config: Config, tuned: PreTrainedModel, cases: Sequence[Case]) -> dict[str, float | None]:
     """How far the tuned policy moved: its KL to the base, nats an answer, over the whole vocabulary at each token that
     it said; logprob of the reference answers before and after."""
     policy = Policy(models.load_policy(config.run.model), config.tune.layers)
-    policy.take_over(models.load_policy(tuned_path).network)
+    policy.take_over(tuned)
     stop = stop_ids(policy.network)
     own, references = [], []
     for same in _by_prompt(cases, config):
@@ -218,10 +217,17 @@ def _by_prompt(rows: Sequence[Row], config: Config) -> list[Sequence[Row]]:
     return [rows[start : start + draws] for start in range(0, len(rows), draws)]
 
 
-def _rewards(
+def _rewards(run: Run, prompts: Sequence[Prompt], answers: Sequence[Sequence[Candidate]]) -> list[list[float]]:
+    """The run's reward of each case's answer, a row for each model; the reward model is let go after it."""
+    model = models.load_reward_model(str(run.folder("fit") / "model"), device.product_dtype())
+    with progress.track("evaluate reward", sum(map(len, answers)), "answers") as advance:
+        return [_rewards_of(model, prompts, own, run.config, advance) for own in answers]
+
+
+def _rewards_of(
     model: Model, prompts: Sequence[Prompt], answers: Sequence[Candidate], config: Config, advance: progress.Advance
 ) -> list[float]:
-    """The reward of each case's answer; a prompt runs once for all its answers."""
+    """A prompt runs once for all its answers."""
     shown = [
         (same[0][0], [answer.answer for _, answer in same], [answer.finished for _, answer in same])
         for same in _by_prompt(list(zip(prompts, answers, strict=True)), config)

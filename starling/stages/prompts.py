@@ -53,7 +53,7 @@ def spread(prompts: list[Prompt], count: int, seed: int) -> list[Prompt]:
     """At most `count` prompts, one from each family in turn; the order depends on nothing but prompts and seed."""
     families: dict[str, list[Prompt]] = defaultdict(list)
     for prompt in sorted(prompts, key=lambda p: p.id):
-        families[prompt.family or prompt.id].append(prompt)
+        families[prompt.cluster].append(prompt)
     rng = Random(seed)
     queues = list(families.values())
     rng.shuffle(queues)
