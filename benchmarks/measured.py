@@ -9,10 +9,10 @@ import results
 from starling import best_of, compared, data_files, device, models, stats, tables
 from starling.judges import rubric
 from starling.judges.make import make_judge
+from starling.judges.ranks import preference
 from starling.ledger import Ledger
 from starling.records import Candidate, Prompt, Score
 from starling.rollout import SamplingSettings, own_settings, score_texts
-from starling.selection import preference
 from starling.stages import evaluate
 from starling.store import Run
 

@@ -24,7 +24,6 @@ __all__ = [
 ]  # fmt: skip
 
 DEFAULT_RECIPE = "smollm2"
-_RECIPES = Path(str(resources.files("starling") / "recipes"))
 
 
 class FitTable(Table):
@@ -193,12 +192,12 @@ def find_recipe(name: str) -> Path:
     shipped = _shipped(name)
     if shipped.is_file():
         return shipped
-    known = ", ".join(sorted(path.stem for path in _RECIPES.glob("*.toml")))
+    known = ", ".join(sorted(path.stem for path in _shipped("any").parent.glob("*.toml")))
     raise UsageError(f"config: there is no file {name!r} and no recipe of that name; recipes: {known}")
 
 
 def _shipped(name: str) -> Path:
-    return _RECIPES / f"{name.removesuffix('.toml')}.toml"
+    return Path(str(resources.files("starling") / "recipes")) / f"{name.removesuffix('.toml')}.toml"
 
 
 def is_recipe(name: str) -> bool:

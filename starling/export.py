@@ -175,7 +175,7 @@ def _write(form: Form, rankings: Path, folder: Path, pairs: str, run: Run | None
     read: Counter[str] = Counter()
     tally = _Tally()
     try:
-        for where, row in sources.located_rows(str(rankings)):
+        for where, row in sources.table_rows(str(rankings)):
             ranking = tables.ranking_from_row(row, where)
             split = split_of.get(ranking.prompt_id, "train")
             item = Item(ranking=ranking, row=row, split=split, index=read[split], pairs=pairs, systems=systems)

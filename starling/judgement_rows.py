@@ -126,7 +126,6 @@ def whole_of(row: Mapping[str, Any], ranking: Ranking) -> Judgement:
     """A ranking as one call, whatever calls are behind it."""
     orders = ranking.orders
     named = "answers" in row  # chosen and rejected are places, not models
-    good_natured = row.get("good_natured")
     return Judgement(
         prompt=key(ranking.messages),
         messages=ranking.messages,
@@ -134,7 +133,7 @@ def whole_of(row: Mapping[str, Any], ranking: Ranking) -> Judgement:
         models=[answer.model if named else "" for answer in ranking.answers],
         ranks=ranking.ranks,
         order=one_order(orders, len(ranking.answers)),
-        good_natured=good_natured if isinstance(good_natured, bool) else None,
+        good_natured=None if row.get("good_natured") is None else ranking.good_natured,
         agreement=ranking.agreement if isinstance(ranking.agreement, float) else None,
         judge=ranking.judge,
     )

@@ -31,7 +31,7 @@ def read(path: Path) -> Log:
 
 def with_members(path: Path) -> list[Log]:
     """What `read` reads, and where a panel ranked, after it the log of what each of its judges said."""
-    _where, first = next(sources.located_rows(str(_tables(path)[0])), ("", {}))
+    _where, first = next(sources.table_rows(str(_tables(path)[0])), ("", {}))
     return _read(path, ["", *panel_rows.judges(first)])
 
 
@@ -46,12 +46,12 @@ def _read(path: Path, members: Sequence[str]) -> list[Log]:
 
 
 def _tables(path: Path) -> list[Path]:
-    """Where the rows stand: a file or folder itself, or a run's rankings and what it left unranked."""
+    """Where the rows stand: a file or folder itself, or a run's rankings and what it left unranked, if anything."""
     if not is_run(path):
         return [path]
     run = Run.read(path)
     run.facts("rank")
-    return [run.root / stage for stage in ("rank", "unranked") if (run.root / stage).exists()]
+    return [run.root / "rank", *([run.root / "unranked"] if any((run.root / "unranked").glob("*.jsonl")) else [])]
 
 
 def pooled(logs: Sequence[Log]) -> Log:
@@ -98,7 +98,7 @@ def of_rankings(name: str, rankings: Sequence[Ranking]) -> Log:
 
 def _read_rows(path: Path, members: Sequence[str]) -> list[Log]:
     read: list[list[tuple[str, Judgement]]] = [[] for _ in members]
-    for where, row in sources.located_rows(str(path)):
+    for where, row in sources.table_rows(str(path)):
         for found, member in zip(read, members, strict=True):
             found += judgement_rows.of_row(panel_rows.of_member(row, member, where) if member else row, where)
     if not all(read):

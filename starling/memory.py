@@ -82,7 +82,9 @@ def of_tune(
         "trained weights, gradient, AdamW": 16 * trained,
         "reference, best weights, copies": (4 + copies) * top + 4 * trained,
         "reward model": size * (_whole(reward_model) if reward_model else whole) if rewarded else 0,
-        "judges": sum((4 if by_reward else size) * _whole(judge) for judge, by_reward in judges),
+        "judges": sum(
+            4 * _whole(judge) if by_reward else size * _whole(judge, head=True) for judge, by_reward in judges
+        ),
         "critic": 16 * critic,
         "activations of a microbatch": microbatch * active * blocks,
         "logits": (ROWS * (4 + size) if has_linear_logits(model) else 4 * microbatch) * network.vocab_size,
@@ -138,9 +140,10 @@ def _without_weights(network: PretrainedConfig, kind: Any = AutoModelForCausalLM
         return kind.from_config(network)
 
 
-def _whole(network: PretrainedConfig) -> int:
-    """All weights of a model below its head."""
-    return sum(weight.numel() for weight in _without_weights(network, AutoModel).parameters())
+def _whole(network: PretrainedConfig, *, head: bool = False) -> int:
+    """All weights of a model, with the head that writes or below it."""
+    built = _without_weights(network, AutoModelForCausalLM if head else AutoModel)
+    return sum(weight.numel() for weight in built.parameters())
 
 
 def _weights(model: Any, layers: int, rank: int) -> tuple[int, int, int]:

@@ -71,12 +71,13 @@ def tell(run: Run, judge: Judge) -> dict[str, Any]:
 
 def among(run: Run, judge: Judge) -> list[str]:
     """The judges that are the run's own reward model, where the policy is trained to please that."""
-    found = reward_judges(judge) if "model" in _rewards(run.config) else ()
-    return [one.name for one in found if is_own(run, one.identity)]
+    return [one.name for one in reward_judges(judge) if is_own(run, one.identity)]
 
 
 def is_own(run: Run, identity: Mapping[str, Any]) -> bool:
-    """Whether a model of this identity is the run's own reward model, wherever a copy of it stands."""
+    """Whether a model of this identity is the run's own reward model, wherever a copy of it stands, and rewards."""
+    if "model" not in _rewards(run.config):
+        return False
     taken = run.facts("fit").get("reward_model") or {}
     own = {models.identity(str(run.folder("fit") / "model"))["weights_sha256"], taken.get("weights_sha256")}
     return identity["weights_sha256"] in own

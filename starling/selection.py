@@ -250,7 +250,7 @@ class Watch:
     def _wins(self, answers: Sequence[Candidate], step: int) -> list[float | None]:
         """Whether the judge prefers each answer to the first policy's; a tie is half, what cannot be read None.
 
-        What cannot be read is told. Where none can be read, tuning stops: the same command asks again.
+        What cannot be read is told. Where none can be read, tuning stops.
         """
         judged = self._judge.rank(
             [(prompt, [new, old]) for prompt, new, old in zip(self._asked, answers, self._first, strict=True)]
@@ -263,21 +263,23 @@ class Watch:
                 f"most often ({times:,}): {reason}"
             )
             if wins.count(None) == len(wins):
-                raise StopStage(f"{said}; no step can be chosen like that")
+                raise StopStage(
+                    f"{said}; no step can be chosen like that: failed calls are made again by the same command, other "
+                    "replies want another judge or a larger rank.max_new_tokens, in another run (--run) with --from"
+                )
             progress.console.print(said, markup=False)
         return wins
 
     def _is_read(self, wins: Sequence[float | None], step: int) -> bool:
         """Whether enough verdicts could be read to choose by."""
-        unread, limit = wins.count(None) / len(wins), self._config.rank.max_unparsed
-        if is_read := unread <= limit:
-            return is_read
-        progress.console.print(
-            f"tune: step {step} is not kept: {100 * unread:.0f} % of its pairs could not be judged "
-            f"(rank.max_unparsed {limit:g})",
-            markup=False,
-        )
-        return is_read
+        unread, limit = sum(win is None for win in wins) / len(wins), self._config.rank.max_unparsed
+        if unread > limit:
+            progress.console.print(
+                f"tune: step {step} is not kept: {100 * unread:.0f} % of its pairs could not be judged "
+                f"(rank.max_unparsed {limit:g})",
+                markup=False,
+            )
+        return unread <= limit
 
     def _kl(self, policy: Policy, groups: Sequence[Group]) -> float:
         """KL to the initial policy of what would be saved, nats an answer: of the whole vocabulary, at temperature 1,

@@ -67,7 +67,7 @@ def _rows(source: Path) -> list[dict[str, Any]]:
         files = [cases] if cases.exists() else [] if any(source.glob("*.parquet")) else sorted(source.glob("*.jsonl"))
         if files:
             return [row for file in files for row in data_files.read_rows(file)]
-    return [row for _where, row in sources.located_rows(str(source))]
+    return [row for _where, row in sources.table_rows(str(source))]
 
 
 def _print_stage(source: Path) -> bool:

@@ -94,6 +94,18 @@ def located_rows(path: str, part: str = "train") -> Iterator[tuple[str, dict[str
             yield f"{file}:{number}", row
 
 
+def table_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """As `located_rows`, of a stage's folder too: where there are Parquet files these alone, since what was left out
+    stands beside them. A name that is neither a path nor OWNER/NAME is a file that is not there."""
+    if "/" not in path and not Path(path).exists():
+        raise DataError(f"{path}: there is no such file")
+    shards = sorted(Path(path).expanduser().glob("*.parquet"))
+    for shard in shards:
+        yield from ((f"{shard}:{number}", row) for number, row in enumerate(data_files.stream_rows(shard), 1))
+    if not shards:
+        yield from located_rows(path)
+
+
 def _all_rows(source: Source) -> Iterator[dict[str, Any]]:
     path = Path(source.path).expanduser()
     if not is_local(source.path):
@@ -182,5 +194,7 @@ def _data_set(source: Source, path: str, data_files: str | None = None) -> Itera
 
 
 def is_local(path: str) -> bool:
-    """Whether a path means something on this disk, there or not, rather than the name of a `datasets` set."""
-    return path.endswith((*_ENDINGS, _ARRAY)) or path.startswith(("/", "./", "../", "~")) or Path(path).exists()
+    """Whether a path means something on this disk, there or not, rather than the name of a `datasets` set: what is
+    looked for in a folder that is there is a file."""
+    named = path.endswith((*_ENDINGS, _ARRAY)) or path.startswith(("/", "./", "../", "~"))
+    return named or Path(path).exists() or ("/" in path and Path(path).parent.exists())

@@ -167,8 +167,11 @@ class Run:
 
     def _clear(self, stage: str) -> None:
         """Take away what a kill left of files and folders under way."""
-        for path in [*self.folder(stage).glob("*.partial"), *self.folder(stage).glob("*.old-*")]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        folder = self.folder(stage)
+        aside = [path for path in folder.glob("*.old-*") if path.is_dir()]
+        with explained(f"clearing {folder}"):
+            for path in (*folder.glob("*.partial"), *aside):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def borrow(self, other: "Run", stages: list[str]) -> None:
         """Take finished stages over from another run whose settings agree that far, with their metrics.

@@ -214,7 +214,7 @@ def _benchmarks(config: Config) -> str:
 
 def _when(every: int) -> str:
     """When looks come."""
-    return f"every {_count(every, 'step')}" if every else "at each quarter of the steps"
+    return f"every {_count(every, 'step')}" if every else "at each quarter of the way"
 
 
 def _count(number: int, noun: str, several: str = "") -> str:

@@ -194,7 +194,7 @@ def ranking_from_row(row: Mapping[str, Any], where: str) -> Ranking:
         )
     turns.check_messages(messages, where)
     finished = row.get("finished")
-    told = {**row, "finished": [finished] * len(entries)} if isinstance(finished, bool) else row  # of all answers
+    told = row if finished is None or isinstance(finished, list) else {**row, "finished": [finished] * len(entries)}
     entries = _beside(entries, "finished", "finished", told, where)
     prompt_id = str(row.get("prompt_id") or where)
     answers = [_answer(entry, prompt_id, draw, f"{where}: answer {draw}") for draw, entry in enumerate(entries)]

@@ -1,13 +1,11 @@
 """Files and folders that stand whole or not at all, and the hash of a file."""
 
 import hashlib
-import math
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
 
 from starling.errors import explained
 
@@ -49,12 +47,3 @@ def sha256(path: Path) -> str:
         return ""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def without_nan(value: Any) -> Any:
-    """The same with None for what is not a finite number, since JSON has no word for it."""
-    if isinstance(value, Mapping):
-        return {str(key): without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,7 +1,6 @@
 """What a run has to show."""
 
 import json
-import math
 from pathlib import Path
 
 import pytest
@@ -89,7 +88,3 @@ def test_a_test_by_the_runs_own_reward_model_is_cautioned_in_the_headline(run: R
     plain = digest.digest(run)["headline"]
     run.manifest["stages"]["evaluate"]["facts"]["caution"] = "It was trained to please this judge."
     assert digest.digest(run)["headline"] == [*plain, "It was trained to please this judge."]
-
-
-def test_what_is_not_finite_becomes_none() -> None:
-    assert digest.without_nan({"a": [math.nan, 1.5, (math.inf,)], 2: "x"}) == {"a": [None, 1.5, [None]], "2": "x"}

@@ -212,7 +212,7 @@ def test_a_table_of_any_kind_is_exported_as_fit_reads_it(tmp_path: Path) -> None
     assert export.export(shards, "trl", tmp_path / "pairs")["rows"] == {"train": 1}
 
 
-def test_orders_that_make_no_sense_are_no_part_of_nectar(table: Path) -> None:
+def test_orders_that_make_no_sense_are_told_with_their_row(table: Path) -> None:
     answers = '[{"answer": "x", "rank": 1}, {"answer": "y", "rank": 2}]'
     table.write_text(f'{{"prompt": "hi", "answers": {answers}, "orders": [[1, 2]]}}\n')
     with pytest.raises(DataError, match="`orders` must hold indices from 0 to 1"):

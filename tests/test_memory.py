@@ -81,12 +81,13 @@ def test_judges_in_this_process_count_with_their_weights(tiny_model: Path, tmp_p
     network = models.load_config(str(tiny_model))
     settings = config.load(recipe(tmp_path / "by-program", tiny_model))
     assert memory.of_tune(settings, network)["judges"] == 0
-    body = sum(weight.numel() for weight in models.load_policy(str(tiny_model)).network.base_model.parameters())
+    policy = models.load_policy(str(tiny_model)).network
+    body, whole = (sum(weight.numel() for weight in part.parameters()) for part in (policy.base_model, policy))
     both = memory.of_tune(settings, network, judges=[(network, True), (network, False)])
-    assert both["judges"] == (4 + device.product_dtype().itemsize) * body
+    assert both["judges"] == 4 * body + device.product_dtype().itemsize * whole
     asked = config.load(recipe(tmp_path / "by-model", tiny_model, rank__judge=str(tiny_model)))
     found = findings.of_memory(asked).figures["parts"]
-    assert found["judges"] == device.product_dtype().itemsize * body
+    assert found["judges"] == device.product_dtype().itemsize * whole
 
 
 def test_a_reward_model_of_another_size_counts_as_it_is(tiny_model: Path, tmp_path: Path) -> None:

@@ -65,6 +65,9 @@ def test_what_a_killed_shard_left_unranked_goes_once_the_shard_is_ranked(tiny_mo
     data_files.write_jsonl(run.root / "unranked" / "00000.jsonl", [{"prompt_id": "rain-0", "reason": "no reply"}])
     assert rank.run(run)["unranked"] == 0
     assert not any((run.root / "unranked").iterdir())
+    run.started("rank")
+    run.finished("rank", {})
+    assert len(judgements.read(run.root).calls) == 15
 
 
 def test_items_hold_the_answers_in_the_order_of_the_generators(sampled: Run) -> None:

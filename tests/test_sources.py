@@ -168,3 +168,15 @@ def test_a_source_is_read_no_further_than_it_is_asked_for(tmp_path: Path) -> Non
     path = tmp_path / "a.jsonl"
     path.write_text('{"prompt": "fine"}\n' * 5 + "not JSON\n")
     assert len(found(path, rows=5)) == 5
+
+
+def test_a_stages_table_is_its_parquet_and_a_mistyped_path_is_told(tmp_path: Path, monkeypatch) -> None:
+    stage = tmp_path / "run" / "sample"
+    stage.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist([{"answer": "kept"}]), stage / "0.parquet")
+    (stage / "left_out.jsonl").write_text('{"answer": "left out"}\n')
+    assert [row for _where, row in sources.table_rows(str(stage))] == [{"answer": "kept"}]
+    monkeypatch.chdir(tmp_path)
+    for typo in ("rnu", "run/smaple"):
+        with pytest.raises(DataError, match=f"^{typo}: there is no such file"):
+            list(sources.table_rows(typo))

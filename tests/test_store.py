@@ -135,10 +135,12 @@ def test_a_finished_stage_has_the_hash_of_every_output(run: Run) -> None:
     (run.folder("rank") / "checkpoint.pt.partial").write_text("of a save that was killed")
     (run.folder("rank") / "policy.old-x7").mkdir()  # of a folder that was being replaced
     (run.folder("rank") / "policy.old-x7" / "b.txt").write_text("old")
+    (run.folder("rank") / "m.old-x7-00000.parquet").write_text("abc")  # of a model of that name
     run.finished("rank", {})
     expected = hashlib.sha256(b"abc").hexdigest()
-    assert manifest(run)["stages"]["rank"]["outputs"] == {"rank/deep/a.txt": expected}
-    assert [path.name for path in run.folder("rank").iterdir()] == ["deep"]
+    outputs = {"rank/deep/a.txt": expected, "rank/m.old-x7-00000.parquet": expected}
+    assert manifest(run)["stages"]["rank"]["outputs"] == outputs
+    assert sorted(path.name for path in run.folder("rank").iterdir()) == ["deep", "m.old-x7-00000.parquet"]
 
 
 def test_a_checkpoint_stays_until_the_stage_is_noted_as_done(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,10 +78,9 @@ def test_the_budget_by_hand(tune_variants: Any) -> None:
     found = tune_variants.Material(rankings=100, ranking_tokens=200.0, rollout_tokens=25.0)
     both = {"ranked_share": 0.5, "prompts_per_step": 16, "rollouts_per_prompt": 4, "updates_per_step": 4}
     # 30,000 ranked in 2 passes over 75 of 100 rankings of 200; 30,000 in 18.75 steps of 64 answers of 25
-    # 75 rankings are 19 parts of 4, 5 steps a pass: 10 + 19 steps in all, a look every sixth
     assert tune_variants.budgeted(both, 60_000, found) == {
         "prompts_per_step": 16, "rollouts_per_prompt": 4, "updates_per_step": 4,
-        "ranked_prompts": 75, "ranked_epochs": 2, "steps": 19, "validate_every": 6,
+        "ranked_prompts": 75, "ranked_epochs": 2, "steps": 19,
     }  # fmt: skip
     offline = tune_variants.budgeted({**both, "ranked_share": 1.0}, 60_000, found)
     assert (offline["ranked_prompts"], offline["ranked_epochs"], offline["steps"]) == (100, 3, 0)

@@ -12,7 +12,7 @@ from starling.ledger import Ledger
 
 def folder_of(bench: str, tested: str) -> Path:
     """Where a benchmark of a MODEL, or of a FILE of its answers, goes without `--out`; each has a folder of its own."""
-    return Path("runs") / f"bench-{bench}-{file_name(Path(tested).name if Path(tested).is_file() else tested)}"
+    return Path("runs") / f"bench-{bench}-{file_name(tested)}"
 
 
 def file_name(model: str) -> str:

@@ -20,7 +20,7 @@ from starling.benches import left_out, panel
 from starling.benches.left_out import LeftOut
 from starling.records import Score
 from starling.store import versions
-from starling.writing import without_nan, write_atomically
+from starling.writing import write_atomically
 
 RESULT = "result.json"
 FORMATS = {"points": figures.number_interval, "share": figures.share_interval}
@@ -81,7 +81,7 @@ def show(found: Mapping[str, Any], about: str, *, unit: str, notes: Sequence[str
 
 def write(out: Path, found: Mapping[str, Any]) -> None:
     """Write the result beside what it was made of."""
-    text = json.dumps(without_nan(found), indent=1, allow_nan=False, ensure_ascii=False, default=str)
+    text = json.dumps(figures.without_nan(found), indent=1, allow_nan=False, ensure_ascii=False, default=str)
     write_atomically(out / RESULT, text + "\n")
     progress.console.print(f"bench: {out / RESULT}", markup=False)
 
