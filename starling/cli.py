@@ -24,6 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     debug = "--debug" in arguments
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads crawl where other work wants a core too
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with warnings.catch_warnings(action=None if debug else "ignore"):

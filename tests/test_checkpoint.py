@@ -136,7 +136,7 @@ def test_a_state_in_another_form_is_refused(path: Path, monkeypatch: pytest.Monk
     with monkeypatch.context() as before:
         before.setattr(checkpoint, "FORMAT", checkpoint.FORMAT - 1)
         Checkpoint(path, 0).save({"step": 1})
-    with pytest.raises(DataError, match=r"checkpoint.pt: was saved in form 4, this starling has form 5; use the one"):
+    with pytest.raises(DataError, match=r"checkpoint.pt: was saved in form 5, this starling has form 6; use the one"):
         Checkpoint(path, 0).load()
 
 

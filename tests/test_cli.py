@@ -242,3 +242,17 @@ def test_a_process_ends_with_the_exit_code_and_one_line() -> None:
 def test_what_the_package_does_not_have_it_does_not_claim() -> None:
     with pytest.raises(AttributeError, match="module 'starling' has no attribute 'nothing'"):
         starling.nothing  # noqa: B018  # reading it is the test
+
+
+def test_threads_wait_without_spinning_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    cli.main(["--version"])
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    cli.main(["--version"])
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
+def test_no_torch_is_loaded_before_that() -> None:
+    code = "import sys, starling.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,6 +10,7 @@ from compared_cases import case
 from small_road import recipe
 from tolerances import EXACT
 from transformers import AutoModelForCausalLM
+from transformers.modeling_utils import PreTrainedModel
 
 from starling import chat, config, data_files, models, tables
 from starling.config import Config
@@ -22,9 +23,13 @@ def settings(tiny_model: Path, tmp_path: Path) -> Config:
     return config.load(recipe(tmp_path, tiny_model))
 
 
+def tuned_of(folder: Path) -> PreTrainedModel:
+    return models.load_policy(str(folder)).network
+
+
 def test_a_policy_that_did_not_move_has_not_drifted(settings, tiny_model: Path) -> None:
     cases = [case(0.5, reference="the rain"), case(1.0, answers=("", ""))]
-    found = evaluate._drift(settings, str(tiny_model), cases)
+    found = evaluate._drift(settings, tuned_of(tiny_model), cases)
     assert found["kl"] == pytest.approx(0.0, abs=EXACT)
     assert found["reference_logprob_base"] == found["reference_logprob_tuned"] < 0
     assert found["explained_by_finish_and_repetition"] == 1.0
@@ -36,7 +41,7 @@ def test_what_the_rubric_does_not_reward_explains_no_wins_of_other_judges(
 ) -> None:
     name, value = judge.split(" = ")
     settings = config.load(recipe(tmp_path, tiny_model), [f"evaluate.{name}={value}"])
-    assert evaluate._drift(settings, str(tiny_model), [case(1.0)])["explained_by_finish_and_repetition"] is None
+    assert evaluate._drift(settings, tuned_of(tiny_model), [case(1.0)])["explained_by_finish_and_repetition"] is None
 
 
 def test_drift_is_the_kl_over_the_vocabulary_at_each_token_that_was_said(settings, tiny_model: Path, tmp_path: Path):
@@ -47,7 +52,9 @@ def test_drift_is_the_kl_over_the_vocabulary_at_each_token_that_was_said(setting
     models.save(tuned, tmp_path / "tuned")
     said = case(0.5, answers=("dry", "the rain in spain"), reference="the rain")
     cut = replace(said.answers[1], finished=False)
-    found = evaluate._drift(settings, str(tmp_path / "tuned"), [said, replace(said, answers=(said.answers[0], cut))])
+    found = evaluate._drift(
+        settings, tuned_of(tmp_path / "tuned"), [said, replace(said, answers=(said.answers[0], cut))]
+    )
     base, moved = (AutoModelForCausalLM.from_pretrained(folder) for folder in (tiny_model, tmp_path / "tuned"))
     prompt = chat.prompt_ids(tuned.tokenizer, said.prompt.messages)
     stop = frozenset(moved.generation_config.eos_token_id)
@@ -65,7 +72,7 @@ def test_drift_is_the_kl_over_the_vocabulary_at_each_token_that_was_said(setting
 
 
 def test_drift_needs_neither_references_nor_answers(settings, tiny_model: Path) -> None:
-    found = evaluate._drift(settings, str(tiny_model), [case(0.5, answers=("", ""))])
+    found = evaluate._drift(settings, tuned_of(tiny_model), [case(0.5, answers=("", ""))])
     assert (found["kl"], found["reference_logprob_base"], found["reference_logprob_tuned"]) == (0.0, None, None)
 
 
