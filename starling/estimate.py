@@ -10,7 +10,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from starling import choice, endpoints, ledger, schedule, streams
+from starling import choice, endpoints, ledger, schedule, streams, tables
 from starling.agreeing import asked_anew
 from starling.client import CHARACTERS_PER_TOKEN, FEWEST_CHARACTERS_PER_TOKEN
 from starling.config import Config, JudgeTable
@@ -269,7 +269,7 @@ def _prompt_characters(run: Run | None) -> Range | None:
     """Mean and greatest length of the run's first prompts, None before they are read."""
     if run is None or not run.is_done("prompts"):
         return None
-    found = islice(streams.prompts(run, *SPLITS), PROMPTS_LOOKED_AT)
+    found = islice(tables.stream_prompts(run, *SPLITS), PROMPTS_LOOKED_AT)
     lengths = [sum(len(message["content"]) for message in prompt.messages) for prompt in found]
     return sum(lengths) / len(lengths), float(max(lengths))
 

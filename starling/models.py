@@ -172,8 +172,7 @@ def new_reward_model(name: str, seed: int = 0) -> Model:
     network, loaded = _load(AutoModelForSequenceClassification, name, dtype=torch.float32, num_labels=1, **_WITH_INFO)
     tokenizer.pad_token = _pad_token(tokenizer, name, network.get_input_embeddings().num_embeddings)
     tokenizer.padding_side = "right"
-    if not hasattr(network, "score"):
-        raise ModelError(f"{name}: {type(network).__name__} has no head called `score`; a reward model needs one")
+    _require_head(name, network)
     _require_weights(name, loaded, but="score.weight")  # an LM's or a classifier's head is replaced
     network.config.pad_token_id = tokenizer.pad_token_id
     network.config.problem_type = "regression"
@@ -199,8 +198,7 @@ def load_reward_model(name: str, dtype: torch.dtype = torch.float32) -> Model:
     tokenizer = load_tokenizer(name)
     network, loaded = _load(AutoModelForSequenceClassification, name, dtype=dtype, **_WITH_INFO)
     require_one_label(name, network.config)
-    if not hasattr(network, "score"):
-        raise ModelError(f"{name}: {type(network).__name__} has no head called `score`; a reward model needs one")
+    _require_head(name, network)
     _require_weights(name, loaded)
     if network.config.pad_token_id in (None, chat.last_id(tokenizer)):
         raise ModelError(
@@ -327,6 +325,11 @@ def _pad_token(tokenizer: PreTrainedTokenizerBase, name: str, size: int) -> str:
     raise ModelError(
         f"{name}: no token can serve as padding (that on which answers end would hide their end); add one to it"
     )
+
+
+def _require_head(name: str, network: Any) -> None:
+    if not hasattr(network, "score"):
+        raise ModelError(f"{name}: {type(network).__name__} has no head called `score`; a reward model needs one")
 
 
 def _require_weights(name: str, loaded: Mapping[str, Any], but: str = "") -> None:

@@ -13,27 +13,14 @@ from starling.records import Candidate, Prompt
 from starling.store import Run
 
 Item = tuple[Prompt, Sequence[Candidate]]
-_ROWS_AT_ONCE = 1000
 _T = TypeVar("_T")
-
-
-def prompts(run: Run, *splits: str) -> Iterator[Prompt]:
-    """The run's prompts of the given splits, in the table's order."""
-    number = 0
-    for path in sorted(run.folder("prompts").glob("*.parquet")):
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(_ROWS_AT_ONCE):
-                for row in batch.to_pylist():
-                    if row["split"] in splits:
-                        yield tables.prompt_from_row(row, f"prompts:{number}")
-                    number += 1
 
 
 def wanted(run: Run) -> Iterator[Prompt]:
     """The prompts that are answered; validation first, so that a spent budget never costs the reward model its test."""
     cfg = run.config.sample
-    yield from islice(prompts(run, "validation"), cfg.validation_prompts)
-    yield from islice(prompts(run, "train"), cfg.train_prompts)
+    yield from islice(tables.stream_prompts(run, "validation"), cfg.validation_prompts)
+    yield from islice(tables.stream_prompts(run, "train"), cfg.train_prompts)
 
 
 def batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
@@ -111,7 +98,9 @@ class Answers:
         what it is given at once balances them over the whole set.
         """
         for k in sorted(self.sizes(), reverse=True):
-            alike = (p for p in prompts(self._run, "validation", "train") if self._shelf.count.get(p.id) == k)
+            alike = (
+                p for p in tables.stream_prompts(self._run, "validation", "train") if self._shelf.count.get(p.id) == k
+            )
             for batch in batches(alike, -(-size // k) * k):
                 found = self._shelf.read(batch)
                 yield [(prompt, found[prompt.id]) for prompt in batch]

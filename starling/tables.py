@@ -4,7 +4,7 @@ import difflib
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from importlib import resources
 from pathlib import Path
@@ -70,8 +70,13 @@ def builtin_prompts() -> list[Prompt]:
 
 def prompts_of(run: Run, *splits: str) -> list[Prompt]:
     """The run's prompts of the given splits, in the table's order."""
+    return list(stream_prompts(run, *splits))
+
+
+def stream_prompts(run: Run, *splits: str) -> Iterator[Prompt]:
+    """The same, one after the other."""
     rows = enumerate(data_files.stream_rows(run.folder("prompts")))
-    return [prompt_from_row(row, f"prompts:{number}") for number, row in rows if row["split"] in splits]
+    yield from (prompt_from_row(row, f"prompts:{number}") for number, row in rows if row["split"] in splits)
 
 
 def splits_of(run: Run) -> dict[str, str]:

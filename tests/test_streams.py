@@ -36,8 +36,8 @@ def run(tmp_path: Path) -> Run:
 
 
 def test_prompts_come_in_the_tables_order(run: Run) -> None:
-    assert list(streams.prompts(run, "train", "validation")) == tables.prompts_of(run, "train", "validation")
-    assert [prompt.id for prompt in streams.prompts(run, "validation")] == ["p0", "p3", "p6", "p9"]
+    assert list(tables.stream_prompts(run, "train", "validation")) == tables.prompts_of(run, "train", "validation")
+    assert [prompt.id for prompt in tables.stream_prompts(run, "validation")] == ["p0", "p3", "p6", "p9"]
 
 
 def test_a_shard_holds_prompts_of_one_number_of_answers_in_whole_blocks(run: Run) -> None:
@@ -79,7 +79,7 @@ def test_answers_that_came_with_the_prompts_are_read_prompt_by_prompt(run: Run) 
         data_files.write_parquet(path, rows, tables.CANDIDATES)
     shelf = streams.brought(run)
     assert shelf.count == {"p1": 2, "p2": 1, "p5": 1}
-    found = shelf.read(streams.prompts(run, "train", "validation"))
+    found = shelf.read(tables.stream_prompts(run, "train", "validation"))
     assert {one: [a.answer for a in own] for one, own in found.items()} == {
         "p1": ["p1 0", "p1 1"], "p2": ["p2 2"], "p5": ["p5 0"],
     }  # fmt: skip
