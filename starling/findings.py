@@ -62,7 +62,7 @@ def of_memory(config: Config, rankings: RankingTokens | None = None) -> Finding:
     network = models.load_config(config.run.model)
     reward_model = models.load_config(config.fit.reward_model) if config.fit.reward_model else None
     local = [one for one in named_judges(config, config.rank) if one.endpoint is None and one.cfg.judge != rubric.NAME]
-    judges = [(models.load_config(models.resolve(one.cfg.judge)), one.by_reward) for one in local]
+    judges = [(models.load_config(one.cfg.judge), one.by_reward) for one in local]
     parts = memory.of_tune(config, network, rankings, reward_model, judges)
     least = memory.of_tune(config, network, rankings or RankingTokens(0, 0), reward_model, judges)
     there = memory.available()
