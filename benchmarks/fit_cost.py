@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def _seconds(network: Any, text: list[int], prompt: int, answer: int, count: int) -> float:
-    from starling import device, models, packing
+    from starling import device, heads, packing
 
     start = prompt
     endings = [text[start + at * answer : start + (at + 1) * answer] for at in range(count)]
@@ -44,7 +44,7 @@ def _seconds(network: Any, text: list[int], prompt: int, answer: int, count: int
     network.zero_grad(set_to_none=True)
     began = time.perf_counter()
     with device.autocast(network.device):
-        reward_N = models.rewards(network, packed)
+        reward_N = heads.rewards(network, packed)
     reward_N.logsumexp(0).backward()
     return time.perf_counter() - began
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from starling import balance, device, models, stats, turns
+from starling import balance, device, heads, stats, turns
 from starling.examples import Example, ragged
 from starling.losses.ranking import plackett_luce_nll
 from starling.models import Model
@@ -54,8 +54,8 @@ def score(model: Model, examples: Sequence[Example], microbatch_tokens: int) -> 
     found: list[list[float]] = [[]] * len(examples)
     for batch, packed in balance.batches([example.pack for example in examples], microbatch_tokens):
         chosen = [examples[index] for index in batch]
-        rewards = models.rewards(model.network, packed)
-        models.require_numbers(rewards, chosen[0].ranking.where or f"prompt {chosen[0].ranking.prompt_id}")
+        rewards = heads.rewards(model.network, packed)
+        heads.require_numbers(rewards, chosen[0].ranking.where or f"prompt {chosen[0].ranking.prompt_id}")
         for index, part in zip(batch, rewards.split([len(example.endings) for example in chosen]), strict=True):
             found[index] = part.tolist()
     return found

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_utils import PreTrainedModel
 
-from starling import models, packing
+from starling import heads, packing
 from starling.beginnings import shared
 from starling.packing import Span
 from starling.prepacked import prepacked
@@ -249,7 +249,7 @@ def _prefill(
     firsts = [length_of[prompt] for prompt in rows_of]
     rests = [prompt[first:] for prompt, first in zip(rows_of, firsts, strict=True)]
     hidden_NH = _run_pieces(model, rests, firsts, [(slots.begins[rows[0]], slots, rows) for rows in rows_of.values()])
-    logits = models.logits(model, hidden_NH)
+    logits = heads.logits(model, hidden_NH)
     number = {prompt: at for at, prompt in enumerate(rows_of)}
     return logits[[number[prompt] for prompt in prompts]]
 
@@ -286,7 +286,7 @@ def _decode(model: PreTrainedModel, slots: Slots, tokens_B: Tensor) -> Tensor:
         context=Decoding(slots),
     )
     slots.lengths[:rows] += 1
-    return models.logits(model, output.last_hidden_state[:, 0])
+    return heads.logits(model, output.last_hidden_state[:, 0])
 
 
 def _uniforms(seed: int, count: int) -> list[float]:

@@ -11,8 +11,8 @@ from transformers import AutoModel, AutoModelForCausalLM, PretrainedConfig
 
 from starling import algorithms, decoder_parts, device, slots
 from starling.config import Config
+from starling.heads import ValueHead, has_linear_logits
 from starling.losses.logprobs import ROWS
-from starling.models import ValueHead, has_linear_logits
 from starling.tune_settings import as_read
 
 PROGRAM = 600 * 2**20  # Python with PyTorch and transformers, before any model

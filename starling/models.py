@@ -10,7 +10,7 @@ import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -22,9 +22,8 @@ from transformers import (
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from starling import builtin, chat, device, lean, packing
-from starling.errors import ModelError, StarlingError, explained
-from starling.packing import Packed
+from starling import builtin, chat, device, heads, lean, packing
+from starling.errors import ModelError, explained
 from starling.writing import sha256
 
 # Weights of another size are told by `_require_weights`, which names them.
@@ -178,19 +177,9 @@ def new_reward_model(name: str, seed: int = 0) -> Model:
     network.config.problem_type = "regression"
     network.config.id2label, network.config.label2id = {0: "reward"}, {"reward": 0}
     with torch.no_grad():
-        network.score.weight[0] = new_head(network.config.hidden_size, seed)
+        network.score.weight[0] = heads.drawn(network.config.hidden_size, seed)
     _prepare(network)
     return Model(network, tokenizer)
-
-
-def new_head(hidden_size: int, seed: int) -> Tensor:
-    """Weights of a head as a linear layer of PyTorch begins: (H,), uniform, no larger than 1 / sqrt(H).
-
-    Not zeros: AdamW moves a weight by about the learning rate a step, so from zeros a short training never gets a head
-    of usual size, and what is trained below it has to grow instead.
-    """
-    drawn_H = torch.empty(hidden_size)
-    return nn.init.uniform_(drawn_H, -(hidden_size**-0.5), hidden_size**-0.5, device.generator(seed, "head"))
 
 
 def load_reward_model(name: str, dtype: torch.dtype = torch.float32) -> Model:
@@ -217,75 +206,6 @@ def save(model: Model, folder: Path) -> None:
             raise OSError(str(error)) from error
         model.tokenizer.save_pretrained(folder)
         _also_for_transformers_4(folder)
-
-
-def logits(network: Any, hidden_NH: Tensor) -> Tensor:
-    """What the LM head makes of hidden states, scaled (Cohere, Granite) or capped (Gemma 2): (N, H) -> (N, V)."""
-    found_NV = network.get_output_embeddings()(hidden_NH)
-    scale, cap = logit_scale(network.config), _logit_cap(network.config)
-    if scale != 1:
-        found_NV = found_NV * scale
-    return found_NV if cap is None else cap * torch.tanh(found_NV / cap)
-
-
-def has_linear_logits(network: Any) -> bool:
-    """Whether `logits` are hidden states times weights times `logit_scale`, and nothing else."""
-    head = network.get_output_embeddings()
-    return isinstance(head, nn.Linear) and head.bias is None and _logit_cap(network.config) is None
-
-
-def logit_scale(config: Any) -> float:
-    """What logits are multiplied by; of one name, Granite divides by it and HyperCLOVA X multiplies."""
-    if config.model_type == "hyperclovax":
-        return config.logits_scaling
-    return getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
-
-
-def _logit_cap(config: Any) -> float | None:
-    return getattr(config, "final_logit_softcapping", None)
-
-
-def rewards(network: Any, packed: Packed) -> Tensor:
-    """The reward of each answer of a packed sequence, in order, in float32: (N,)."""
-    return rewards_of(network, answer_states(network, packed))
-
-
-def answer_states(network: Any, packed: Packed) -> Tensor:
-    """The last hidden state of each answer of a packed sequence, in order: what its reward is read from, (N, H)."""
-    return packing.hidden_states(network.base_model, packed)[packing.last_tokens(packed)]
-
-
-def rewards_of(network: Any, hidden_NH: Tensor) -> Tensor:
-    """The head on such hidden states: (N, H) -> (N,), in float32, whatever the model is in.
-
-    In bfloat16 rewards of about 4 would differ by no less than 1/64, and those of 1e4 by 64: near ones would tie.
-    """
-    with torch.autocast(hidden_NH.device.type, enabled=False):
-        return hidden_NH.float() @ network.score.weight[0].float()
-
-
-def require_numbers(reward_N: Tensor, where: str) -> None:
-    """Refuse rewards of which one is NaN or infinite; `where` names the first of what was scored together."""
-    if not reward_N.isfinite().all():
-        raise StarlingError(
-            f"{where}: the reward model gives a reward that is not a number; refit it with a lower fit.learning_rate"
-        )
-
-
-class ValueHead(nn.Module):
-    """A critic on hidden states: hidden -> 2 hidden -> 1 with a ReLU between, 0 at first."""
-
-    def __init__(self, hidden_size: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(hidden_size)
-        self.up = nn.Linear(hidden_size, 2 * hidden_size)
-        self.down = nn.Linear(2 * hidden_size, 1)
-        nn.init.zeros_(self.down.weight)
-        nn.init.zeros_(self.down.bias)
-
-    def forward(self, hidden_NH: Tensor) -> Tensor:
-        """The expected return at each position: (N, H) -> (N,)."""
-        return self.down(torch.relu(self.up(self.norm(hidden_NH.float()))))[:, 0]
 
 
 def _also_for_transformers_4(folder: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from starling import device, models
+from starling import device, heads
 from starling.config import FitTable
 from starling.errors import DataError
 from starling.examples import Example, ragged
@@ -64,7 +64,7 @@ class Objective:
             )
         self._length_head = None
         if cfg.length_head:
-            drawn_H = models.new_head(network.config.hidden_size, device.seed_for(seed, "fit", "length head"))
+            drawn_H = heads.drawn(network.config.hidden_size, device.seed_for(seed, "fit", "length head"))
             self._length_head = nn.Parameter(drawn_H.to(network.device))
 
     @property

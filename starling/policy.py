@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from starling import adapters, decoder_parts, device, models, packing
+from starling import adapters, decoder_parts, device, heads, models, packing
 from starling.adapters import Lora
 from starling.config import Config
+from starling.heads import ValueHead
 from starling.losses import kl
 from starling.losses.logprobs import ROWS, head_logprobs, token_logprobs
-from starling.models import Model, ValueHead
+from starling.models import Model
 from starling.packing import Packed
 from starling.tune_settings import as_read
 
@@ -97,7 +98,7 @@ class Policy:
             )
             return torch.cat(
                 [
-                    kl.exact(models.logits(self.network, own).float(), models.logits(self.network, ref).float())
+                    kl.exact(heads.logits(self.network, own).float(), heads.logits(self.network, ref).float())
                     for own, ref in zip(own_NH.split(ROWS), ref_NH.split(ROWS), strict=True)
                 ]
             )
@@ -169,9 +170,9 @@ class Policy:
 
     def _logprobs(self, hidden_NH: Tensor, packed: Packed) -> Tensor:
         token_N = answer_tokens(packed).to(hidden_NH.device)
-        if models.has_linear_logits(self.network):
+        if heads.has_linear_logits(self.network):
             weight_VH = self.network.get_output_embeddings().weight
-            temperature = self._temperature / models.logit_scale(self.network.config)
+            temperature = self._temperature / heads.logit_scale(self.network.config)
             return head_logprobs(hidden_NH, weight_VH, token_N, temperature)
         logprobs = [
             token_logprobs(self._logits(hidden), token)
@@ -182,7 +183,7 @@ class Policy:
     def _logits(self, hidden_NH: Tensor) -> Tensor:
         """Of the distribution that rollouts are sampled from."""
         with self._autocast():
-            return models.logits(self.network, hidden_NH).float() / self._temperature
+            return heads.logits(self.network, hidden_NH).float() / self._temperature
 
 
 def initial_policy(config: Config) -> Policy:

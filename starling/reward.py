@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from starling import balance, chat, models, packing, reward_scale, tables, uncertainty
+from starling import balance, chat, heads, models, packing, reward_scale, tables, uncertainty
 from starling.errors import DataError, ModelError
 from starling.models import Model
 from starling.records import Message
@@ -117,9 +117,9 @@ class RewardModel:
         found: list[list[Scored]] = [[]] * len(packs)
         for batch, packed in balance.batches(packs, MICROBATCH_TOKENS):
             sizes = [len(packs[index][1]) for index in batch]
-            hidden_NH = models.answer_states(network, packed)
-            reward_N = models.rewards_of(network, hidden_NH)
-            models.require_numbers(reward_N, questions[batch[0]].where)
+            hidden_NH = heads.answer_states(network, packed)
+            reward_N = heads.rewards_of(network, hidden_NH)
+            heads.require_numbers(reward_N, questions[batch[0]].where)
             spread_N = torch.full_like(reward_N, torch.nan) if head is None else head.spread(hidden_NH)
             scored_N = list(map(Scored, ((reward_N - offset) / scale).tolist(), (spread_N / scale).tolist()))
             for index, size in zip(batch, sizes, strict=True):

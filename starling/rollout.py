@@ -11,7 +11,7 @@ import torch
 from transformers import GenerationConfig
 from transformers.modeling_utils import PreTrainedModel
 
-from starling import chat, device, models, packing, progress
+from starling import chat, device, heads, packing, progress
 from starling.device import seed_for
 from starling.errors import StarlingError
 from starling.generate import Request, Sampled, Sampler, generate, stop_ids
@@ -236,8 +236,8 @@ def score_texts(
     found: list[list[float]] = []
     for batch, packed in packing.batches(packs, microbatch_tokens):
         with device.autocast(reward_model.network.device):
-            rewards = models.rewards(reward_model.network, packed)
-        models.require_numbers(rewards, f"prompt {groups[batch[0]][0].id}")
+            rewards = heads.rewards(reward_model.network, packed)
+        heads.require_numbers(rewards, f"prompt {groups[batch[0]][0].id}")
         found.extend(part.tolist() for part in rewards.split([len(packs[index][1]) for index in batch]))
         on_answers(len(rewards))
     return found

@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from starling import models, packing
+from starling import heads, packing
 from starling.errors import ModelError, explained
 from starling.examples import Example, ragged
 from starling.losses.ranking import plackett_luce_curvature
@@ -60,8 +60,8 @@ def fit(model: Model, examples: Sequence[Example], prior: float, microbatch_toke
     total_H, count = torch.zeros(size, dtype=torch.float64), 0
     for batch, packed in packing.batches([example.pack for example in examples], microbatch_tokens):
         chosen = [examples[index] for index in batch]
-        hidden_NH = models.answer_states(network, packed)
-        reward_N = models.rewards_of(network, hidden_NH).cpu()
+        hidden_NH = heads.answer_states(network, packed)
+        reward_N = heads.rewards_of(network, hidden_NH).cpu()
         hidden_NH = hidden_NH.double().cpu()
         precision_HH += information(hidden_NH, reward_N, chosen)
         total_H += hidden_NH.sum(0)

@@ -8,7 +8,7 @@ import torch
 from tolerances import CLOSE
 from transformers import AutoModelForCausalLM
 
-from starling import cli, merging, models
+from starling import cli, heads, merging, models
 from starling.adapters import Lora
 from starling.config import FitTable
 from starling.models import Model
@@ -81,7 +81,7 @@ def test_adapters_of_a_reward_model_bring_their_head(tiny_model: Path, tmp_path:
     part.save_adapter(tmp_path / "adapter", str(tiny_model))
     assert merging.export(tmp_path / "adapter", tmp_path / "out")["kind"] == "reward model"
     packed = pack([([5, 6, 7], [[20, 21], [30]])])
-    found = models.rewards(models.load_reward_model(str(tmp_path / "out")).network, packed)
-    expected = models.rewards(model.network, packed)
+    found = heads.rewards(models.load_reward_model(str(tmp_path / "out")).network, packed)
+    expected = heads.rewards(model.network, packed)
     assert expected.abs().max() > 0.1
     assert torch.allclose(found, expected, atol=CLOSE)

@@ -12,18 +12,12 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    CohereConfig,
-    Gemma2Config,
     Gemma3TextConfig,
     GPTNeoXConfig,
-    GraniteConfig,
-    HyperCLOVAXConfig,
-    LlamaConfig,
     PhiConfig,
-    PreTrainedConfig,
 )
 
-from starling import chat, device, models, packing
+from starling import chat, heads, models, packing
 from starling.errors import ModelError
 from starling.models import Model
 from starling.packing import pack
@@ -47,7 +41,7 @@ def our_scores(folder: Path, finished: bool = True) -> list[float]:
     network, tokenizer = models.load_reward_model(str(folder))
     shared, own = chat.conversation_ids(tokenizer, MESSAGES, ANSWERS, [finished] * len(ANSWERS))
     with torch.no_grad():
-        return models.rewards(network, pack([(shared, own)])).tolist()
+        return heads.rewards(network, pack([(shared, own)])).tolist()
 
 
 def edit_config(folder: Path, **changes) -> None:
@@ -126,7 +120,7 @@ def test_rewards_are_the_head_on_each_conversations_last_token(reward_folder: Pa
     network, _ = models.load_reward_model(str(reward_folder))
     base = AutoModelForSequenceClassification.from_pretrained(reward_folder)
     with torch.no_grad():
-        found = models.rewards(network, pack(GROUPS))
+        found = heads.rewards(network, pack(GROUPS))
         for reward, ids in zip(
             found, ([5, 6, 7, 8, 20, 21], [5, 6, 7, 8, 30, 31, 32], [40, 41, 50, 51, 52]), strict=True
         ):
@@ -170,49 +164,6 @@ def test_padding_is_no_token_that_ends_a_turn_whichever_ends_a_text(tiny_model: 
     edit_config(tmp_path / "reward", pad_token_id=2)
     with pytest.raises(ModelError, match="pad token must exist and never end an answer"):
         models.load_reward_model(str(tmp_path / "reward"))
-
-
-SMALL = {
-    "vocab_size": 50, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-    "num_key_value_heads": 1, "initializer_range": 0.5, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("config", "scale", "is_linear"),
-    [
-        (LlamaConfig(**SMALL), 1, True),
-        (CohereConfig(**SMALL, logit_scale=0.25), 0.25, True),
-        (GraniteConfig(**SMALL, logits_scaling=4.0), 0.25, True),
-        (HyperCLOVAXConfig(**SMALL, logits_scaling=0.25), 0.25, True),
-        (Gemma2Config(**SMALL, head_dim=8, final_logit_softcapping=1.0), 1, False),
-    ],
-    ids=lambda value: getattr(value, "model_type", None),
-)
-@torch.no_grad()
-def test_logits_are_scaled_and_capped_as_the_family_does(
-    config: PreTrainedConfig, scale: float, is_linear: bool
-) -> None:
-    network: Any = AutoModelForCausalLM.from_config(config).eval()
-    ids = torch.tensor([[5, 9, 30, 7]])
-    found = models.logits(network, network.get_decoder()(ids).last_hidden_state[0])
-    assert torch.allclose(found, network(ids).logits[0], atol=CLOSE)
-    assert (models.logit_scale(network.config), models.has_linear_logits(network)) == (scale, is_linear)
-    head_alone = network.get_output_embeddings()(network.get_decoder()(ids).last_hidden_state[0])
-    assert torch.allclose(found, scale * head_alone, atol=CLOSE) == is_linear
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_neither_autocast_nor_a_bfloat16_model_rounds_rewards(reward_folder: Path, dtype: torch.dtype) -> None:
-    network, _ = models.load_reward_model(str(reward_folder), dtype)
-    network.score.weight.data *= 1e4
-    with torch.no_grad(), device.autocast(network.device):
-        hidden = models.answer_states(network, pack(GROUPS))
-        found = models.rewards_of(network, hidden)
-    assert found.dtype == torch.float32
-    expected = hidden.double() @ network.score.weight[0].double()
-    assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-5)
-    assert not torch.equal(found, found.bfloat16().float())
 
 
 def test_a_file_beside_a_model_is_found_where_there_is_one(tiny_model: Path) -> None:
@@ -363,19 +314,6 @@ def test_a_classifier_of_other_labels_gets_the_head_of_a_reward_model(tiny_model
     found = models.new_reward_model(str(tmp_path / "five"))
     assert found.network.config.num_labels == 1
     assert found.network.score.weight.shape == (1, 32)
-    assert torch.equal(found.network.score.weight[0], models.new_head(32, 0))
+    assert torch.equal(found.network.score.weight[0], heads.drawn(32, 0))
     base = models.new_reward_model(str(tiny_model)).network.model.state_dict()
     assert all(torch.equal(weight, base[key]) for key, weight in found.network.model.state_dict().items())
-
-
-def test_the_value_head_expects_nothing_at_first() -> None:
-    head = models.ValueHead(8)
-    assert head(torch.randn(5, 8)).tolist() == [0.0] * 5
-    assert head(torch.randn(5, 8).bfloat16()).dtype == torch.float32
-
-
-def test_the_value_head_can_leave_zero() -> None:
-    head = models.ValueHead(8)
-    head(torch.randn(5, 8)).sum().backward()
-    assert head.down.weight.grad.abs().max().item() > 0
-    assert head.down.bias.grad.item() == 5  # one for each position

@@ -12,7 +12,7 @@ from killed import Killed
 from made_rankings import ranking, rankings
 from tolerances import CLOSE, EXACT
 
-from starling import device, metrics, models
+from starling import device, heads, metrics, models
 from starling.config import FitTable
 from starling.errors import DataError
 from starling.examples import Example
@@ -234,7 +234,7 @@ def test_a_length_head_is_drawn_as_the_reward_head_is_but_apart_from_it() -> Non
     ((first,), (same,), (other,)) = (Objective(table, Head(), EXAMPLES, seed).weights.values() for seed in (1, 1, 2))
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
-    assert not torch.equal(first, models.new_head(len(first), device.seed_for(1, "fit", "head")))
+    assert not torch.equal(first, heads.drawn(len(first), device.seed_for(1, "fit", "head")))
 
 
 def test_without_a_length_head_nothing_is_trained_beside_the_network() -> None:

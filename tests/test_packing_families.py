@@ -32,7 +32,7 @@ from transformers import (
 )
 from transformers.modeling_utils import PreTrainedModel
 
-from starling import models, packing
+from starling import heads, packing
 from starling.errors import ModelError
 from starling.packing import pack
 
@@ -254,4 +254,4 @@ def test_rewards_of_packed_answers_equal_those_of_separate_conversations() -> No
         wholes = [prompt + answer for prompt, answers in GROUPS for answer in answers]
         expected = [network(torch.tensor([whole])).logits.item() for whole in wholes]
         packing.enable(network)
-        assert models.rewards(network, pack(GROUPS)).tolist() == pytest.approx(expected, abs=CLOSE)
+        assert heads.rewards(network, pack(GROUPS)).tolist() == pytest.approx(expected, abs=CLOSE)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from made_rankings import ranking
 
-from starling import chat, device, models
+from starling import chat, device, heads, models
 from starling.errors import StarlingError
 from starling.generate import Sampled, stop_ids
 from starling.models import Model
@@ -178,7 +178,7 @@ def test_what_else_a_model_wants_to_be_sampled_by_is_told(tiny_model: Path, caps
 def one_by_one(reward_model: Model, asked: Prompt, text: str, finished: bool) -> float:
     shared, own = chat.conversation_ids(reward_model.tokenizer, asked.messages, [text], [finished])
     with torch.no_grad(), device.autocast(torch.device("cpu")):
-        return models.rewards(reward_model.network, pack([(shared, own)])).item()
+        return heads.rewards(reward_model.network, pack([(shared, own)])).item()
 
 
 SHOWN = [(PROMPTS[0], ["wet", "the rain in spain"], [True, False]), (PROMPTS[1], ["dry", "a", "b"], [True] * 3)]

@@ -10,7 +10,7 @@ from peft import PeftModel
 from tolerances import CLOSE
 from transformers import GPTNeoXConfig, GPTNeoXForSequenceClassification
 
-from starling import models, packing
+from starling import heads, models, packing
 from starling.config import FitTable
 from starling.errors import ModelError
 from starling.examples import examples_of
@@ -82,9 +82,9 @@ def test_a_family_that_calls_its_final_norm_otherwise_is_trained_whole_or_with_a
 
 def test_an_adapter_changes_nothing_at_first(reward_model: Model) -> None:
     with torch.no_grad():
-        before = models.rewards(reward_model.network, packed(reward_model))
+        before = heads.rewards(reward_model.network, packed(reward_model))
         Trainable(reward_model.network, FitTable(lora_rank=2), 1)
-        assert torch.equal(models.rewards(reward_model.network, packed(reward_model)), before)
+        assert torch.equal(heads.rewards(reward_model.network, packed(reward_model)), before)
 
 
 def test_adapters_begin_from_the_runs_seed_alone(tiny_model: Path) -> None:
@@ -117,9 +117,9 @@ def test_a_merged_model_scores_as_it_did_with_its_adapter_and_is_a_plain_one(rew
     names = set(reward_model.network.state_dict())
     part = moved(reward_model, lora_rank=2)
     with torch.no_grad():
-        before = models.rewards(reward_model.network, packed(reward_model))
+        before = heads.rewards(reward_model.network, packed(reward_model))
         part.merge()
-        after = models.rewards(reward_model.network, packed(reward_model))
+        after = heads.rewards(reward_model.network, packed(reward_model))
     assert torch.allclose(after, before, atol=1e-4, rtol=0)
     assert set(reward_model.network.state_dict()) == names
     assert not part.has_adapter
@@ -132,8 +132,8 @@ def test_peft_itself_loads_the_adapter_onto_the_base_model(tiny_model: Path, tmp
     again = models.new_reward_model(str(tiny_model))
     loaded = PeftModel.from_pretrained(again.network, str(tmp_path))
     with torch.no_grad():
-        expected = models.rewards(model.network, packed(model))
-        found = models.rewards(loaded.base_model.model, packed(again))
+        expected = heads.rewards(model.network, packed(model))
+        found = heads.rewards(loaded.base_model.model, packed(again))
     assert expected.abs().max() > 0.1
     assert torch.allclose(found, expected, atol=CLOSE, rtol=0)
 
@@ -160,7 +160,7 @@ def held_for_the_way_back(model: Model) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        models.rewards(model.network, packed(model)).sum().backward()
+        heads.rewards(model.network, packed(model)).sum().backward()
     return sum(kept.values())
 
 

@@ -8,7 +8,7 @@ import torch
 from made_rankings import ranking, rankings
 from tolerances import CLOSE
 
-from starling import accuracy, models, packing, uncertainty
+from starling import accuracy, heads, packing, uncertainty
 from starling.errors import ModelError
 from starling.examples import Example, examples_of, ragged
 from starling.losses.ranking import plackett_luce_nll
@@ -71,8 +71,8 @@ def test_the_posterior_is_prior_and_all_rankings_together(reward_model: Model, t
     found = uncertainty.fit(reward_model, told, 2.0, tokens)
     packed = packing.pack([(one.shared, one.endings) for one in told])
     with torch.no_grad():
-        hidden = models.answer_states(reward_model.network, packed).double()
-        reward = models.rewards_of(reward_model.network, hidden.float())
+        hidden = heads.answer_states(reward_model.network, packed).double()
+        reward = heads.rewards_of(reward_model.network, hidden.float())
     head = reward_model.network.score.weight[0].double()
     expected = 2 * 32 / (head @ head) * torch.eye(32, dtype=torch.float64) + information(hidden, reward, told)
     factor = found.factor_HH.double()

@@ -16,6 +16,7 @@ from starling import (
     balance,
     began,
     device,
+    heads,
     model_card,
     models,
     packing,
@@ -294,8 +295,8 @@ def _step(
     for batch, packed in balance.batches([example.pack for example in examples], cfg.microbatch_tokens):
         chosen = [examples[index] for index in batch]
         with device.autocast(network.device):
-            hidden_NH = models.answer_states(network, packed)
-            reward_N = models.rewards_of(network, hidden_NH)
+            hidden_NH = heads.answer_states(network, packed)
+            reward_N = heads.rewards_of(network, hidden_NH)
         found = objective(reward_N, hidden_NH, chosen)
         (found.loss / places).backward()
         sums.update(found.report)
