@@ -1,7 +1,7 @@
 """Bias and consistency of a judge, from its rankings: every figure with its n, every estimate with its interval.
 
-Intervals are of 95 %: Wilson's for shares of calls, else by bootstrap over prompts. A call without a readable ranking
-counts as that and in nothing else; what else a figure leaves out, it counts.
+Intervals are of 95 %: Wilson's for shares of calls about prompts of their own, else by bootstrap over prompts. A call
+without a readable ranking counts as that and in nothing else; what else a figure leaves out, it counts.
 """
 
 import math
@@ -55,26 +55,46 @@ def audit(log: Log) -> dict[str, Any]:
 def unparsed(calls: Sequence[Judgement]) -> dict[str, Any]:
     """The share of calls without a readable ranking, and the reasons, most frequent first."""
     reasons = Counter(call.reason for call in calls if call.ranks is None)
-    return _plain(stats.share("unparsed", reasons.total(), len(calls))) | {"reasons": dict(reasons.most_common())}
+    return _share((call.prompt, float(call.ranks is None)) for call in calls) | {"reasons": dict(reasons.most_common())}
 
 
 def first_place_by_position(calls: Sequence[Judgement], k: int) -> dict[str, Any]:
     """How often the answer shown at each position came first, with a chi-square test against an even spread.
 
-    Only calls with `k` answers, one presentation order and a single winner count.
+    Only calls with `k` answers, one presentation order and a single winner count. Calls about one prompt are not
+    independent: Pearson's statistic is divided by their mean design effect (Rao and Scott 1981, first order), which is
+    1 where each prompt has one call.
     """
-    first = [0] * k
+    won = _won(calls, k)
+    first = [sum(place == at for _, place in won) for at in range(k)]
+    chi_square = _chi_square(won, k) if won else None
+    return {
+        "n": len(won),
+        "first": first,
+        "chi_square": chi_square,
+        "p_value": None if chi_square is None else float(scipy_stats.chi2.sf(chi_square, k - 1)),
+    }
+
+
+def _won(calls: Sequence[Judgement], k: int) -> list[tuple[str, int]]:
+    """Of each call that counts, its prompt and the place at which the winner was shown."""
+    found = []
     for call in calls:
         winners = [index for index, rank in enumerate(call.ranks or ()) if rank == 1]
         if call.order is not None and len(call.order) == k and len(winners) == 1:
-            first[list(call.order).index(winners[0])] += 1
-    test = scipy_stats.chisquare(first) if sum(first) else None
-    return {
-        "n": sum(first),
-        "first": first,
-        "chi_square": float(test.statistic) if test else None,
-        "p_value": float(test.pvalue) if test else None,
-    }
+            found.append((call.prompt, list(call.order).index(winners[0])))
+    return found
+
+
+def _chi_square(won: Sequence[tuple[str, int]], k: int) -> float:
+    prompts = {prompt: at for at, (prompt, _) in enumerate(won)}
+    beyond_PK = np.zeros((len(won), k))  # first places of a prompt's calls beyond an even spread
+    for prompt, place in won:
+        beyond_PK[prompts[prompt]] -= 1 / k
+        beyond_PK[prompts[prompt], place] += 1
+    plain = k / len(won) * float((beyond_PK.sum(0) ** 2).sum())
+    effect = float((beyond_PK**2).sum()) / (len(won) * (1 - 1 / k))  # mean of the variances over the binomial ones
+    return plain / effect if plain else 0.0
 
 
 def position(read: Sequence[Judgement], k: int) -> dict[str, Any] | None:
@@ -88,22 +108,22 @@ def position(read: Sequence[Judgement], k: int) -> dict[str, Any] | None:
     if k < 2 or not shown:
         return None
     found = first_place_by_position(shown, k)
-    n, first = found["n"], found["first"]
+    n, won = found["n"], _won(shown, k)
     ranks = [(call, middle_ranks(call.ranks or ())) for call in shown]
     places = [
         {
             "place": place + 1,
             "count": count,
-            "first": _plain(stats.share("first", count, n)),
+            "first": _share((prompt, float(at == place)) for prompt, at in won),
             "mean_rank": _score((call.prompt, middle[(call.order or ())[place]]) for call, middle in ranks),
         }
-        for place, count in enumerate(first)
+        for place, count in enumerate(found["first"])
     ]
     return found | {
         "k": k,
         "places": places,
         "degrees_of_freedom": k - 1,
-        "total_variation": sum(abs(count / n - 1 / k) for count in first) / 2 if n else None,
+        "total_variation": sum(abs(count / n - 1 / k) for count in found["first"]) / 2 if n else None,
         "no_single_winner": len(shown) - n,
         "order_not_known": len(of_size) - len(shown),
     }
@@ -255,6 +275,13 @@ def _score(cases: Cases) -> dict[str, Any]:
     listed = list(cases)
     return _plain(
         stats.cluster_mean("", [value for _, value in listed], [prompt for prompt, _ in listed], resamples=RESAMPLES)
+    )
+
+
+def _share(cases: Cases) -> dict[str, Any]:
+    listed = list(cases)
+    return _plain(
+        stats.clustered_share("", [value for _, value in listed], [prompt for prompt, _ in listed], resamples=RESAMPLES)
     )
 
 

@@ -11,12 +11,13 @@ from starling.records import Candidate, Prompt
 
 
 class LeftOut(NamedTuple):
-    """An answer that is not kept, or, with `draw` None, a prompt that has none."""
+    """An answer that is not kept, or, with `draw` None, a prompt that has none; `detail` is what an endpoint said."""
 
     prompt_id: str
     model: str
     draw: int | None
     reason: str
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,9 @@ def _of_prompt(
     texts: set[str] = set()
     for one in (*sorted(given, key=lambda candidate: candidate.draw), *brought):
         from_source = one.draw >= len(cfg.generators)
-        if one.answer in texts and (from_source or cfg.distinct == "all"):
+        if one.failure:
+            lost.append(LeftOut(one.prompt_id, one.model, one.draw, "no_answer", one.failure))
+        elif one.answer in texts and (from_source or cfg.distinct == "all"):
             lost.append(LeftOut(one.prompt_id, one.model, one.draw, "same_text"))
         elif cfg.answers and len(kept) == cfg.answers:
             lost.append(LeftOut(one.prompt_id, one.model, one.draw, f"more_than_{cfg.answers}_answers"))

@@ -1,6 +1,8 @@
 """What is kept of a source: language, length, duplicates with their answers merged, enough answers, a fair draw."""
 
 import heapq
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -15,6 +17,7 @@ from starling.sources import Removal
 from starling.turns import text_of, without_marks
 
 Remove = Callable[[Removal], None]
+_SIGNS = "#%&@/\\"  # what Unicode counts as punctuation, though it tells words apart
 FAIREST = {"test": 0, "validation": 1, "train": 2}  # of two prompts that are alike, the lower one is kept
 
 
@@ -38,10 +41,22 @@ class _Seen:
 
 
 def duplicate_key(messages: Sequence[Message]) -> bytes:
-    """Equal for prompts that differ in case, spaces, punctuation and role markers only."""
+    """Equal for prompts that differ in case, spaces, punctuation and role markers only.
+
+    Punctuation between digits stays (1.5 is not 15), and so do signs that make another word or sum (C#, x < y).
+    """
     text = text_of(messages)
-    letters = "".join(c for c in without_marks(text).lower() if c.isalnum())
-    return _hash(letters or text)
+    squeezed = "".join(c for c in without_marks(text).lower() if unicodedata.category(c)[0] not in "ZC")
+    said = "".join(
+        c
+        for at, c in enumerate(squeezed)
+        if unicodedata.category(c)[0] in "LNMS" or c in _SIGNS or _between_digits(squeezed, at)
+    )
+    return _hash(said if any(map(str.isalnum, said)) else text)
+
+
+def _between_digits(text: str, at: int) -> bool:
+    return 0 < at < len(text) - 1 and text[at - 1].isdecimal() and text[at + 1].isdecimal()
 
 
 def distinct(answers: Iterable[Answer]) -> list[Answer]:
@@ -82,11 +97,12 @@ class Cleaner:
         if source.limit and len(enough) > source.limit:
             chosen = set(heapq.nsmallest(source.limit, enough, key=lambda key: _hash(f"{self.seed}:{key.hex()}")))
         kept: dict[bytes, Found] = {}
-        for number, found in enumerate(sources.found(source)):
+        key_of = self._keys()
+        for found in sources.found(source):
             if isinstance(found, Removal):
                 continue
             alike = duplicate_key(found.prompt.messages)
-            if (key := self._key(alike, number)) in chosen:
+            if (key := key_of(alike)) in chosen:
                 found = self._ready(found, source, alike)
                 kept[key] = merged(kept[key], found) if key in kept else found
         form = "plain" if source.path == sources.BUILTIN else source.form
@@ -97,7 +113,8 @@ class Cleaner:
         seen: dict[bytes, _Seen] = {}
         read = empty = 0
         refused: Removal | None = None
-        for number, found in enumerate(sources.found(source)):
+        key_of = self._keys()
+        for found in sources.found(source):
             read += 1
             if isinstance(found, Removal):
                 self.remove(found)
@@ -105,12 +122,13 @@ class Cleaner:
                 continue
             empty += sum(not answer.text.strip() for answer in found.answers)
             alike = duplicate_key(found.prompt.messages)
+            key = key_of(alike)
             found = self._ready(found, source, alike)
             if refusal := self._refusal(found.prompt):
                 reason, detail = refusal
                 self.remove(Removal(found.prompt.id, found.prompt.source, reason, detail=detail))
                 continue
-            self._add(seen, self._key(alike, number), found, source.min_answers)
+            self._add(seen, key, found, source.min_answers)
         if refused and not seen and read:
             raise DataError(f"prompts: no row of {source.path} can be used, first {refused.detail}")
         return seen, read, empty
@@ -150,9 +168,18 @@ class Cleaner:
             place -= share
         return SPLITS[-1]
 
-    def _key(self, alike: bytes, number: int) -> bytes:
-        """What is one prompt: a text where duplicates are merged, else a find."""
-        return alike if self.cfg.merge_duplicates else number.to_bytes(8)
+    def _keys(self) -> Callable[[bytes], bytes]:
+        """What is one prompt of a source: a text where duplicates are merged, else a text and its number among equals;
+        to be asked once for each find, in order."""
+        met: Counter[bytes] = Counter()
+
+        def key_of(alike: bytes) -> bytes:
+            if self.cfg.merge_duplicates:
+                return alike
+            met[alike] += 1
+            return alike + met[alike].to_bytes(4)
+
+        return key_of
 
     def _refusal(self, prompt: Prompt) -> tuple[str, str] | None:
         text = text_of(prompt.messages)

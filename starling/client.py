@@ -162,7 +162,7 @@ class Client:
             if is_last and not (outcome.down and self._is_waited_for(outcome)):
                 self.counts.failures += 1
                 said = f"{self.name}: {outcome.reason} (attempt {tried} of {self.endpoint.attempts})"
-                return Failure(reason=said, key=key)
+                return Failure(reason=said, mute=outcome.mute, key=key)
             await asyncio.sleep(wait)
             longest = min(LONGEST_BACKOFF_SECONDS, 2 * longest)
 

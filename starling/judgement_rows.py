@@ -47,8 +47,8 @@ def of_row(row: Mapping[str, Any], where: str) -> list[tuple[str, Judgement]]:
         name = str(row.get("prompt_id") or where)
         reason = str(row["reason"] or "no reason given")
         return [("unranked rows", Judgement(prompt=name, ranks=None, reason=reason))]
-    whole, rankings = _from_ranking(row, where)
-    return [("rankings", call) for call in calls_of(whole, rankings)]
+    whole, rankings, repeats = _from_ranking(row, where)
+    return [("rankings", call) for call in calls_of(whole, rankings, repeats)]
 
 
 def _from_reply(row: Mapping[str, Any], where: str) -> Judgement:
@@ -85,15 +85,17 @@ def _from_reply(row: Mapping[str, Any], where: str) -> Judgement:
     )
 
 
-def calls_of(whole: Judgement, rankings: Sequence[tuple[Sequence[int], Sequence[float]]]) -> list[Judgement]:
+def calls_of(
+    whole: Judgement, rankings: Sequence[tuple[Sequence[int], Sequence[float]]], repeats: Sequence[int] = ()
+) -> list[Judgement]:
     """Each call behind a ranking, with the answers that it showed; the ranking itself where calls are not kept.
 
-    A call that was made again since its reply could not be read counts once, by its last reply.
+    A call that was made again since its reply could not be read counts once, by its last reply; of another one of
+    `repeats` it is another call.
     """
-    shown = [tuple(order) for order, _ in rankings]
-    last = [
-        (order, ranks) for at, (order, ranks) in enumerate(rankings) if ranks or tuple(order) not in shown[at + 1 :]
-    ]
+    of = repeats if len(repeats) == len(rankings) else [0] * len(rankings)
+    shown = [(tuple(order), repeat) for (order, _), repeat in zip(rankings, of, strict=True)]
+    last = [one for at, one in enumerate(rankings) if one[1] or shown[at] not in shown[at + 1 :]]
     if len(last) < 2 or max(len(order) for order, _ in last) < 2:
         return [whole]
     return [
@@ -109,8 +111,11 @@ def calls_of(whole: Judgement, rankings: Sequence[tuple[Sequence[int], Sequence[
     ]
 
 
-def _from_ranking(row: Mapping[str, Any], where: str) -> tuple[Judgement, list[tuple[Sequence[int], Sequence[float]]]]:
-    """A row in Nectar's form, with our columns or without, or a pair of chosen and rejected; and its single calls."""
+def _from_ranking(
+    row: Mapping[str, Any], where: str
+) -> tuple[Judgement, list[tuple[Sequence[int], Sequence[float]]], Sequence[int]]:
+    """A row in Nectar's form, with our columns or without, or a pair of chosen and rejected; its single calls, and of
+    which repeat each is."""
     ranking = tables.ranking_from_row(row, where)
     k = len(ranking.answers)
     orders, rankings = ranking.orders, ranking.rankings
@@ -119,7 +124,7 @@ def _from_ranking(row: Mapping[str, Any], where: str) -> tuple[Judgement, list[t
     if rankings and not fit(rankings, orders):
         raise DataError(f"{where}: `rankings` must hold a rank for each answer of each of `orders`, or nothing")
     judgement = whole_of(row, ranking)
-    return judgement, list(zip(orders, rankings, strict=True)) if rankings else []
+    return judgement, list(zip(orders, rankings, strict=True)) if rankings else [], ranking.repeats
 
 
 def whole_of(row: Mapping[str, Any], ranking: Ranking) -> Judgement:

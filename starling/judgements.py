@@ -92,7 +92,7 @@ def of_rankings(name: str, rankings: Sequence[Ranking]) -> Log:
         if not known or (told and not judgement_rows.fit(told, orders)):
             orders, told = [], []
         whole = judgement_rows.whole_of({"answers": ()}, replace(ranking, orders=orders))
-        calls += judgement_rows.calls_of(whole, list(zip(orders, told, strict=True)) if told else [])
+        calls += judgement_rows.calls_of(whole, list(zip(orders, told, strict=True)) if told else [], ranking.repeats)
     return Log(name=name, form="rankings", keeps_unread=False, calls=calls)
 
 

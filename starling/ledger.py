@@ -220,7 +220,7 @@ class Ledger:
         self._queue.append((_END_ATTEMPT, (time.time(), outcome, *tokens, self._session, attempt.number)))
 
     def commit(self) -> None:
-        """Write everything queued in one transaction."""
+        """Write everything queued in one transaction; where that fails nobody may use it."""
         queue, self._queue = self._queue, []
         if not queue:
             return
@@ -287,5 +287,5 @@ class Ledger:
     def _plain_errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OverflowError, UnicodeError) as error:  # the last two: a value that no column holds
             raise DataError(f"{self.path}: cannot be used as the ledger of calls: {error}") from error

@@ -74,9 +74,11 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A call that gave no usable reply past every retry, and why."""
+    """A call that gave no usable reply past every retry, and why; `mute` is whether the endpoint did work on it and had
+    nothing to say, as where its content filter stopped the reply, so that asking again is of no use."""
 
     reason: str
+    mute: bool = False
     key: str = field(default="", compare=False)
 
 
@@ -84,7 +86,7 @@ class Failure:
 class Candidate:
     """One answer to one prompt; `finished` is False where the token cap cut it.
 
-    `call` is the ledger's key of the call that gave it, "" where there was none.
+    `call` is the ledger's key of the call that gave it, "" where there was none; `failure` why an endpoint gave none.
     """
 
     prompt_id: str
@@ -96,6 +98,7 @@ class Candidate:
     seed: int = 0
     num_tokens: int = 0
     call: str = ""
+    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

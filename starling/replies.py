@@ -11,6 +11,9 @@ from typing import Any
 from starling.endpoints import Endpoint
 from starling.records import Reply
 
+_CUT, _BROKEN_OFF = ("length", "max_tokens", "model_length"), ("abort", "error", "cancelled")  # of finish_reason
+_FILTERED = (b"content_filter", b"content_policy")  # in refusals of a prompt by OpenAI and Azure
+_MOST_TOKENS = 2**53  # a count beyond it is none
 LONGEST_WAIT_SECONDS = 600.0  # an endpoint that asks for more, such as a spent day's quota, is not waited for
 
 
@@ -19,7 +22,8 @@ class Fault:
     """An attempt without a valid reply: worth another one, or the end of this call, or of all of them.
 
     `down` is whether the endpoint seems to be out of order rather than the call; the tokens are those it counted all
-    the same; `uncertain` is whether it may have worked on the call, and charge for it, without our knowing.
+    the same; `uncertain` is whether it may have worked on the call, and charge for it, without our knowing; `mute` is
+    as in `Failure`.
     """
 
     reason: str
@@ -32,6 +36,7 @@ class Fault:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     uncertain: bool = False
+    mute: bool = False
 
 
 class Reader:
@@ -65,7 +70,10 @@ class Reader:
         retry = not spent and (status in (408, 409, 425, 429) or (status >= 500 and status != 501))
         reason = f"too many requests ({said})" if status == 429 else f"the endpoint answers {said}"
         down = retry and status in (502, 503, 504)
-        return Fault(reason=reason, retry=retry, down=down, throttled=retry and status == 429, wait_seconds=wait)
+        mute = status == 400 and any(sign in payload for sign in _FILTERED)
+        return Fault(
+            reason=reason, retry=retry, down=down, throttled=retry and status == 429, wait_seconds=wait, mute=mute
+        )
 
     def _read_reply(self, content: Any, payload: bytes, wants_logprobs: bool) -> Reply | Fault:
         try:
@@ -74,7 +82,7 @@ class Reader:
             if not isinstance(text, str):  # some servers answer in parts
                 text = "".join(part.get("text") or "" for part in text)
             usage = content.get("usage") or {}
-            tokens = [int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")]
+            tokens = [_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens")]
             finish = choice.get("finish_reason")
         except (TypeError, KeyError, IndexError, AttributeError, ValueError, OverflowError):
             said = self.plain(_complaint(content, payload))
@@ -88,18 +96,26 @@ class Reader:
         if self._endpoint.strip_thinking and text.lstrip().startswith("<think>"):
             text = text.partition("</think>")[2].lstrip()
         if finish == "content_filter":
-            return Fault(reason="the provider's content filter stopped the reply", retry=False, **counted)
-        if not text.strip() and finish == "length":
-            return Fault(reason="the token cap was reached before any text; raise max_tokens", retry=False, **counted)
+            return Fault(reason="the provider's content filter stopped the reply", retry=False, mute=True, **counted)
+        if finish in _BROKEN_OFF:
+            return Fault(reason=f"the endpoint broke the reply off ({finish})", uncertain=True, **counted)
+        if not text.strip() and finish in _CUT:
+            said = "the token cap was reached before any text; raise max_tokens"
+            return Fault(reason=said, retry=False, mute=True, **counted)
         if not text.strip():
-            return Fault(reason="the reply is empty", **counted)
-        return Reply(text=text, finished=finish != "length", **counted)
+            return Fault(reason="the reply is empty", mute=True, **counted)
+        return Reply(text=text, finished=finish not in _CUT, **counted)
 
     def plain(self, text: object) -> str:
         """One short line without the key, which some endpoints repeat when they refuse it."""
-        line = " ".join(str(text).split())
+        line = " ".join(str(text).encode("utf-8", "replace").decode().split())
         line = line.replace(self._key, "***") if self._key else line
         return re.sub(r"\bsk-[\w*-]+", "***", line)[:200]
+
+
+def _count(told: Any) -> int:
+    count = int(told or 0)
+    return count if 0 <= count < _MOST_TOKENS else 0
 
 
 def _first_logprobs(choice: Mapping[str, Any], counted: Any) -> Reply | Fault:

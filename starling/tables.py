@@ -28,7 +28,7 @@ PROMPTS = pa.schema([
 CANDIDATES = pa.schema([
     ("prompt_id", pa.string()), ("model", pa.string()), ("draw", pa.int64()), ("answer", pa.string()),
     ("finished", pa.bool_()), ("weakened", pa.bool_()), ("seed", pa.int64()), ("num_tokens", pa.int64()),
-    ("call", pa.string()),
+    ("call", pa.string()), ("failure", pa.string()),
 ])  # fmt: skip
 _ANSWERS = pa.list_(pa.struct([
     ("answer", pa.string()), ("model", pa.string()), ("rank", pa.float64()), ("finished", pa.bool_()),

@@ -92,6 +92,19 @@ def test_the_interval_of_first_places_is_wilsons_by_hand() -> None:
     assert found["places"][0]["first"]["high"] == pytest.approx(z * z / (3 + z * z), abs=EXACT)
 
 
+def test_repeats_of_a_prompt_are_no_further_evidence_of_a_place() -> None:
+    once = [call([1, 2], [0, 1], f"p{at}") if at < 7 else call([2, 1], [0, 1], f"p{at}") for at in range(10)]
+    found = [audit.first_place_by_position(once * repeats, 2) for repeats in (1, 10)]
+    # 7 and 3 of 10: (2 * 2 + 2 * 2) / 5
+    assert [one["chi_square"] for one in found] == pytest.approx([1.6, 1.6], abs=EXACT)
+    assert [one["n"] for one in found] == [10, 100]
+    first = [audit.position(once * repeats, 2)["places"][0]["first"] for repeats in (1, 10)]
+    widths = [one["high"] - one["low"] for one in first]
+    assert widths[1] > 0.9 * widths[0]  # of 100 prompts it would be a third
+    balanced = [call([1, 2], order, prompt) for prompt in "pq" for order in ([0, 1], [1, 0])]
+    assert audit.first_place_by_position(balanced, 2)["p_value"] == 1
+
+
 def test_calls_of_different_sizes_have_places_of_their_own() -> None:
     found = audit.audit(log([call([1, 2], [0, 1]), *BY_PLACE, call([1.0], [0])]))
     assert [(position["k"], position["n"]) for position in found["positions"]] == [(3, 3), (2, 1)]

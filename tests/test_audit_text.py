@@ -29,7 +29,7 @@ def test_every_figure_is_shown_with_its_n_and_interval(log: Path, capsys, monkey
     # 2 of 3 readable replies put C first, which was shown third: expected 1 each, (1 + 0 + 1) / 1 = 2
     assert "chi-square 2.0 with 2 degrees of freedom, p = 0.37, n = 3" in text
     assert "fewer than 5 first places" in text
-    assert "25.0 % (4.6 to 69.9), n = 4" in text and "1 x no list in brackets" in text
+    assert "25.0 % (0 to 79.3), n = 4" in text and "1 x no list in brackets" in text
     assert "of 9 pairs 2 without a winner, 5 without a verdict" in text
 
 

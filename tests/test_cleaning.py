@@ -56,6 +56,16 @@ def test_the_duplicate_key_looks_through_case_punctuation_and_role_markers() -> 
         assert duplicate_key(say(text)) == one, text
     for text in ("what is a train?", "what is rain? 2", "human rain: what is"):
         assert duplicate_key(say(text)) != one, text
+    assert duplicate_key(say("is it 5?")) == duplicate_key(say("is it, 5"))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("hello in C", "hello in C++"), ("hello in C", "hello in C#"), ("2+2", "2*2"), ("12 - 3", "12 + 3"),
+     ("x > y", "x < y"), ("1.5 m", "15 m"), ("यह कि", "यह की")],
+)  # fmt: skip
+def test_signs_that_make_another_question_are_no_punctuation(one: str, other: str) -> None:
+    assert duplicate_key(say(one)) != duplicate_key(say(other))
 
 
 def test_prompts_of_punctuation_alone_are_not_all_one() -> None:
@@ -128,6 +138,10 @@ def test_a_limit_draws_from_those_that_pass_by_the_seed_alone(tmp_path: Path) ->
     assert cleaned.kept.over_limit == 15
     assert sorted(Cleaned(tmp_path, rows[::-1], **settings).texts) == sorted(cleaned.texts)
     assert sorted(Cleaned(tmp_path, rows, seed=2, **settings).texts) != sorted(cleaned.texts)
+    single = [chat(f"question {number}", "a") for number in range(40)]
+    drawn = Cleaned(tmp_path, single, source={"limit": 5}, merge_duplicates=False).texts
+    more = Cleaned(tmp_path, [chat("another", "a"), *single], source={"limit": 6}, merge_duplicates=False).texts
+    assert set(drawn) <= set(more)  # a row in front moves no other
 
 
 def test_rows_without_a_split_are_dealt_out_in_proportion_and_never_move(tmp_path: Path) -> None:

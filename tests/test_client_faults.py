@@ -228,6 +228,35 @@ def test_a_reasoning_field_is_no_part_of_the_reply(ledger):
 # the ledger
 
 
+def test_an_error_with_half_a_character_and_a_count_past_all_bounds_lose_no_reply(ledger):
+    async def odd(request, payload):
+        return web.Response(status=400, body=b'{"error": "caf\\ud83d"}', content_type="application/json")
+
+    with Server(echoes, odd, says("much", prompt_tokens=2**70)) as server:
+        found = Client(endpoint(server, concurrency=3), ledger).chat(calls(3))
+    replies = [one for one in found if isinstance(one, Reply)]
+    failed = [one.reason for one in found if not isinstance(one, Reply)]
+    assert failed == ["here: the endpoint answers 400: caf? (attempt 1 of 3)"]
+    assert sorted(one.prompt_tokens for one in replies) == [0, 7]
+    assert sorted(attempts(ledger), key=str).count("reply") == 2
+
+
+@pytest.mark.parametrize("finish", ["abort", "error"])
+def test_a_reply_that_was_broken_off_closes_no_call(ledger, finish):
+    with Server(says("half a", finish=finish)) as server:
+        (reply,) = Client(endpoint(server), ledger).chat(calls(1))
+    assert (reply.text, len(server.requests)) == ("echo 0", 2)
+
+
+@pytest.mark.parametrize(
+    ("finish", "finished"), [("stop", True), (None, True), ("length", False), ("max_tokens", False)]
+)
+def test_a_reply_is_cut_where_the_endpoint_says_so(ledger, finish, finished):
+    with Server(says("half a", finish=finish)) as server:
+        (reply,) = Client(endpoint(server), ledger).chat(calls(1))
+    assert (reply.text, reply.finished) == ("half a", finished)
+
+
 def test_a_disk_that_is_full_stops_the_calls_and_uses_no_reply_that_is_not_on_file(ledger):
     told = []
     with Server(echoes, always=says("long " * 50_000)) as server:

@@ -43,6 +43,11 @@ def test_a_call_that_was_made_again_counts_once_and_one_that_stayed_unread_count
     calls = judgements.read(write(tmp_path / "log.jsonl", row)).calls
     assert [call.ranks for call in calls] == [[1, 2, 3], None]
     assert "could not be read" in calls[1].reason
+    row = ranking_of_calls(
+        orders=[[0, 1, 2], [2, 1, 0], [0, 1, 2], [2, 1, 0]], rankings=[[1, 2, 3], [], [1, 2, 3], [3, 2, 1]]
+    )  # fmt: skip
+    calls = judgements.read(write(tmp_path / "two.jsonl", row | {"repeats": [0, 0, 1, 1]})).calls
+    assert [call.ranks for call in calls] == [[1, 2, 3], None, [1, 2, 3], [3, 2, 1]]
 
 
 def test_marks_of_single_answers_are_one_ranking_without_an_order(tmp_path: Path) -> None:

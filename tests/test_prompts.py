@@ -88,6 +88,15 @@ def test_the_same_file_twice_is_refused(tiny_model: Path, tmp_path: Path) -> Non
         prompts.run(start(tmp_path, tiny_model, prompts__sources=[path, path]))
 
 
+def test_a_prompt_of_two_sources_that_are_merged_is_drawn_once(tiny_model: Path, tmp_path: Path) -> None:
+    rows = prompt_rows()
+    files = [str(write_lines(tmp_path / name, rows)) for name in ("one.jsonl", "two.jsonl")]
+    run = start(tmp_path, tiny_model, prompts__sources=files, prompts__merge_duplicates=True, prompts__train=20)
+    assert prompts.run(run)["used"] == {"train": 12, "validation": 3, "test": 3}
+    ids = [found.id for found in tables.prompts_of(run, "train")]
+    assert len(set(ids)) == len(ids) == 12
+
+
 def test_a_family_in_two_splits_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     rows = prompt_rows()
     rows[-1]["family"] = rows[0]["family"]

@@ -185,6 +185,35 @@ def test_a_call_that_fails_stops_the_stage_and_keeps_what_was_answered(tiny_mode
     assert len(shards(run)) == 3  # those of the model in this process
 
 
+def test_an_answer_that_a_filter_stops_is_left_out_with_the_reason(tiny_model: Path, tmp_path: Path) -> None:
+    with Server(says("wet"), says("", finish="content_filter"), always=says("dry")) as server:
+        more = PLAIN.format(name="far", model=f"openai:m@{server.url}", system="")
+        facts = sample.run(start(tmp_path, tiny_model, more))
+        assert facts["left_out"] == {"no_answer": 1}
+        assert len(server.requests) == 15  # which no later shard asks again
+        run = start(tmp_path, tiny_model, more)
+        assert sample.run(run)["answers"] == facts["answers"] == 59
+        assert len(server.requests) == 15
+    (lost,) = data_files.read_rows(run.folder("sample") / "left_out.jsonl")
+    assert lost["detail"].endswith("the provider's content filter stopped the reply (attempt 1 of 6)")
+    assert lost["draw"] in tables.left_out_of(run)[lost["prompt_id"]]
+
+
+def test_an_endpoint_that_filters_most_answers_stops_the_stage(tiny_model: Path, tmp_path: Path) -> None:
+    with Server(says("wet"), always=says("", finish="content_filter")) as server:
+        run = start(tmp_path, tiny_model, PLAIN.format(name="far", model=f"openai:m@{server.url}", system=""))
+        with pytest.raises(CallError, match=r"sample: 4 of 5 calls to .* failed, first: .*content filter"):
+            sample.run(run)
+
+
+def test_models_whose_names_are_alike_have_shards_of_their_own(tiny_model: Path, tmp_path: Path) -> None:
+    where = "127.0.0.1:9/v1," * 12
+    names = [f"openai:llama-8b@{where}", f"openai:llama-70b@{where}", "org/model", "org_model"]
+    paths = {sample._path(start(tmp_path, tiny_model), name, 0).name for name in names}
+    assert len(paths) == 4
+    assert "org_model-00000.parquet" in paths
+
+
 def answered(folder: Path, tiny_model: Path, counts: list[int], **changes) -> Run:
     """A run whose prompts bring so many answers each, one after the other and from the beginning again."""
     rows = [

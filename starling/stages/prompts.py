@@ -119,16 +119,19 @@ def _clean(read: Sequence[cleaning.Kept], config: Config, remove: Remove) -> lis
 
 
 def _draw(found: Sequence[Found], read: Sequence[cleaning.Kept], config: Config) -> list[Found]:
-    """The prompts of the run: each split's number, from the sources by weight, evenly over families."""
+    """The prompts of the run: each split's number, from the sources by weight, evenly over families.
+
+    A prompt that several sources have is the first one's.
+    """
     cfg = config.prompts
-    by_id = {one.prompt.id: one for one in found}
+    left = {one.prompt.id: one for one in found}
     queues: list[dict[str, list[Found]]] = []
     for kept in read:
-        own = [by_id[one.prompt.id] for one in kept.found if one.prompt.id in by_id]
-        by_split = {split: [one.prompt for one in own if one.prompt.split == split] for split in SPLITS}
+        own = {one.prompt.id: left.pop(one.prompt.id) for one in kept.found if one.prompt.id in left}
+        by_split = {split: [one.prompt for one in own.values() if one.prompt.split == split] for split in SPLITS}
         queues.append(
             {
-                split: [by_id[prompt.id] for prompt in spread(prompts, len(prompts), config.run.seed)]
+                split: [own[prompt.id] for prompt in spread(prompts, len(prompts), config.run.seed)]
                 for split, prompts in by_split.items()
             }
         )

@@ -1,11 +1,12 @@
 """sample: K answers to each prompt, one from each generator with its seed, and those that came with the source."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from starling import chat, choice, data_files, endpoints, models, packing, progress, streams, tables
-from starling.client import Client
+from starling.client import CHARACTERS_PER_TOKEN, Client
 from starling.config import Generator
 from starling.device import seed_for
 from starling.errors import CallError, DataError, StopStage
@@ -20,6 +21,7 @@ from starling.streams import Shelf
 
 Job = tuple[Prompt, int, Generator]
 Shard = tuple[Path, list[Job]]
+MOST_MUTE = 0.2  # of the calls that an endpoint gets at once
 _FROM_SOURCES = "+sources"  # no model's shard is called so: see `_slug`
 
 
@@ -155,7 +157,8 @@ def _missing(
                 return
             yield path, jobs
         if budget or is_there:
-            tokens = sum(row["num_tokens"] for row in data_files.read_rows(path))
+            rows = data_files.read_rows(path)
+            tokens = sum(row["num_tokens"] or len(row["answer"]) // CHARACTERS_PER_TOKEN for row in rows)
             spent += tokens
             if is_there:
                 advance(tokens, found=True)
@@ -220,11 +223,17 @@ def _ask(run: Run, client: Client, name: str, shards: Sequence[Sequence[Job]]) -
         for prompt, draw, generator in jobs
     ]
     replies = client.chat(calls)
-    failures = [reply for reply in replies if isinstance(reply, Failure)]
-    if failures:
-        raise CallError(f"sample: {len(failures)} of {len(calls)} calls to {name} failed, first: {failures[0].reason}")
+    _refuse_failures(name, replies)
     answers = iter(replies)
     return [[_candidate(prompt, draw, generator, next(answers)) for prompt, draw, generator in jobs] for jobs in shards]
+
+
+def _refuse_failures(name: str, replies: Sequence[Reply | Failure]) -> None:
+    """Stop where calls failed that may be answered another time, or too many where there was nothing to say."""
+    failures = [reply for reply in replies if isinstance(reply, Failure)]
+    if all(one.mute for one in failures) and len(failures) <= max(MOST_MUTE * len(replies), 1):
+        return
+    raise CallError(f"sample: {len(failures)} of {len(replies)} calls to {name} failed, first: {failures[0].reason}")
 
 
 def _refuse_long(model: Model, jobs: Sequence[Job], requests: Sequence[Request], max_new_tokens: int) -> None:
@@ -245,7 +254,11 @@ def _refuse_long(model: Model, jobs: Sequence[Job], requests: Sequence[Request],
 
 
 def _candidate(prompt: Prompt, draw: int, generator: Generator, reply: Reply | Failure) -> Candidate:
-    assert isinstance(reply, Reply)
+    if isinstance(reply, Failure):
+        return Candidate(
+            prompt_id=prompt.id, model=generator.name, draw=draw, answer="", finished=False, call=reply.key,
+            failure=reply.reason,
+        )  # fmt: skip
     return Candidate(
         prompt_id=prompt.id,
         model=generator.name,
@@ -267,5 +280,6 @@ def _conversation(prompt: Prompt, generator: Generator) -> list[Message]:
 
 
 def _slug(name: str) -> str:
-    """The whole name as part of a file name: two models or endpoints may share its end."""
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)[-100:]
+    """The name as part of a file name; what cannot stand in one is told apart by a hash of the whole."""
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in name)[-100:]
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
