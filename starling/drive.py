@@ -11,12 +11,18 @@ from starling.store import ROAD, Run, is_run
 
 
 def settings(recipe: str, run: Path | None, overrides: list[str] | None) -> tuple[Path, Config]:
-    """The run's folder and settings: those of CONFIG, or without one those that the run was made with."""
+    """The run's folder and settings: those of CONFIG, or without one those that the run was made with.
+
+    Endpoints are looked at here, before settings are written anywhere: a URL may hold a key that belongs nowhere.
+    """
     if not recipe and run is not None and is_run(run):
         saved = Run.read(run)
-        return run, config.load(run / "config.toml", overrides) if overrides else saved.config
-    path = config.find_recipe(recipe or config.DEFAULT_RECIPE)
-    return run or Path("runs") / path.stem, config.load(path, overrides)
+        found = run, config.load(run / "config.toml", overrides) if overrides else saved.config
+    else:
+        path = config.find_recipe(recipe or config.DEFAULT_RECIPE)
+        found = run or Path("runs") / path.stem, config.load(path, overrides)
+    endpoints.named(found[1])
+    return found
 
 
 def taken_over(agreeing: list[str], opened: Run, other: Run) -> str:

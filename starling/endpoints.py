@@ -68,14 +68,15 @@ def parse_endpoint(text: str, *, key_env: str = "", concurrency: int = 8) -> End
     """The endpoint that `openai:NAME@URL` spells; further URLs of a pool follow after commas, and at the end, after a
     `#`, the environment variable that holds its key.
 
-    Its ledger name holds the host, since two servers may call different models by one name. OPENAI_API_KEY is sent to
-    OpenAI's own host only. The price is the shipped table's, where that knows host and model.
+    Its ledger name holds the host, and a path other than /v1, since two servers may call different models by one name.
+    OPENAI_API_KEY is sent to OpenAI's own host only. The price is the shipped table's, where that knows host and model.
     """
     match = re.fullmatch(r"openai:(.+?)@(https?://[^\s#]+)(?:#([A-Za-z_]\w*))?", text.strip())
     if match is None:
         raise UsageError(
-            f"{text!r} is no endpoint; write openai:NAME@URL, as in openai:qwen3@http://localhost:8000/v1, or "
-            "openai:NAME@URL#VARIABLE where the environment variable VARIABLE holds the key"
+            f"{_without_secrets(text)!r} is no endpoint; write openai:NAME@URL, as in "
+            "openai:qwen3@http://localhost:8000/v1, or openai:NAME@URL#VARIABLE where the environment variable VARIABLE "
+            "holds the key"
         )
     urls = tuple(match[2].split(","))
     key_env = match[3] or key_env
@@ -84,7 +85,7 @@ def parse_endpoint(text: str, *, key_env: str = "", concurrency: int = 8) -> End
         key_env = "OPENAI_API_KEY"
     price_in, price_out = listed_price(urls, match[1])
     return Endpoint(
-        name=f"{match[1]}@{hosts[0]}",
+        name=f"{match[1]}@{_place(urls[0])}",
         urls=urls,
         model=match[1],
         key_env=key_env,
@@ -92,6 +93,17 @@ def parse_endpoint(text: str, *, key_env: str = "", concurrency: int = 8) -> End
         price_in=price_in,
         price_out=price_out,
     )
+
+
+def _place(url: str) -> str:
+    """Host and port, and the path where it is not the usual one."""
+    split = urlsplit(url)
+    path = split.path.rstrip("/")
+    return split.netloc.rpartition("@")[2] + (path if path != "/v1" else "")
+
+
+def _without_secrets(text: str) -> str:
+    return re.sub(r"//[^/\s@]*@|[?].*", "", text)
 
 
 def find(config: Config, model: str, *, key_env: str = "", concurrency: int = 8) -> Endpoint | None:
@@ -178,6 +190,19 @@ def of_stage(config: Config, stage: str) -> list[Endpoint]:
     if stage == "evaluate":
         asked += [find(config, judge) for one in config.evaluate.benchmarks for judge in one.judge]
     return list({endpoint.name: endpoint for endpoint in asked if endpoint}.values())
+
+
+def of_ledger(name: str, model: str) -> Endpoint:
+    """An endpoint by the name that it has in the ledger, with the shipped price where that is known."""
+    urls = (f"https://{name.removeprefix(f'{model}@')}",)
+    price_in, price_out = listed_price(urls, model)
+    return Endpoint(name=name, urls=urls, model=model, price_in=price_in, price_out=price_out)
+
+
+def named(config: Config) -> list[Endpoint]:
+    """Every endpoint that the settings name, whether a stage asks it or not."""
+    asked = [endpoint for stage in ("sample", "rank", "evaluate") for endpoint in of_stage(config, stage)]
+    return [*asked, *(found for table in config.endpoints if (found := find(config, table.name)))]
 
 
 def refuse_unready(config: Config, stages: Sequence[str]) -> None:

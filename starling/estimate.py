@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from starling import choice, endpoints, ledger, schedule, streams, tables
-from starling.agreeing import asked_anew
+from starling.agreeing import asked_anew, stages_that_agree
 from starling.client import CHARACTERS_PER_TOKEN, FEWEST_CHARACTERS_PER_TOKEN
 from starling.config import Config, JudgeTable
 from starling.endpoints import Endpoint
@@ -49,10 +49,16 @@ class Part:
     tokens_out: Range
 
 
-def estimate(config: Config, root: Path, stages: Sequence[str] = STAGES) -> dict[str, Any]:
-    """The stages' calls to endpoints, less those that the run in `root` has on file; and their sums."""
-    run = Run.read(root) if is_run(root) else None
-    spent = ledger.read_spent(run.ledger_path) if run else []
+def estimate(
+    config: Config, root: Path, stages: Sequence[str] = STAGES, *, taken_from: Path | None = None
+) -> dict[str, Any]:
+    """The stages' calls to endpoints, less those that the run in `root` has on file; and their sums.
+
+    `taken_from` is the run from which one that is begun in `root` would take over what agrees; what it spent is not
+    this one's, and which of its replies fit what does not agree is not known.
+    """
+    run = Run.read(taken_from) if taken_from else Run.read(root) if is_run(root) else None
+    spent = ledger.read_spent(run.ledger_path) if run and not taken_from else []
     prompt_characters = _prompt_characters(run)
     assumptions = [
         f"a token is {CHARACTERS_PER_TOKEN} characters, at the most expensive {FEWEST_CHARACTERS_PER_TOKEN}",
@@ -63,7 +69,8 @@ def estimate(config: Config, root: Path, stages: Sequence[str] = STAGES) -> dict
         assumptions.append(f"a prompt has {PROMPT_CHARACTERS} characters, since none are read yet (`starling prompts`)")
         if not config.sample.generators:
             assumptions.append(f"a prompt brings {UNREAD_ANSWERS} answers")
-    done = [stage for stage in stages if run and run.is_done(stage) and stage not in asked_anew(run.config, config)]
+    standing = set(stages_that_agree(config, run.config)) - set(asked_anew(run.config, config)) if run else set()
+    done = [stage for stage in stages if run and run.is_done(stage) and stage in standing]
     left = [stage for stage in stages if stage not in done]
     parts = [
         part
@@ -74,10 +81,10 @@ def estimate(config: Config, root: Path, stages: Sequence[str] = STAGES) -> dict
         _estimated(part, [s for s in spent if (s.stage, s.name) == (part.stage, part.endpoint.name)]) for part in parts
     ]
     if config.evaluate.benchmarks and "evaluate" in stages and "evaluate" not in done:
-        asked, assumed = _benchmarks(config, root)
+        asked, assumed = _benchmarks(config, taken_from or root)
         found += asked
         assumptions.append(assumed)
-    known = _known_endpoints(config)
+    known = {endpoint.name: endpoint for endpoint in endpoints.named(config)}
     already = sum((known[s.name].usd(s.prompt_tokens, s.completion_tokens) or 0.0) for s in spent if s.name in known)
     unknown = [
         f"the price of {part['endpoint']}: give price_in and price_out in [[endpoints]]"
@@ -296,10 +303,6 @@ def _answers(config: Config, run: Run | None) -> dict[int, int]:
     if cfg.fewer == "leave_out":
         return {k: prompts for k, prompts in found.items() if k >= cfg.answers}
     return dict(found)
-
-
-def _known_endpoints(config: Config) -> dict[str, Endpoint]:
-    return {endpoint.name: endpoint for stage in STAGES for endpoint in endpoints.of_stage(config, stage)}
 
 
 def _sum(parts: Sequence[dict[str, float] | None]) -> dict[str, float]:

@@ -9,6 +9,7 @@ from rich.markup import escape
 from starling import endpoints, figures, progress
 from starling.client import Client
 from starling.config import Config
+from starling.errors import UsageError
 from starling.ledger import Ledger, Spent, read_spent
 from starling.limits import Allowance
 
@@ -23,6 +24,8 @@ def allowance(config: Config, ledger: Ledger) -> Allowance:
         "evaluate": config.evaluate.deadline_seconds,
     }
     root = ledger.path.parent
+    if config.run.budget_usd:
+        _refuse_unpriced(config, ledger.spent())
     return Allowance(
         ledger.stage,
         budget_usd=config.run.budget_usd,
@@ -35,6 +38,17 @@ def allowance(config: Config, ledger: Ledger) -> Allowance:
 def spent_usd(config: Config, ledger: Ledger) -> float:
     """Dollars that left over all stages and attempts; endpoints without a known price do not count."""
     return sum(entry["usd"] or 0.0 for entry in _entries(config, ledger.spent()))
+
+
+def _refuse_unpriced(config: Config, rows: Iterable[Spent]) -> None:
+    """Stop where the run has called an endpoint of which the settings no longer tell what it costs."""
+    for entry in _entries(config, rows):
+        if entry["usd"] is None and entry["prompt_tokens"] + entry["completion_tokens"]:
+            raise UsageError(
+                f"{entry['stage']}: run.budget_usd = {config.run.budget_usd:g} cannot be kept: the run has called "
+                f"{entry['endpoint']}, whose price is not known; give it in an [[endpoints]] table of that name, or "
+                "set run.budget_usd = 0"
+            )
 
 
 def of_stage(config: Config, ledger: Ledger, clients: Iterable[Client] = ()) -> list[Entry]:
@@ -91,19 +105,15 @@ def _entries(config: Config, rows: Iterable[Spent]) -> list[Entry]:
     for spent in rows:
         if spent.in_this_process:
             continue
-        endpoint = known.get(spent.name)
-        usd = endpoint.usd(spent.prompt_tokens, spent.completion_tokens) if endpoint else None
+        endpoint = known.get(spent.name) or endpoints.of_ledger(spent.name, spent.model)
+        usd = endpoint.usd(spent.prompt_tokens, spent.completion_tokens)
         entry = _entry(spent.name, spent.model, *spent[3:7]) | {"usd": usd, "stage": spent.stage}
         found.append(entry)
     return found
 
 
 def _known(config: Config) -> dict[str, endpoints.Endpoint]:
-    return {
-        endpoint.name: endpoint
-        for stage in ("sample", "rank", "evaluate")
-        for endpoint in endpoints.of_stage(config, stage)
-    }
+    return {endpoint.name: endpoint for endpoint in endpoints.named(config)}
 
 
 def _entry(name: str, model: str, calls: int, failures: int, prompt_tokens: int, completion_tokens: int) -> Entry:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from starling import config, endpoints
+from starling import cli, config, endpoints
 from starling.endpoints import Endpoint
 from starling.errors import UsageError
 
@@ -126,6 +126,20 @@ def test_an_endpoint_is_read_from_its_short_form() -> None:
     assert endpoints.parse_endpoint("openai:gpt@https://other.example/v1", key_env="MINE").key_env == "MINE"
     keyed = endpoints.parse_endpoint("openai:m@https://a.example/v1,https://b.example/v1#MY_KEY", key_env="MINE")
     assert (keyed.urls, keyed.key_env) == (("https://a.example/v1", "https://b.example/v1"), "MY_KEY")
+
+
+def test_models_behind_other_paths_of_a_host_are_others() -> None:
+    names = [endpoints.parse_endpoint(f"openai:m@http://gw:8000{path}").name for path in ("", "/", "/v1", "/b/v1")]
+    assert names == ["m@gw:8000", "m@gw:8000", "m@gw:8000", "m@gw:8000/b/v1"]
+
+
+def test_a_secret_in_a_url_is_neither_said_nor_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for url in ("https://user:s3cret@host/v1", "https://host/v1?key=s3cret", "ftp://user:s3cret@host"):
+        run = ["run", "smollm2", "--run", str(tmp_path / "run"), "--set", f"rank.judge=openai:m@{url}"]
+        assert cli.main(run) == 2
+        printed = capsys.readouterr()
+        assert "s3cret" not in printed.out + printed.err
+        assert "rank.judge" not in printed.out and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,17 @@ def test_what_the_run_has_on_file_is_not_counted_and_nothing_is_written(
         found = json.loads(capsys.readouterr().out)
         assert found["stages"] == []
         assert found["spent_usd"] == pytest.approx(2 * (105 * 1 + 45 * 10) / 1e6)
+        other = ["run", str(path), "--run", str(tmp_path / "other"), "--from", str(root), "--estimate", "--json"]
+        assert cli.main([*other, "--until", "rank"]) == 0  # all of it would be taken over
+        found = json.loads(capsys.readouterr().out)
+        assert (found["stages"], found["spent_usd"]) == ([], 0)
+        assert cli.main([*other, "--until", "rank", "--set", "sample.max_new_tokens=9"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert [(part["stage"], part["calls"]["expected"]) for part in found["stages"]] == [
+            ("sample", 15),
+            ("rank", 15),
+        ]
+        assert not (tmp_path / "other").exists()
         # A stage that stopped half way: its replies are on file.
         manifest = json.loads((root / "manifest.json").read_text())
         manifest["stages"]["rank"]["state"] = "running"

@@ -7,7 +7,7 @@ import runs
 from servers import Server, fails, ranking_judge, replies_with
 from small_road import recipe
 
-from starling import cli, config, data_files, spending
+from starling import cli, config, data_files, endpoints, spending
 from starling.ledger import Ledger, call_key
 from starling.records import Reply
 from starling.store import Run
@@ -87,6 +87,39 @@ def test_a_budget_stops_the_run_which_goes_on_with_more_and_pays_nothing_twice(
     # Of the nine, five stood in a written shard, which is not asked for again.
     assert (spent["calls"], spent["from_ledger"], spent["usd"]) == (15, 4, pytest.approx(0.045))
     assert Run.read(root).config.run.budget_usd == 1
+
+
+def test_a_budget_does_not_forget_an_endpoint_that_is_no_longer_named(tiny_model, tmp_path, servers, capsys) -> None:
+    policy, judge = servers
+    root = tmp_path / "run"
+    path = road(tmp_path, tiny_model, policy.url, judge.url)
+    arguments = ["run", str(path), "--run", str(root), "--until", "sample", "--set", "run.budget_usd=9"]
+    assert cli.main(arguments) == 0
+    with Ledger(root / "calls.sqlite", "evaluate bench judge") as ledger:
+        attempt = ledger.sent(call_key("gone", "m", "{}", 0), name="gone", model="m", request="{}", draw=0)
+        ledger.replied(attempt, Reply(text="A", finished=True, prompt_tokens=10, completion_tokens=2))
+    arguments[5] = "rank"
+    assert cli.main(arguments) == 2
+    assert "the run has called gone, whose price is not known" in capsys.readouterr().err
+    table = [
+        "[[endpoints]]",
+        'name = "gone"',
+        'urls = ["http://there"]',
+        'model = "m"',
+        "price_in = 1e6",
+        "price_out = 0",
+    ]
+    path.write_text("\n".join([path.read_text(), *table, ""]))
+    assert cli.main(arguments) == 1  # $10 are gone
+    assert "before the budget of $9" in capsys.readouterr().err
+
+
+def test_the_shipped_price_of_an_endpoint_is_known_by_its_name_in_the_ledger() -> None:
+    (provider, *_) = endpoints._price_table()["providers"]
+    model, price = next(iter(provider["models"].items()))
+    found = endpoints.of_ledger(f"{model}@{provider['host']}", model)
+    assert [found.price_in, found.price_out] == price
+    assert endpoints.of_ledger("judge", "m").usd(1, 1) is None
 
 
 def test_a_missing_key_of_the_judge_is_told_before_anything_is_asked(

@@ -39,7 +39,7 @@ def run_road(
         return settings.model_dump(mode="json")
     if estimate:
         summary.print_plan(settings)
-        return {"plan": summary.plan(settings)} | _estimate(settings, root, ROAD[: ROAD.index(until) + 1])
+        return {"plan": summary.plan(settings)} | _estimate(settings, root, ROAD[: ROAD.index(until) + 1], borrow)
     other = None if borrow is None else Run.read(borrow)
     with alone(root):
         opened = Run.open(root, settings)
@@ -75,11 +75,12 @@ def _register(stage: str, about: str) -> None:
     command(stage, f"{about} One stage of the road; needs the stages before it.")(_stage_command(stage))
 
 
-def _estimate(settings: config.Config, root: Path, stages: Sequence[str]) -> dict[str, Any]:
+def _estimate(settings: config.Config, root: Path, stages: Sequence[str], borrow: Path | None = None) -> dict[str, Any]:
     """Print and return what the stages would ask of endpoints."""
     from starling import estimate, estimate_text
 
-    found = estimate.estimate(settings, root, [stage for stage in estimate.STAGES if stage in stages])
+    asked = [stage for stage in estimate.STAGES if stage in stages]
+    found = estimate.estimate(settings, root, asked, taken_from=borrow)
     for line in estimate_text.lines(found):
         progress.console.print(escape(line), style="dim" if line.startswith(" ") else None)
     return found
