@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from starling import figures, progress
+from starling import figures, progress, texts
 from starling.audit import FEW
 
 SIDE_BY_SIDE = ("log", "n", "first at 1", "chi-square", "p", "longer above", "pairs upheld", "unread")
@@ -181,8 +181,8 @@ def rank_interval(score: Mapping[str, Any]) -> str:
 
 
 def _print_audit(found: Mapping[str, Any]) -> None:
-    _print(Text(f"\n{found['name']}", style="bold"))
-    _print(Text(heading(found)))
+    _print(texts.terminal(f"\n{found['name']}", style="bold"))
+    _print(texts.terminal(heading(found)))
     for position in found["positions"]:
         _print(_places(position))
         for sentence in position_lines(position):
@@ -213,7 +213,7 @@ def _models(found: Mapping[str, Any]) -> Table:
     table.columns[0].min_width = 16
     placed = [row for row in found["models"] if row["all"]["n"] >= FEW]
     for model, rank, good, other, n in model_rows(placed):
-        table.add_row(Text(model), rank, *((good, other) if known else ()), n)
+        table.add_row(texts.terminal(model), rank, *((good, other) if known else ()), n)
     left = found["models"][len(placed) :]
     if left:
         count = sum(row["all"]["n"] for row in left)
@@ -225,7 +225,7 @@ def _table_of(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str)
     table = _table(*columns)
     table.title = title
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*map(texts.terminal, row))
     return table
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from rich.markup import escape
 
-from starling import progress
+from starling import progress, texts
 from starling.commands import app
 from starling.errors import StarlingError
 
@@ -61,7 +61,7 @@ def _interrupt(number: int, frame: Any) -> None:
 def _fail(text: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    progress.error_console.print(f"[red]error[/red]: {escape(' '.join(text.split()))}")
+    progress.error_console.print(f"[red]error[/red]: {escape(texts.visible(' '.join(text.split())))}")
     return code
 
 

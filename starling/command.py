@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from starling import __version__, figures, progress
+from starling import __version__, progress
 from starling.errors import Unfit
+from starling.writing import without_nan
 
 ABOUT = "Align a language model with AI feedback: sample, rank, fit a reward model, tune, evaluate."
 app = typer.Typer(
@@ -36,9 +37,9 @@ def command(name: str, about: str = "", group: typer.Typer = app) -> Callable[[C
             unfit: Unfit | None = None
             try:
                 result = function(**options)
-                found = figures.without_nan(result() if callable(result) else result) if as_json else None
+                found = without_nan(result() if callable(result) else result) if as_json else None
             except Unfit as error:
-                unfit, found = error, figures.without_nan(error.result)
+                unfit, found = error, without_nan(error.result)
             finally:
                 progress.console.stderr = False
             if as_json:

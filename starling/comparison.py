@@ -11,6 +11,7 @@ from starling.benches import told
 from starling.errors import UsageError
 from starling.matched import Prompts
 from starling.store import Run
+from starling.writing import without_nan
 
 KIND = "comparison of runs"  # how compare.json is known again
 _TONES = {
@@ -50,7 +51,7 @@ def compare(runs: Sequence[Run]) -> Compared:
         "notes": _notes(entries, shared),
         "cases": [_case(case) for case in cases],
     }
-    return Compared(figures.without_nan(numbers), cases)
+    return Compared(without_nan(numbers), cases)
 
 
 def _names(roots: Sequence[Path]) -> list[str]:

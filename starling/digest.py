@@ -7,12 +7,13 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from starling import before_after, data_files, figures, glance, metrics
+from starling import before_after, data_files, glance, metrics
 from starling.config import Config
 from starling.judges import rubric
 from starling.judges.checks import HELD_OUT
 from starling.standing import Standing, standing
 from starling.store import ROAD, Run
+from starling.writing import without_nan
 
 STAGES = ROAD[:-1]
 NOUNS = {
@@ -56,7 +57,7 @@ def digest(run: Run) -> dict[str, Any]:
         "judge": _judge(facts["rank"], facts["sample"]),
         "cases": [case_numbers(case) for case in cases],
     }
-    return figures.without_nan(at_moment(found, standing(run, time.time())))
+    return without_nan(at_moment(found, standing(run, time.time())))
 
 
 def _keeps_base(tune: Mapping[str, Any]) -> bool:

@@ -75,8 +75,8 @@ def parse_endpoint(text: str, *, key_env: str = "", concurrency: int = 8) -> End
     if match is None:
         raise UsageError(
             f"{_without_secrets(text)!r} is no endpoint; write openai:NAME@URL, as in "
-            "openai:qwen3@http://localhost:8000/v1, or openai:NAME@URL#VARIABLE where the environment variable VARIABLE "
-            "holds the key"
+            "openai:qwen3@http://localhost:8000/v1, or openai:NAME@URL#VARIABLE where the environment variable "
+            "VARIABLE holds the key"
         )
     urls = tuple(match[2].split(","))
     key_env = match[3] or key_env

@@ -19,7 +19,7 @@ from starling.errors import DataError, UsageError, explained
 from starling.layouts import EXPORTS, Form, Item, Row
 from starling.records import SPLITS
 from starling.store import Run, is_run
-from starling.writing import replace_folder, write_atomically
+from starling.writing import replace_folder, write_atomically, write_json
 
 MARK = "export.json"  # stands in each of our exports, and in no other folder
 CHUNK = 1000  # rows that are written at once
@@ -82,9 +82,9 @@ def export(source: Path, to: str, out: Path, *, pairs: str = "", licence: str = 
             facts = {"format": to, "source": source.name} | chosen | counted | _not_ranked(run)
             if to == "llamafactory":
                 info = layouts.dataset_info(facts["files"])
-                write_atomically(work / "dataset_info.json", json.dumps(info, indent=1) + "\n")
+                write_json(work / "dataset_info.json", info)
             write_atomically(work / "README.md", cards.data_card(run, rankings, form, facts, licence))
-            write_atomically(work / MARK, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+            write_json(work / MARK, facts)
             with explained(f"writing {out}"):
                 replace_folder(work, out)
         except BaseException:

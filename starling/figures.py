@@ -149,12 +149,3 @@ def _decimals(value: float) -> int:
     """How many decimals three significant digits take."""
     rounded = abs(float(f"{value:.3g}"))
     return 0 if rounded >= 100 else min(6, 2 - math.floor(math.log10(rounded))) if rounded else 2
-
-
-def without_nan(value: Any) -> Any:
-    """The same with None for what is not a finite number, since JSON has no word for it."""
-    if isinstance(value, Mapping):
-        return {str(key): without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

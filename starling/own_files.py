@@ -16,7 +16,7 @@ from starling.records import Message, Ranking
 from starling.reward import Precision, Question
 from starling.stages import fit as stage
 from starling.store import versions
-from starling.writing import replace_folder, sha256, write_atomically
+from starling.writing import replace_folder, sha256, write_json
 
 FACTS = "fit.json"
 _NO_RANKING = "not a ranking"
@@ -60,8 +60,7 @@ def fit(settings: Config, rankings: list[Path], model: str, out: Path, held_out:
         origin = stage.Origin(files, unread)
         facts = stage.fit(settings.fit, model, train, test, work, recorder, seed=settings.run.seed, origin=origin)
         facts = {"split": {"train": len(train), "held_out": len(test)}, **facts}
-        text = json.dumps({"request": request, "versions": versions(), "facts": facts}, indent=1) + "\n"
-        write_atomically(work / "model" / FACTS, text)
+        write_json(work / "model" / FACTS, {"request": request, "versions": versions(), "facts": facts})
         with explained(f"writing {out}"):
             for name in ("metrics.jsonl", unusable.FILE):
                 if (work / name).exists():
@@ -211,7 +210,7 @@ def _claim(work: Path, request: dict[str, Any]) -> None:
             what = "another, interrupted fit" if begun.exists() else "other files"
             raise UsageError(f"fit: {work} holds {what}; delete it or choose another --out folder")
         shutil.rmtree(work)  # a request of ours that failed before it trained
-    write_atomically(begun, json.dumps(request, indent=1) + "\n")
+    write_json(begun, request)
 
 
 def _saved(path: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from importlib.resources import files
@@ -13,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from starling import figures
-from starling.writing import write_atomically
+from starling.writing import write_atomically, write_json
 
 
 def render(template: str, numbers: Mapping[str, Any], scripts: Sequence[str], **texts: Any) -> str:
@@ -55,9 +54,7 @@ def environment() -> Environment:
 
 def write(path: Path, page: str, numbers: Mapping[str, Any]) -> None:
     """Write the numbers beside the page, then the page."""
-    write_atomically(
-        path.with_suffix(".json"), json.dumps(numbers, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    )
+    write_json(path.with_suffix(".json"), numbers)
     write_atomically(path, page)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from starling import figures
+from starling import figures, texts
 from starling.svg import BAD, BASE, GOOD, MUTED, TUNED, Plot, plot
 
 _HEADING = 0.8  # of a row's height
@@ -49,7 +49,7 @@ def forest(name: str, title: str, rows: Sequence[Mapping[str, Any]]) -> Plot:
         axes.axvline(0.5, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
         frame = axes.get_yaxis_transform()
         for place, heading in headings:
-            axes.text(0.0, place - 0.1, heading, transform=frame, va="bottom", ha="left", weight="bold")
+            axes.text(0.0, place - 0.1, texts.visible(heading), transform=frame, va="bottom", ha="left", weight="bold")
         for place, row in zip(places, known, strict=True):
             ends = _end(row, "low"), _end(row, "high")
             colour = _good_or_bad(row)
@@ -268,6 +268,7 @@ def _steps(axes: Axes) -> None:
 
 def _short(label: str, most: int = 26) -> str:
     """A label that leaves room for the figures beside it; the plot's sentence has it whole."""
+    label = texts.visible(label)
     return label if len(label) <= most else label[: most - 3] + "..."
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from starling import texts
 from starling.endpoints import Endpoint
 from starling.records import Reply
 
@@ -109,7 +110,7 @@ class Reader:
     def plain(self, text: object) -> str:
         """One short line without the key, which some endpoints repeat when they refuse it."""
         line = " ".join(str(text).encode("utf-8", "replace").decode().split())
-        line = line.replace(self._key, "***") if self._key else line
+        line = texts.visible(line.replace(self._key, "***") if self._key else line)
         return re.sub(r"\bsk-[\w*-]+", "***", line)[:200]
 
 

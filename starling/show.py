@@ -56,7 +56,7 @@ def shown(source: Path, count: int, row: str) -> Any:
 def _named(rows: Sequence[dict[str, Any]], row: str) -> list[dict[str, Any]]:
     """The rows of this id; where no row has an id, the row of this number, counted from 1."""
     if any(_id(one) for one in rows):
-        return [one for one in rows if row in _ids(one)]
+        return [one for one in rows if row in map(str, _ids(one))]
     return [rows[int(row) - 1]] if row.isdecimal() and 1 <= int(row) <= len(rows) else []
 
 

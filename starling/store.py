@@ -18,7 +18,7 @@ from starling.agreeing import STAGES, asked_anew, differences, settled
 from starling.config import Config
 from starling.errors import DataError, UsageError, explained
 from starling.ledger import Ledger
-from starling.writing import replace_folder, sha256, write_atomically
+from starling.writing import replace_folder, sha256, without_nan, write_atomically, write_json
 
 FORMAT = 1
 LEDGER = "calls.sqlite"
@@ -159,7 +159,7 @@ class Run:
         outputs = sorted(path for path in self.folder(stage).rglob("*") if path.is_file() and path.suffix != ".pt")
         self.manifest["stages"][stage] = entry | {
             "state": "done",
-            "facts": facts,
+            "facts": without_nan(facts),  # as a later process reads them
             "outputs": {str(path.relative_to(self.root)): sha256(path) for path in outputs},
         }
         self._save()
@@ -222,7 +222,7 @@ class Run:
 
     def _save(self) -> None:
         self.manifest["versions"] = versions()
-        write_atomically(self.root / "manifest.json", json.dumps(self.manifest, indent=1) + "\n")
+        write_json(self.root / "manifest.json", self.manifest)
 
 
 def versions() -> dict[str, str]:

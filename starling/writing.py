@@ -1,11 +1,14 @@
 """Files and folders that stand whole or not at all, and the hash of a file."""
 
 import hashlib
+import json
+import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 from starling.errors import explained
 
@@ -17,6 +20,20 @@ def write_atomically(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(text)
         os.replace(partial, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write what any JSON reader takes: what is no finite number is null."""
+    write_atomically(path, json.dumps(without_nan(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def without_nan(value: Any) -> Any:
+    """The same with None for what is not a finite number, since JSON has no word for it."""
+    if isinstance(value, Mapping):
+        return {str(key): without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def fill_folder(folder: Path, write: Callable[[Path], None]) -> None:

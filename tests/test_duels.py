@@ -101,6 +101,7 @@ def test_what_holds_no_verdict_is_left_out_with_the_reason(tmp_path: Path) -> No
         {"hello": 1},
         {"prompt": "Why?", "answers": [{"answer": "a", "model": "x", "rank": 1}]},
         arena | {"conversation_a": json.dumps([{"role": "assistant"}])},
+        arena | {"winner": "both", "conversation_a": [{"role": "user"}]},
     )
     assert found == []
     assert lost == [
@@ -110,4 +111,5 @@ def test_what_holds_no_verdict_is_left_out_with_the_reason(tmp_path: Path) -> No
         "no known form of verdict, columns hello",
         "no two answers by different models",
         "the conversation is no list of messages",
+        "winner is 'both', not one of model_a, model_b, tie, tie (bothbad)",
     ]

@@ -101,7 +101,3 @@ def test_a_budget_is_used_of_allowed_or_without_limit() -> None:
 @pytest.mark.parametrize(("usd", "text"), [(0.0031, "$0.0031"), (1234.5, "$1,234.5000"), (None, "price unknown")])
 def test_money_is_told_to_the_hundredth_of_a_cent(usd: float | None, text: str) -> None:
     assert figures.money(usd) == text
-
-
-def test_what_is_not_finite_becomes_none() -> None:
-    assert figures.without_nan({"a": [math.nan, 1.5, (math.inf,)], 2: "x"}) == {"a": [None, 1.5, [None]], "2": "x"}

@@ -19,6 +19,13 @@ ROWS = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("change", [{"kwargs": ["x"]}, {"kwargs": [3]}, {"instruction_id_list": [["a"]]}])
+def test_what_is_no_name_or_no_object_is_left_out(tmp_path: Path, change: dict) -> None:
+    cases, lost = ifeval.read(str(write_lines(tmp_path / "odd.jsonl", [ROWS[0] | change, ROWS[1]])))
+    assert [case.prompt.id for case in cases] == ["2"]
+    assert [one.item for one in lost] == ["1"]
+
+
 @pytest.fixture
 def official(tmp_path: Path) -> str:
     return str(write_lines(tmp_path / "input_data.jsonl", ROWS))

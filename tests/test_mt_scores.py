@@ -113,11 +113,14 @@ def test_a_pair_named_the_other_way_round_is_the_same_pair() -> None:
     given = games((1, 1, "model_1", "model_1")) + games((2, 1, "model_2", "model_2"), sides=("y", "x"))
     found = mt_scores.of_games(given, QUESTIONS)
     assert values(found)["x against y"] == (1.0, 2)
-    assert found.notes == ["x against y: better, by these judgments"]
+    assert found.notes == ["x against y: these judgments do not tell which is better; the interval holds 50 %"]
     for options in ({"model": "y"}, {"against": "x"}, {"model": "y", "against": "x"}):
         turned = mt_scores.of_games(given, QUESTIONS, **options)
         assert values(turned)["y against x"] == (0.0, 2)
-        assert turned.notes == ["y against x: worse, by these judgments"]
+        assert turned.notes == ["y against x: these judgments do not tell which is better; the interval holds 50 %"]
+    row = {"name": "x against y", "low": 0.6, "high": 0.9}
+    assert mt_scores._sentence(row) == "x against y: better, by these judgments"
+    assert mt_scores._sentence(row | {"low": 0.1, "high": 0.4}) == "x against y: worse, by these judgments"
 
 
 def test_a_pair_of_models_can_be_chosen_among_others_and_a_plain_winner_counts() -> None:

@@ -82,6 +82,12 @@ def test_labels_are_text_and_are_taken_literally() -> None:
     assert "None" not in texts
 
 
+def test_a_control_character_in_a_label_is_written_out() -> None:
+    plot = plots.forest("odd", "Rates", [RATES[0] | {"label": "a\x1b[2J", "group": "b\x07"}])
+    drawn = "".join(ElementTree.fromstring(plot.svg.replace(plot.summary, "")).itertext())
+    assert "a\\x1b[2J" in drawn and "b\\x07" in drawn
+
+
 def test_a_long_label_leaves_room_for_its_figures_and_is_whole_in_the_sentence() -> None:
     plot = plots.forest("long", "Rates", [RATES[0] | {"label": "x" * 40}])
     assert "x" * 23 + "..." in plot.svg.replace(plot.summary, "")

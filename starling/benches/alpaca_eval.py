@@ -2,7 +2,6 @@
 instructions against a rival's, by a judge's preferences; or annotations that are there, scored without a call."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +26,7 @@ from starling.benches.left_out import LeftOut
 from starling.errors import DataError, UsageError
 from starling.records import Score
 from starling.speakers import endpoint_of
-from starling.writing import write_atomically
+from starling.writing import write_json
 
 NAME = alpaca_outputs.NAME
 ABOUT = "how often a judge prefers the model to its rival, also at equal length"
@@ -38,7 +37,7 @@ OPTIONS = frozenset(
     )
 )  # fmt: skip
 # What annotations that are there need not.
-SAMPLING = ("judge", "output", "against", "data", "estimate", "one_order", "run")
+SAMPLING = ("judge", "output", "against", "data", "estimate", "one_order", "run", "version")
 VERDICTS = "verdicts"  # what the ledger's calls are for, beside answers
 OUTPUTS, ANNOTATIONS = "model_outputs.json", "annotations.json"
 MEMBERS = "members"  # folder of the annotations by each judge of a panel
@@ -155,7 +154,7 @@ def _member(name: str, pairs: Sequence[Pair], said: Sequence[Preferred]) -> pane
 
 
 def _put(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    write_atomically(path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+    write_json(path, rows)
 
 
 def _finish(
@@ -237,6 +236,8 @@ def _notes(annotated: Sequence[Annotated], figures: Sequence[Mapping[str, Any]],
         sides = {(figure[f"{kind}low"] > 50) - (figure[f"{kind}high"] < 50) for kind in ("", "lc_")}
         said = {1: "preferred to its rival", -1: "its rival is preferred", 0: "not told from its rival"}
         verdict = said[sides.pop()] if len(sides) == 1 else "another verdict at equal length than without"
+        if figure["high"] - figure["low"] < 1e-9:
+            verdict = "too few instructions, or too much alike, for an interval"
         notes.append(f"{figure['model']}: {verdict} (95 %)")
     if ours and ours.answers.cut:
         notes.append(f"{ours.answers.cut} outputs ended at the cap of {alpaca_outputs.MAX_TOKENS} tokens")

@@ -116,7 +116,8 @@ def _name(value: Any) -> str:
 def _prompt(row: Mapping[str, Any], where: str) -> str:
     """What tells the row's prompt from others: its text where it is there, else the row."""
     said = row.get("conversation_a")
-    text = row.get("prompt") or (said[0]["content"] if isinstance(said, list) and said else None)
+    first = said[0] if isinstance(said, list) and said else None
+    text = row.get("prompt") or (first.get("content") if isinstance(first, Mapping) else None)
     return str(text or row.get("question_id") or where)
 
 

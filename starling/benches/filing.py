@@ -1,11 +1,12 @@
 """The folder of a benchmark, and the ledger in it in which every call stands."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from starling import progress
 from starling.account import Account
+from starling.at_work import alone
 from starling.errors import explained
 from starling.ledger import Ledger
 
@@ -25,7 +26,11 @@ def filed(out: Path, purpose: str, account: Account | None = None) -> Iterator[L
     """The ledger of a benchmark's folder, which is made where need be, on the account of `purpose`; or a run's."""
     with explained(f"making {out}"):
         out.mkdir(parents=True, exist_ok=True)
-    with Ledger(ledger_of(out, account), account.stage(purpose) if account else purpose) as ledger:
+    # A run holds its folder itself; here nobody else may ask the same calls at the same time.
+    with (
+        nullcontext() if account else alone(out),
+        Ledger(ledger_of(out, account), account.stage(purpose) if account else purpose) as ledger,
+    ):
         progress.note_interrupted(ledger.interrupted)
         yield ledger
 

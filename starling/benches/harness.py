@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from starling import device, progress
 from starling.benches.left_out import LeftOut
 from starling.errors import DataError, StarlingError, UsageError
-from starling.writing import write_atomically
+from starling.writing import sha256, write_atomically
 
 EXTRA = "lm-eval"
 _Z = NormalDist().inv_cdf(0.975)
@@ -110,7 +110,7 @@ def digest(path: Path) -> str:
     found = [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file()]
     content = hashlib.sha256()
     for file in sorted(one for one in found if "__pycache__" not in one.parts):
-        content.update(f"{file.relative_to(path)}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\0".encode())
+        content.update(f"{file.relative_to(path)}\0{sha256(file)}\0".encode())
     return content.hexdigest()
 
 

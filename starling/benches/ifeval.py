@@ -225,11 +225,15 @@ def _checked(prompt: Prompt) -> Case:
 def _official(row: Mapping[str, Any], where: str, lost: list[LeftOut]) -> Case | None:
     """A row of IFEval's file; parameters that are null were never set."""
     key, names, kwargs = str(row.get("key", where)), row[_OFFICIAL], row.get("kwargs")
+    are_named = isinstance(kwargs, list) and all(isinstance(one, Mapping | None) for one in kwargs)
     if not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
         lost.append(LeftOut(key, "no text `prompt`", where))
         return None
     if not isinstance(names, list) or not isinstance(kwargs, list) or len(names) != len(kwargs):
         lost.append(LeftOut(key, f"`{_OFFICIAL}` and `kwargs` are no two lists of one length", where))
+        return None
+    if not are_named or not all(isinstance(name, str) for name in names):
+        lost.append(LeftOut(key, f"`{_OFFICIAL}` are not all names, or `kwargs` not all objects", where))
         return None
     instructions = []
     for name, given in zip(names, kwargs, strict=True):

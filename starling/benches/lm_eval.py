@@ -67,6 +67,8 @@ def plan(asked: Asked) -> list[Part]:
         raise UsageError(
             "bench: give either --model MODEL with --tasks, or --scores FILE, a results file of the harness"
         )
+    if asked.scores and asked.tasks:
+        raise UsageError("bench: --tasks are what a MODEL is tested on; --scores FILE has its own, leave them out")
     if asked.model and not asked.tasks:
         raise UsageError("bench: lm_eval needs --tasks, the harness's names with commas between: mmlu,gsm8k,truthfulqa")
     if asked.tasks_from and not list(asked.tasks_from.rglob("*.yaml")):

@@ -4,7 +4,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
 from starling.benches import fastchat
 from starling.benches.fastchat import QuestionSet
@@ -40,6 +40,8 @@ def _official() -> tuple[Path, Path | None]:
         questions = fetched(fastchat.QUESTIONS)
         try:
             return questions, fetched(f"{fastchat.REFERENCES}/{fastchat.USUAL_REFERENCE}")
+        except LocalEntryNotFoundError:
+            raise  # not that there is none: the network did not tell
         except EntryNotFoundError:
             return questions, None  # the rows have references of their own
     except (OSError, HfHubHTTPError, ValueError) as error:

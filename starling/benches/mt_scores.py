@@ -68,11 +68,11 @@ def of_games(judgments: Judgments, questions: Sequence[Question], model: str = "
         rows += _rows(name, cases, "share", categories=len(found) == 1)
         for kind, value in (("wins", WIN), ("ties", TIE), ("losses", LOSS)):
             counted = [Case(case.question, case.turn, float(case.value == value)) for case in cases]
-            rows.append(results.row(_score(kind, counted), unit="share", level=1))
+            rows.append(results.row(_score(kind, counted, "share"), unit="share", level=1))
         shown_twice = [case for case in cases if case.row.get("g1_user_prompt")]  # to a judge that sees an order
         for kind, read in ((AGREE, _agrees), (FIRST, _first)) if shown_twice else ():
             counted = [Case(case.question, case.turn, read(case.row)) for case in shown_twice]
-            rows.append(results.row(_score(kind, counted), unit="share", level=1))
+            rows.append(results.row(_score(kind, counted, "share"), unit="share", level=1))
     return Figures(rows, _by_category(found), left_out, [_sentence(row) for row in rows if row["level"] == 0])
 
 
@@ -167,7 +167,7 @@ def _game(row: Mapping[str, Any], names: Mapping[tuple[str, str], str]) -> float
 
 def _won(row: Mapping[str, Any]) -> float | str:
     said = [row.get(key, row.get("winner")) for key in ("g1_winner", "g2_winner")]
-    unknown = [one for one in said if one not in _WINNERS]
+    unknown = [one for one in said if not isinstance(one, str) or one not in _WINNERS]
     if unknown:
         return str(row.get("reason") or f"the winner is {unknown[0]!r}")
     return _WINNERS[said[0]] if said[0] == said[1] else TIE
@@ -183,14 +183,14 @@ def _first(row: Mapping[str, Any]) -> float:
 
 
 def _rows(name: str, cases: Sequence[Case], unit: str, *, categories: bool) -> list[dict[str, Any]]:
-    rows = [results.row(_score(name, cases), unit=unit)]
+    rows = [results.row(_score(name, cases, unit), unit=unit)]
     for turn in sorted({case.turn for case in cases}):
         own = [case for case in cases if case.turn == turn]
-        rows.append(results.row(_score(f"turn {turn}", own), unit=unit, level=1))
+        rows.append(results.row(_score(f"turn {turn}", own, unit), unit=unit, level=1))
     if categories:
         for category in _categories(cases):
             own = [case for case in cases if case.question.category == category]
-            rows.append(results.row(_score(category, own), unit=unit, level=1))
+            rows.append(results.row(_score(category, own, unit), unit=unit, level=1))
     return rows
 
 
@@ -209,9 +209,10 @@ def _categories(cases: Sequence[Case]) -> list[str]:
     return [one for one in dict.fromkeys(case.question.category for case in cases) if one]
 
 
-def _score(name: str, cases: Sequence[Case]) -> Any:
-    questions = [case.question.id for case in cases]
-    return stats.cluster_mean(name, [case.value for case in cases], questions, resamples=RESAMPLES)
+def _score(name: str, cases: Sequence[Case], unit: str) -> Any:
+    """Of a share the interval has a width even where all cases agree."""
+    mean = stats.clustered_share if unit == "share" else stats.cluster_mean
+    return mean(name, [case.value for case in cases], [case.question.id for case in cases], resamples=RESAMPLES)
 
 
 def _mean(cases: Sequence[Case]) -> float:

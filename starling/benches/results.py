@@ -4,7 +4,6 @@ A row of its table is a dict: `name`, the figure (`value`, `low`, `high`, `n`), 
 `unit` ("points" or "share").
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -20,7 +19,7 @@ from starling.benches import left_out, panel
 from starling.benches.left_out import LeftOut
 from starling.records import Score
 from starling.store import versions
-from starling.writing import write_atomically
+from starling.writing import write_json
 
 RESULT = "result.json"
 FORMATS = {"points": figures.number_interval, "share": figures.share_interval}
@@ -81,8 +80,7 @@ def show(found: Mapping[str, Any], about: str, *, unit: str, notes: Sequence[str
 
 def write(out: Path, found: Mapping[str, Any]) -> None:
     """Write the result beside what it was made of."""
-    text = json.dumps(figures.without_nan(found), indent=1, allow_nan=False, ensure_ascii=False, default=str)
-    write_atomically(out / RESULT, text + "\n")
+    write_json(out / RESULT, found)
     progress.console.print(f"bench: {out / RESULT}", markup=False)
 
 

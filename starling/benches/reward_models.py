@@ -17,7 +17,7 @@ from starling.benches.left_out import LeftOut
 from starling.errors import DataError, UsageError
 from starling.records import Prompt
 from starling.store import versions
-from starling.writing import write_atomically
+from starling.writing import write_json
 
 OPTIONS = frozenset(("model", "scores", "data", "run", "out", "dtype"))
 STORED = "stored"
@@ -80,6 +80,8 @@ def _path(name: str, bench: Bench, asked: Asked) -> str:
     """Where the rows are; options that are unclear are refused."""
     if bool(asked.model) == bool(asked.scores):
         raise UsageError("bench: give either --model MODEL or --scores FILE (or --scores stored: those in the rows)")
+    if asked.scores and asked.dtype != Asked().dtype:
+        raise UsageError("bench: --dtype is what a MODEL would score in; leave it out with --scores")
     if asked.out is not None and asked.out.is_dir():
         raise UsageError(f"bench: --out {asked.out} is a folder; give a .json file")
     if not (path := asked.data or bench.data):
@@ -90,7 +92,7 @@ def _path(name: str, bench: Bench, asked: Asked) -> str:
 def _write(out: Path, result: Mapping[str, Any], scored: Scored) -> None:
     kept = zip(scored.items, scored.rewards, strict=True)
     listed = [{"id": item.id, "key": item.key, "scores": list(rewards)} for item, rewards in kept]
-    write_atomically(out, json.dumps({**result, "items": listed}, indent=1, allow_nan=False) + "\n")
+    write_json(out, {**result, "items": listed})
     progress.console.print(f"bench: figures and the scores of {len(listed):,} rows in {out}", markup=False)
 
 

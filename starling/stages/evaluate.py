@@ -36,7 +36,7 @@ from starling.policy import Policy
 from starling.records import Candidate, Prompt
 from starling.rollout import SamplingSettings, candidates, left_aside, own_settings, sample_groups, score_texts
 from starling.store import Run
-from starling.writing import write_atomically
+from starling.writing import write_json
 
 Row = TypeVar("Row")
 CASES, SCORES = "cases.jsonl", "scores.json"
@@ -67,7 +67,7 @@ def _standing(run: Run) -> dict[str, Any] | None:
 
 
 def _write(run: Run, table: dict[str, Any]) -> None:
-    write_atomically(run.folder("evaluate") / SCORES, json.dumps(table, indent=1) + "\n")
+    write_json(run.folder("evaluate") / SCORES, table)
 
 
 def _measure(run: Run) -> dict[str, Any]:
