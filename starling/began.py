@@ -11,7 +11,7 @@ from starling.config import FitTable
 from starling.examples import Example
 
 # What changes no step: what a fit under way takes new values of, and what is estimated after the last.
-_FREE = FitTable.may_change | {"laplace_prior"}
+FREE = FitTable.may_change | {"laplace_prior"}
 
 
 def began_with(
@@ -19,7 +19,7 @@ def began_with(
 ) -> dict[str, str]:
     """Settings and seed, rankings to learn from and to test on as the model reads them, and the weights before the
     first step."""
-    settings = json.dumps([seed, cfg.model_dump(mode="json", exclude=set(_FREE))], sort_keys=True)
+    settings = json.dumps([seed, cfg.model_dump(mode="json", exclude=set(FREE))], sort_keys=True)
     return {
         "settings": hashlib.sha256(settings.encode()).hexdigest(),
         "rankings": _of_examples(examples, named=cfg.loss == "sampled_pair"),

@@ -8,6 +8,7 @@ import platform
 import random
 from collections.abc import Mapping
 from functools import cache
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -71,8 +72,15 @@ def generator(seed: int, *parts: object) -> torch.Generator:
 
 
 def arithmetic() -> dict[str, str]:
-    """What sums of floats depend on beside their terms: how many threads share them, and the dtype of products."""
-    return {"threads": str(torch.get_num_threads()), "matrix products": dtype_name(product_dtype())}
+    """What sums of floats depend on beside their terms: how many threads share them, the dtype of products, and by
+    which versions and instructions they are made."""
+    return {
+        "threads": str(torch.get_num_threads()),
+        "matrix products": dtype_name(product_dtype()),
+        "torch": version("torch"),
+        "transformers": version("transformers"),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+    }
 
 
 def random_state() -> dict[str, Any]:

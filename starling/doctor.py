@@ -141,8 +141,8 @@ def _rewarded(
         return found
 
     judge = RubricJudge(tie_margin=config.rank.tie_margin)  # stands in: the judge itself is not asked
-    score = rewards.make(tuple(wanted.values()), own, judge, config.tune.microbatch_tokens)
     try:
+        score = rewards.make(tuple(wanted.values()), own, judge, config.tune.microbatch_tokens)
         return [*found, findings.of_rewards(score(ranked)[0], score(fresh)[0])]
     except StarlingError as error:
         return [*found, Finding(name="reward spread", state="stop", text=str(error), fix="choose other tune.rewards")]

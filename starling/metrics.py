@@ -47,9 +47,7 @@ class Recorder:
         if self.path.exists():
             write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         if self._diary and self._diary.exists():
-            write_atomically(
-                self._diary, "".join(text for at, text in _sections(self._diary.read_text()) if at <= step)
-            )
+            write_atomically(self._diary, "".join(text for at, text in _sections(self._diary) if at <= step))
         for mirror in self._mirrors:
             mirror.begin([line for line in kept if line["stage"] == self.stage])
 
@@ -65,7 +63,7 @@ class Recorder:
     def write(self, step: int, text: str) -> None:
         """Append a step's section to the diary, where there is one; no line of `text` may begin as a section does."""
         if self._diary:
-            with explained(f"writing {self._diary}"), self._diary.open("a") as file:
+            with explained(f"writing {self._diary}"), self._diary.open("a", encoding="utf-8") as file:
                 file.write(f"{_SECTION}{step}\n\n{text}\n")
 
 
@@ -85,10 +83,13 @@ def read(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _sections(diary: str) -> list[tuple[int, str]]:
-    """The step and the text of each section."""
-    found = re.split(rf"^(?={_SECTION}\d+$)", diary, flags=re.MULTILINE)
-    return [(int(text.removeprefix(_SECTION).partition("\n")[0]), text) for text in found if text]
+def _sections(diary: Path) -> list[tuple[int, str]]:
+    """The step and the text of each section; a last line that a crash cut is passed over."""
+    text = diary.read_bytes().decode("utf-8", "replace")
+    whole = text[: text.rfind("\n") + 1]
+    starts = [(int(found[1]), found.start()) for found in re.finditer(rf"^{_SECTION}(\d+)$", whole, re.MULTILINE)]
+    ends = [at for _, at in starts[1:]] + [len(whole)]
+    return [(step, whole[start:end]) for (step, start), end in zip(starts, ends, strict=True)]
 
 
 def _rounded(value: float) -> float:

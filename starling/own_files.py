@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from starling import data_files, device, models, progress, reward, sources, tables, unusable
+from starling import began, data_files, device, models, progress, reward, sources, tables, unusable
 from starling.at_work import alone
 from starling.config import Config, Source
 from starling.errors import DataError, UsageError, explained
@@ -205,12 +205,18 @@ def _finished(out: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
 def _claim(work: Path, request: dict[str, Any]) -> None:
     """Make the folder of a fit under way, or go on in one that the same request left behind."""
     begun = work / "request.json"
-    if work.exists() and any(work.iterdir()) and _saved(begun) != request:
+    if work.exists() and any(work.iterdir()) and _trains(_saved(begun)) != _trains(request):
         if not begun.exists() or (work / "checkpoint.pt").exists():
             what = "another, interrupted fit" if begun.exists() else "other files"
             raise UsageError(f"fit: {work} holds {what}; delete it or choose another --out folder")
         shutil.rmtree(work)  # a request of ours that failed before it trained
     write_json(begun, request)
+
+
+def _trains(request: Mapping[str, Any]) -> dict[str, Any]:
+    """What the steps of a fit follow from; what is made after the last of them may change."""
+    settings = {key: value for key, value in request.get("settings", {}).items() if key not in began.FREE}
+    return {**request, "settings": settings}
 
 
 def _saved(path: Path) -> dict[str, Any]:

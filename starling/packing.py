@@ -169,7 +169,11 @@ def spans(blocks: Iterable[Block]) -> list[tuple[Span, Span]]:
 
 def window(config: PretrainedConfig) -> int:
     """The longest conversation in tokens that a model with this config has positions for, whatever else is packed."""
-    return int(min(config.max_position_embeddings, _steady(config)))
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is None:
+        name = config.name_or_path or config.model_type
+        raise ModelError(f"{name}: its config.json has no max_position_embeddings, so its window is not known")
+    return int(min(positions, _steady(config)))
 
 
 def _steady(config: PretrainedConfig) -> float:

@@ -220,19 +220,26 @@ def score_texts(
 ) -> list[list[float]]:
     """The raw reward of each answer, read by the reward model through its own template.
 
-    An empty answer has nothing to read; it is scored as the bare end of a turn. `on_answers` hears of each batch.
+    An empty answer has nothing to read; it is scored as the bare end of a turn. One that passes the reward model's
+    window is read up to there, as one that was cut; how many are is told. `on_answers` hears of each batch.
     """
-    packs, window = [], packing.window(reward_model.network.config)
+    packs, window, cut = [], packing.window(reward_model.network.config), 0
     for prompt, texts, finished in groups:
         shown = list(map(chat.or_blank, texts))
         shared, endings = chat.conversation_ids(reward_model.tokenizer, prompt.messages, shown, finished)
-        longest = len(shared) + max(map(len, endings))
-        if longest > window:
+        room = window - len(shared)
+        if room < 1:
             raise StarlingError(
-                f"an answer to prompt {prompt.id} takes {longest:,} tokens of the reward model, whose window is "
-                f"{window:,}; use a reward model with a larger one, or leave out prompts and answers of that length"
+                f"prompt {prompt.id} takes {len(shared):,} tokens of the reward model, whose window is {window:,}; use "
+                "a reward model with a larger one, or leave out prompts of that length"
             )
-        packs.append((shared, endings))
+        cut += sum(len(ending) > room for ending in endings)
+        packs.append((shared, [ending[:room] for ending in endings]))
+    if cut:
+        progress.console.print(
+            f"{cut:,} answers pass the reward model's window of {window:,} tokens; they are scored as cut there",
+            markup=False,
+        )
     found: list[list[float]] = []
     for batch, packed in packing.batches(packs, microbatch_tokens):
         with device.autocast(reward_model.network.device):

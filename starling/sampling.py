@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from starling.errors import StarlingError
+
 _LIKELIEST = 64  # tokens looked at for top-p before the whole vocabulary is sorted, which costs more than a step
 _TILE = 128  # neighbouring tokens whose probabilities are summed first: whole rows are only read once or twice
 _LEAST_LOG_WEIGHT = -80.0  # e^-80 adds nothing to a float32 sum of 1: 0 from there on, since denormal numbers are slow
@@ -51,6 +53,8 @@ def _invert_tiles(tile_CSE: Tensor, uniform_C: Tensor) -> tuple[Tensor, Tensor]:
     """Tokens and logprobs at the uniform numbers, in the vocabulary's order; first the tile, then the place in it."""
     sum_CS = tile_CSE.sum(-1)
     total_C = sum_CS.sum(-1)
+    if not (total_C >= 1).all():  # the likeliest token has weight 1
+        raise StarlingError("the model gives logits that are not numbers; a lower learning rate may keep it from that")
     target_C = uniform_C.to(total_C.dtype) * total_C
     tile_C, before_C = _invert(sum_CS, target_C)
     chosen_CE = tile_CSE[torch.arange(len(tile_C), device=tile_C.device), tile_C]

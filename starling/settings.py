@@ -16,7 +16,7 @@ class Table(BaseModel):
     which a finished stage may be asked for more, or less: it then goes on, and what it has stays.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
     may_change: ClassVar[frozenset[str]] = frozenset()
     may_grow: ClassVar[frozenset[str]] = frozenset()
 

@@ -55,6 +55,9 @@ class Reward(Table):
 
 
 class TuneTable(Table):
+    # No step depends on them, of the last but by rounding.
+    may_change = frozenset({"checkpoint_seconds", "samples_every", "microbatch_tokens"})
+
     algorithm: Literal[
         "apa", "awr", "ppo", "p3o", "grpo", "rloo", "reinforce_pp", "dpo", "ipo", "listwise_dpo", "sft"
     ] = "apa"

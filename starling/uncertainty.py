@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from starling import heads, packing
-from starling.errors import ModelError, explained
+from starling.errors import ModelError, StarlingError, explained
 from starling.examples import Example, ragged
 from starling.losses.ranking import plackett_luce_curvature
 from starling.models import Model
@@ -66,7 +66,9 @@ def fit(model: Model, examples: Sequence[Example], prior: float, microbatch_toke
         precision_HH += information(hidden_NH, reward_N, chosen)
         total_H += hidden_NH.sum(0)
         count += len(hidden_NH)
-    factor_HH = torch.linalg.cholesky(precision_HH)
+    factor_HH, failed = torch.linalg.cholesky_ex(precision_HH)
+    if failed:
+        raise StarlingError(f"fit: fit.laplace_prior = {prior:g} is too small for these rankings; 1 is usual")
     return Uncertainty(factor_HH.float(), (total_H / count).float(), head_H.float().clone())
 
 

@@ -94,6 +94,18 @@ def test_microbatches_add_up_to_the_batch() -> None:
     assert sum(loss.metrics["target_above_zero"] for loss in losses).item() == pytest.approx(above, abs=EXACT)
 
 
+@pytest.mark.parametrize("filler", [1e30, math.inf, math.nan], ids=["huge", "inf", "nan"])
+def test_what_stands_in_the_padding_does_not_matter(filler: float) -> None:
+    *parts, mask = random_batch()
+    dirty = [part.masked_fill(~mask, filler) for part in parts]
+    dirty[0].requires_grad_()
+    loss = apa_loss(*dirty, mask, lam=0.5)
+    loss.value.backward()
+    assert loss.value.item() == pytest.approx(by_loops(*parts, mask, 0.5), rel=EXACT)
+    assert dirty[0].grad.isfinite().all()
+    assert all(metric.isfinite() for metric in loss.metrics.values())
+
+
 def test_a_bandit_ends_at_the_anchor_times_exp_of_advantage_over_lambda() -> None:
     # Ten draws from the anchor (1/2, 3/10, 1/5); advantages chosen so that the target (1/5, 3/10, 1/2) is normalised.
     anchor, target, lam = [0.5, 0.3, 0.2], [0.2, 0.3, 0.5], 0.7

@@ -51,6 +51,7 @@ def test_a_run_is_examined_and_left_as_it_was(fitted: Path, capsys: pytest.Captu
     [
         ('tune.rewards="rewarding:always_one"', "reward spread", "standard deviation 0"),
         ('tune.rewards="rewarding:sometimes_nan"', "reward spread", "gave nan for an answer"),
+        ('tune.rewards="rewarding:not_there"', "reward spread", "not_there"),
         ("tune.max_new_tokens=480", "window", "of the model's 512"),
     ],
 )

@@ -79,6 +79,21 @@ def test_rewind_drops_a_line_that_was_cut(path: Path) -> None:
     assert steps(path, "fit") == [1, 2]
 
 
+def test_a_diary_cut_anywhere_goes_on_as_one_in_a_piece(tmp_path: Path) -> None:
+    diary = tmp_path / "samples.md"
+    recorder = Recorder(tmp_path / "metrics.jsonl", "tune", diary=diary)
+    recorder.write(1, "wet")
+    kept = diary.read_bytes()
+    recorder.write(12, "\u4f60\u597d\n")
+    whole = diary.read_bytes()
+    for end in range(len(kept), len(whole) + 1):
+        diary.write_bytes(whole[:end])
+        recorder.rewind(1)
+        assert diary.read_bytes() == kept
+        recorder.write(12, "\u4f60\u597d\n")
+        assert diary.read_bytes() == whole
+
+
 def test_rewind_to_nothing_and_without_a_file(path: Path) -> None:
     recorder = Recorder(path, "fit")
     recorder.rewind(0)

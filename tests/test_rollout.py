@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from made_rankings import ranking
+from tolerances import CLOSE
 
 from starling import chat, device, heads, models
 from starling.errors import StarlingError
@@ -133,10 +134,18 @@ def test_rankings_whose_first_answer_is_left_out_have_no_best_one(policy: Model,
     assert "1 of 3 rankings are not learnt from: the answer ranked first is empty, too long, or has a token in" in said
 
 
-def test_an_answer_past_the_reward_models_window_is_refused(reward_model: Model) -> None:
+def test_an_answer_past_the_reward_models_window_is_read_up_to_there_and_counted(reward_model: Model, capsys) -> None:
     asked = Prompt(id="long", messages=[Message(role="user", content="?")])
-    with pytest.raises(StarlingError, match=r"^an answer to prompt long takes \d+ tokens of the reward model, whose"):
-        score_texts(reward_model, [(asked, ["rain " * 600], [True])], 2048)
+    ((long, short),) = score_texts(reward_model, [(asked, ["rain " * 600, "wet"], [True, True])], 2048)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 answers pass the reward model's window of 512 tokens; they are scored as cut there" in said
+    shared, (ids, _) = chat.conversation_ids(reward_model.tokenizer, asked.messages, ["rain " * 600, "wet"], [True] * 2)
+    packed = pack([(shared, [ids[: 512 - len(shared)]])])
+    assert long == pytest.approx(heads.rewards(reward_model.network, packed).item(), abs=CLOSE)
+    assert score_texts(reward_model, [(asked, ["wet"], [True])], 2048) == [[pytest.approx(short, abs=CLOSE)]]
+    asked = Prompt(id="long", messages=[Message(role="user", content="rain " * 600)])
+    with pytest.raises(StarlingError, match=r"^prompt long takes \d+ tokens of the reward model, whose window is 512"):
+        score_texts(reward_model, [(asked, ["wet"], [True])], 2048)
 
 
 def test_the_listener_hears_of_every_token(policy: Model) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tolerances import CLOSE
 
+from starling.errors import StarlingError
 from starling.sampling import sample
 
 
@@ -107,6 +108,14 @@ def test_more_rows_than_are_sampled_at_a_time_keep_their_order() -> None:
     logits = torch.full((30, 30), -50.0).fill_diagonal_(50.0)
     tokens, _ = sample(logits, torch.rand(30), torch.ones(30), torch.tensor([1.0, 0.9] * 15))
     assert tokens.tolist() == list(range(30))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_no_numbers_are_told(temperature: float) -> None:
+    logits = torch.zeros(2, 300)
+    logits[1] = math.nan
+    with pytest.raises(StarlingError, match="logits that are not numbers"):
+        sample(logits, torch.tensor([0.5, 0.5]), torch.full((2,), temperature), torch.ones(2))
 
 
 def test_a_token_without_probability_is_never_drawn() -> None:

@@ -9,7 +9,7 @@ from made_rankings import ranking, rankings
 from tolerances import CLOSE
 
 from starling import accuracy, heads, packing, uncertainty
-from starling.errors import ModelError
+from starling.errors import ModelError, StarlingError
 from starling.examples import Example, examples_of, ragged
 from starling.losses.ranking import plackett_luce_nll
 from starling.models import Model
@@ -79,6 +79,12 @@ def test_the_posterior_is_prior_and_all_rankings_together(reward_model: Model, t
     assert torch.allclose(factor @ factor.T, expected, atol=CLOSE, rtol=CLOSE)
     assert torch.allclose(found.mean_H.double(), hidden.mean(0), atol=CLOSE)
     assert torch.equal(found.head_H, reward_model.network.score.weight[0])
+
+
+def test_a_prior_too_small_to_invert_is_told(reward_model: Model) -> None:
+    told, _ = examples_of(reward_model, rankings(2))
+    with pytest.raises(StarlingError, match="laplace_prior = 1e-30 is too small"):
+        uncertainty.fit(reward_model, told, 1e-30, 2048)
 
 
 def test_more_rankings_of_a_kind_and_a_stronger_prior_make_surer(reward_model: Model) -> None:

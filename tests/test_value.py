@@ -1,5 +1,7 @@
 """The critic's regression onto returns."""
 
+import math
+
 import pytest
 import torch
 from tolerances import EXACT
@@ -79,6 +81,16 @@ def test_a_microbatch_without_counted_tokens_adds_nothing() -> None:
 @pytest.mark.parametrize("target", [(2, 2, -9), (0.1, 0.1, -9)], ids=["whole", "rounded"])
 def test_of_constant_returns_nothing_is_explained(target) -> None:
     assert value_loss(tensor(1, 2, 9), tensor(*target), MASK).metrics["explained_variance"].item() == 0
+
+
+@pytest.mark.parametrize("filler", [1e30, math.inf, math.nan], ids=["huge", "inf", "nan"])
+def test_what_stands_in_the_padding_does_not_matter(filler: float) -> None:
+    value, old, target = (tensor(*row, filler).requires_grad_() for row in ((1, 2), (0, 2), (3, 2)))
+    for loss in (value_loss(value, target, MASK), clipped_value_loss(value, old, target, MASK, clip=5.0)):
+        (gradient,) = torch.autograd.grad(loss.value, value)
+        assert loss.value.item() == pytest.approx(1.0, abs=EXACT)
+        assert gradient.tolist() == [[-1.0, 0.0, 0.0]]
+        assert all(metric.isfinite() for metric in loss.metrics.values())
 
 
 def test_clipped_value_loss_by_hand() -> None:

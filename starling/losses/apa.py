@@ -23,6 +23,6 @@ def apa_loss(
     such tokens is reported.
     """
     target_BT = anchor_logprob_BT + advantage_BT / lam
-    value = masked.mean((logprob_BT - target_BT).square(), mask_BT, num_tokens)
+    value = masked.mean(masked.squares(logprob_BT - target_BT, mask_BT), mask_BT, num_tokens)
     above_BT = (target_BT > 0).to(logprob_BT.dtype)
     return Loss(value, {"target_above_zero": masked.mean(above_BT, mask_BT, num_tokens).detach()})

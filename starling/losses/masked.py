@@ -22,6 +22,11 @@ def mean(value_BT: Tensor, mask_BT: Tensor, num_tokens: Tensor | float | None = 
     return value_BT.masked_fill(~mask_BT, 0.0).sum() / total.clamp(min=1)
 
 
+def squares(value_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """The squares where tokens count, else 0; what stands elsewhere, NaN or infinity too, has no gradient."""
+    return value_BT.masked_fill(~mask_BT, 0.0).square()
+
+
 def sums(value_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """Sum over each answer's counted tokens: (..., T) -> (...,). Of log-probabilities it is the whole answer's."""
     return value_BT.masked_fill(~mask_BT, 0.0).sum(-1)

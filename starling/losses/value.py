@@ -11,7 +11,7 @@ def value_loss(
     value_BT: Tensor, return_BT: Tensor, mask_BT: Tensor, *, num_tokens: Tensor | float | None = None
 ) -> Loss:
     """Half the mean over tokens of (V - R)^2, and the share of the returns' variance that V explains."""
-    value = 0.5 * masked.mean((value_BT - return_BT).square(), mask_BT, num_tokens)
+    value = 0.5 * masked.mean(masked.squares(value_BT - return_BT, mask_BT), mask_BT, num_tokens)
     return Loss(value, {"explained_variance": _explained_variance(value_BT, return_BT, mask_BT)})
 
 
@@ -31,7 +31,7 @@ def clipped_value_loss(
     `explained_variance` is this batch's own.
     """
     held_BT = value_BT.clamp(old_value_BT - clip, old_value_BT + clip)
-    free_BT, held_BT = (value_BT - return_BT).square(), (held_BT - return_BT).square()
+    free_BT, held_BT = (masked.squares(one_BT - return_BT, mask_BT) for one_BT in (value_BT, held_BT))
     value = 0.5 * masked.mean(torch.maximum(free_BT, held_BT), mask_BT, num_tokens)
     share = masked.mean((held_BT > free_BT).to(value_BT.dtype), mask_BT, num_tokens)
     explained = _explained_variance(value_BT, return_BT, mask_BT)
