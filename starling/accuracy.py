@@ -55,7 +55,8 @@ def score(model: Model, examples: Sequence[Example], microbatch_tokens: int) -> 
     for batch, packed in balance.batches([example.pack for example in examples], microbatch_tokens):
         chosen = [examples[index] for index in batch]
         rewards = heads.rewards(model.network, packed)
-        heads.require_numbers(rewards, chosen[0].ranking.where or f"prompt {chosen[0].ranking.prompt_id}")
+        named = [one.ranking.where or f"prompt {one.ranking.prompt_id}" for one in chosen]
+        heads.require_numbers(rewards, zip(named, (len(one.endings) for one in chosen), strict=True))
         for index, part in zip(batch, rewards.split([len(example.endings) for example in chosen]), strict=True):
             found[index] = part.tolist()
     return found

@@ -49,6 +49,7 @@ def examples_of(
     limit = _limit(model, max_tokens)
     examples: list[Example] = []
     notes: list[dict[str, str]] = []
+    refused: list[DataError] = []
     for whole in rankings:
         ranking, lost = unusable.cleaned(whole)
         notes += lost
@@ -57,9 +58,15 @@ def examples_of(
         except ModelError as error:
             notes.append(unusable.note(whole, "ranking", "the chat template does not write its turns", str(error)))
             continue
+        except DataError as error:
+            refused.append(error)
+            continue
         notes += lost
         if example is not None:
             examples.append(example)
+    if refused:
+        others = f" (and {len(refused) - 1:,} others of {len(rankings):,} are too long)" if len(refused) > 1 else ""
+        raise DataError(f"{refused[0]}{others}")
     return examples, notes
 
 
@@ -108,7 +115,7 @@ def ragged(reward_N: Tensor, examples: Sequence[Example]) -> tuple[Tensor, Tenso
     width = max(sizes)
     pieces = [torch.nn.functional.pad(part, (0, width - len(part))) for part in reward_N.split(sizes)]
     ranks = [
-        torch.tensor([*example.ranking.ranks, *[0.0] * (width - size)])
+        torch.tensor([*example.ranking.ranks, *[0.0] * (width - size)], dtype=torch.float64)  # large ranks stay apart
         for example, size in zip(examples, sizes, strict=True)
     ]
     mask_BK = torch.arange(width) < torch.tensor(sizes)[:, None]

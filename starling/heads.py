@@ -1,5 +1,6 @@
 """Heads on a backbone's hidden states: the logits of an LM, the reward of a reward model, the value of a critic."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -65,12 +66,15 @@ def rewards_of(network: Any, hidden_NH: Tensor) -> Tensor:
         return hidden_NH.float() @ network.score.weight[0].float()
 
 
-def require_numbers(reward_N: Tensor, where: str) -> None:
-    """Refuse rewards of which one is NaN or infinite; `where` names the first of what was scored together."""
-    if not reward_N.isfinite().all():
-        raise StarlingError(
-            f"{where}: the reward model gives a reward that is not a number; refit it with a lower fit.learning_rate"
-        )
+def require_numbers(reward_N: Tensor, scored: Iterable[tuple[str, int]]) -> None:
+    """Refuse rewards of which one is NaN or infinite; `scored` names in order whose they are, and how many each has."""
+    if reward_N.isfinite().all():
+        return
+    owners = [where for where, count in scored for _ in range(count)]
+    where = owners[int((~reward_N.isfinite()).nonzero()[0])]
+    raise StarlingError(
+        f"{where}: the reward model gives a reward that is not a number; refit it with a lower fit.learning_rate"
+    )
 
 
 class ValueHead(nn.Module):

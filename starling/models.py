@@ -158,13 +158,16 @@ def load_policy(name: str, dtype: torch.dtype | None = None) -> Model:
 
 
 def new_reward_model(name: str, seed: int = 0) -> Model:
-    """MODEL with its LM head replaced by a new `score` head, drawn by `seed`.
+    """MODEL with its LM head replaced by a new `score` head, drawn by `seed`; a reward model keeps the head it has.
 
     What is saved of it has to score the same in tools that render a conversation to text and tokenise that: the
     tokenizer adds nothing to what the template writes, and one label of a regression is given as it is, where of a
     classification it would go through a sigmoid (vLLM, the pipelines of transformers).
     """
     tokenizer: Any = load_tokenizer(name)
+    has_head = is_reward_model(name)
+    if has_head:
+        require_one_label(name, load_config(name))
     if tokenizer.num_special_tokens_to_add():
         tokenizer.add_bos_token = tokenizer.add_eos_token = False
     chat.end_on_reward(tokenizer, name)
@@ -172,12 +175,13 @@ def new_reward_model(name: str, seed: int = 0) -> Model:
     tokenizer.pad_token = _pad_token(tokenizer, name, network.get_input_embeddings().num_embeddings)
     tokenizer.padding_side = "right"
     _require_head(name, network)
-    _require_weights(name, loaded, but="score.weight")  # an LM's or a classifier's head is replaced
+    _require_weights(name, loaded, but="" if has_head else "score.weight")  # an LM's head is replaced
     network.config.pad_token_id = tokenizer.pad_token_id
     network.config.problem_type = "regression"
     network.config.id2label, network.config.label2id = {0: "reward"}, {"reward": 0}
-    with torch.no_grad():
-        network.score.weight[0] = heads.drawn(network.config.hidden_size, seed)
+    if not has_head:
+        with torch.no_grad():
+            network.score.weight[0] = heads.drawn(network.config.hidden_size, seed)
     _prepare(network)
     return Model(network, tokenizer)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -86,7 +87,8 @@ def split(rankings: Sequence[Ranking], held_out: float) -> tuple[list[Ranking], 
 def score(model: str, source: Path, out: Path, *, scaled: bool = False, dtype: Precision = "float32") -> int:
     """Write the rows of `source`, each with the `rewards` of its answers, to `out`; returns how many.
 
-    Where the model has an uncertainty, each row has `spreads` too. `scaled` is as in `RewardModel.score`, `dtype` as in
+    An empty answer has the reward null; how many do is told. Where the model has an uncertainty, each row has `spreads`
+    too. `scaled` is as in `RewardModel.score`, `dtype` as in
     `load_reward_model`.
     """
     located = list(sources.located_rows(str(source)))
@@ -106,8 +108,26 @@ def score(model: str, source: Path, out: Path, *, scaled: bool = False, dtype: P
             columns = [{"rewards": [s.reward for s in row], "spreads": [s.spread for s in row]} for row in scored]
         else:
             columns = [{"rewards": row} for row in judge.score_questions(questions, advance, scaled=scaled)]
+    columns = _without_empty(questions, columns)
     data_files.write_jsonl(out, [_plain(row) | column for (_where, row), column in zip(located, columns, strict=True)])
     return len(located)
+
+
+def _without_empty(questions: Sequence[Question], columns: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The columns with null where an answer is empty, and a line that says how many are."""
+    empty = [[not answer.strip() for answer in asked.answers] for asked in questions]
+    if count := sum(map(sum, empty)):
+        first = next(asked.where for asked, row in zip(questions, empty, strict=True) if any(row))
+        progress.console.print(
+            f"score: {count:,} answers are empty, first at {first}; they have no reward (null)", markup=False
+        )
+    return [
+        {
+            name: [None if lacks else value for lacks, value in zip(row, values, strict=True)]
+            for name, values in of.items()
+        }
+        for row, of in zip(empty, columns, strict=True)
+    ]
 
 
 def question(row: Mapping[str, Any], where: str) -> Question:
@@ -119,6 +139,7 @@ def question(row: Mapping[str, Any], where: str) -> Question:
             messages=pair.messages,
             answers=[answer.answer for answer in pair.answers],
             finished=[answer.finished for answer in pair.answers],
+            reads_empty=True,
             where=where,
         )
     entries = given.get("answers", [given.get("answer")])
@@ -131,16 +152,20 @@ def question(row: Mapping[str, Any], where: str) -> Question:
     if not isinstance(entries, list):
         raise DataError(f"{where}: `answers` must be a list")
     described = [entry if isinstance(entry, Mapping) else {"answer": entry} for entry in entries]
-    texts = [entry["answer"] for entry in described if isinstance(entry.get("answer"), str)]
-    if len(texts) < len(described):
+    texts: list[Any] = ["" if entry.get("answer", "none") is None else entry.get("answer") for entry in described]
+    if not all(isinstance(text, str) for text in texts):
         raise DataError(f"{where}: every answer must be a text, or an object with a text `answer`")
     of_row = given.get("finished")  # of a row with one answer, or a list beside the answers
     of_row = of_row if isinstance(of_row, list) else [of_row] * len(described)
     if len(of_row) != len(described):
         raise DataError(f"{where}: `finished` must say of each of the {len(described)} answers whether it was")
-    told = [entry.get("finished", own) for entry, own in zip(described, of_row, strict=True)]
+    told = [
+        own if entry.get("finished") is None else entry["finished"]
+        for entry, own in zip(described, of_row, strict=True)
+    ]
     finished = [tables.is_true(one, "finished", where) for one in told]
-    return Question(messages=reward.conversation(prompt, where), answers=texts, finished=finished, where=where)
+    messages = reward.conversation(prompt, where)
+    return Question(messages=messages, answers=texts, finished=finished, reads_empty=True, where=where)
 
 
 def _read(files: Sequence[Path]) -> tuple[list[Ranking], list[dict[str, str]]]:
@@ -156,6 +181,7 @@ def _read(files: Sequence[Path]) -> tuple[list[Ranking], list[dict[str, str]]]:
     if not found:
         more = f" (and {len(unread) - 1:,} rows after it are no rankings either)" if len(unread) > 1 else ""
         raise DataError(f"{unread[0]['detail']}{more}")
+    _tell_odd_ranks(found)
     if unread:
         progress.console.print(
             f"fit: {len(unread):,} of {len(unread) + len(found):,} rows are no rankings and left out; first "
@@ -163,6 +189,22 @@ def _read(files: Sequence[Path]) -> tuple[list[Ranking], list[dict[str, str]]]:
             markup=False,
         )
     return found, unread
+
+
+def _tell_odd_ranks(found: Sequence[Ranking]) -> None:
+    """Say where ranks look like marks, of which a higher one is better: no first place, or one past the last."""
+    odd = [one for one in found if _seem_marks(one.ranks)]
+    if odd:
+        progress.console.print(
+            f"fit: in {len(odd):,} of {len(found):,} rankings no answer has rank 1, or one a rank past their number, "
+            f"first {odd[0].where}; 1 is best: if these are marks, where more is better, they are learnt upside down",
+            markup=False,
+        )
+
+
+def _seem_marks(ranks: Sequence[float]) -> bool:
+    known = [rank for rank in ranks if 0 < rank < math.inf]
+    return bool(known) and (min(known) >= 2 or max(known) > len(ranks))
 
 
 def _read_one(path: Path) -> tuple[list[Ranking], list[dict[str, str]]]:

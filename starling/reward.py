@@ -119,7 +119,7 @@ class RewardModel:
             sizes = [len(packs[index][1]) for index in batch]
             hidden_NH = heads.answer_states(network, packed)
             reward_N = heads.rewards_of(network, hidden_NH)
-            heads.require_numbers(reward_N, questions[batch[0]].where)
+            heads.require_numbers(reward_N, [(questions[at].where, len(packs[at][1])) for at in batch])
             spread_N = torch.full_like(reward_N, torch.nan) if head is None else head.spread(hidden_NH)
             scored_N = list(map(Scored, ((reward_N - offset) / scale).tolist(), (spread_N / scale).tolist()))
             for index, size in zip(batch, sizes, strict=True):

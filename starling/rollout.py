@@ -244,7 +244,7 @@ def score_texts(
     for batch, packed in packing.batches(packs, microbatch_tokens):
         with device.autocast(reward_model.network.device):
             rewards = heads.rewards(reward_model.network, packed)
-        heads.require_numbers(rewards, f"prompt {groups[batch[0]][0].id}")
+        heads.require_numbers(rewards, [(f"prompt {groups[at][0].id}", len(packs[at][1])) for at in batch])
         found.extend(part.tolist() for part in rewards.split([len(packs[index][1]) for index in batch]))
         on_answers(len(rewards))
     return found

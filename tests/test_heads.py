@@ -1,5 +1,6 @@
 """Heads on hidden states: logits as each family makes them, rewards that nothing rounds, a critic that begins at 0."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers import (
 )
 
 from starling import device, heads, models
+from starling.errors import StarlingError
 from starling.packing import pack
 
 SMALL = {
@@ -62,6 +64,12 @@ def test_neither_autocast_nor_a_bfloat16_model_rounds_rewards(tiny_model: Path, 
     expected = hidden.double() @ network.score.weight[0].double()
     assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-5)
     assert not torch.equal(found, found.bfloat16().float())
+
+
+def test_of_rewards_that_are_no_numbers_the_first_is_named() -> None:
+    heads.require_numbers(torch.ones(3), [("one", 1), ("two", 2)])
+    with pytest.raises(StarlingError, match=r"^two: the reward model gives a reward that is not a number"):
+        heads.require_numbers(torch.tensor([1.0, 2.0, math.inf, math.nan]), [("one", 1), ("two", 2), ("three", 1)])
 
 
 def test_the_value_head_expects_nothing_at_first() -> None:

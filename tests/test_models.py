@@ -308,12 +308,12 @@ def test_a_reward_model_is_no_policy(reward_folder: Path) -> None:
         models.load_policy(str(reward_folder))
 
 
-def test_a_classifier_of_other_labels_gets_the_head_of_a_reward_model(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_reward_model_keeps_its_head_and_a_classifier_is_refused(
+    tiny_model: Path, reward_folder: Path, tmp_path: Path
+) -> None:
+    old = models.load_reward_model(str(reward_folder)).network.score.weight
+    assert torch.equal(models.new_reward_model(str(reward_folder)).network.score.weight, old)
     network = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=5)
     models.save(Model(network, AutoTokenizer.from_pretrained(tiny_model)), tmp_path / "five")
-    found = models.new_reward_model(str(tmp_path / "five"))
-    assert found.network.config.num_labels == 1
-    assert found.network.score.weight.shape == (1, 32)
-    assert torch.equal(found.network.score.weight[0], heads.drawn(32, 0))
-    base = models.new_reward_model(str(tiny_model)).network.model.state_dict()
-    assert all(torch.equal(weight, base[key]) for key, weight in found.network.model.state_dict().items())
+    with pytest.raises(ModelError, match="five: a reward model has one label and a head `score`; this has 5"):
+        models.new_reward_model(str(tmp_path / "five"))

@@ -194,11 +194,24 @@ def test_an_answer_that_was_cut_is_scored_as_cut_wherever_its_row_says_so(reward
         {"prompt": "rain?", "answers": [{"answer": "yes", "finished": False}, {"answer": "yes"}]},
         {"prompt": "rain?", "answer": "yes", "finished": False},
         {"prompt": "rain?", "answers": ["yes", "yes"], "finished": [False, True]},
+        {
+            "prompt": "rain?",
+            "answers": [{"answer": "yes", "finished": None}, {"answer": "yes"}],
+            "finished": [False, True],
+        },
     ]
     own_files.score(str(reward_model), write_lines(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl")
-    ((cut, whole), (one,), both) = (row["rewards"] for row in data_files.read_rows(tmp_path / "out.jsonl"))
+    ((cut, whole), (one,), both, nulls) = (row["rewards"] for row in data_files.read_rows(tmp_path / "out.jsonl"))
     assert abs(cut - whole) > 1e-3
-    assert [one, *both] == pytest.approx([cut, cut, whole], abs=CLOSE)
+    assert [one, *both, *nulls] == pytest.approx([cut, cut, whole, cut, whole], abs=CLOSE)
+
+
+def test_an_empty_answer_has_no_reward_and_the_rest_of_the_file_has(reward_model: Path, tmp_path: Path, capsys) -> None:
+    rows = [{"prompt": "rain?", "answers": ["yes", " ", {"answer": None}]}, {"prompt": "rain?", "answer": "yes"}]
+    own_files.score(str(reward_model), write_lines(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl")
+    (first, second) = (row["rewards"] for row in data_files.read_rows(tmp_path / "out.jsonl"))
+    assert first == [pytest.approx(second[0], abs=CLOSE), None, None]
+    assert "score: 2 answers are empty, first at" in " ".join(capsys.readouterr().out.split())
 
 
 def test_what_is_no_number_is_written_as_null(reward_model: Path, tmp_path: Path) -> None:

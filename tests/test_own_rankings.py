@@ -68,6 +68,23 @@ def test_rows_that_are_no_rankings_are_listed_and_the_rest_is_used(
     assert "fit: 5 of 19 rows are no rankings" in said and "rank 0" in said
 
 
+def test_ranks_that_look_like_marks_are_told(tiny_model: Path, tmp_path: Path, capsys) -> None:
+    marks = [{"answer": "good", "rank": 9.5}, {"answer": "bad", "rank": 2.0}]
+    rows = [*pair_rows(), {"prompt": "rain?", "answers": marks}]
+    source = write_lines(tmp_path / "mine.jsonl", rows)
+    own_files.fit(settings(), [source], str(tiny_model), tmp_path / "out", 0.0)
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert f"fit: in 1 of {len(rows)} rankings no answer has rank 1, or one a rank past their number" in said
+    assert f"{source}:{len(rows)}; 1 is best: if these are marks" in said
+
+
+def test_every_ranking_that_is_too_long_is_counted(tiny_model: Path, tmp_path: Path) -> None:
+    long = [{"prompt": "rain " * 600, "chosen": "a", "rejected": "b"}] * 3
+    source = write_lines(tmp_path / "mine.jsonl", [*pair_rows(), *long])
+    with pytest.raises(DataError, match=r"takes .* tokens, .*\(and 2 others of \d+ are too long\)"):
+        own_files.fit(settings(), [source], str(tiny_model), tmp_path / "out", 0.0)
+
+
 def test_rankings_of_the_best_answers_alone_are_learnt_and_tested(tiny_model: Path, tmp_path: Path) -> None:
     rows = [
         {"prompt": f"{WORDS[n]} {n}?", "answers": [f"{word} {n}" for word in WORDS[:4]], "ranks": ranks}

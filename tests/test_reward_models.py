@@ -83,13 +83,13 @@ def test_rows_that_the_model_cannot_read_are_left_out_counted_and_listed(
     found[0]["rejected"] = " \n"
     found[1]["chosen"] = "rain " * 600
     result = run("reward_bench", model=str(saved), data=str(write_lines(tmp_path / "rows.jsonl", found)))
-    assert result["left_out"]["reasons"] == {"a blank answer": 1, "too long for the model": 1}
-    assert [left["item"] for left in result["left_out"]["items"]] == ["mt-bench-hard:1", "donotanswer:2"]
-    assert "the reward model's window is 512" in result["left_out"]["items"][1]["detail"]
-    assert sum(one["n"] for one in result["rows"] if one["level"] == 1) == 4
+    assert result["left_out"]["reasons"] == {"too long for the model": 1}  # a blank answer is one to be scored
+    assert [left["item"] for left in result["left_out"]["items"]] == ["donotanswer:2"]
+    assert "the reward model's window is 512" in result["left_out"]["items"][0]["detail"]
+    assert sum(one["n"] for one in result["rows"] if one["level"] == 1) == 5
     printed = capsys.readouterr().out
-    assert "Left out: 2 of 6 rows" in printed
-    assert "1 x a blank answer, first mt-bench-hard:1" in printed
+    assert "Left out: 1 of 6 rows" in printed
+    assert "1 x too long for the model, first donotanswer:2" in printed
 
 
 def test_turns_that_the_template_refuses_are_left_out_too(saved: Path, tmp_path: Path) -> None:

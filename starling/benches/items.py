@@ -100,7 +100,9 @@ def question(prompt: Any, answers: Sequence[Any], where: str) -> Question:
         messages = [Message(role=turn["role"], content=turn["content"]) for turn in prompt]
     if not all(isinstance(answer, str) for answer in answers):
         raise DataError(f"{where}: every answer of a benchmark's row must be a text")
-    return Question(messages=messages, answers=list(answers), finished=[True] * len(answers), where=where)
+    return Question(
+        messages=messages, answers=list(answers), finished=[True] * len(answers), reads_empty=True, where=where
+    )
 
 
 def need(row: Mapping[str, Any], columns: Sequence[str], where: str) -> None:

@@ -87,6 +87,8 @@ def fit(
     unusable.write(folder, unread)  # at once: what follows may refuse the rest
     model = models.new_reward_model(base, seed=device.seed_for(seed, "fit", "head"))
     packing.tell_dropout(model.network.config, "fit")
+    if models.is_reward_model(base):
+        progress.console.print(f"fit: {base} is a reward model; its head is trained on", markup=False)
     examples, notes = examples_of(model, rankings, too_long=cfg.too_long, max_tokens=cfg.max_tokens)
     tests, of_tests = examples_of(model, held_out, too_long=cfg.too_long, max_tokens=cfg.max_tokens)
     notes += of_tests
