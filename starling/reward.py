@@ -134,7 +134,8 @@ class RewardModel:
         except ModelError as error:
             return Refusal(TURNS, str(error))
         except DataError as error:
-            return Refusal(LONG if all(answer.strip() for answer in question.answers) else BLANK, str(error))
+            lacks = not question.reads_empty and not all(answer.strip() for answer in question.answers)
+            return Refusal(BLANK if lacks else LONG, str(error))
         return None
 
     def _scale(self) -> tuple[float, float]:
