@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tolerances import CLOSE, EXACT
 
+from starling import chat, heads
 from starling.losses.pairs import adjacent_pairs, all_pairs, best_against_rest, sampled_pair
 from starling.losses.ranking import plackett_luce_nll
 from starling.models import Model
-from starling.reward import RewardModel
+from starling.packing import pack
 
 WHICH = {"all": all_pairs, "adjacent": adjacent_pairs, "best": best_against_rest}
 
@@ -173,7 +174,13 @@ def test_pairs_cost_what_trl_makes_of_them(reward_model: Model, tmp_path: Path) 
 
     answers = [["the rain", "no"], ["town", "the river runs"], ["wet", "dry"]]
     prompts = [[{"role": "user", "content": f"what is {at}?"}] for at in range(3)]
-    rewards = torch.tensor(RewardModel(reward_model).score(prompts, answers))
+    network, tokenizer = reward_model
+    packs = [chat.conversation_ids(tokenizer, *row, [True, True]) for row in zip(prompts, answers, strict=True)]
+    rewards = heads.rewards(network, pack(packs)).view(3, 2)
+    ours = all_pairs(rewards, margin=0.3).mean() + 0.05 * rewards.sum(1).square().mean()
+    ours.backward()
+    gradient = {name: weight.grad.clone() for name, weight in network.named_parameters()}
+    network.zero_grad()
     rows = [
         {"prompt": prompt, "margin": 0.3}
         | {
@@ -189,11 +196,15 @@ def test_pairs_cost_what_trl_makes_of_them(reward_model: Model, tmp_path: Path) 
         bf16=False,
         disable_tqdm=True,
         gradient_checkpointing=False,
+        center_rewards_coefficient=0.05,
     )
-    network, tokenizer = reward_model
     network.set_attn_implementation("eager")
     data = Dataset.from_list(rows)
     trainer = trl.RewardTrainer(network, settings, processing_class=tokenizer, train_dataset=data, eval_dataset=data)
     theirs = trainer.evaluate()["eval_loss"]
-    assert theirs == pytest.approx(all_pairs(rewards, margin=0.3).mean().item(), abs=CLOSE)
+    assert theirs == pytest.approx(ours.item(), abs=CLOSE)
     assert theirs != pytest.approx(all_pairs(rewards).mean().item(), abs=0.01)
+    (batch,) = trainer.get_eval_dataloader()
+    trainer.compute_loss(network, batch).backward()
+    for name, weight in network.named_parameters():
+        assert torch.allclose(weight.grad, gradient[name], atol=CLOSE), name

@@ -60,6 +60,16 @@ def test_scaled_rewards_are_less_the_offset_over_the_scale(fitted: Path) -> None
     assert scaled != raw
 
 
+def test_offset_and_scale_are_mean_and_deviation_of_the_held_out_rewards(fitted: Path) -> None:
+    held_out = rankings(12)[8:]
+    texts = [[answer.answer for answer in one.answers] for one in held_out]
+    found = starling.load_reward_model(fitted).score([one.messages for one in held_out], texts)
+    rewards = torch.tensor([reward for row in found for reward in row], dtype=torch.float64)
+    saved = json.loads((fitted / "config.json").read_text())[reward_scale.KEY]
+    assert saved["offset"] == pytest.approx(rewards.mean().item(), abs=CLOSE)
+    assert saved["scale"] == pytest.approx(rewards.std().item(), rel=1e-4)
+
+
 def test_spreads_are_those_of_the_saved_posterior(fitted: Path) -> None:
     judge = starling.load_reward_model(fitted)
     found = judge.score_with_spread(PROMPTS, ANSWERS)
