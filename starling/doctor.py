@@ -1,5 +1,6 @@
 """`starling doctor`: looks at all that tuning stands on before it begins, and changes nothing."""
 
+import heapq
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from starling.texts import terminal
 from starling.tune_settings import is_online
 
 PROMPTS = 8  # that are answered, and whose ranked answers are looked at
+LONGEST = 4  # rankings by characters, of which the most tokens are taken
 PLAIN = ("Yes.", 'The first line.\n\n- a second one, with "quotes"', "1 + 1 = 2")  # answers where none is ranked yet
 _COLOURS = {"ok": "green", "warn": "yellow", "stop": "red"}
 
@@ -33,17 +35,18 @@ def examine(config: Config, run: Run | None) -> list[Finding]:
     device.setup(config.run.threads, config.run.seed)
     found = [findings.of_memory(config)]  # before anything is loaded
     policy = initial_policy(config)
-    prompts, rankings = _read(run)
+    prompts, rankings, longest = _read(run)
     every = [*prompts, *(tables.prompts_of(run, "validation", "test") if run and run.is_done("prompts") else ())]
     found.append(findings.of_window(policy, every, config))
     if found[-1].state == "stop":
         return found
-    prompts = prompts[:PROMPTS]
     model = Model(policy.network, policy.tokenizer)
+    largest = _lengths(rollout.ranked_groups(model, prompts, longest))
+    prompts = prompts[:PROMPTS]
     ranked = rollout.ranked_groups(model, prompts, rankings)
     if ranked:
-        lengths = [len(group.prompt_ids) + group.num_tokens for group in ranked]
-        found[0] = findings.of_memory(config, RankingTokens(sum(lengths) / len(lengths), max(lengths)))
+        lengths = _lengths(ranked)
+        found[0] = findings.of_memory(config, RankingTokens(sum(lengths) / len(lengths), max(*lengths, *largest)))
     found.append(findings.of_template(policy, answers_of(ranked) or [(p, text) for p in prompts for text in PLAIN]))
     if found[-1].state == "stop":
         return found
@@ -79,11 +82,23 @@ def report(found: Sequence[Finding]) -> dict[str, Any]:
     return result
 
 
-def _read(run: Run | None) -> tuple[list[Prompt], list[Ranking]]:
-    """The run's train prompts and their rankings as far as there are any, those with a ranking first."""
+def _lengths(groups: Sequence[Group]) -> list[int]:
+    """The packed tokens of each prompt with its answers."""
+    return [len(group.prompt_ids) + group.num_tokens for group in groups]
+
+
+def _characters(ranking: Ranking) -> int:
+    return sum(len(message["content"]) for message in ranking.messages) + sum(
+        len(answer.answer) for answer in ranking.answers
+    )
+
+
+def _read(run: Run | None) -> tuple[list[Prompt], list[Ranking], list[Ranking]]:
+    """The run's train prompts as far as there are any, those with a ranking first; the rankings of the first few, and
+    the longest of all."""
     if run is None or not run.is_done("prompts"):
         progress.console.print("doctor: the run has no prompts yet, so the built-in ones stand in")
-        return [prompt for prompt in tables.builtin_prompts() if prompt.split == "train"], []
+        return [prompt for prompt in tables.builtin_prompts() if prompt.split == "train"], [], []
     prompts = tables.prompts_of(run, "train")
     if not prompts:
         raise StarlingError("doctor: there are no prompts of the train split to answer; raise prompts.train")
@@ -91,7 +106,8 @@ def _read(run: Run | None) -> tuple[list[Prompt], list[Ranking]]:
     has_ranking = {ranking.prompt_id for ranking in rankings}
     prompts.sort(key=lambda prompt: prompt.id not in has_ranking)
     chosen = {prompt.id for prompt in prompts[:PROMPTS]}
-    return prompts, [ranking for ranking in rankings if ranking.prompt_id in chosen]
+    longest = heapq.nlargest(LONGEST, rankings, key=_characters)
+    return prompts, [ranking for ranking in rankings if ranking.prompt_id in chosen], longest
 
 
 def _sample(model: Model, prompts: Sequence[Prompt], config: Config, root: Path) -> list[Group]:

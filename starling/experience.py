@@ -178,7 +178,7 @@ def shaped(group: Group, raw: Sequence[float], scale: Scale, cfg: TuneTable) -> 
 
 def _clipped(group: Group, raw: Sequence[float], scale: Scale, cfg: TuneTable) -> Tensor:
     """A group's raw rewards, scaled and clipped, less what answers without an end lose: (G,)."""
-    reward_G = ((torch.tensor(raw) - scale.mean) / scale.spread).clamp(-cfg.reward_clip, cfg.reward_clip)
+    reward_G = torch.tensor([scale.of(reward) for reward in raw]).clamp(-cfg.reward_clip, cfg.reward_clip)
     cut_G = torch.tensor([not answer.finished for answer in group.answers])
     return reward_G - cfg.missing_eos_penalty * cut_G
 

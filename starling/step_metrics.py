@@ -1,6 +1,7 @@
 """What a step of tuning reports of its answers: rewards, lengths, KL."""
 
 from collections.abc import Sequence
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -21,12 +22,18 @@ def of_answers(parts: Sequence[Part], scale: Scale) -> dict[str, float]:
         found = {
             "reward": scale.of(mean),
             "reward_raw": mean,
+            "reward_std": _spread([reward for row in raw for reward in row]) / scale.spread,
             "reward_spread_within_prompt": sum(map(_spread, raw)) / len(raw),
             "frac_reward_zero_std": sum(map(is_flat, raw)) / len(raw),
         }
+    lengths = [len(answer.ids) for answer in answers]
+    ended = [len(answer.ids) for answer in answers if answer.finished]
     return found | {
-        "completions/mean_length": sum(len(answer.ids) for answer in answers) / len(answers),
-        "completions/clipped_ratio": sum(not answer.finished for answer in answers) / len(answers),
+        "completions/mean_length": fmean(lengths),
+        "completions/min_length": float(min(lengths)),
+        "completions/max_length": float(max(lengths)),
+        "completions/mean_terminated_length": fmean(ended) if ended else 0.0,
+        "completions/clipped_ratio": 1 - len(ended) / len(answers),
     }
 
 

@@ -169,7 +169,7 @@ class TuneTable(Table):
     microbatch_tokens: int = Field(2048, ge=64)
     """Packed tokens in one forward pass; a prompt stays together with all its answers, so that these may be more."""
     grad_clip: float = Field(1.0, gt=0)
-    """Largest gradient norm."""
+    """Largest norm of the policy's gradient; the critic's is left as it is."""
     weight_share: float = Field(0.75, gt=0, le=1)
     """Share of the trained weights in the policy that is looked at and saved, the rest is the initial policy's: less
     drift for the same gain (WiSE-FT, arXiv:2109.01903); 1 = the trained weights as they are."""

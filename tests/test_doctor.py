@@ -10,7 +10,8 @@ from small_road import recipe
 from transformers import AutoModelForCausalLM
 from vllm_server import VllmServer
 
-from starling import cli
+from starling import cli, doctor, tables
+from starling.store import Run
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +99,13 @@ def test_before_a_run_has_begun_the_model_alone_is_examined(
     assert code == 0
     assert "the run has no prompts yet, so the built-in ones stand in" in told
     assert not (tmp_path / "run").exists()
+
+
+def test_the_largest_rankings_are_looked_at_wherever_they_stand(fitted: Path) -> None:
+    run = Run.read(fitted)
+    prompts, first, longest = doctor._read(run)
+    every = tables.rankings_of(run, prompts)
+    sizes = sorted((sum(len(answer.answer) for answer in one.answers) for one in every), reverse=True)
+    assert len(first) == min(doctor.PROMPTS, len(every))
+    assert [sum(len(answer.answer) for answer in one.answers) for one in longest][0] >= sizes[doctor.LONGEST - 1]
+    assert {one.prompt_id for one in longest} <= {one.prompt_id for one in every}

@@ -1,6 +1,7 @@
 """What a step reports of its answers."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tolerances import CLOSE
 
 from starling import step_metrics
 from starling.experience import Scale, compared
+from starling.generate import Sampled
 from starling.loop import Loop
 from starling.metrics import Recorder
 
@@ -52,17 +54,28 @@ def test_rewards_by_hand(found: Loop) -> None:
     assert figures["reward_raw"] == 4.0
     assert figures["reward"] == 0.5  # (4 - 2) / 4
     assert figures["reward_spread_within_prompt"] == pytest.approx(math.sqrt(2), abs=CLOSE)  # of 1, 3 and of 5, 7
+    assert figures["reward_std"] == pytest.approx(math.sqrt(20 / 3) / 4, abs=CLOSE)  # of 1, 3, 5 and 7, in spreads of 4
     assert figures["frac_reward_zero_std"] == 0.0
     alike = step_metrics.of_answers([part._replace(raw=[[1.0, 3.0], [5.0, 5.0]])], Scale(mean=2.0, spread=4.0))
     assert alike["frac_reward_zero_std"] == 0.5
 
 
-def test_the_share_of_answers_that_the_cap_cut(found: Loop) -> None:
-    part = gathered(found, fresh(found, 2), ())
-    ends = [answer.finished for group in part.groups for answer in group.answers]
-    assert step_metrics.of_answers([part], found.scale)["completions/clipped_ratio"] == ends.count(False) / len(ends)
+def test_lengths_and_the_share_of_answers_that_the_cap_cut(found: Loop) -> None:
+    (group, other) = fresh(found, 2)
+    answers = [
+        Sampled(ids=list(range(length)), logprobs=[-1.0] * length, finished=done)
+        for length, done in ((2, True), (4, True), (6, False), (8, False))
+    ]
+    groups = [replace(group, answers=tuple(answers[:2])), replace(other, answers=tuple(answers[2:]))]
+    part = gathered(found, fresh(found, 2), ())._replace(groups=groups)
+    figures = step_metrics.of_answers([part], found.scale)
+    assert {name.removeprefix("completions/"): figure for name, figure in figures.items()} == {
+        "mean_length": 5, "min_length": 2, "max_length": 8, "mean_terminated_length": 3, "clipped_ratio": 0.5,
+    }  # fmt: skip
+    part = part._replace(groups=groups[1:])
+    assert step_metrics.of_answers([part], found.scale)["completions/mean_terminated_length"] == 0  # as in TRL
 
 
 def test_where_ranks_teach_there_is_no_reward(found: Loop) -> None:
     figures = step_metrics.of_answers([gathered(found, fresh(found, 2), ())], found.scale)
-    assert set(figures) == {"completions/mean_length", "completions/clipped_ratio"}
+    assert all(name.startswith("completions/") for name in figures)
