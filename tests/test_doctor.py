@@ -105,7 +105,6 @@ def test_the_largest_rankings_are_looked_at_wherever_they_stand(fitted: Path) ->
     run = Run.read(fitted)
     prompts, first, longest = doctor._read(run)
     every = tables.rankings_of(run, prompts)
-    sizes = sorted((sum(len(answer.answer) for answer in one.answers) for one in every), reverse=True)
     assert len(first) == min(doctor.PROMPTS, len(every))
-    assert [sum(len(answer.answer) for answer in one.answers) for one in longest][0] >= sizes[doctor.LONGEST - 1]
-    assert {one.prompt_id for one in longest} <= {one.prompt_id for one in every}
+    sizes = sorted(map(doctor._characters, every), reverse=True)
+    assert list(map(doctor._characters, longest)) == sizes[: doctor.LONGEST]
