@@ -88,12 +88,12 @@ def _won(calls: Sequence[Judgement], k: int) -> list[tuple[str, int]]:
 
 def _chi_square(won: Sequence[tuple[str, int]], k: int) -> float:
     prompts = {prompt: at for at, (prompt, _) in enumerate(won)}
-    beyond_PK = np.zeros((len(won), k))  # first places of a prompt's calls beyond an even spread
+    beyond_PK = np.zeros((len(won), k), int)  # first places of a prompt's calls beyond an even spread, k times
     for prompt, place in won:
-        beyond_PK[prompts[prompt]] -= 1 / k
-        beyond_PK[prompts[prompt], place] += 1
-    plain = k / len(won) * float((beyond_PK.sum(0) ** 2).sum())
-    effect = float((beyond_PK**2).sum()) / (len(won) * (1 - 1 / k))  # mean of the variances over the binomial ones
+        beyond_PK[prompts[prompt]] -= 1
+        beyond_PK[prompts[prompt], place] += k
+    plain = int((beyond_PK.sum(0) ** 2).sum()) / (k * len(won))
+    effect = int((beyond_PK**2).sum()) / (k * len(won) * (k - 1))  # mean of the variances over the binomial ones
     return plain / effect if plain else 0.0
 
 

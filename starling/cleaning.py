@@ -1,6 +1,7 @@
 """What is kept of a source: language, length, duplicates with their answers merged, enough answers, a fair draw."""
 
 import heapq
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +18,7 @@ from starling.sources import Removal
 from starling.turns import text_of, without_marks
 
 Remove = Callable[[Removal], None]
-_SIGNS = "#%&@/\\"  # what Unicode counts as punctuation, though it tells words apart
+_NO_LETTER = re.compile(r"\s+|[^\w]|_")
 FAIREST = {"test": 0, "validation": 1, "train": 2}  # of two prompts that are alike, the lower one is kept
 
 
@@ -43,20 +44,31 @@ class _Seen:
 def duplicate_key(messages: Sequence[Message]) -> bytes:
     """Equal for prompts that differ in case, spaces, punctuation and role markers only.
 
-    Punctuation between digits stays (1.5 is not 15), and so do signs that make another word or sum (C#, x < y).
+    Signs that make another word or sum stay: C#, x < y, 1.5, -5, 2 * 2.
     """
     text = text_of(messages)
-    squeezed = "".join(c for c in without_marks(text).lower() if unicodedata.category(c)[0] not in "ZC")
-    said = "".join(
-        c
-        for at, c in enumerate(squeezed)
-        if unicodedata.category(c)[0] in "LNMS" or c in _SIGNS or _between_digits(squeezed, at)
-    )
+    said = _NO_LETTER.sub(_sign, without_marks(text).lower())
     return _hash(said if any(map(str.isalnum, said)) else text)
 
 
-def _between_digits(text: str, at: int) -> bool:
-    return 0 < at < len(text) - 1 and text[at - 1].isdecimal() and text[at + 1].isdecimal()
+def _sign(found: re.Match[str]) -> str:
+    """What stays of a character that is no letter and no digit; "" where it is a space or punctuation."""
+    sign, before, after = (
+        found[0],
+        found.string[found.start() - 1 : found.start()],
+        found.string[found.end() : found.end() + 2],
+    )
+    if sign.isspace() or sign == "`":
+        return ""
+    if sign in ".,:":
+        stays = before.isdecimal() and after[:1].isdecimal()
+    elif sign in "-*":
+        stays = after.lstrip()[:1].isdecimal()
+    elif sign == "#":
+        stays = before.isalnum()
+    else:
+        stays = sign in "%&@/\\" or unicodedata.category(sign)[0] in "MS"
+    return sign if stays else ""
 
 
 def distinct(answers: Iterable[Answer]) -> list[Answer]:

@@ -27,8 +27,7 @@ DEFAULT_RECIPE = "smollm2"
 
 
 class FitTable(Table):
-    # No step depends on them, of the last but by rounding.
-    may_change = frozenset({"checkpoint_seconds", "gradient_checkpointing", "microbatch_tokens"})
+    may_change = frozenset({"checkpoint_seconds", "gradient_checkpointing"})  # no step depends on them
 
     reward_model: str = ""
     """MODEL that is the reward model as it stands: nothing is fitted, the held-out rankings test it; "" = one is

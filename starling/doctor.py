@@ -46,7 +46,7 @@ def examine(config: Config, run: Run | None) -> list[Finding]:
     ranked = rollout.ranked_groups(model, prompts, rankings)
     if ranked:
         lengths = _lengths(ranked)
-        found[0] = findings.of_memory(config, RankingTokens(sum(lengths) / len(lengths), max(*lengths, *largest)))
+        found[0] = findings.of_memory(config, RankingTokens(sum(lengths) / len(lengths), max([*lengths, *largest])))
     found.append(findings.of_template(policy, answers_of(ranked) or [(p, text) for p in prompts for text in PLAIN]))
     if found[-1].state == "stop":
         return found

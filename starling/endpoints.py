@@ -68,13 +68,13 @@ def parse_endpoint(text: str, *, key_env: str = "", concurrency: int = 8) -> End
     """The endpoint that `openai:NAME@URL` spells; further URLs of a pool follow after commas, and at the end, after a
     `#`, the environment variable that holds its key.
 
-    Its ledger name holds the host, and a path other than /v1, since two servers may call different models by one name.
-    OPENAI_API_KEY is sent to OpenAI's own host only. The price is the shipped table's, where that knows host and model.
+    Its ledger name holds the host, since two servers may call different models by one name. OPENAI_API_KEY is sent to
+    OpenAI's own host only. The price is the shipped table's, where that knows host and model.
     """
-    match = re.fullmatch(r"openai:(.+?)@(https?://[^\s#]+)(?:#([A-Za-z_]\w*))?", text.strip())
+    match = re.fullmatch(r"openai:(.+?)@(https?://[^\s#]+)(?:#([A-Z_][A-Z0-9_]*))?", text.strip())
     if match is None:
         raise UsageError(
-            f"{_without_secrets(text)!r} is no endpoint; write openai:NAME@URL, as in "
+            f"{text.partition('@')[0]!r} is no endpoint; write openai:NAME@URL, as in "
             "openai:qwen3@http://localhost:8000/v1, or openai:NAME@URL#VARIABLE where the environment variable "
             "VARIABLE holds the key"
         )
@@ -85,7 +85,7 @@ def parse_endpoint(text: str, *, key_env: str = "", concurrency: int = 8) -> End
         key_env = "OPENAI_API_KEY"
     price_in, price_out = listed_price(urls, match[1])
     return Endpoint(
-        name=f"{match[1]}@{_place(urls[0])}",
+        name=f"{match[1]}@{hosts[0].rpartition('@')[2]}",
         urls=urls,
         model=match[1],
         key_env=key_env,
@@ -95,15 +95,13 @@ def parse_endpoint(text: str, *, key_env: str = "", concurrency: int = 8) -> End
     )
 
 
-def _place(url: str) -> str:
-    """Host and port, and the path where it is not the usual one."""
-    split = urlsplit(url)
-    path = split.path.rstrip("/")
-    return split.netloc.rpartition("@")[2] + (path if path != "/v1" else "")
-
-
-def _without_secrets(text: str) -> str:
-    return re.sub(r"//[^/\s@]*@|[?].*", "", text)
+def refuse_alike(one: Endpoint | None, other: Endpoint | None) -> None:
+    """Refuse two models of one name in the ledger, where the replies of one would stand for the other's."""
+    if one and other and one.name == other.name and one.urls != other.urls:
+        raise UsageError(
+            f"{one.urls[0]} and {other.urls[0]} are both {one.name} in the ledger of calls; give one of them a name of "
+            "its own in an [[endpoints]] table, or ask it by another model name"
+        )
 
 
 def find(config: Config, model: str, *, key_env: str = "", concurrency: int = 8) -> Endpoint | None:
@@ -202,7 +200,11 @@ def of_ledger(name: str, model: str) -> Endpoint:
 def named(config: Config) -> list[Endpoint]:
     """Every endpoint that the settings name, whether a stage asks it or not."""
     asked = [endpoint for stage in ("sample", "rank", "evaluate") for endpoint in of_stage(config, stage)]
-    return [*asked, *(found for table in config.endpoints if (found := find(config, table.name)))]
+    found = [*asked, *(known for table in config.endpoints if (known := find(config, table.name)))]
+    first = {endpoint.name: endpoint for endpoint in reversed(found)}
+    for endpoint in found:
+        refuse_alike(first[endpoint.name], endpoint)
+    return found
 
 
 def refuse_unready(config: Config, stages: Sequence[str]) -> None:

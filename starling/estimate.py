@@ -57,8 +57,10 @@ def estimate(
     `taken_from` is the run from which one that is begun in `root` would take over what agrees; what it spent is not
     this one's, and which of its replies fit what does not agree is not known.
     """
-    run = Run.read(taken_from) if taken_from else Run.read(root) if is_run(root) else None
-    spent = ledger.read_spent(run.ledger_path) if run and not taken_from else []
+    own = is_run(root)
+    found_in = root if own else taken_from
+    run = _standing(Run.read(found_in), config) if found_in else None
+    spent = ledger.read_spent(run.ledger_path) if run and own else []
     prompt_characters = _prompt_characters(run)
     assumptions = [
         f"a token is {CHARACTERS_PER_TOKEN} characters, at the most expensive {FEWEST_CHARACTERS_PER_TOKEN}",
@@ -69,8 +71,7 @@ def estimate(
         assumptions.append(f"a prompt has {PROMPT_CHARACTERS} characters, since none are read yet (`starling prompts`)")
         if not config.sample.generators:
             assumptions.append(f"a prompt brings {UNREAD_ANSWERS} answers")
-    standing = set(stages_that_agree(config, run.config)) - set(asked_anew(run.config, config)) if run else set()
-    done = [stage for stage in stages if run and run.is_done(stage) and stage in standing]
+    done = [stage for stage in stages if run and run.is_done(stage)]
     left = [stage for stage in stages if stage not in done]
     parts = [
         part
@@ -81,11 +82,16 @@ def estimate(
         _estimated(part, [s for s in spent if (s.stage, s.name) == (part.stage, part.endpoint.name)]) for part in parts
     ]
     if config.evaluate.benchmarks and "evaluate" in stages and "evaluate" not in done:
-        asked, assumed = _benchmarks(config, taken_from or root)
+        asked, assumed = _benchmarks(config, found_in or root)
         found += asked
         assumptions.append(assumed)
     known = {endpoint.name: endpoint for endpoint in endpoints.named(config)}
-    already = sum((known[s.name].usd(s.prompt_tokens, s.completion_tokens) or 0.0) for s in spent if s.name in known)
+    priced = [
+        (known.get(one.name) or endpoints.of_ledger(one.name, one.model), one)
+        for one in spent
+        if not one.in_this_process
+    ]
+    already = sum(endpoint.usd(one.prompt_tokens, one.completion_tokens) or 0.0 for endpoint, one in priced)
     unknown = [
         f"the price of {part['endpoint']}: give price_in and price_out in [[endpoints]]"
         for part in found
@@ -103,6 +109,13 @@ def estimate(
         "assumptions": [*assumptions, f"shipped prices are of {endpoints.prices_as_of()}; check your provider"],
         "unknown": list(dict.fromkeys(unknown)),
     }
+
+
+def _standing(run: Run, config: Config) -> Run:
+    """The run as these settings leave it: with the stages that agree with them."""
+    agreeing = set(stages_that_agree(config, run.config)) - set(asked_anew(run.config, config))
+    stages = {stage: entry for stage, entry in run.manifest["stages"].items() if stage in agreeing}
+    return Run(run.root, config, run.manifest | {"stages": stages})
 
 
 def _benchmarks(config: Config, root: Path) -> tuple[list[dict[str, Any]], str]:

@@ -220,7 +220,7 @@ class Ledger:
         self._queue.append((_END_ATTEMPT, (time.time(), outcome, *tokens, self._session, attempt.number)))
 
     def commit(self) -> None:
-        """Write everything queued in one transaction; where that fails nobody may use it."""
+        """Write everything queued in one transaction; where that fails no reply in it is used."""
         queue, self._queue = self._queue, []
         if not queue:
             return

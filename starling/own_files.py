@@ -88,8 +88,7 @@ def score(model: str, source: Path, out: Path, *, scaled: bool = False, dtype: P
     """Write the rows of `source`, each with the `rewards` of its answers, to `out`; returns how many.
 
     An empty answer has the reward null; how many do is told. Where the model has an uncertainty, each row has `spreads`
-    too. `scaled` is as in `RewardModel.score`, `dtype` as in
-    `load_reward_model`.
+    too. `scaled` is as in `RewardModel.score`, `dtype` as in `load_reward_model`.
     """
     located = list(sources.located_rows(str(source)))
     if out.exists() and source.exists() and out.samefile(source):
@@ -142,9 +141,9 @@ def question(row: Mapping[str, Any], where: str) -> Question:
             reads_empty=True,
             where=where,
         )
-    entries = given.get("answers", [given.get("answer")])
+    entries = given.get("answers", [row.get("answer")])
     prompt = given.get("messages", given.get("prompt"))
-    if prompt is None or entries == [None]:
+    if prompt is None or ("answers" not in given and "answer" not in row):
         raise DataError(
             f"{where}: a row needs `prompt` or `messages` with `answers` or `answer`, or `prompt`, `chosen` and "
             f"`rejected`; found: {', '.join(sorted(given))}"
@@ -192,19 +191,20 @@ def _read(files: Sequence[Path]) -> tuple[list[Ranking], list[dict[str, str]]]:
 
 
 def _tell_odd_ranks(found: Sequence[Ranking]) -> None:
-    """Say where ranks look like marks, of which a higher one is better: no first place, or one past the last."""
+    """Say where ranks may be marks, of which a higher one is better: none is a first place."""
     odd = [one for one in found if _seem_marks(one.ranks)]
     if odd:
         progress.console.print(
-            f"fit: in {len(odd):,} of {len(found):,} rankings no answer has rank 1, or one a rank past their number, "
-            f"first {odd[0].where}; 1 is best: if these are marks, where more is better, they are learnt upside down",
+            f"fit: in {len(odd):,} of {len(found):,} rankings no answer has rank 1, as where they are a part of longer "
+            f"ones, first {odd[0].where}; 1 is best: marks, where more is better, would be learnt upside down",
             markup=False,
         )
 
 
 def _seem_marks(ranks: Sequence[float]) -> bool:
     known = [rank for rank in ranks if 0 < rank < math.inf]
-    return bool(known) and (min(known) >= 2 or max(known) > len(ranks))
+    whole = len(known) == len(ranks) and max(known) <= len(ranks)
+    return bool(known) and not whole and min(known) >= 2
 
 
 def _read_one(path: Path) -> tuple[list[Ranking], list[dict[str, str]]]:

@@ -237,7 +237,7 @@ def score_texts(
         packs.append((shared, [ending[:room] for ending in endings]))
     if cut:
         progress.console.print(
-            f"{cut:,} answers pass the reward model's window of {window:,} tokens; they are scored as cut there",
+            f"{cut:,} of the answers pass the reward model's window of {window:,} tokens; they are scored as cut there",
             markup=False,
         )
     found: list[list[float]] = []

@@ -52,7 +52,7 @@ class RunTable(Table):
     """Every random choice of the run follows from it."""
     threads: int = Field(0, ge=0, le=1024)
     """CPU threads; 0 = all cores that this process may use."""
-    budget_usd: float = Field(0.0, ge=0, allow_inf_nan=False)
+    budget_usd: float = Field(0.0, ge=0)
     """Dollars for calls to endpoints, over all attempts at the run; no call leaves that could pass it; 0 = no limit."""
     trackers: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
     """Where the lines of `metrics.jsonl` are written as well, into the run's `trackers/`, nothing leaves the machine;
@@ -184,7 +184,7 @@ class EndpointTable(Table):
         "patience_seconds", "price_in", "price_out",
     })  # fmt: skip
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w.@:-]*$")
     """What generators and judges call it; stands in the ledger, so that URLs may change."""
     urls: tuple[str, ...] = Field(min_length=1)
     """Where it is, as in https://host/v1; several that serve the same model are one pool."""
@@ -204,9 +204,9 @@ class EndpointTable(Table):
     """Tries before a call counts as failed."""
     patience_seconds: float = Field(3600.0, ge=0)
     """How long an endpoint that has answered before is waited for when it is down; 0 = not beyond `attempts`."""
-    price_in: float | None = Field(None, ge=0, allow_inf_nan=False)
+    price_in: float | None = Field(None, ge=0)
     """Dollars per million input tokens; without it that of the shipped table, or unknown."""
-    price_out: float | None = Field(None, ge=0, allow_inf_nan=False)
+    price_out: float | None = Field(None, ge=0)
     """Dollars per million output tokens; without it that of the shipped table, or unknown."""
     token_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """What the endpoint calls the token cap; some reasoning models know max_completion_tokens only."""

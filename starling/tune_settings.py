@@ -50,12 +50,12 @@ class Reward(Table):
     """Who rewards: "model" (the reward model of `fit`), "judge" (the one that ranked; share of the prompt's other
     answers that it ranks below, ties half), "rubric" (its score, held-out checks left out), or "module:function",
     called with a prompt, its answers' texts and whether each is finished, for a float an answer."""
-    weight: float = Field(1.0, allow_inf_nan=False)
+    weight: float = 1.0
     """What the reward is multiplied by before all are added up."""
 
 
 class TuneTable(Table):
-    # No step depends on them, of the last but by rounding.
+    # No step depends on them, but for the last bits of its sums.
     may_change = frozenset({"checkpoint_seconds", "samples_every", "microbatch_tokens"})
 
     algorithm: Literal[
@@ -160,15 +160,15 @@ class TuneTable(Table):
     missing_eos_penalty: float = Field(0.0, ge=0)
     """Subtracted from the scaled reward of an answer that the token cap cut: a reward model has hardly seen such, and
     may like them."""
-    reward_clip: float = Field(5.0, gt=0)
+    reward_clip: float = Field(5.0, gt=0, allow_inf_nan=True)
     """Scaled rewards beyond +-this are clipped, so that single answers do not decide a step."""
-    kl_limit: float = Field(25.0, gt=0)
+    kl_limit: float = Field(25.0, gt=0, allow_inf_nan=True)
     """Mean sequence KL to the initial policy, in nats, at which tuning stops."""
     logprob_gap_limit: float = Field(0.1, gt=0)
     """Mean difference between a token's logprob as sampled and as trained, in nats, past which a warning is given."""
     microbatch_tokens: int = Field(2048, ge=64)
     """Packed tokens in one forward pass; a prompt stays together with all its answers, so that these may be more."""
-    grad_clip: float = Field(1.0, gt=0)
+    grad_clip: float = Field(1.0, gt=0, allow_inf_nan=True)
     """Largest norm of the policy's gradient; the critic's is left as it is."""
     weight_share: float = Field(0.75, gt=0, le=1)
     """Share of the trained weights in the policy that is looked at and saved, the rest is the initial policy's: less
@@ -185,7 +185,7 @@ class TuneTable(Table):
     instruction_drop: float = Field(0.05, ge=0, le=1)
     """How far the share of verifiable instructions that are followed may fall on validation prompts before a checkpoint
     is not kept, whether by chance or not; 1 = off."""
-    length_rise: float = Field(0.5, ge=0)
+    length_rise: float = Field(0.5, ge=0, allow_inf_nan=True)
     """How much longer, as a share, the answers to validation prompts may become than the initial policy's before a
     checkpoint is not kept."""
     parting_looks: int = Field(2, ge=0)

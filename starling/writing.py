@@ -18,13 +18,13 @@ def write_atomically(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
     with explained(f"writing {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write what any JSON reader takes: what is no finite number is null."""
-    write_atomically(path, json.dumps(without_nan(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    write_atomically(path, json.dumps(without_nan(value), indent=1, allow_nan=False) + "\n")
 
 
 def without_nan(value: Any) -> Any:

@@ -101,8 +101,11 @@ def test_repeats_of_a_prompt_are_no_further_evidence_of_a_place() -> None:
     first = [audit.position(once * repeats, 2)["places"][0]["first"] for repeats in (1, 10)]
     widths = [one["high"] - one["low"] for one in first]
     assert widths[1] > 0.9 * widths[0]  # of 100 prompts it would be a third
-    balanced = [call([1, 2], order, prompt) for prompt in "pq" for order in ([0, 1], [1, 0])]
-    assert audit.first_place_by_position(balanced, 2)["p_value"] == 1
+    for k in (2, 3, 7):  # a judge that knows the best answer, shown once in each place
+        turned = [[(at + by) % k for at in range(k)] for by in range(k)]
+        balanced = [call(list(range(1, k + 1)), order, f"p{at}") for at in range(9) for order in turned]
+        found = audit.first_place_by_position(balanced, k)
+        assert (found["first"], found["chi_square"], found["p_value"]) == ([9] * k, 0, 1)
 
 
 def test_calls_of_different_sizes_have_places_of_their_own() -> None:

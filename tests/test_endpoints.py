@@ -128,13 +128,20 @@ def test_an_endpoint_is_read_from_its_short_form() -> None:
     assert (keyed.urls, keyed.key_env) == (("https://a.example/v1", "https://b.example/v1"), "MY_KEY")
 
 
-def test_models_behind_other_paths_of_a_host_are_others() -> None:
-    names = [endpoints.parse_endpoint(f"openai:m@http://gw:8000{path}").name for path in ("", "/", "/v1", "/b/v1")]
-    assert names == ["m@gw:8000", "m@gw:8000", "m@gw:8000", "m@gw:8000/b/v1"]
+def test_two_models_that_the_ledger_cannot_tell_apart_are_refused(tmp_path: Path) -> None:
+    one, other = (endpoints.parse_endpoint(f"openai:m@http://gw:8000/{path}/v1") for path in "ab")
+    assert one.name == other.name == "m@gw:8000"
+    with pytest.raises(
+        UsageError, match=r"http://gw:8000/a/v1 and http://gw:8000/b/v1 are both m@gw:8000 in the ledger"
+    ):
+        endpoints.refuse_alike(one, other)
+    endpoints.refuse_alike(one, one)
+    endpoints.refuse_alike(one, None)
 
 
 def test_a_secret_in_a_url_is_neither_said_nor_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for url in ("https://user:s3cret@host/v1", "https://host/v1?key=s3cret", "ftp://user:s3cret@host"):
+    places = ("https://user:s3cret@host/v1", "https://host/v1?key=s3cret", "ftp://user:s3cret@host", "https://h#s3cret")
+    for url in places:
         run = ["run", "smollm2", "--run", str(tmp_path / "run"), "--set", f"rank.judge=openai:m@{url}"]
         assert cli.main(run) == 2
         printed = capsys.readouterr()

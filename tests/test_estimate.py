@@ -125,6 +125,9 @@ def test_what_the_run_has_on_file_is_not_counted_and_nothing_is_written(
             ("sample", 15),
             ("rank", 15),
         ]
+        assert cli.main([*other, "--until", "rank", "--set", "sample.train_prompts=6"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert [(part["stage"], part["calls"]["expected"]) for part in found["stages"]] == [("sample", 9), ("rank", 9)]
         assert not (tmp_path / "other").exists()
         # A stage that stopped half way: its replies are on file.
         manifest = json.loads((root / "manifest.json").read_text())

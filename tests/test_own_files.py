@@ -207,11 +207,17 @@ def test_an_answer_that_was_cut_is_scored_as_cut_wherever_its_row_says_so(reward
 
 
 def test_an_empty_answer_has_no_reward_and_the_rest_of_the_file_has(reward_model: Path, tmp_path: Path, capsys) -> None:
-    rows = [{"prompt": "rain?", "answers": ["yes", " ", {"answer": None}]}, {"prompt": "rain?", "answer": "yes"}]
+    rows = [
+        {"prompt": "rain?", "answers": ["yes", " ", {"answer": None}]},
+        {"prompt": "rain?", "answer": "yes"},
+        {"prompt": "rain?", "answer": None},
+        {"prompt": "rain?", "answers": [None]},
+    ]
     own_files.score(str(reward_model), write_lines(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl")
-    (first, second) = (row["rewards"] for row in data_files.read_rows(tmp_path / "out.jsonl"))
+    first, second, *nulls = (row["rewards"] for row in data_files.read_rows(tmp_path / "out.jsonl"))
+    assert nulls == [[None], [None]]
     assert first == [pytest.approx(second[0], abs=CLOSE), None, None]
-    assert "score: 2 answers are empty, first at" in " ".join(capsys.readouterr().out.split())
+    assert "score: 4 answers are empty, first at" in " ".join(capsys.readouterr().out.split())
 
 
 def test_what_is_no_number_is_written_as_null(reward_model: Path, tmp_path: Path) -> None:

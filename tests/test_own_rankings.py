@@ -74,8 +74,10 @@ def test_ranks_that_look_like_marks_are_told(tiny_model: Path, tmp_path: Path, c
     source = write_lines(tmp_path / "mine.jsonl", rows)
     own_files.fit(settings(), [source], str(tiny_model), tmp_path / "out", 0.0)
     said = " ".join("".join(capsys.readouterr()).split())
-    assert f"fit: in 1 of {len(rows)} rankings no answer has rank 1, or one a rank past their number" in said
-    assert f"{source}:{len(rows)}; 1 is best: if these are marks" in said
+    assert f"fit: in 1 of {len(rows)} rankings no answer has rank 1, as where they are a part of longer ones" in said
+    for ranks, odd in (((9.5, 2), True), ((2, 2, 2), False), ((2.5,) * 4, False), ((1, 1, 4), False), ((3, 5), True)):
+        assert own_files._seem_marks(ranks) == odd, ranks
+    assert f"{source}:{len(rows)}; 1 is best: marks, where more is better" in said
 
 
 def test_every_ranking_that_is_too_long_is_counted(tiny_model: Path, tmp_path: Path) -> None:

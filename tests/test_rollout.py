@@ -138,7 +138,7 @@ def test_an_answer_past_the_reward_models_window_is_read_up_to_there_and_counted
     asked = Prompt(id="long", messages=[Message(role="user", content="?")])
     ((long, short),) = score_texts(reward_model, [(asked, ["rain " * 600, "wet"], [True, True])], 2048)
     said = " ".join(capsys.readouterr().out.split())
-    assert "1 answers pass the reward model's window of 512 tokens; they are scored as cut there" in said
+    assert "1 of the answers pass the reward model's window of 512 tokens; they are scored as cut there" in said
     shared, (ids, _) = chat.conversation_ids(reward_model.tokenizer, asked.messages, ["rain " * 600, "wet"], [True] * 2)
     packed = pack([(shared, [ids[: 512 - len(shared)]])])
     assert long == pytest.approx(heads.rewards(reward_model.network, packed).item(), abs=CLOSE)

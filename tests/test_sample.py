@@ -208,10 +208,10 @@ def test_an_endpoint_that_filters_most_answers_stops_the_stage(tiny_model: Path,
 
 def test_models_whose_names_are_alike_have_shards_of_their_own(tiny_model: Path, tmp_path: Path) -> None:
     where = "127.0.0.1:9/v1," * 12
-    names = [f"openai:llama-8b@{where}", f"openai:llama-70b@{where}", "org/model", "org_model"]
-    paths = {sample._path(start(tmp_path, tiny_model), name, 0).name for name in names}
-    assert len(paths) == 4
-    assert "org_model-00000.parquet" in paths
+    names = [f"openai:llama-8b@{where}", f"openai:llama-70b@{where}", "org/model", "org_model", "org/other"]
+    slugs = [sample._slug(name, names) for name in names]
+    assert len(set(slugs)) == 5
+    assert slugs[4] == "org_other"  # as before, where nothing is like it
 
 
 def answered(folder: Path, tiny_model: Path, counts: list[int], **changes) -> Run:

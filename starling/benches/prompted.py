@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from starling import contamination, data_files, paired, progress, turns
+from starling import contamination, data_files, endpoints, paired, progress, turns
 from starling.account import Account
 from starling.benches import answers, cost, filing
 from starling.benches.answers import Answers, Given, Question, Side
@@ -15,7 +15,7 @@ from starling.benches.asked import Asked
 from starling.benches.left_out import LeftOut
 from starling.errors import DataError, UsageError
 from starling.records import Call, Failure, Prompt
-from starling.speakers import open_speaker
+from starling.speakers import endpoint_of, open_speaker
 
 OPTIONS = frozenset(("model", "answers", "against", "data", "run", "out", "estimate"))
 Found = TypeVar("Found")
@@ -72,6 +72,7 @@ def sides(asked: Asked, prompts: Sequence[Prompt], out: Path, max_tokens: int) -
     """The answers of the model that is tested, then of the one that it is compared with, if any."""
     named = [("answers", tested(asked), asked.answers is not None)]
     if asked.against:
+        endpoints.refuse_alike(endpoint_of(tested(asked), asked.account), endpoint_of(asked.against, asked.account))
         named.append(("against", asked.against, Path(asked.against).is_file()))
     return [
         _of_file(Path(name), prompts) if is_file else _of_model(name, role, prompts, out, max_tokens, asked.account)

@@ -21,7 +21,7 @@ from starling.streams import Shelf
 
 Job = tuple[Prompt, int, Generator]
 Shard = tuple[Path, list[Job]]
-MOST_MUTE = 0.2  # of the calls that an endpoint gets at once
+MOST_MUTE = 0.2  # of the prompts that an endpoint gets at once
 _FROM_SOURCES = "+sources"  # no model's shard is called so: see `_slug`
 
 
@@ -165,7 +165,8 @@ def _missing(
 
 
 def _path(run: Run, name: str, number: int) -> Path:
-    return run.folder("sample") / f"{_slug(name) if name != _FROM_SOURCES else name}-{number:05d}.parquet"
+    slug = name if name == _FROM_SOURCES else _slug(name, _by_model(run))
+    return run.folder("sample") / f"{slug}-{number:05d}.parquet"
 
 
 def _write(path: Path, found: Sequence[Candidate]) -> None:
@@ -223,15 +224,16 @@ def _ask(run: Run, client: Client, name: str, shards: Sequence[Sequence[Job]]) -
         for prompt, draw, generator in jobs
     ]
     replies = client.chat(calls)
-    _refuse_failures(name, replies)
+    _refuse_failures(name, replies, [prompt.id for jobs in shards for prompt, _, _ in jobs])
     answers = iter(replies)
     return [[_candidate(prompt, draw, generator, next(answers)) for prompt, draw, generator in jobs] for jobs in shards]
 
 
-def _refuse_failures(name: str, replies: Sequence[Reply | Failure]) -> None:
-    """Stop where calls failed that may be answered another time, or too many where there was nothing to say."""
+def _refuse_failures(name: str, replies: Sequence[Reply | Failure], asked: Sequence[str]) -> None:
+    """Stop where calls failed that may be answered another time, or had nothing to say on too many of the prompts."""
     failures = [reply for reply in replies if isinstance(reply, Failure)]
-    if all(one.mute for one in failures) and len(failures) <= max(MOST_MUTE * len(replies), 1):
+    prompts = {prompt for prompt, reply in zip(asked, replies, strict=True) if isinstance(reply, Failure)}
+    if all(one.mute for one in failures) and len(prompts) <= max(MOST_MUTE * len(set(asked)), 1):
         return
     raise CallError(f"sample: {len(failures)} of {len(replies)} calls to {name} failed, first: {failures[0].reason}")
 
@@ -279,7 +281,11 @@ def _conversation(prompt: Prompt, generator: Generator) -> list[Message]:
     return [*before, *prompt.messages]
 
 
-def _slug(name: str) -> str:
-    """The name as part of a file name; what cannot stand in one is told apart by a hash of the whole."""
-    plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in name)[-100:]
-    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+def _slug(name: str, names: Iterable[str]) -> str:
+    """The name as part of a file name; where another of `names` would have the same one, with a hash of the whole."""
+    alike = [other for other in names if _plain(other) == _plain(name)]
+    return _plain(name) + (f"-{hashlib.sha256(name.encode()).hexdigest()[:12]}" if alike[1:] else "")
+
+
+def _plain(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)[-100:]
