@@ -53,11 +53,8 @@ def duplicate_key(messages: Sequence[Message]) -> bytes:
 
 def _sign(found: re.Match[str]) -> str:
     """What stays of a character that is no letter and no digit; "" where it is a space or punctuation."""
-    sign, before, after = (
-        found[0],
-        found.string[found.start() - 1 : found.start()],
-        found.string[found.end() : found.end() + 2],
-    )
+    sign, text, (start, end) = found[0], found.string, found.span()
+    before, after = text[start - 1 : start], text[end : end + 2]
     if sign.isspace() or sign == "`":
         return ""
     if sign in ".,:":

@@ -61,6 +61,11 @@ def test_of_a_table_that_is_left_out_the_defaults_hold(tmp_path: Path) -> None:
     assert found.sample == config.load(config.find_recipe("smollm2")).sample
 
 
+def test_a_limit_may_be_infinite() -> None:
+    off = [f"tune.{name}=inf" for name in ("length_rise", "kl_limit", "reward_clip", "grad_clip")]
+    assert config.load(config.find_recipe("smollm2"), off).tune.length_rise == float("inf")
+
+
 def test_an_unknown_recipe_names_the_known_ones() -> None:
     with pytest.raises(UsageError, match=r"no recipe of that name; recipes: .*smollm2"):
         config.find_recipe("nowhere")
@@ -170,6 +175,8 @@ def test_every_misspelt_key_fails(tmp_path: Path, table: str, key: str) -> None:
         ("rank.strategy=votes", r"\[rank\] strategy = 'votes': .*kwise"),
         ("rank.position_corrected=true", r"\[rank\] position_corrected = True: .*repeats to 2 or more"),
         ("fit.learning_rate=nan", r"\[fit\] learning_rate = nan"),
+        ("tune.missing_eos_penalty=inf", r"\[tune\] missing_eos_penalty = inf: .*finite"),
+        ("tune.length_rise=nan", r"\[tune\] length_rise = nan"),
     ],
 )
 def test_a_value_out_of_range_fails_with_its_place(tmp_path: Path, override: str, message: str) -> None:

@@ -158,4 +158,6 @@ def test_ragged_by_hand() -> None:
     reward_BK, rank_BK, mask_BK = ragged(torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5]), [pair, three])
     assert reward_BK.tolist() == torch.tensor([[0.1, 0.2, 0.0], [0.3, 0.4, 0.5]]).tolist()
     assert rank_BK.tolist() == [[2, 1, 0], [1, 3, 1]]
+    far = example(ranking("far", ["x", "y"], [1_700_000_001, 1_700_000_002]))
+    assert ragged(torch.zeros(2), [far])[1].tolist() == [[1_700_000_001, 1_700_000_002]]
     assert mask_BK.tolist() == [[True, True, False], [True, True, True]]

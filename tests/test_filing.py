@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import pytest
+
 from starling.benches import filing
+from starling.errors import UsageError
 from starling.ledger import Ledger
 from starling.records import Call
 from starling.speakers import open_speaker
@@ -24,3 +27,16 @@ def test_what_a_model_here_answered_once_is_taken_from_the_ledger(tiny_model: Pa
         again = open_speaker(str(tiny_model), ledger).chat.chat(calls)
         assert ledger.spent()[0].calls == 3
     assert again == first
+
+
+def test_a_folder_is_held_while_its_calls_are_made(tmp_path: Path) -> None:
+    with filing.filed(tmp_path / "one", "verdicts"):
+        with (
+            pytest.raises(UsageError, match="another starling is at work in"),
+            filing.filed(tmp_path / "one", "answers"),
+        ):
+            pass
+        with filing.filed(tmp_path / "two", "answers"):
+            pass
+    with filing.filed(tmp_path / "one", "answers"):
+        pass

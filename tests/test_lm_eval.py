@@ -120,6 +120,7 @@ def test_without_the_harness_one_line_says_what_to_install(tiny_model, tmp_path:
     [
         (Asked(), "either --model MODEL with --tasks, or --scores"),
         (Asked(model="smollm2"), "needs --tasks"),
+        (Asked(scores="results.json", tasks="mmlu"), "--tasks are what a MODEL is tested on"),
         (Asked(model="openai:x@http://127.0.0.1:1", tasks="mmlu"), "needs the weights"),
     ],
 )

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 from small_road import write_lines
 
 from starling.benches import mt_questions
@@ -36,6 +37,17 @@ def test_our_own_questions_are_two_turns_in_eight_categories_with_references_whe
 
 def test_where_the_official_questions_cannot_be_fetched_the_way_out_is_told() -> None:
     with pytest.raises(CallError, match="--data builtin for our own questions"):
+        mt_questions.find("")
+
+
+def test_a_network_that_fails_is_no_missing_reference(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fetch(_space: str, name: str, repo_type: str) -> str:
+        if "reference" in name:
+            raise LocalEntryNotFoundError("no connection")
+        return str(tmp_path / name)
+
+    monkeypatch.setattr(mt_questions, "hf_hub_download", fetch)
+    with pytest.raises(CallError, match=r"cannot be fetched .no connection."):
         mt_questions.find("")
 
 

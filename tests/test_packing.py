@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packed_groups import DOCUMENTED, GROUPS, Groups, dense_mask, separately
 from tolerances import CLOSE
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+from transformers import AutoModelForCausalLM, BloomConfig, GPT2Config, LlamaConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from starling import packing
 from starling.attention import Rule
+from starling.errors import ModelError
 from starling.packing import Block, Span, pack
 
 
@@ -50,6 +51,12 @@ def test_lengths_of_the_documented_example() -> None:
         ((8, 10), (11, 13)),
     ]
     assert [packing.size(group) for group in DOCUMENTED] == [3 + 2 + 3, 2 + 1 + 2]
+
+
+def test_a_window_that_a_config_does_not_tell_is_no_traceback() -> None:
+    assert packing.window(LlamaConfig(max_position_embeddings=77)) == 77
+    with pytest.raises(ModelError, match=r"bloom: its config.json .*max_position_embeddings"):
+        packing.window(BloomConfig())
 
 
 def test_an_empty_prompt_is_refused() -> None:

@@ -166,6 +166,7 @@ def test_the_command_prints_a_table_and_json(tmp_path: Path, capsys: pytest.Capt
         (["reward_bench", "--scores", "stored", "--data", "EMPTY"], 1, "holds no rows"),
         (["starling_rm", "--scores", "stored", "--data", "DATA"], 1, "DATA:1: needs prompt, response_a, response_b"),
         (["reward_bench", "--scores", "stored", "--data", "DATA", "--out", "FOLDER"], 2, "is a folder"),
+        (["reward_bench", "--scores", "stored", "--data", "DATA", "--dtype", "bfloat16"], 2, "--dtype is what a MODEL"),
     ],
     ids=lambda case: " ".join(case)[:50] if isinstance(case, list) else "",
 )  # fmt: skip
