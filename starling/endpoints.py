@@ -191,10 +191,9 @@ def of_stage(config: Config, stage: str) -> list[Endpoint]:
 
 
 def of_ledger(name: str, model: str) -> Endpoint:
-    """An endpoint by the name that it has in the ledger, with the shipped price where that is known."""
-    urls = (f"https://{name.removeprefix(f'{model}@')}",)
-    price_in, price_out = listed_price(urls, model)
-    return Endpoint(name=name, urls=urls, model=model, price_in=price_in, price_out=price_out)
+    """An endpoint that is not asked any more, by its name in the ledger, with the shipped price where that is known."""
+    price_in, price_out = listed_price([f"https://{name.removeprefix(f'{model}@')}"], model)
+    return Endpoint(name=name, urls=["http://not.asked"], model=model, price_in=price_in, price_out=price_out)
 
 
 def named(config: Config) -> list[Endpoint]:

@@ -75,8 +75,9 @@ class Spent(NamedTuple):
 
     @property
     def in_this_process(self) -> bool:
-        """Whether a model in this process answered: it is filed under the hash of its weights."""
-        return len(self.model) == 64 and set(self.model) <= set("0123456789abcdef")
+        """Whether a model in this process answered: it is filed under the hash of its weights, and what they ran in."""
+        weights = self.model.partition(" ")[0]
+        return len(weights) == 64 and set(weights) <= set("0123456789abcdef")
 
 
 _SPENT = """

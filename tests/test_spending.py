@@ -213,6 +213,7 @@ def test_what_a_benchmark_asks_counts_as_its_stages_and_models_here_cost_nothing
     path = tmp_path / "calls.sqlite"
     for stage, name, model in (
         ("evaluate mt_bench verdicts", "far", "m"), ("evaluate mt_bench answers", "smollm2", "0a" * 32),
+        ("evaluate mt_bench answers", "a/folder", f"{'0a' * 32} in float32"),
     ):  # fmt: skip
         with Ledger(path, stage) as ledger:
             sent = ledger.sent(call_key(name, model, stage, 0), name=name, model=model, request=stage, draw=0)
