@@ -203,8 +203,7 @@ def _tell_odd_ranks(found: Sequence[Ranking]) -> None:
 
 def _seem_marks(ranks: Sequence[float]) -> bool:
     known = [rank for rank in ranks if 0 < rank < math.inf]
-    whole = len(known) == len(ranks) and max(known) <= len(ranks)
-    return bool(known) and not whole and min(known) >= 2
+    return bool(known) and min(known) >= 2 and not len(known) == len(ranks) >= max(known)
 
 
 def _read_one(path: Path) -> tuple[list[Ranking], list[dict[str, str]]]:
