@@ -56,9 +56,9 @@ def run(asked: Asked) -> dict[str, Any]:
     ours, theirs = (alpaca_outputs.side(one, questions, out, asked.account) for one in (source, asked.against))
     if ours.name == theirs.name:
         raise UsageError(f"bench: both sides are called {ours.name}; give one of the files another `generator`")
-    _put(out / OUTPUTS, alpaca_outputs.output_rows(ours))
+    write_json(out / OUTPUTS, alpaca_outputs.output_rows(ours))
     judge, rows, told = _judged(asked, ours, theirs, out)
-    _put(out / ANNOTATIONS, rows)
+    write_json(out / ANNOTATIONS, rows)
     annotated = alpaca_annotations.read_annotations([out / ANNOTATIONS, *asked.annotations])
     without = [*ours.answers.left_out, *theirs.answers.left_out]
     return _finish(asked, out, annotated, judge, without, ours, told)
@@ -130,7 +130,7 @@ def _judged(
         return judged[0].identity, rows[0], None
     files = {name: out / MEMBERS / f"{filing.file_name(name)}.json" for name in names}
     for path, own in zip(files.values(), rows, strict=True):
-        _put(path, own)
+        write_json(path, own)
     title, rule = panel.title(names), panel.PREFERENCES
     members = [_member(name, pairs, one.said) for name, one in zip(names, judged, strict=True)]
     opinions = panel.together(members, rule)
@@ -151,10 +151,6 @@ def _member(name: str, pairs: Sequence[Pair], said: Sequence[Preferred]) -> pane
         {pair.instruction: one.preference - RIVAL for pair, one in all_of if one.preference is not None},
         {pair.instruction: one.reason for pair, one in all_of if one.preference is None},
     )
-
-
-def _put(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    write_json(path, rows)
 
 
 def _finish(
