@@ -65,7 +65,10 @@ def first_place_by_position(calls: Sequence[Judgement], k: int) -> dict[str, Any
     independent: Pearson's statistic is divided by their mean design effect (Rao and Scott 1981, first order), which is
     1 where each prompt has one call.
     """
-    won = _won(calls, k)
+    return _first_places(_won(calls, k), k)
+
+
+def _first_places(won: Sequence[tuple[str, int]], k: int) -> dict[str, Any]:
     first = [sum(place == at for _, place in won) for at in range(k)]
     chi_square = _chi_square(won, k) if won else None
     return {
@@ -107,8 +110,8 @@ def position(read: Sequence[Judgement], k: int) -> dict[str, Any] | None:
     shown = [call for call in of_size if call.order is not None]
     if k < 2 or not shown:
         return None
-    found = first_place_by_position(shown, k)
-    n, won = found["n"], _won(shown, k)
+    won = _won(shown, k)
+    found, n = _first_places(won, k), len(won)
     ranks = [(call, middle_ranks(call.ranks or ())) for call in shown]
     places = [
         {

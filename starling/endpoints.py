@@ -190,10 +190,13 @@ def of_stage(config: Config, stage: str) -> list[Endpoint]:
     return list({endpoint.name: endpoint for endpoint in asked if endpoint}.values())
 
 
-def of_ledger(name: str, model: str) -> Endpoint:
-    """An endpoint that is not asked any more, by its name in the ledger, with the shipped price where that is known."""
-    price_in, price_out = listed_price([f"https://{name.removeprefix(f'{model}@')}"], model)
-    return Endpoint(name=name, urls=["http://not.asked"], model=model, price_in=price_in, price_out=price_out)
+def of_ledger(name: str, model: str) -> Endpoint | None:
+    """An endpoint that is asked no more, by its name in the ledger, where the shipped table has its price."""
+    urls = [f"https://{name.removeprefix(f'{model}@')}"]
+    price_in, price_out = listed_price(urls, model)
+    if price_in is None:
+        return None
+    return Endpoint(name=name, urls=urls, model=model, price_in=price_in, price_out=price_out)
 
 
 def named(config: Config) -> list[Endpoint]:

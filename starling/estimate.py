@@ -91,7 +91,7 @@ def estimate(
         for one in spent
         if not one.in_this_process
     ]
-    already = sum(endpoint.usd(one.prompt_tokens, one.completion_tokens) or 0.0 for endpoint, one in priced)
+    already = sum(by.usd(one.prompt_tokens, one.completion_tokens) or 0.0 for by, one in priced if by)
     unknown = [
         f"the price of {part['endpoint']}: give price_in and price_out in [[endpoints]]"
         for part in found

@@ -106,7 +106,7 @@ def _entries(config: Config, rows: Iterable[Spent]) -> list[Entry]:
         if spent.in_this_process:
             continue
         endpoint = known.get(spent.name) or endpoints.of_ledger(spent.name, spent.model)
-        usd = endpoint.usd(spent.prompt_tokens, spent.completion_tokens)
+        usd = endpoint.usd(spent.prompt_tokens, spent.completion_tokens) if endpoint else None
         entry = _entry(spent.name, spent.model, *spent[3:7]) | {"usd": usd, "stage": spent.stage}
         found.append(entry)
     return found
