@@ -171,8 +171,8 @@ class TuneTable(Table):
     grad_clip: float = Field(1.0, gt=0, allow_inf_nan=True)
     """Largest norm of the policy's gradient; the critic's is left as it is."""
     weight_share: float = Field(0.75, gt=0, le=1)
-    """Share of the trained weights in the policy that is looked at and saved, the rest is the initial policy's: less
-    drift for the same gain (WiSE-FT, arXiv:2109.01903); 1 = the trained weights as they are."""
+    """Share of the trained weights in the policy that is looked at and saved, the rest is the initial policy's, which is
+    meant to drift less (WiSE-FT, arXiv:2109.01903); 1 = the trained weights as they are."""
     validate_every: int = Field(0, ge=0)
     """Steps between two looks of the judge at the validation prompts, after the last step too; 0 = one at each quarter
     of the way."""

@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -149,3 +150,18 @@ def test_documents_name_no_path_of_a_machine(path: Path) -> None:
 def test_every_recipe_that_is_shown_is_valid(tmp_path: Path, document: str, text: str) -> None:
     (tmp_path / "shown.toml").write_text(text)
     config.load(tmp_path / "shown.toml")
+
+
+def test_the_page_of_settings_is_what_the_tables_say():
+    page = runpy.run_path(str(ROOT / "docs" / "settings.py"))["page"]
+
+    assert (ROOT / "docs" / "settings.md").read_text() == page(), "run `python docs/settings.py`"
+
+
+def test_every_setting_stands_on_the_page():
+    page = (ROOT / "docs" / "settings.md").read_text()
+
+    assert {f"## `[{name}]`" for name in ("run", "prompts", "sample", "rank", "fit", "tune", "evaluate")} <= set(
+        page.splitlines()
+    )
+    assert all(f"\n| `{key}`" in page for key in config.TuneTable.model_fields)
