@@ -27,7 +27,7 @@ from starling.losses.rloo import rloo_loss
 from starling.losses.sft import sft_loss
 from starling.policy import pad
 from starling.rollout import Group
-from starling.tune_settings import READS, TuneTable, form
+from starling.tune_settings import READS, TuneTable, algorithm_key
 
 
 class Totals(NamedTuple):
@@ -230,7 +230,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
 
 def chosen(cfg: TuneTable) -> Algorithm:
     """The algorithm that the settings name."""
-    return ALGORITHMS[form(cfg)]
+    return ALGORITHMS[algorithm_key(cfg)]
 
 
 def totals_of(groups: Sequence[Group]) -> Totals:

@@ -21,7 +21,6 @@ from starling.judges import naming
 from starling.judges.ranks import kendall, middle_ranks
 from starling.records import Score
 
-RESAMPLES = 2000
 FEW = 10  # ranks of a model: too few to place it among the others
 Cases = Iterable[tuple[str, float]]  # prompt and value
 
@@ -277,14 +276,18 @@ def _as_stored(calls: Sequence[Judgement]) -> dict[str, int] | None:
 def _score(cases: Cases) -> dict[str, Any]:
     listed = list(cases)
     return _plain(
-        stats.cluster_mean("", [value for _, value in listed], [prompt for prompt, _ in listed], resamples=RESAMPLES)
+        stats.cluster_mean(
+            "", [value for _, value in listed], [prompt for prompt, _ in listed], resamples=stats.RESAMPLES
+        )
     )
 
 
 def _share(cases: Cases) -> dict[str, Any]:
     listed = list(cases)
     return _plain(
-        stats.clustered_share("", [value for _, value in listed], [prompt for prompt, _ in listed], resamples=RESAMPLES)
+        stats.clustered_share(
+            "", [value for _, value in listed], [prompt for prompt, _ in listed], resamples=stats.RESAMPLES
+        )
     )
 
 

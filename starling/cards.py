@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from huggingface_hub import DatasetCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from starling import audit, audit_text, figures, judgements
+from starling import audit, audit_text, endpoints, figures, judgements
 from starling.before_after import judge_named
 from starling.endpoints import judges_of
 from starling.judges.naming import is_by_reward
@@ -135,13 +135,8 @@ def _generator(run: Run, told: Mapping[str, Any]) -> dict[str, Any]:
 
 def _behind(run: Run, name: str) -> tuple[str, str | None]:
     """What a MODEL is called where it runs, and the host; none for one in process."""
-    for endpoint in run.config.endpoints:
-        if endpoint.name == name:
-            return endpoint.model, urlsplit(endpoint.urls[0]).hostname
-    if name.startswith("openai:"):
-        name, _, urls = name.removeprefix("openai:").rpartition("@")
-        return name, urlsplit(urls.partition(",")[0]).hostname
-    return name, None
+    endpoint = endpoints.find(run.config, name)
+    return (endpoint.model, urlsplit(endpoint.urls[0]).hostname) if endpoint else (name, None)
 
 
 def _sources(prompts: Mapping[str, Any], counted: Mapping[str, int]) -> list[dict[str, Any]]:

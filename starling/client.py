@@ -28,6 +28,7 @@ LONGEST_BACKOFF_SECONDS = 60.0
 START_SECONDS = 0.0008  # between the first calls of two workers: in lockstep, replies would wait for each other
 URL_REST_SECONDS = 5.0  # a URL that broke a connection is tried last for so long
 CHARACTERS_PER_TOKEN = 4  # only for planning; the endpoint's own count replaces it
+SHARE_OF_CAP = 0.5  # of its token cap that a reply is planned to take, where none has been seen
 FEWEST_CHARACTERS_PER_TOKEN = 2  # what a call is taken to cost at most before the endpoint has counted
 
 OnReply = Callable[[Call, Reply | Failure], None]

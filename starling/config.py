@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from starling import mistakes
 from starling.errors import UsageError
-from starling.judge_settings import PANEL, JudgeTable, PanelTable, RankTable
+from starling.judge_settings import PANEL, RUBRIC, JudgeTable, PanelTable, RankTable
 from starling.settings import EndpointTable, Generator, PromptsTable, RunTable, SampleTable, Source, Table, as_tables
 from starling.tune_settings import TuneTable
 
@@ -180,7 +180,7 @@ class Config(Table):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two endpoints are called {name!r}")
-            if name in ("rubric", "smollm2", PANEL, own):
+            if name in (RUBRIC, "smollm2", PANEL, own):
                 raise ValueError(f"{name!r} is taken; choose another name")
         return endpoints
 

@@ -17,7 +17,7 @@ import torch
 
 def setup(threads: int, seed: int) -> int:
     """Fix the thread count and the global random states; returns the number of threads in force."""
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or cores()
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     random.seed(seed)
@@ -26,6 +26,11 @@ def setup(threads: int, seed: int) -> int:
     # Filling fresh memory costs time and shows only reads of unset values.
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010  # unknown to mypy
     return threads
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default() -> torch.device:

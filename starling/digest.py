@@ -180,7 +180,7 @@ def _counts(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict[str, 
     prompts, sample, rank = facts["prompts"], facts["sample"], facts["rank"]
     fit, tune, evaluate = facts["fit"], facts["tune"], facts["evaluate"]
     used = prompts.get("used", {})
-    judged = evaluate.get("scores", [{"n": None}])[0]["n"]
+    judged = before_after.by_name(evaluate.get("scores", ())).get("win_rate", {}).get("n")
     named = {
         "prompts": {f"for {split}": used.get(split, 0) for split in ("train", "validation", "test")},
         "sample": {

@@ -19,7 +19,7 @@ from starling.models import Model
 from starling.policy import initial_policy
 from starling.records import Prompt, Ranking
 from starling.rollout import Group
-from starling.store import Run
+from starling.store import Run, is_run
 from starling.texts import terminal
 from starling.tune_settings import is_online
 
@@ -116,7 +116,7 @@ def _sample(model: Model, prompts: Sequence[Prompt], config: Config, root: Path)
     cfg = config.tune
     server = None
     if cfg.sampler and is_online(cfg.algorithm):
-        server = vllm.Server(cfg.sampler.removeprefix("vllm@"), root / "tune" / "sampler", config.run.model)
+        server = vllm.Server(cfg.sampler, root / "tune" / "sampler", config.run.model)
     total = len(prompts) * max(2, cfg.rollouts_per_prompt) * cfg.max_new_tokens
     with progress.track("doctor", total, "tokens") as advance:
         return rollout.sample_groups(
@@ -146,7 +146,7 @@ def _rewarded(
             text, fix = "there is none yet, so rewards were not looked at", "ask again after `starling fit`"
             return [Finding(name="reward model", state="warn", text=text, fix=fix)]
         found.append(findings.of_held_out(run.facts("fit").get("held_out")))
-        own = models.load_reward_model(str(run.folder("fit") / "model"), device.product_dtype())
+        own = models.load_reward_model(str(run.reward_model_path), device.product_dtype())
         found.append(findings.of_reward_window(own, ranked, prompts, config))
         if found[-1].state == "stop":
             return found
@@ -166,4 +166,4 @@ def _rewarded(
 
 def opened(root: Path) -> Run | None:
     """The run in a folder; None where none was begun."""
-    return Run.read(root) if (root / "manifest.json").exists() else None
+    return Run.read(root) if is_run(root) else None

@@ -8,6 +8,7 @@ from starling.agreeing import first_difference
 from starling.at_work import timed
 from starling.config import Config
 from starling.store import ROAD, Run, is_run
+from starling.tune_settings import is_online
 
 
 def settings(recipe: str, run: Path | None, overrides: list[str] | None) -> tuple[Path, Config]:
@@ -40,6 +41,10 @@ def drive(run: Run, stages: list[str]) -> None:
         if endpoints.local_judges(run.config, pending):
             _refuse_unfit_judges(run, pending)
         trackers.refuse_missing(run.config.run.trackers)
+        if "tune" in pending and is_online(run.config.tune.algorithm):
+            from starling import rewards  # loads PyTorch
+
+            rewards.refuse_unready(run.config.tune.rewards)
         if "evaluate" in pending and run.config.evaluate.benchmarks:
             from starling import run_benchmarks  # loads PyTorch
 

@@ -13,7 +13,7 @@ from starling.client import chat_url
 from starling.endpoints import Endpoint
 from starling.errors import CallError
 from starling.records import Message
-from starling.replies import Fault, Reader
+from starling.replies import CUT, Fault, Reader, text_of
 
 PATIENCE_SECONDS = 0.05  # after which a reader hears that nothing has come yet
 
@@ -100,9 +100,9 @@ def _read(event: str, endpoint: Endpoint, reader: Reader) -> Written:
         if "error" in content:
             raise CallError(f"{endpoint.name}: {reader.plain(content['error'])}")
         choice = (content.get("choices") or [{}])[0]
-        text = (choice.get("delta") or {}).get("content") or ""
+        text = text_of((choice.get("delta") or {}).get("content"))
         tokens = (content.get("usage") or {}).get("completion_tokens")
-        return Written(str(text), tokens, choice.get("finish_reason") == "length")
+        return Written(text, tokens, choice.get("finish_reason") in CUT)
     except (ValueError, RecursionError, TypeError, AttributeError, LookupError):
         raise CallError(
             f"{endpoint.name}: a piece of the stream is no chat completion: {reader.plain(event)}"

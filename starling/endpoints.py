@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from starling.config import Config, JudgeTable, PanelTable
 from starling.errors import UsageError
+from starling.judge_settings import RUBRIC
 
 _LEAST = {"concurrency": 1, "attempts": 1, "requests_per_minute": 0, "tokens_per_minute": 0, "timeout_seconds": 1e-3}
 
@@ -127,7 +128,7 @@ def find(config: Config, model: str, *, key_env: str = "", concurrency: int = 8)
 
 def of_judge(config: Config, cfg: JudgeTable) -> Endpoint | None:
     """The endpoint behind a stage's judge; None for the rubric and for a model in this process."""
-    if cfg.judge == "rubric":
+    if cfg.judge == RUBRIC:
         return None
     return find(config, cfg.judge, key_env=cfg.key_env, concurrency=cfg.concurrency)
 
@@ -143,7 +144,7 @@ def of_judges(config: Config, cfg: JudgeTable) -> list[tuple[JudgeTable, Endpoin
     seen: dict[tuple[str, str], str] = {}
     for one, endpoint in found:
         same = endpoint.name if endpoint else folder_of(one.judge)
-        before = seen.setdefault((same, "" if one.judge == "rubric" else one.strategy), one.judge)
+        before = seen.setdefault((same, "" if one.judge == RUBRIC else one.strategy), one.judge)
         if before is not one.judge:
             raise UsageError(
                 f"config: the judges {before} and {one.judge} are one, {same}, asked {one.strategy}; name it once"
@@ -155,7 +156,7 @@ def local_judges(config: Config, stages: Sequence[str]) -> list[str]:
     """The MODELs in this process that judge in these stages; `tune` looks at its steps with rank's judges."""
     judges = {"rank": config.rank, "tune": config.rank, "evaluate": config.evaluate}
     asked = [one for stage in stages if stage in judges for one in of_judges(config, judges[stage])]
-    return [one.judge for one, endpoint in asked if endpoint is None and one.judge != "rubric"]
+    return [one.judge for one, endpoint in asked if endpoint is None and one.judge != RUBRIC]
 
 
 def folder_of(model: str) -> str:

@@ -10,9 +10,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from starling import choice, endpoints, ledger, schedule, streams, tables
+from starling import choice, endpoints, ledger, schedule, spending, streams, tables
 from starling.agreeing import asked_anew, stages_that_agree
-from starling.client import CHARACTERS_PER_TOKEN, FEWEST_CHARACTERS_PER_TOKEN
+from starling.client import CHARACTERS_PER_TOKEN, FEWEST_CHARACTERS_PER_TOKEN, SHARE_OF_CAP
 from starling.config import Config, JudgeTable
 from starling.endpoints import Endpoint
 from starling.judges.asking import template_text
@@ -30,7 +30,6 @@ PAIR_TOKENS = 6  # what a judge writes for each pair of answers
 RANKING_TOKENS = 40  # and for all else
 SHOWN = {"pairwise": 2, "pointwise": 1}  # answers in a call, where it is not all
 UNREAD_ANSWERS = 7  # of a prompt whose source has not been read yet, where there are no generators
-SHARE_OF_CAP = 0.6  # of an answer's token cap, where no reply has been seen
 SECONDS_BEFORE_TEXT = 1.0
 TOKENS_PER_SECOND = 50.0
 PROMPTS_LOOKED_AT = 2000
@@ -65,6 +64,8 @@ def estimate(
     assumptions = [
         f"a token is {CHARACTERS_PER_TOKEN} characters, at the most expensive {FEWEST_CHARACTERS_PER_TOKEN}",
         f"a call takes {SECONDS_BEFORE_TEXT:g} s and {TOKENS_PER_SECOND:g} tokens a second, until calls were seen",
+        f"an answer takes {SHARE_OF_CAP:.0%} of its token cap, until replies were seen; a border round what a judge is "
+        f"shown {BORDER_CHARACTERS} characters",
         f"a judge's reply takes {RANKING_TOKENS} tokens, and K-wise {PAIR_TOKENS} more for each pair of answers",
     ]
     if prompt_characters is None:
@@ -85,13 +86,6 @@ def estimate(
         asked, assumed = _benchmarks(config, found_in or root)
         found += asked
         assumptions.append(assumed)
-    known = {endpoint.name: endpoint for endpoint in endpoints.named(config)}
-    priced = [
-        (known.get(one.name) or endpoints.of_ledger(one.name, one.model), one)
-        for one in spent
-        if not one.in_this_process
-    ]
-    already = sum(by.usd(one.prompt_tokens, one.completion_tokens) or 0.0 for by, one in priced if by)
     unknown = [
         f"the price of {part['endpoint']}: give price_in and price_out in [[endpoints]]"
         for part in found
@@ -104,7 +98,7 @@ def estimate(
         ],
         "usd": _sum([part["usd"] for part in found]),
         "seconds": sum(part["seconds"] for part in found),
-        "spent_usd": already,
+        "spent_usd": spending.usd_of(config, spent),
         "budget_usd": config.run.budget_usd,
         "assumptions": [*assumptions, f"shipped prices are of {endpoints.prices_as_of()}; check your provider"],
         "unknown": list(dict.fromkeys(unknown)),

@@ -52,7 +52,7 @@ def export(source: Path, out: Path, dtype: Dtype, licence: str) -> dict[str, Any
         run = Run.read(source)
         run.facts("tune")
         run.refuse_damage(["tune"])
-        model, base = str(run.root / "tune" / "policy"), run.config.run.model
+        model, base = str(run.policy_path), run.config.run.model
         about |= {"name": f"{Path(base).name}-{run.root.resolve().name}", "base": model_card.hub_name(base)}
     _refuse(out)
     partial = out.with_name(out.name + ".partial")

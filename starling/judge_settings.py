@@ -7,13 +7,14 @@ from pydantic import Field, ValidationInfo, field_serializer, field_validator, m
 
 from starling.settings import Table, as_tables
 
+RUBRIC = "rubric"  # the judge that is a program
 PANEL = "panel"  # stands for `judge` where there are several
 
 
 class JudgeTable(Table):
     may_change = frozenset({"key_env", "concurrency", "deadline_seconds"})
 
-    judge: str = "rubric"
+    judge: str = RUBRIC
     """"rubric" (a program), a reward model (a folder or Hub name; ranks by its rewards), or a MODEL, an endpoint's name
     or openai:NAME@URL, asked by `strategy`."""
     strategy: Literal["kwise", "direct", "pairwise", "pointwise"] = "kwise"
@@ -109,7 +110,7 @@ class PanelTable(JudgeTable):
             )
         if len(judges) < 2:
             raise ValueError(f"a panel has two or more, not {len(judges)}; name a single one in judge")
-        names = [one.judge if one.judge == "rubric" else f"{one.strategy}:{one.judge}" for one in judges]
+        names = [one.judge if one.judge == RUBRIC else f"{one.strategy}:{one.judge}" for one in judges]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two of them are {name}; name each once")

@@ -190,10 +190,12 @@ class Loop:
             self._stop(self.step + 1, "constant_reward", alike)
 
     def _stop(self, step: int, reason: str, why: str) -> None:
-        """End tuning with this step, and say so; the first reason counts."""
-        if not self.stopped_by:
-            self.stopped_by = reason
-            progress.console.print(f"tune: step {step}: {why}; tuning ends here", markup=False)
+        """End tuning with this step, where it is not the last, and say why; the first reason counts."""
+        if self.stopped_by:
+            return
+        is_last = step == self.curriculum.num_steps
+        self.stopped_by = "" if is_last else reason
+        progress.console.print(f"tune: step {step}: {why}{'' if is_last else '; tuning ends here'}", markup=False)
 
     def _stop_past_limit(self, kl: float) -> None:
         if kl > self.cfg.kl_limit:

@@ -61,5 +61,5 @@ def _of_run(run: Run) -> tuple[str, str]:
             f"run `starling run --run {run.root}`"
         )
     run.refuse_damage(done)
-    policy = str(run.root / "tune" / "policy") if "tune" in done else ""
-    return policy, str(run.root / "fit" / "model") if "fit" in done else ""
+    policy = str(run.policy_path) if "tune" in done else ""
+    return policy, str(run.reward_model_path) if "fit" in done else ""

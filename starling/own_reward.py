@@ -79,7 +79,7 @@ def is_own(run: Run, identity: Mapping[str, Any]) -> bool:
     if "model" not in _rewards(run.config):
         return False
     taken = run.facts("fit").get("reward_model") or {}
-    own = {models.identity(str(run.folder("fit") / "model"))["weights_sha256"], taken.get("weights_sha256")}
+    own = {models.identity(str(run.reward_model_path))["weights_sha256"], taken.get("weights_sha256")}
     return identity["weights_sha256"] in own
 
 

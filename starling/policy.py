@@ -48,7 +48,7 @@ class Policy:
     def __init__(self, model: Model, layers: int, temperature: float = 1.0, lora: Lora | None = None) -> None:
         self.network = model.network.requires_grad_(False)
         self.tokenizer = model.tokenizer
-        self._temperature = temperature
+        self.temperature = temperature
         decoder = self.network.get_decoder()
         self._trunk = decoder_parts.trunk_of(decoder, layers)
         self._lora = lora
@@ -78,13 +78,17 @@ class Policy:
         with self._autocast():
             hidden_TH = packing.hidden_states(self._reference, packed, trunk_1TH)
         ref_hidden_NH = hidden_TH[predicting_positions(packed)]
-        return Features(trunk_1TH, ref_hidden_NH, self._logprobs(ref_hidden_NH, packed))
+        return Features(trunk_1TH, ref_hidden_NH, self._logprobs(ref_hidden_NH, packed, self.temperature))
 
     def logprobs(self, packed: Packed, features: Features) -> Tensor:
         """The policy's logprob of every answer token, in packed order: (N,)."""
         with self._autocast():
             hidden_TH = packing.hidden_states(self.top, packed, features.trunk_1TH)
-        return self._logprobs(hidden_TH[predicting_positions(packed)], packed)
+        return self._logprobs(hidden_TH[predicting_positions(packed)], packed, self.temperature)
+
+    def ref_logprobs(self, packed: Packed, features: Features, temperature: float) -> Tensor:
+        """The reference's logprob of every answer token at a temperature that rollouts need not have: (N,)."""
+        return self._logprobs(features.ref_hidden_NH, packed, temperature)
 
     @torch.no_grad()
     def kl(self, packed: Packed, trunk_1TH: Tensor | None = None) -> Tensor:
@@ -168,22 +172,20 @@ class Policy:
     def _autocast(self) -> torch.autocast:
         return device.autocast(self.network.device, self.network.dtype)
 
-    def _logprobs(self, hidden_NH: Tensor, packed: Packed) -> Tensor:
+    def _logprobs(self, hidden_NH: Tensor, packed: Packed, temperature: float) -> Tensor:
         token_N = answer_tokens(packed).to(hidden_NH.device)
         if heads.has_linear_logits(self.network):
             weight_VH = self.network.get_output_embeddings().weight
-            temperature = self._temperature / heads.logit_scale(self.network.config)
-            return head_logprobs(hidden_NH, weight_VH, token_N, temperature)
+            return head_logprobs(hidden_NH, weight_VH, token_N, temperature / heads.logit_scale(self.network.config))
         logprobs = [
-            token_logprobs(self._logits(hidden), token)
+            token_logprobs(self._logits(hidden), token, temperature)
             for hidden, token in zip(hidden_NH.split(ROWS), token_N.split(ROWS), strict=True)
         ]
         return torch.cat(logprobs)
 
     def _logits(self, hidden_NH: Tensor) -> Tensor:
-        """Of the distribution that rollouts are sampled from."""
         with self._autocast():
-            return heads.logits(self.network, hidden_NH).float() / self._temperature
+            return heads.logits(self.network, hidden_NH).float()
 
 
 def initial_policy(config: Config) -> Policy:

@@ -12,7 +12,7 @@ from starling import texts
 from starling.endpoints import Endpoint
 from starling.records import Reply
 
-_CUT, _BROKEN_OFF = ("length", "max_tokens", "model_length"), ("abort", "error", "cancelled")  # of finish_reason
+CUT, _BROKEN_OFF = ("length", "max_tokens", "model_length"), ("abort", "error", "cancelled")  # of finish_reason
 _FILTERED = (b"content_filter", b"content_policy")  # in refusals of a prompt by OpenAI and Azure
 _MOST_TOKENS = 2**53  # a count beyond it is none
 LONGEST_WAIT_SECONDS = 600.0  # an endpoint that asks for more, such as a spent day's quota, is not waited for
@@ -38,6 +38,11 @@ class Fault:
     completion_tokens: int = 0
     uncertain: bool = False
     mute: bool = False
+
+
+def text_of(content: Any) -> str:
+    """A message's text, or a piece of it; some servers write it in parts."""
+    return content if isinstance(content, str) else "".join(part.get("text") or "" for part in content or ())
 
 
 class Reader:
@@ -79,9 +84,7 @@ class Reader:
     def _read_reply(self, content: Any, payload: bytes, wants_logprobs: bool) -> Reply | Fault:
         try:
             choice = content["choices"][0]
-            text = choice["message"].get("content") or ""
-            if not isinstance(text, str):  # some servers answer in parts
-                text = "".join(part.get("text") or "" for part in text)
+            text = text_of(choice["message"].get("content"))
             usage = content.get("usage") or {}
             tokens = [_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens")]
             finish = choice.get("finish_reason")
@@ -100,12 +103,12 @@ class Reader:
             return Fault(reason="the provider's content filter stopped the reply", retry=False, mute=True, **counted)
         if finish in _BROKEN_OFF:
             return Fault(reason=f"the endpoint broke the reply off ({finish})", uncertain=True, **counted)
-        if not text.strip() and finish in _CUT:
+        if not text.strip() and finish in CUT:
             said = "the token cap was reached before any text; raise max_tokens"
             return Fault(reason=said, retry=False, mute=True, **counted)
         if not text.strip():
             return Fault(reason="the reply is empty", mute=True, **counted)
-        return Reply(text=text, finished=finish not in _CUT, **counted)
+        return Reply(text=text, finished=finish not in CUT, **counted)
 
     def plain(self, text: object) -> str:
         """One short line without the key, which some endpoints repeat when they refuse it."""

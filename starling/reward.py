@@ -69,7 +69,10 @@ class RewardModel:
     ) -> list[list[float]]:
         """The reward of each answer to each prompt; a prompt is a text or a message list that ends on the user's.
 
-        `scaled` rewards are 0 at the mean of the held-out answers and 1 a standard deviation above it.
+        A difference of two rewards to one prompt is the log-odds by which the better answer is preferred; across
+        prompts they say nothing. `scaled` rewards are 0 at the mean of the held-out answers and 1 a standard deviation
+        above it; a model without a stored scale raises ModelError. Nothing is cut: an answer that is empty or does not
+        fit `window` raises DataError.
         """
         return self.score_questions(_questions(prompts, answers), scaled=scaled)
 

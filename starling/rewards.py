@@ -60,15 +60,13 @@ def make(cfg: Sequence[Reward], reward_model: Model | None, judge: Judge, microb
     """The rewards that the settings name; there is a reward model where it is one of them."""
     scorers: dict[str, tuple[float, Scorer]] = {}
     for reward in cfg:
-        if reward.name in scorers:
-            raise UsageError(f"config: [tune] rewards has {reward.name!r} twice; give it one weight")
         score: Scorer
         if reward.name == "model":
             assert reward_model is not None, "the reward model is one of the rewards"
             score = by_model(reward_model, microbatch_tokens)
         elif reward.name == "judge":
             score = by_judge(judge)
-        elif reward.name == "rubric":
+        elif reward.name == rubric.NAME:
             score = by_rubric
         else:
             score = by_function(reward.name)
@@ -116,6 +114,13 @@ def by_rubric(shown: Sequence[Shown]) -> list[list[float]]:
         [rubric.assess(prompt, text, finished=end).score for text, end in zip(texts, ends, strict=True)]
         for prompt, texts, ends in shown
     ]
+
+
+def refuse_unready(cfg: Sequence[Reward]) -> None:
+    """Stop where a function of the user's cannot be imported."""
+    for reward in cfg:
+        if ":" in reward.name:
+            by_function(reward.name)
 
 
 def by_function(path: str) -> Scorer:

@@ -101,19 +101,20 @@ def sample_groups(
 
 
 def ranked_groups(model: Model, prompts: Sequence[Prompt], rankings: Sequence[Ranking]) -> list[Group]:
-    """The ranked answers as groups of token ids, as the policy would have to say them; empty answers are left out, and,
-    which is told, those for which the model has no positions or in which one of its stop tokens stands."""
+    """The ranked answers as groups of token ids, as the policy would have to say them. Left out, which is told, are
+    empty answers, those for which the model has no positions or in which one of its stop tokens stands, and what is
+    then alone."""
     prompt_of = {prompt.id: prompt for prompt in prompts}
     stop, window = stop_ids(model.network), packing.window(model.network.config)
     groups = []
     lost: dict[str, list[str]] = {}
     for ranking in rankings:
         prompt_ids = chat.prompt_ids(model.tokenizer, ranking.messages)
-        given = [
-            (answer, rank) for answer, rank in zip(ranking.answers, ranking.ranks, strict=True) if answer.answer.strip()
-        ]
         answers = []
-        for answer, rank in given:
+        for answer, rank in zip(ranking.answers, ranking.ranks, strict=True):
+            if not answer.answer.strip():
+                lost.setdefault("empty", []).append(ranking.prompt_id)
+                continue
             ids = chat.turn_ids(model.tokenizer, ranking.messages, answer.answer, stop, finished=answer.finished)
             if len(prompt_ids) + len(ids) > window:
                 lost.setdefault(f"longer than the model's window of {window:,} tokens", []).append(ranking.prompt_id)
@@ -133,6 +134,8 @@ def ranked_groups(model: Model, prompts: Sequence[Prompt], rankings: Sequence[Ra
                     has_first=min(ranks) == min(ranking.ranks),
                 )
             )
+        elif answers:
+            lost.setdefault("alone with their prompt", []).append(ranking.prompt_id)
     for why, where in lost.items():
         progress.console.print(
             f"{len(where):,} ranked answers of {len(set(where)):,} prompts are {why} and left out, first of {where[0]}",

@@ -15,7 +15,7 @@ from starling.benches.cost import Part
 from starling.benches.results import RESULT
 from starling.benches.told import Entry
 from starling.config import BenchmarkTable, Config
-from starling.errors import StarlingError, StopStage
+from starling.errors import CallError, DataError, ModelError, StarlingError, StopStage, UsageError
 from starling.ledger import Ledger
 from starling.limits import Allowance
 from starling.store import LEDGER, Run, is_run
@@ -123,4 +123,6 @@ def _in_words_of_the_settings(where: str, table: BenchmarkTable) -> Iterator[Non
         said = re.sub(
             r"--([a-z][a-z_-]*)", lambda match: f"`{match[1].replace('-', '_')}`", str(error).removeprefix("bench: ")
         )
-        raise type(error)(f"{where} {table.title}: {said}") from error
+        kinds = (UsageError, DataError, ModelError, CallError, StarlingError)
+        kind = next(one for one in kinds if isinstance(error, one))
+        raise kind(f"{where} {table.title}: {said}") from error

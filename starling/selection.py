@@ -26,7 +26,7 @@ from starling.policy import Policy
 from starling.records import Candidate, Prompt
 from starling.rollout import Group, candidates, own_settings, sample_groups
 
-Score = Callable[[Sequence[Group]], float]
+MeanReward = Callable[[Sequence[Group]], float]
 """The mean reward of all answers, scaled."""
 
 
@@ -67,7 +67,9 @@ class Watch:
         """Whether reward and judge have parted for `tune.parting_looks` looks in a row."""
         return 0 < self._config.tune.parting_looks <= self._parting.in_a_row
 
-    def look(self, policy: Policy, step: int, score: Score | None = None, *, is_last: bool = False) -> dict[str, float]:
+    def look(
+        self, policy: Policy, step: int, score: MeanReward | None = None, *, is_last: bool = False
+    ) -> dict[str, float]:
         """Sample the validation prompts, let the judge compare with the initial policy, keep the weights if best.
 
         The first look is at the initial policy itself: it wins half, and the judge is not asked.

@@ -25,7 +25,8 @@ def show(source: Path, count: int, row: str) -> None:
         run = Run.read(source)
         _print_road_of(run, row) if row else _print_run(run)
         return
-    if _print_stage(source):
+    if (facts := _stage_facts(source)) is not None:
+        _print(Panel(_fields(facts), title=Text(source.name), title_align="left"))
         return
     rows = _rows(source)
     chosen = _named(rows, row) if row else rows
@@ -45,10 +46,12 @@ def show(source: Path, count: int, row: str) -> None:
 
 
 def shown(source: Path, count: int, row: str) -> Any:
-    """The same for programs: a run's manifest or its lineage of one prompt, or rows of a table."""
+    """The same for programs: a run's manifest or its lineage of one prompt, a stage's facts, or rows of a table."""
     if is_run(source):
         run = Run.read(source)
         return lineage.of_prompt(run, row) if row else run.manifest
+    if (facts := _stage_facts(source)) is not None:
+        return facts
     rows = _rows(source)
     return _named(rows, row) if row else rows[:count]
 
@@ -70,15 +73,13 @@ def _rows(source: Path) -> list[dict[str, Any]]:
     return [row for _where, row in sources.table_rows(str(source))]
 
 
-def _print_stage(source: Path) -> bool:
-    """Print the facts of a stage that keeps no table; whether `source` is such a folder."""
+def _stage_facts(source: Path) -> Mapping[str, Any] | None:
+    """The facts of a stage that keeps no table; None where `source` is no such folder."""
     if source.name not in digest.STAGES or not is_run(source.parent):
-        return False
+        return None
     if any(source.glob("*.parquet")) or any(source.glob("*.jsonl")):
-        return False
-    facts = Run.read(source.parent).facts(source.name)
-    _print(Panel(_fields(facts), title=Text(source.name), title_align="left"))
-    return True
+        return None
+    return Run.read(source.parent).facts(source.name)
 
 
 def _print_run(run: Run) -> None:

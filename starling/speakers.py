@@ -40,7 +40,7 @@ def endpoint_of(name: str, account: Account | None = None) -> Endpoint | None:
     return endpoints.parse_endpoint(name) if name.startswith("openai:") else None
 
 
-def stage_of(name: str, account: Account | None = None) -> str:
+def ledger_name(name: str, account: Account | None = None) -> str:
     """What MODEL is called in the ledger."""
     endpoint = endpoint_of(name, account)
     return endpoint.name if endpoint else name

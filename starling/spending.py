@@ -37,7 +37,12 @@ def allowance(config: Config, ledger: Ledger) -> Allowance:
 
 def spent_usd(config: Config, ledger: Ledger) -> float:
     """Dollars that left over all stages and attempts; endpoints without a known price do not count."""
-    return sum(entry["usd"] or 0.0 for entry in _entries(config, ledger.spent()))
+    return usd_of(config, ledger.spent())
+
+
+def usd_of(config: Config, rows: Iterable[Spent]) -> float:
+    """Dollars of these rows of a ledger, as the settings price them now; without a known price they do not count."""
+    return sum(entry["usd"] or 0.0 for entry in _entries(config, rows))
 
 
 def _refuse_unpriced(config: Config, rows: Iterable[Spent]) -> None:

@@ -9,6 +9,9 @@ from scipy import stats
 from starling.records import Score
 
 MANY = 10_000  # clusters
+RESAMPLES = 2000  # where there are many figures
+BINS = 10  # of stated probabilities
+NORMAL = float(stats.norm.ppf(0.975))  # standard errors on either side of a 95 % interval
 
 
 def cluster_mean(
@@ -68,9 +71,7 @@ def resampled_means(
     return ratio(drawn_RC @ total_CM, drawn_RC @ count_CM)
 
 
-def krippendorff_alpha(
-    name: str, values_UJ: NDArray[np.float64], clusters: Sequence[str], *, resamples: int = 2000, seed: int = 0
-) -> Score:
+def krippendorff_alpha(name: str, values_UJ: NDArray[np.float64], clusters: Sequence[str]) -> Score:
     """How far J judges agree on U cases beyond chance, with a 95 % bootstrap interval over whole clusters.
 
     Krippendorff's alpha (Computing Krippendorff's Alpha-Reliability, 2011) with squared differences as distance:
@@ -94,7 +95,7 @@ def krippendorff_alpha(
     names, which_U = np.unique(np.asarray(clusters, object)[paired_U].astype(str), return_inverse=True)
     total_CM = np.zeros((len(names), 4))
     np.add.at(total_CM, which_U, np.stack([count_U, sum_U, square_U, within_U], axis=1))
-    drawn_RM = len(names) * resampled_means(total_CM, np.ones_like(total_CM), resamples=resamples, seed=seed)
+    drawn_RM = len(names) * resampled_means(total_CM, np.ones_like(total_CM), resamples=RESAMPLES, seed=0)
     value, *draws = _alpha(np.vstack([total_CM.sum(0), drawn_RM]))
     told = [draw for draw in draws if not np.isnan(draw)]
     low, high = np.quantile(told, [0.025, 0.975]) if told and not np.isnan(value) else (value, value)
@@ -139,28 +140,22 @@ def share(name: str, hits: int, n: int) -> Score:
     return Score(name=name, value=hits / n, low=float(interval.low), high=float(interval.high), n=n)
 
 
-def calibration_error(probability: Sequence[float], outcome: Sequence[float], bins: int = 10) -> float:
+def calibration_error(probability: Sequence[float], outcome: Sequence[float]) -> float:
     """Expected calibration error: the mean distance, weighted by cases, of stated probability from observed share.
 
     Over equal-width bins of [0, 1] (Naeini et al. 2015).
     """
-    p, y = np.asarray(probability, float), np.asarray(outcome, float)
-    which = np.minimum((p * bins).astype(int), bins - 1)
-    gaps = [
-        abs(p[which == b].mean() - y[which == b].mean()) * (which == b).sum() for b in range(bins) if (which == b).any()
-    ]
-    return float(sum(gaps) / len(p))
+    found = reliability(probability, outcome)
+    return sum(n * abs(stated - observed) for stated, observed, n in found) / len(probability)
 
 
-def reliability(
-    probability: Sequence[float], outcome: Sequence[float], bins: int = 10
-) -> list[tuple[float, float, int]]:
-    """For each bin that holds cases: mean stated probability, observed share, number of cases."""
+def reliability(probability: Sequence[float], outcome: Sequence[float]) -> list[tuple[float, float, int]]:
+    """For each of ten bins that holds cases: mean stated probability, observed share, number of cases."""
     p, y = np.asarray(probability, float), np.asarray(outcome, float)
-    which = np.minimum((p * bins).astype(int), bins - 1)
+    which = np.minimum((p * BINS).astype(int), BINS - 1)
     return [
         (float(p[which == b].mean()), float(y[which == b].mean()), int((which == b).sum()))
-        for b in range(bins)
+        for b in range(BINS)
         if (which == b).any()
     ]
 

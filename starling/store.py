@@ -98,6 +98,16 @@ class Run:
         return path
 
     @property
+    def reward_model_path(self) -> Path:
+        """What `fit` leaves, once it is done."""
+        return self.root / "fit" / "model"
+
+    @property
+    def policy_path(self) -> Path:
+        """What `tune` leaves, once it is done."""
+        return self.root / "tune" / "policy"
+
+    @property
     def ledger_path(self) -> Path:
         return self.root / LEDGER
 

@@ -13,6 +13,7 @@ from starling.benches import told
 from starling.config import PANEL, Config, JudgeTable
 from starling.endpoints import judges_of
 from starling.errors import ModelError
+from starling.judge_settings import RUBRIC
 from starling.judges.llm import calls_of
 from starling.store import Run
 from starling.texts import terminal, visible
@@ -184,7 +185,7 @@ def _judge(config: Config, cfg: JudgeTable, answers: int) -> str:
     if cfg.judge == PANEL:
         return f"a panel: {'; '.join(_judge(config, one, answers) for one in judges_of(cfg))}"
     named = judge_named(cfg.judge)
-    if cfg.judge == "rubric":
+    if cfg.judge == RUBRIC:
         return named
     elsewhere = cfg.judge.startswith("openai:") or cfg.judge in [endpoint.name for endpoint in config.endpoints]
     if not elsewhere and cfg.judge != builtin.NAME and _is_by_reward(cfg.judge):

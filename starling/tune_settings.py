@@ -171,8 +171,8 @@ class TuneTable(Table):
     grad_clip: float = Field(1.0, gt=0, allow_inf_nan=True)
     """Largest norm of the policy's gradient; the critic's is left as it is."""
     weight_share: float = Field(0.75, gt=0, le=1)
-    """Share of the trained weights in the policy that is looked at and saved, the rest is the initial policy's, which is
-    meant to drift less (WiSE-FT, arXiv:2109.01903); 1 = the trained weights as they are."""
+    """Share of the trained weights in the policy that is looked at and saved, the rest is the initial policy's, to
+    drift less (WiSE-FT, arXiv:2109.01903); 1 = the trained weights as they are."""
     validate_every: int = Field(0, ge=0)
     """Steps between two looks of the judge at the validation prompts, after the last step too; 0 = one at each quarter
     of the way."""
@@ -225,6 +225,14 @@ class TuneTable(Table):
             )
         return overlap
 
+    @field_validator("rewards")
+    @classmethod
+    def _each_has_one_weight(cls, rewards: tuple[Reward, ...]) -> tuple[Reward, ...]:
+        names = [reward.name for reward in rewards]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"{twice[0]!r} stands there twice; give it one weight")
+        return rewards
+
     @field_validator("updates_per_step")
     @classmethod
     def _parts_are_equal(cls, updates: int, info: ValidationInfo) -> int:
@@ -262,7 +270,7 @@ class TuneTable(Table):
         return baseline
 
 
-def form(cfg: TuneTable) -> str:
+def algorithm_key(cfg: TuneTable) -> str:
     """The algorithm's name in `READS`."""
     return "apa_sampling" if (cfg.algorithm, cfg.anchor) == ("apa", "sampling") else cfg.algorithm
 
@@ -274,12 +282,12 @@ def is_online(algorithm: str) -> bool:
 
 def as_read(cfg: TuneTable) -> TuneTable:
     """The settings with what the algorithm does not read turned off."""
-    reads = READS[form(cfg)]
+    reads = READS[algorithm_key(cfg)]
     return cfg.model_copy(update={key: value for key, value in _OFF.items() if key not in reads})
 
 
 def unread(cfg: TuneTable) -> list[str]:
     """The settings that have another value than by default, though the algorithm does not read them."""
-    own = set[str]().union(*READS.values()) - READS[form(cfg)]
+    own = set[str]().union(*READS.values()) - READS[algorithm_key(cfg)]
     fields = TuneTable.model_fields
     return [key for key in fields if key in own and getattr(cfg, key) != fields[key].default]

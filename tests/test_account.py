@@ -11,7 +11,7 @@ from starling.config import Config
 from starling.errors import UsageError
 from starling.ledger import Ledger
 from starling.records import Reply
-from starling.speakers import endpoint_of, open_speaker, stage_of
+from starling.speakers import endpoint_of, ledger_name, open_speaker
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def account(tmp_path: Path) -> Account:
 def test_an_endpoint_of_the_run_is_known_by_its_name_with_its_limits(account: Account) -> None:
     found = endpoint_of("far", account)
     assert found and (found.model, found.concurrency) == ("j", 3)
-    assert endpoint_of("far") is None and stage_of("far") == stage_of("far", account) == "far"
+    assert endpoint_of("far") is None and ledger_name("far") == ledger_name("far", account) == "far"
     assert panel.names(["far", "openai:k@http://h/v1"], account) == ["j", "k"]
     assert not scoring.is_reward_model("far", account)
     with pytest.raises(UsageError, match="no endpoint 'farr'; did you mean 'far'"):

@@ -98,6 +98,21 @@ def test_leave_one_out_by_hand() -> None:
     assert found[0].tolist() == pytest.approx([-3.0, -1.5, 4.5], abs=EXACT)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("answers", range(2, 17))
+def test_equal_rewards_have_no_advantage_at_all(answers: int, dtype: torch.dtype) -> None:
+    rewards = torch.linspace(-5, 5, 997, dtype=dtype)[:, None].expand(-1, answers)
+    for baseline in (advantage.group, advantage.leave_one_out):
+        assert baseline(rewards).eq(0).all()
+
+
+def test_what_rounding_leaves_of_equal_rewards_is_not_whitened_to_full_size() -> None:
+    # ten answers to each of six prompts, three prompts all right and three all wrong, in spreads of .49 round .4
+    right, wrong = (1 - 0.4) / 0.49, (0 - 0.4) / 0.49
+    left = advantage.leave_one_out(torch.tensor([[right] * 10] * 3 + [[wrong] * 10] * 3))
+    assert advantage.whiten(left, torch.ones_like(left, dtype=torch.bool)).eq(0).all()
+
+
 def test_leave_one_out_of_a_single_answer_is_refused() -> None:
     with pytest.raises(ValueError, match="two answers"):
         advantage.leave_one_out(torch.ones(3, 1))

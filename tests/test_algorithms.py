@@ -75,6 +75,20 @@ def test_advantages_by_hand() -> None:
     assert advantage("reinforce_pp", TuneTable(gamma=0.5)) == [[2, 4], [1, 0], [1, 2], [8, 0]]
 
 
+@pytest.mark.parametrize("name", ["apa", "apa_sampling", "awr", "ppo"])
+def test_advantages_and_returns_of_a_critic_by_hand(name: str) -> None:
+    # two tokens with values 1 and 2 and reward 4 at the end, gamma 1/2, lambda 1/4: delta 4 - 2 = 2 and 0 + 1 - 1 = 0,
+    # A = 0 + 1/8 * 2 and 2, R = A + V; one token with value -3 and reward 1: A = 4, R = 1
+    found = experience([group([2, 1])], [4.0, 1.0])
+    settings = TuneTable.model_validate(
+        {"algorithm": "apa" if name == "apa_sampling" else name, "gamma": 0.5, "gae_lambda": 0.25}
+    )
+    value_BT = torch.tensor([[1.0, 2.0], [-3.0, 0.0]])
+    advantage_BT, return_BT = ALGORITHMS[name].advantage(found, found.reward_BT, value_BT, settings)
+    assert advantage_BT.tolist() == [[0.25, 2.0], [4.0, 0.0]]
+    assert return_BT.tolist() == [[1.25, 4.0], [1.0, 0.0]]
+
+
 @pytest.mark.parametrize(("normaliser", "spread"), [("grpo", 4.5**0.5), ("dapo", 4.5**0.5), ("dr_grpo", 1.0)])
 def test_a_kl_costs_beside_the_reward_and_is_not_blown_up_where_rewards_are_equal(
     normaliser: str, spread: float

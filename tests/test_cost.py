@@ -37,7 +37,7 @@ def test_a_reply_of_known_length_is_expected_at_that_and_said_to_be(
     assert [part["completion_tokens"]["expected"] for part in found] == [140, 8192]
     assert {part["completion_tokens"]["at_most"] for part in found} == {20_480}
     said = capsys.readouterr().out
-    assert "a reply takes 40% of its cap, a verdict alone 14 tokens; what was seen" in said
+    assert "a reply takes 50% of its cap, a verdict alone 14 tokens; what was seen" in said
     cost.estimate([Part(**asked)], tmp_path / "none.sqlite")
     assert "alone" not in capsys.readouterr().out
 

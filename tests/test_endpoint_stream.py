@@ -54,6 +54,18 @@ def test_pieces_come_in_order_with_the_endpoint_s_own_count_last() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("finish", "cut"), [("length", True), ("max_tokens", True), ("model_length", True), ("stop", False)]
+)
+def test_an_answer_that_the_cap_cut_is_known_whatever_the_endpoint_calls_it(finish: str, cut: bool) -> None:
+    assert heard(streams(delta("a", finish))) == [Written("a", None, cut)]
+
+
+def test_a_piece_may_come_in_parts() -> None:
+    parts = {"choices": [{"delta": {"content": [{"type": "text", "text": "Hel"}, {"text": "lo"}, {"type": "image"}]}}]}
+    assert heard(streams(json.dumps(parts))) == [Written("Hello")]
+
+
 def test_an_endpoint_that_does_not_stream_answers_in_one_piece() -> None:
     assert heard(says("all at once")) == [Written("all at once", 3)]
 

@@ -36,17 +36,17 @@ def test_the_sums_are_those_worked_out_by_hand(tiny_model: Path, tmp_path: Path)
     loaded = config.load(small(tmp_path, tiny_model, rate=3))
     found = estimate.estimate(loaded, tmp_path / "no-run", ["sample", "rank"])
     sample, rank = found["stages"]
-    # sample: 15 calls of 400 characters (at most 800, at 2 a token), out 0.6 * 16 and at most 16 tokens.
+    # sample: 15 calls of 400 characters (at most 800, at 2 a token), out half of 16 and at most 16 tokens.
     assert sample["calls"] == {"expected": 15, "at_most": 15}
     assert sample["prompt_tokens"] == {"expected": 15 * 100, "at_most": 15 * 400}
-    assert sample["completion_tokens"] == {"expected": 144, "at_most": 240}
-    assert sample["usd"]["expected"] == pytest.approx((1500 * 1 + 144 * 10) / 1e6)
+    assert sample["completion_tokens"] == {"expected": 120, "at_most": 240}
+    assert sample["usd"]["expected"] == pytest.approx((1500 * 1 + 120 * 10) / 1e6)
     assert sample["seconds"] == 60 * 15 / 3  # the requests a minute bind
-    # rank: 4 answers of 16 tokens are 256 characters, 0.6 of them 153.6; 6 pairs: 40 + 6 * 6 tokens out;
+    # rank: 4 answers of 16 tokens are 256 characters, half of them 128; 6 pairs: 40 + 6 * 6 tokens out;
     # the template, 8 characters for each pair, 60 around each answer and the conversation.
     frame = len(template_text("kwise", "text")) + 6 * 8 + 5 * 60
     assert rank["calls"] == {"expected": 15, "at_most": 30}
-    assert rank["prompt_tokens"]["expected"] == round(15 * (frame + 400 + 153.6) / 4)
+    assert rank["prompt_tokens"]["expected"] == round(15 * (frame + 400 + 128) / 4)
     assert rank["prompt_tokens"]["at_most"] == 30 * (frame + 800 + 256) / 2
     assert rank["completion_tokens"] == {"expected": 15 * 76, "at_most": 30 * 200}
     assert found["usd"]["at_most"] == pytest.approx(sample["usd"]["at_most"] + rank["usd"]["at_most"])
@@ -158,8 +158,8 @@ def test_every_strategy_and_repeat_is_counted(
     loaded = config.load(small(tmp_path, tiny_model, **changes))
     (rank,) = estimate.estimate(loaded, tmp_path / "no-run", ["rank"])["stages"]
     assert rank["calls"] == {"expected": 15 * calls[0], "at_most": 15 * calls[1]}
-    # the template, 400 characters of prompt, 0.6 * 16 tokens of 4 characters an answer, 60 around each; 40 tokens out
-    text = len(template_text(settings["strategy"], "text")) + 400 + 60 + (38.4 + 60) * answers_shown
+    # the template, 400 characters of prompt, half of 16 tokens of 4 characters an answer, 60 around each; 40 tokens out
+    text = len(template_text(settings["strategy"], "text")) + 400 + 60 + (32 + 60) * answers_shown
     assert rank["prompt_tokens"]["expected"] == round(15 * calls[0] * text / 4)
     assert rank["completion_tokens"]["expected"] == 15 * calls[0] * 40
 

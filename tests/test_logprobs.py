@@ -102,6 +102,25 @@ def test_in_bfloat16_both_ways_are_as_far_from_the_exact_gradient() -> None:
     assert (found - exact).norm() < 1.1 * (usual - exact).norm()
 
 
+@pytest.mark.parametrize("probability", [0.5, 0.9, 0.99, 0.997, 0.999, 0.99999])
+def test_in_bfloat16_a_confident_token_keeps_its_gradient(probability: float) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(500, 64).bfloat16()
+    token = torch.tensor([7])
+    others = torch.randn(1, 64).bfloat16()
+    low, high = 0.0, 100.0
+    for _ in range(60):  # how far along the token's own row the hidden state must be for that probability
+        size = (low + high) / 2
+        hidden = (others.float() + size * weight[token].float() / weight[token].float().norm()).bfloat16()
+        found = token_logprobs(hidden.double() @ weight.double().T, token).exp().item()
+        low, high = (size, high) if found < probability else (low, size)
+    hidden = hidden.requires_grad_()
+    exactly = hidden.detach().double().requires_grad_()
+    (exact,) = torch.autograd.grad(token_logprobs(exactly @ weight.double().T, token, 1.0).sum(), exactly)
+    (found,) = torch.autograd.grad(head_logprobs(hidden, weight, token).sum(), hidden)
+    assert (found.double() - exact).norm() < 0.15 * exact.norm()
+
+
 def test_large_logits_of_a_head_stay_finite() -> None:
     found = head_logprobs(torch.tensor([[1e4]]), torch.tensor([[1.0], [-1.0]]), torch.tensor([1]))
     assert found.item() == pytest.approx(-2e4)

@@ -8,9 +8,8 @@ import torch
 from killed import Killed
 from loops import loop, settings
 
-from starling import metrics, update
+from starling import metrics
 from starling.checkpoint import Checkpoint
-from starling.config import Config
 from starling.errors import DataError
 from starling.loop import Loop
 from starling.metrics import Recorder
@@ -223,56 +222,6 @@ def test_a_running_scale_counts_the_rollouts_and_what_is_reported_keeps_the_firs
     again = loop(cfg, Recorder(tmp_path / "again.jsonl", "tune"))
     again.load_state_dict(found.state_dict())
     assert (again.scale, again.shaping) == (found.scale, found.shaping)
-
-
-def learnt_from(cfg: Config, recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> list[list[list[update.Batch]]]:
-    """What each step of a whole loop learns from: updates of batches."""
-    steps = []
-    taken = update.taken
-    with monkeypatch.context() as patched:
-        patched.setattr(
-            update, "taken", lambda p, o, updates, *rest: (steps.append(updates), taken(p, o, updates, *rest))[1]
-        )
-        loop(cfg, recorder).train(Checkpoint(recorder.path.with_suffix(".pt"), 1e9))
-    return steps
-
-
-def test_a_running_scale_is_what_fresh_answers_are_learnt_by(tiny_model: Path, tmp_path: Path, monkeypatch) -> None:
-    rewards = {}
-    for scaling in ("fixed", "running"):
-        cfg = settings(tmp_path, tiny_model, tune__steps=1, tune__reward_scaling=scaling)
-        steps = learnt_from(cfg, Recorder(tmp_path / f"{scaling}.jsonl", "tune"), monkeypatch)
-        rewards[scaling] = [step[0][0].experience.reward_BT for step in (steps[0], steps[-1])]  # ranked, then fresh
-    assert torch.equal(rewards["fixed"][0], rewards["running"][0])
-    assert not torch.equal(rewards["fixed"][1], rewards["running"][1])
-
-
-def test_a_shift_is_added_after_whitening_where_an_answer_ends(tiny_model: Path, tmp_path: Path, monkeypatch) -> None:
-    plain, shifted = (
-        learnt_from(
-            settings(tmp_path, tiny_model, tune__steps=0, tune__reward_shift=shift),
-            Recorder(tmp_path / f"{shift}.jsonl", "tune"),
-            monkeypatch,
-        )
-        for shift in (0.0, 0.5)
-    )
-    for before, after in zip(plain[0][0], shifted[0][0], strict=True):
-        change_BT = after.advantage_BT - before.advantage_BT
-        ends = [answer.finished for group in before.experience.groups for answer in group.answers]
-        assert any(ends)
-        assert not all(ends)
-        assert change_BT.sum(1).tolist() == pytest.approx([0.5 * end for end in ends], abs=1e-6)
-        lengths = before.experience.mask_BT.sum(1).tolist()
-        rows = [(row, length - 1) for row, (length, end) in enumerate(zip(lengths, ends, strict=True)) if end]
-        assert [tuple(at) for at in (change_BT.abs() > 1e-6).nonzero().tolist()] == rows
-
-
-def test_ranked_answers_are_passed_over_once_a_step_whatever_epochs_fresh_ones_get(
-    tiny_model: Path, tmp_path: Path, monkeypatch
-) -> None:
-    cfg = settings(tmp_path, tiny_model, tune__steps=1, tune__epochs_per_step=3, tune__updates_per_step=1)
-    steps = learnt_from(cfg, Recorder(tmp_path / "m.jsonl", "tune"), monkeypatch)
-    assert [len(updates) for updates in steps] == [1] * (len(steps) - 1) + [3]
 
 
 def test_the_last_look_is_made_where_others_are_left_out_for_the_budget(tiny_model: Path, tmp_path: Path) -> None:

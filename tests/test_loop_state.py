@@ -56,9 +56,11 @@ class Falling:
         return [Judged(ranks=ranks) for _ in items]
 
 
+@pytest.mark.parametrize(("extra", "stopped_by"), [(6, "parted"), (0, "steps")])
 def test_tuning_ends_where_the_reward_rises_and_the_judge_likes_the_answers_less(
-    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    extra: int, stopped_by: str, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # with no step left after the third nothing is cut short, but it is told all the same
     looks = 0
 
     def rising(shown: Sequence[Shown]) -> list[list[float]]:
@@ -66,15 +68,17 @@ def test_tuning_ends_where_the_reward_rises_and_the_judge_likes_the_answers_less
         looks += 1
         return [[looks + len(text) / 100 for text in texts] for _prompt, texts, _ends in shown]
 
-    cfg = settings(tmp_path, tiny_model, tune__steps=9, tune__validate_every=1, tune__parting_looks=2)
+    changes = {"tune__ranked_prompts": 0, "tune__steps": 3 + extra, "tune__validate_every": 1, "tune__reward_clip": 1e9}
+    cfg = settings(tmp_path, tiny_model, tune__parting_looks=2, **changes)
     found = loop(cfg, Recorder(tmp_path / "m.jsonl", "tune"), score=rising)
     prompts = [one for two in zip(found.watch._prompts, found.curriculum._prompts, strict=False) for one in two]
     found.watch = Watch(cfg, prompts, Falling())  # of two families: of one alone nothing is ever shown
     found.train(Checkpoint(tmp_path / "c.pt", 1e9))
-    assert found.facts()["stopped_by"] == "parted"
+    assert found.facts()["stopped_by"] == stopped_by
     assert (found.step, found.watch.best_step) == (3, 1)
     said = capsys.readouterr().out
     assert "tune: step 3: reward and judge have parted: 2 looks in a row (tune.parting_looks) have more reward" in said
+    assert ("tuning ends here" in said) is (extra > 0)
     parted = [line.get("tune/validation/parted") for line in metrics.read(tmp_path / "m.jsonl")]
     assert parted == [0.0, 0.0, 1.0, 1.0]
 

@@ -172,8 +172,6 @@ def test_what_is_no_reward_stops_the_stage(name: str, line: str) -> None:
 def test_a_function_that_is_not_there_is_said(path: str) -> None:
     with pytest.raises(UsageError, match=f"^tune: reward '{path}' cannot be imported: "):
         by_function(path)
-
-
-def test_a_reward_that_stands_twice_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"rewards has 'rubric' twice"):
-        rewards.make([Reward(name="rubric")] * 2, None, Scripted(), 2048)
+    with pytest.raises(UsageError, match=f"^tune: reward '{path}' cannot be imported: "):
+        rewards.refuse_unready([Reward(name="rubric"), Reward(name=path)])
+    rewards.refuse_unready([Reward(name="model"), Reward(name="rewarding:one_too_few")])

@@ -37,6 +37,18 @@ def test_loss_by_hand() -> None:
     assert loss.metrics["ratio"].item() == pytest.approx(3.5 / 2, abs=EXACT)
 
 
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+def test_a_ratio_past_all_numbers_has_a_loss_and_no_gradient(advantage: float) -> None:
+    # 1,000 tokens that are each .1 nats likelier: e^100, which float32 does not have
+    logprob = torch.full((1, 1000), -0.9, requires_grad=True)
+    mask = torch.ones(1, 1000, dtype=torch.bool)
+    loss = rloo_loss(logprob, torch.full((1, 1000), -1.0), torch.tensor([advantage]), mask, clip=0.2)
+    loss.value.backward()
+    assert loss.value.isfinite()
+    assert advantage < 0 or loss.value.item() == pytest.approx(-1.2)
+    assert logprob.grad.eq(0).all()
+
+
 def test_of_two_answers_each_token_gets_half_the_difference_of_rewards() -> None:
     logprob = LOGPROB.clone().requires_grad_()
     advantage = leave_one_out(torch.tensor([[3.0, 1.0]], dtype=torch.float64))[0]  # 3 - 1 and 1 - 3

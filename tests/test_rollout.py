@@ -1,5 +1,6 @@
 """Rollouts: the policy answers prompts, the reward model scores the answers."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,7 +94,7 @@ def test_a_prompt_that_comes_again_gets_other_answers(policy: Model) -> None:
     assert (*once.texts, *again.texts) == sample(policy, PROMPTS[:1], count=4)[0].texts
 
 
-def test_ranked_answers_that_say_nothing_are_left_out(policy: Model) -> None:
+def test_ranked_answers_that_say_nothing_are_left_out_and_told(policy: Model, capsys) -> None:
     answers = [
         Candidate(prompt_id="rain", model="x", draw=at, answer=text, finished=False)
         for at, text in enumerate(["wet", " \n", "", "dry"])
@@ -103,6 +104,10 @@ def test_ranked_answers_that_say_nothing_are_left_out(policy: Model) -> None:
     )
     (found,) = ranked_groups(policy, PROMPTS, [told])
     assert (found.texts, found.ranks) == (("wet", "dry"), (2.0, 1.0))
+    assert ranked_groups(policy, PROMPTS, [replace(told, answers=answers[2:], ranks=[2.0, 1.0])]) == []
+    said = " ".join(capsys.readouterr().out.split())
+    assert "2 ranked answers of 1 prompts are empty and left out, first of rain" in said
+    assert "1 ranked answers of 1 prompts are alone with their prompt and left out, first of rain" in said
 
 
 def test_ranked_answers_past_the_window_are_left_out_and_told(policy: Model, capsys) -> None:

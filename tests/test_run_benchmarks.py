@@ -241,7 +241,7 @@ def test_the_estimate_has_the_benchmarks_calls_of_a_finished_run_too(
     said = capsys.readouterr().out
     assert "evaluate, mt_bench verdicts: j@127.0.0.1:1: 8 calls" in said
     assert re.search(r"evaluate, mt_bench answers: .*run: 4 calls, .* in this process", said)
-    assert "evaluate, ifeval against" in said and "40% of its cap" in said
+    assert "evaluate, ifeval against" in said and "50% of its cap" in said
     assert Run.read(run).is_done("evaluate")  # looking changes nothing
     opened = Run.read(run)
     parts = run_benchmarks.expected(opened.config, run)

@@ -72,6 +72,7 @@ def test_jsonl_of_ones_own_is_read(tmp_path: Path, shown) -> None:
 def test_a_stage_without_tables_shows_its_facts(run: Run, shown) -> None:
     text = shown(run.folder("fit"))
     assert "calibration_error" in text and "0.123" in text
+    assert show.shown(run.folder("fit"), 3, "") == run.facts("fit")
 
 
 def test_one_prompt_shows_its_road_in_order(run: Run, shown) -> None:

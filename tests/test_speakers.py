@@ -53,8 +53,8 @@ def test_a_run_means_its_tuned_policy(tiny_model: Path, ledger: Ledger, tmp_path
 def test_an_endpoint_is_known_by_model_and_host(ledger: Ledger) -> None:
     found = speakers.open_speaker("openai:m@http://127.0.0.1:1/v1", ledger)
     assert found.identity == {"name": "m", "endpoint": "m@127.0.0.1:1"}
-    assert speakers.stage_of("openai:m@http://127.0.0.1:1/v1") == "m@127.0.0.1:1"
-    assert speakers.stage_of("smollm2") == "smollm2"
+    assert speakers.ledger_name("openai:m@http://127.0.0.1:1/v1") == "m@127.0.0.1:1"
+    assert speakers.ledger_name("smollm2") == "smollm2"
     with pytest.raises(UsageError, match="is no endpoint"):
         speakers.open_speaker("openai:m", ledger)
 

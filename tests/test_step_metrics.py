@@ -3,6 +3,8 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -46,6 +48,19 @@ def test_divergence_on_a_share_says_over_how_many_answers_and_entropy_is_of_all(
     assert figures["objective/kl"] == pytest.approx(0.25 * len(here) / 2, abs=CLOSE)  # a quarter of a nat a token
     assert figures["objective/kl_k3"] == pytest.approx(math.exp(-0.25) - 1 + 0.25, abs=CLOSE)
     assert figures["objective/entropy"] == pytest.approx(-sum(all_here) / 4, rel=CLOSE)
+
+
+def test_the_charged_kl_by_hand(found: Loop) -> None:
+    # log pi - log ref is -1 + 1.5 on each of 2 + 1 tokens of two answers, and 3 more stand in the padding
+    mask_BT = torch.tensor([[True, True], [True, False]])
+    one: Any = SimpleNamespace(
+        anchor_logprob_BT=torch.tensor([[-1.0, -1.0], [-1.0, 0.0]]),
+        experience=SimpleNamespace(
+            ref_logprob_BT=torch.tensor([[-1.5, -1.5], [-1.5, 3.0]]), mask_BT=mask_BT, lengths=[2, 1]
+        ),
+    )
+    assert step_metrics.charged_kl([[one]]) == 0.75
+    assert step_metrics.charged_kl([[one], [one, one]]) == 0.75
 
 
 def test_rewards_by_hand(found: Loop) -> None:

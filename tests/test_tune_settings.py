@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from starling import config
 from starling.config import TuneTable
 from starling.errors import UsageError
-from starling.tune_settings import READS, as_read, form, is_online, unread
+from starling.tune_settings import READS, algorithm_key, as_read, is_online, unread
 
 GENERATORS = '[[sample.generators]]\nname = "a"\n[[sample.generators]]\nname = "b"\n'
 
@@ -27,10 +27,10 @@ def test_every_algorithm_says_what_it_reads_and_every_name_is_a_setting() -> Non
 
 
 def test_the_default_is_apa_at_the_initial_policy_and_reads_all_that_is_set() -> None:
-    assert form(TuneTable()) == "apa"
+    assert algorithm_key(TuneTable()) == "apa"
     assert as_read(TuneTable()) == TuneTable(kl_coef=0.0, value_clip=0.0, value_gate=0.0)
     assert unread(config.load(config.find_recipe("smollm2")).tune) == []
-    assert form(TuneTable(anchor="sampling")) == "apa_sampling"
+    assert algorithm_key(TuneTable(anchor="sampling")) == "apa_sampling"
 
 
 def test_what_is_set_in_vain_is_told() -> None:
@@ -76,6 +76,10 @@ def test_a_reward_is_a_name_a_list_of_names_or_tables(tmp_path: Path) -> None:
         ),
         (['rewards = "modell"'], r"\[tune\.rewards\.0\] name = 'modell'"),
         (["rewards = []"], "rewards"),
+        (
+            ['rewards = ["rubric", "judge", {name = "rubric", weight = 2.0}]'],
+            "'rubric' stands there twice; give it one",
+        ),
         (["prompts_per_step = 6"], "updates_per_step = 4: .* divides prompts_per_step, 6"),
         (['algorithm = "ppo"', "kl_coef = 0.0", 'kl_control = "adaptive"'], "kl_control = 'adaptive': .*cannot be 0"),
         (['sampler = "http://gpu:8000"'], r"sampler = 'http://gpu:8000': .*vllm@http://HOST:PORT"),

@@ -11,7 +11,7 @@ from tolerances import EXACT
 
 from starling import config
 from starling.store import Run
-from starling.tune_settings import READS, TuneTable, form
+from starling.tune_settings import READS, TuneTable, algorithm_key
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -37,12 +37,12 @@ def table(settings: dict[str, Any]) -> TuneTable:
 def test_every_algorithm_is_compared_with_settings_that_it_takes(tune_variants: Any) -> None:
     found = tune_variants.variants([])
     tables = [table(settings) for candidates in found.values() for settings in candidates]
-    assert {form(one) for one in tables} == set(READS)
+    assert {algorithm_key(one) for one in tables} == set(READS)
     assert [one["label"] for one in found["ppo"]] == ["ppo learning_rate=0.0001", "ppo learning_rate=0.0003"]
     assert len({len(candidates) for candidates in found.values()}) == 1  # as many tries for each
     for candidates in found.values():
         for settings in candidates:
-            ranked = "ranked_prompts" in READS[form(table(settings))]
+            ranked = "ranked_prompts" in READS[algorithm_key(table(settings))]
             assert settings["ranked_share"] == 0 or ranked
 
 

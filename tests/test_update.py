@@ -14,6 +14,7 @@ from starling.errors import StarlingError
 from starling.experience import Batch, Part, gather
 from starling.loop import Loop
 from starling.metrics import Recorder
+from starling.policy import pad
 from starling.rollout import Group
 from starling.tune_settings import READS, TuneTable
 from starling.update import GAP, appraised, gradient, taken
@@ -188,6 +189,34 @@ def test_an_optimiser_step_is_taken_for_each_update_and_metrics_are_their_means(
     assert both.pop(GAP) == one.pop(GAP) != other.pop(GAP)  # after the first step another policy is compared
     assert both == {name: pytest.approx((one[name] + other[name]) / 2, rel=1e-6) for name in one}
     assert one["grad_norm"] > 0
+
+
+def test_the_critic_learns_the_returns(tiny_model: Path, tmp_path: Path) -> None:
+    found = made(tmp_path, tiny_model, algorithm="ppo", value_learning_rate=1e-2, value_clip=0.0, learning_rate=1e-6)
+    batches = batches_of(found, gathered(found, fresh(found, 4), REWARDS))
+    loss = [
+        taken(found.policy, found.optimiser, [batches], found.algorithm, found.cfg, 1)["loss/value"] for _ in range(50)
+    ]
+    assert loss[-1] < loss[0] / 2
+    value_BT, mask_BT = pad(found.policy.values(batches[0].experience.features), batches[0].experience.lengths)
+    off = [(goal_BT - value_BT)[mask_BT].square().mean() for goal_BT in (batches[0].return_BT, -batches[0].return_BT)]
+    assert off[0] < off[1]
+
+
+def test_the_gradient_of_the_policy_is_no_longer_than_it_may_be(tiny_model: Path, tmp_path: Path) -> None:
+    def step(grad_clip: float) -> tuple[float, float]:
+        """The gradient's norm before it is clipped, and how far a plain step of rate 1 moved the policy."""
+        found = made(tmp_path, tiny_model, algorithm="reinforce_pp", grad_clip=grad_clip)
+        batches = batches_of(found, gathered(found, fresh(found, 4), REWARDS))
+        before = [weight.detach().clone() for weight in found.policy.trained.values()]
+        plain = torch.optim.SGD(found.policy.trained.values(), lr=1.0)
+        norm = taken(found.policy, plain, [batches], found.algorithm, found.cfg, 1)["grad_norm"]
+        moved = [weight.detach() - old for old, weight in zip(before, found.policy.trained.values(), strict=True)]
+        return norm, math.sqrt(sum(float(change.square().sum()) for change in moved))
+
+    norm, moved = step(1e6)
+    assert moved == pytest.approx(norm, rel=1e-3)
+    assert step(norm / 4)[1] == pytest.approx(norm / 4, rel=1e-3)
 
 
 def test_a_loss_that_is_no_number_ends_tuning_and_changes_no_weight(tiny_model: Path, tmp_path: Path) -> None:

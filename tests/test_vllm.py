@@ -236,6 +236,20 @@ def test_a_server_is_tried_before_it_is_needed(policy: Policy, tiny_model: Path,
         Server(fake.url, tmp_path / "sampler", str(tiny_model)).try_out(policy)
 
 
+@pytest.mark.parametrize("temperature", [0.5, 0.9])
+def test_a_server_whose_logprobs_are_of_another_temperature_is_refused(
+    temperature: float, tiny_model: Path, tmp_path: Path
+) -> None:
+    policy = Policy(models.load_policy(str(tiny_model), torch.float32), 2, temperature)
+    with VllmServer(tiny_model) as fake:
+        Server(fake.url, tmp_path / "sampler", str(tiny_model)).try_out(policy)
+    with (
+        VllmServer(tiny_model, raw=True) as fake,
+        pytest.raises(CallError, match=r"its logprobs are those at temperature 1 .*--logprobs-mode processed_logprobs"),
+    ):
+        Server(fake.url, tmp_path / "sampler", str(tiny_model)).try_out(policy)
+
+
 def test_a_server_that_is_not_there_is_told(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -1,5 +1,6 @@
 """A server that speaks vLLM's protocol on 127.0.0.1, in a thread: the tiny model through `generate`, with adapters."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,6 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from starling import packing
 from starling.generate import Request, generate
+from starling.losses.logprobs import token_logprobs
+from starling.policy import predicting_positions
 
 Payload = dict[str, Any]
 
@@ -24,11 +27,22 @@ def load(folder: Path | str, adapter: Path | str | None = None) -> Any:
     return network.eval()
 
 
+def _at_1(network: Any, prompt: Sequence[int], ids: list[int]) -> list[float]:
+    packed = packing.pack([(list(prompt), [ids])])
+    with torch.no_grad():
+        hidden_TH = packing.hidden_states(network.get_decoder(), packed)
+        logits_NV = network.get_output_embeddings()(hidden_TH[predicting_positions(packed)])
+    return token_logprobs(logits_NV, torch.tensor(ids)).tolist()
+
+
 class VllmServer:
     """Knows only what it was started with, as vLLM does: `lora` and `dev` are the switches of its two ways to take
-    weights. `requests` are all completions asked for; `garble` changes a reply before it leaves."""
+    weights. `requests` are all completions asked for; `garble` changes a reply before it leaves; `raw` logprobs are
+    those at temperature 1, as vLLM's are by default."""
 
-    def __init__(self, folder: Path, *, lora: bool = True, dev: bool = True, garble: Any = None) -> None:
+    def __init__(
+        self, folder: Path, *, lora: bool = True, dev: bool = True, garble: Any = None, raw: bool = False
+    ) -> None:
         self.requests: list[Payload] = []
         self.keys: set[str | None] = set()
         self.loaded: list[str] = []
@@ -38,6 +52,7 @@ class VllmServer:
         self._adapters: dict[str, Any] = {}
         self._switches = (lora, dev)
         self._garble = garble
+        self._raw = raw
 
     def __enter__(self) -> Self:
         self._base = load(self._folder)
@@ -79,7 +94,8 @@ class VllmServer:
         if asked["return_token_ids"]:
             choice["token_ids"] = answer.ids
         if asked["logprobs"] is not None:
-            choice["logprobs"] = {"token_logprobs": answer.logprobs}
+            logprobs = _at_1(network, wanted.prompt, answer.ids) if self._raw else answer.logprobs
+            choice["logprobs"] = {"token_logprobs": logprobs}
         if self._garble:
             self._garble(choice)
         return web.json_response({"choices": [choice]})

@@ -27,7 +27,6 @@ from starling.config import Source
 from starling.errors import DataError
 
 DRAWS = (0.0, 1.5)
-RESAMPLES = 2000
 
 
 class Annotation(NamedTuple):
@@ -187,7 +186,7 @@ def score(models: Sequence[Annotated]) -> list[dict[str, Any]]:
 def _raw(one: Annotated) -> dict[str, Any]:
     said = np.array([annotation.preference for annotation in one.found.values()])
     wins, losses, draws = (int(count.sum()) for count in (said > 0.5, said < 0.5, said == 0.5))
-    interval = stats.cluster_mean(one.model, list(said), list(one.found), resamples=RESAMPLES)
+    interval = stats.cluster_mean(one.model, list(said), list(one.found), resamples=stats.RESAMPLES)
     return {
         "model": one.model,
         "rival": one.rival,

@@ -24,6 +24,7 @@ from starling.benches.asked import Asked
 from starling.benches.cost import Part
 from starling.benches.left_out import LeftOut
 from starling.errors import DataError, UsageError
+from starling.judge_settings import RUBRIC
 from starling.records import Score
 from starling.speakers import endpoint_of
 from starling.writing import write_json
@@ -85,7 +86,7 @@ def _refuse_unclear(asked: Asked) -> None:
         raise UsageError(f"bench: --annotations are scored as they are; leave out --{given[0].replace('_', '-')}")
     if asked.answers and not asked.answers.is_file():
         raise UsageError(f"bench: --answers {asked.answers}: there is no such file")
-    if "rubric" in asked.judge:
+    if RUBRIC in asked.judge:
         raise UsageError(f"bench: the rubric needs checks that the instructions of {NAME} have not; give --judge MODEL")
     if asked.version == 2 and any(endpoint_of(judge, account) is None for judge in asked.judge):
         raise UsageError(

@@ -21,7 +21,6 @@ from starling.records import Score
 
 LIKE = 1.25  # lengths whose ratio is at most this are alike
 SHORTER, ALIKE, LONGER = LENGTHS = ("shorter", "like", "longer")
-RESAMPLES = 2000
 
 
 class Case(NamedTuple):
@@ -123,7 +122,7 @@ def resampled_sum(
     """A weighted sum of M means over C clusters, and its values in draws of whole clusters, which follow from the
     name: equally many clusters of another figure are not drawn alike."""
     mean_M = stats.ratio(total_CM.sum(0), count_CM.sum(0))
-    mean_RM = stats.resampled_means(total_CM, count_CM, resamples=RESAMPLES, seed=zlib.crc32(name.encode()))
+    mean_RM = stats.resampled_means(total_CM, count_CM, resamples=stats.RESAMPLES, seed=zlib.crc32(name.encode()))
     return float(mean_M @ coefficient_M), mean_RM @ coefficient_M
 
 
@@ -136,7 +135,7 @@ def _mean(name: str, parts: Sequence[Part], weights: Sequence[float]) -> Score:
 
 def _accuracy(name: str, values: Sequence[float], found: Sequence[Case]) -> Score:
     prompts = [case.prompt for case in found]
-    return stats.clustered_share(name, values, prompts, resamples=RESAMPLES)
+    return stats.clustered_share(name, values, prompts, resamples=stats.RESAMPLES)
 
 
 def _row(

@@ -8,10 +8,8 @@ from typing import Any
 from starling import figures, ledger, progress, speakers
 from starling.account import Account
 from starling.benches.answers import Question
-from starling.client import CHARACTERS_PER_TOKEN, FEWEST_CHARACTERS_PER_TOKEN
+from starling.client import CHARACTERS_PER_TOKEN, FEWEST_CHARACTERS_PER_TOKEN, SHARE_OF_CAP
 from starling.ledger import Spent
-
-SHARE_OF_CAP = 0.4  # of its token cap that a reply takes, where none has been seen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +67,7 @@ def estimate(parts: Sequence[Part], path: Path, account: Account | None = None) 
 
 
 def _estimated(part: Part, spent: Sequence[Spent], account: Account | None) -> dict[str, Any]:
-    name = speakers.stage_of(part.model, account)
+    name = speakers.ledger_name(part.model, account)
     stage = account.stage(part.purpose) if account else part.purpose
     seen = [one for one in spent if (one.stage, one.name) == (stage, name) and one.calls]
     on_file = min(part.calls, sum(one.calls for one in seen))

@@ -9,16 +9,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any, NamedTuple
 
 from starling import device, progress
 from starling.benches.left_out import LeftOut
 from starling.errors import DataError, StarlingError, UsageError
+from starling.stats import NORMAL
 from starling.writing import sha256, write_atomically
 
 EXTRA = "lm-eval"
-_Z = NormalDist().inv_cdf(0.975)
 _SHARES = ("acc", "exact_match", "em", "f1", "mc1", "mc2", "pass@", "prompt_level", "inst_level")
 
 
@@ -184,7 +183,7 @@ def _error(said: Any, metric: str, value: float, n: int) -> float:
     if not _is_number(said):
         return math.nan
     if said == 0 and value in (0, 1) and n and metric.startswith(_SHARES):
-        return _Z / (n + _Z**2)
+        return NORMAL / (n + NORMAL**2)
     return float(said)
 
 

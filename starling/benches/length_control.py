@@ -25,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, logit
-from scipy.stats import norm
+
+from starling.stats import NORMAL
 
 Array = NDArray[np.float64]
 
@@ -128,7 +129,7 @@ def control(preference_I: Array, length_I: Array, difficulty_I: Array | None) ->
     rate, instructions = float(predicted_I.mean()), len(preference_I)
     error = float(predicted_I.std(ddof=1) / np.sqrt(instructions)) if instructions > 1 else float("nan")
     wide = float(np.sqrt(np.square(_influence(feature_IK, preference_I, weight_K)).sum())) / instructions
-    odds, reach = logit(rate), float(norm.ppf(0.975)) * wide / (rate * (1 - rate))
+    odds, reach = logit(rate), NORMAL * wide / (rate * (1 - rate))
     length, difficulty, model = map(float, weight_K)
     return Controlled(
         win_rate=100 * rate,

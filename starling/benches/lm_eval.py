@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy.stats import norm
 
 from starling import figures, models, offer
 from starling.benches import filing, harness, results
@@ -15,11 +15,12 @@ from starling.benches.harness import Figure, Results
 from starling.benches.left_out import LeftOut
 from starling.errors import UsageError
 from starling.records import Score
+from starling.stats import NORMAL
 from starling.store import is_run
 
 ABOUT = "public benchmarks by lm-evaluation-harness"
 OPTIONS = frozenset(("model", "scores", "tasks", "tasks_from", "against", "out"))
-_SEEN = float(stats.norm.ppf(0.975) + stats.norm.ppf(0.8))  # standard errors that are seen in 80 of 100 comparisons
+_SEEN = NORMAL + float(norm.ppf(0.8))  # standard errors that are seen in 80 of 100 comparisons
 
 
 class Moved(NamedTuple):
@@ -85,7 +86,7 @@ def plan(asked: Asked) -> list[Part]:
 
 def row(figure: Figure) -> dict[str, Any]:
     """A row of the table; the interval is the normal one by the harness's standard error, a share's ends in [0, 1]."""
-    half = float(stats.norm.ppf(0.975)) * figure.error
+    half = NORMAL * figure.error
     low, high = figure.value - half, figure.value + half
     if figure.is_share:
         low, high = float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))
@@ -133,7 +134,7 @@ def sentence(moved: Moved) -> str:
 
 def _moved(old: Figure, new: Figure) -> Moved:
     error = float(np.hypot(old.error, new.error))
-    difference, half = new.value - old.value, float(stats.norm.ppf(0.975)) * error
+    difference, half = new.value - old.value, NORMAL * error
     low, high = difference - half, difference + half
     is_share = old.is_share and new.is_share
     if is_share:

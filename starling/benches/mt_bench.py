@@ -27,6 +27,7 @@ from starling.benches.cost import Part
 from starling.benches.fastchat import QuestionSet
 from starling.benches.mt_judged import Judged
 from starling.errors import DataError, UsageError
+from starling.judge_settings import RUBRIC
 from starling.speakers import open_speaker
 
 NAME = "mt_bench"
@@ -120,7 +121,7 @@ def _refuse_unclear(asked: Asked) -> None:
         raise UsageError("bench: --marks compares the marks of two sides; add --against MODEL, or leave it out")
     elif not asked.judge:
         raise UsageError(f"bench: {NAME} needs --judge MODEL, as in --judge openai:NAME@URL")
-    elif "rubric" in asked.judge:
+    elif RUBRIC in asked.judge:
         raise UsageError(f"bench: the rubric needs checks that the questions of {NAME} have not; give --judge MODEL")
     elif (asked.marks or not asked.against) and (
         unfit := [one for one in asked.judge if scoring.is_reward_model(one, account)]

@@ -15,7 +15,6 @@ from starling.benches.left_out import LeftOut
 from starling.benches.mt_judging import LOSS, TIE, WIN
 from starling.errors import DataError
 
-RESAMPLES = 2000
 AGREE, FIRST = "both orders agree", "points of the one shown first"
 Judgments = Sequence[tuple[str, Mapping[str, Any]]]
 _WINNERS = {"model_1": WIN, "model_2": LOSS, "tie": TIE}
@@ -212,7 +211,7 @@ def _categories(cases: Sequence[Case]) -> list[str]:
 def _score(name: str, cases: Sequence[Case], unit: str) -> Any:
     """Of a share the interval has a width even where all cases agree."""
     mean = stats.clustered_share if unit == "share" else stats.cluster_mean
-    return mean(name, [case.value for case in cases], [case.question.id for case in cases], resamples=RESAMPLES)
+    return mean(name, [case.value for case in cases], [case.question.id for case in cases], resamples=stats.RESAMPLES)
 
 
 def _mean(cases: Sequence[Case]) -> float:

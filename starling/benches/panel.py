@@ -24,7 +24,7 @@ from starling.benches import filing
 from starling.config import PANEL as NAME
 from starling.errors import UsageError
 from starling.judges import several
-from starling.speakers import endpoint_of, stage_of
+from starling.speakers import endpoint_of, ledger_name
 from starling.store import is_run
 
 TIE = 0.5
@@ -73,7 +73,7 @@ PREFERENCES = Rule("the mean of the members' preferences", fmean, "the same side
 
 def names(judges: Sequence[str], account: Account | None = None) -> list[str]:
     """What each judge is called: by its model, and by its host too where several models have one name."""
-    calls = [stage_of(judge, account) for judge in judges]
+    calls = [ledger_name(judge, account) for judge in judges]
     endpoints = [endpoint_of(judge, account) for judge in judges]
     short = [endpoint.model if endpoint else judge for endpoint, judge in zip(endpoints, judges, strict=True)]
     _refuse_two_spellings(judges)

@@ -8,6 +8,7 @@ import typer
 from starling import drive
 from starling.command import command
 from starling.commands.options import RunOption, SetOption
+from starling.store import is_run
 
 
 @command("doctor")
@@ -19,7 +20,7 @@ def doctor(
     overrides: SetOption = None,
 ) -> dict[str, Any]:
     """Look at all that tuning stands on, before it begins; exits with 1 where something must stop."""
-    if run is None and (Path(source) / "manifest.json").exists() and source:
+    if run is None and source and is_run(source):
         source, run = "", Path(source)
     root, settings = drive.settings(source, run, overrides)
     from starling import doctor as checks

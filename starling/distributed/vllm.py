@@ -2,7 +2,8 @@
 
 The server serves the initial policy and sees the files that are written here. With LoRA it is given each step's
 adapters (`--enable-lora`, VLLM_ALLOW_RUNTIME_LORA_UPDATING=1), else it reads all weights anew (VLLM_SERVER_DEV_MODE=1).
-At a temperature other than 1 its logprobs are those of what it samples from by `--logprobs-mode processed_logprobs`.
+At a temperature other than 1 its logprobs are those of what it samples from by `--logprobs-mode processed_logprobs`,
+without which it is refused.
 """
 
 import hashlib
@@ -14,7 +15,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from starling import chat, progress
+import torch
+
+from starling import chat, packing, progress
 from starling.errors import CallError
 from starling.generate import Request, Sampled
 from starling.policy import Policy
@@ -22,6 +25,7 @@ from starling.posting import post_all
 from starling.records import Message
 
 KEY_VARIABLE = "VLLM_API_KEY"  # vLLM's own
+TRIED = 32  # tokens of the answer that tells whether it can be used
 SAID = 200  # characters of what the server says that are passed on
 _LORA = "start it with --enable-lora, --max-lora-rank of at least tune.lora_rank, VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"
 _NAME = "starling-"  # what adapters are called by, before their hash
@@ -32,12 +36,13 @@ _SAMPLING = "its own log says more; the same command goes on from the last check
 class Server:
     """A server that samples under the weights that it took last; what it is given stands in `folder` meanwhile.
 
-    `base` is what the initial policy is loaded by. Adapters are called by the hash of their weights, so that what the
-    server keeps of prompts under a name always belongs to these weights.
+    `sampler` is the setting, a URL or "vllm@URL"; `base` is what the initial policy is loaded by. Adapters are
+    called by the hash of their weights, so that what the server keeps of prompts under a name always belongs to these
+    weights.
     """
 
-    def __init__(self, url: str, folder: Path, base: str) -> None:
-        self._url = url.rstrip("/")
+    def __init__(self, sampler: str, folder: Path, base: str) -> None:
+        self._url = sampler.removeprefix("vllm@").rstrip("/")
         self._folder = folder.absolute()
         self._base = base
         self._adapter = ""
@@ -68,11 +73,24 @@ class Server:
             self._reload(str(self._folder))
 
     def try_out(self, policy: Policy) -> None:
-        """Take the policy and sample a token, so that a server that cannot is told before anything is learnt."""
+        """Take the initial policy and sample an answer, so that a server that cannot, or whose logprobs are of another
+        temperature, is told before anything is learnt."""
         self.take(policy)
         prompt = chat.prompt_ids(policy.tokenizer, [Message(role="user", content="Hello.")])
-        request = Request(prompt=prompt, seed=0)
-        self.generate([request], max_new_tokens=1, stop=frozenset())
+        request = Request(prompt=prompt, seed=0, temperature=policy.temperature)
+        (answer,) = self.generate([request], max_new_tokens=TRIED, stop=frozenset())
+        packed = packing.pack([(prompt, [answer.ids])])
+        features = policy.features(packed)
+        told_N = torch.tensor(answer.logprobs)
+        at_own, at_1 = (
+            float((policy.ref_logprobs(packed, features, temperature).cpu() - told_N).abs().mean())
+            for temperature in (policy.temperature, 1.0)
+        )
+        if at_1 < at_own / 2:
+            raise CallError(
+                f"tune: {self._url}: its logprobs are those at temperature 1 ({at_1:.2g} nats off, {at_own:.2g} off "
+                f"those at {policy.temperature:g}, its own); start it with --logprobs-mode processed_logprobs"
+            )
 
     def leave(self) -> None:
         """Give the server back as it was: without our adapters, with the initial policy's weights; and delete what was

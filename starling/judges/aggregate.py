@@ -13,16 +13,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
+from scipy.special import expit
 
 from starling.judges.parse import Unparsed
 from starling.judges.ranks import mean_ranks, ranks_with_ties
+from starling.stats import NORMAL
 
 RIDGE = 0.01  # each strength costs RIDGE / 2 * strength^2: one that only ever won stays finite, each prompt sums to 0
 ACCURACY = 1e-3  # strengths nearer than this are equal: the solver is better than that, no judge is
 _CHUNK = 2_000  # items whose strengths are fitted at once: bounds the memory
 _STEPS, _HALVINGS = 200, 40  # of Newton's method: far more than are needed
 _SETTLED = 1e-12  # what a step could still gain in log-likelihood
-_NORMAL = 1.959963984540054  # 95 %
 
 
 class Contest(NamedTuple):
@@ -241,11 +242,11 @@ def _fit_effects(k: int, row_Nk: NDArray[np.float64], item_N: NDArray[np.int32])
     def objective(effect: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         logit_N = row_Nk @ effect
         value = np.logaddexp(0.0, -logit_N).sum() + RIDGE / 2 * effect @ effect
-        return float(value), -row_Nk.T @ _sigmoid(-logit_N) + RIDGE * effect
+        return float(value), -row_Nk.T @ expit(-logit_N) + RIDGE * effect
 
     options = {"ftol": 0.0, "gtol": 1e-8, "maxiter": 10_000}
     effect = optimize.minimize(objective, np.zeros(k), jac=True, method="L-BFGS-B", options=options).x
-    wrong_N = _sigmoid(-row_Nk @ effect)
+    wrong_N = expit(-row_Nk @ effect)
     hessian = (row_Nk * (wrong_N * (1 - wrong_N))[:, None]).T @ row_Nk + RIDGE * np.eye(k)
     items, index_N = np.unique(item_N, return_inverse=True)
     score = np.zeros((len(items), k))
@@ -255,15 +256,11 @@ def _fit_effects(k: int, row_Nk: NDArray[np.float64], item_N: NDArray[np.int32])
     return PositionEffects(
         k=k,
         effect=[float(value) for value in effect],
-        low=[float(value) for value in effect - _NORMAL * error],
-        high=[float(value) for value in effect + _NORMAL * error],
+        low=[float(value) for value in effect - NORMAL * error],
+        high=[float(value) for value in effect + NORMAL * error],
         n=len(row_Nk),
         prompts=len(items),
     )
-
-
-def _sigmoid(value: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.exp(-np.logaddexp(0.0, -value))
 
 
 def _padded(

@@ -122,7 +122,7 @@ class LlmJudge:
         self, found: list[float] | Unparsed, heard: Sequence[Heard], k: int, self_agreement: float | None
     ) -> Judged:
         unread = [one.said.verdict.reason for one in heard if isinstance(one.said.verdict, Unparsed)]
-        ranks, reason = (None, _reason(found, unread, k)) if isinstance(found, Unparsed) else (found, "")
+        ranks, reason = (None, _reason(found, unread)) if isinstance(found, Unparsed) else (found, "")
         if k < 2:
             ranks, reason = ([1.0], "") if k else (None, "no answers to rank")
         calls = [(one.look, text, said) for one in heard for text, said in one.attempts]
@@ -181,7 +181,7 @@ def _ranks_of(verdict: Verdict) -> list[float]:
     return ranks_from_levels(levels, sum(map(len, levels)))
 
 
-def _reason(found: Unparsed, unread: Sequence[str], k: int) -> str:
+def _reason(found: Unparsed, unread: Sequence[str]) -> str:
     """Why there is no ranking: what was wrong with the reply, and where several were asked for, what is missing."""
     if not unread:
         return found.reason

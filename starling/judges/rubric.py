@@ -10,12 +10,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from starling.judge_settings import RUBRIC
 from starling.judges.checks import HELD_OUT, contains, fulfilled, words
 from starling.judges.protocol import Judged
 from starling.judges.ranks import ranks_with_ties
 from starling.records import Candidate, Prompt
 
-NAME = "rubric"
+NAME = RUBRIC
 
 # The weight of each aspect; those that do not apply to a prompt are left out and the rest renormalised.
 WEIGHTS: Mapping[str, float] = {

@@ -25,8 +25,10 @@ def gae(reward_BT: Tensor, value_BT: Tensor, mask_BT: Tensor, *, gamma: float, l
 
 
 def group(reward_BG: Tensor) -> Tensor:
-    """Reward less the mean of its prompt's G answers: (B, G) -> (B, G)."""
-    return reward_BG - reward_BG.mean(1, keepdim=True)
+    """Reward less the mean of its prompt's G answers: (B, G) -> (B, G). Equal ones give 0, not what is rounded."""
+    range_B1 = reward_BG.amax(1, keepdim=True) - reward_BG.amin(1, keepdim=True)
+    centred_BG = reward_BG - reward_BG.mean(1, keepdim=True)
+    return centred_BG.masked_fill(_is_noise(range_B1, reward_BG.abs().amax(1, keepdim=True)), 0.0)
 
 
 def leave_one_out(reward_BG: Tensor) -> Tensor:
@@ -56,5 +58,10 @@ def whiten(advantage_BT: Tensor, mask_BT: Tensor) -> Tensor:
 
 def _in_spreads(centred: Tensor, spread: Tensor, size: Tensor) -> Tensor:
     """centred / spread, or 0 where values of that size are equal but for rounding, which a division would blow up."""
-    equal = spread <= 16 * torch.finfo(spread.dtype).eps * size
+    equal = _is_noise(spread, size)
     return torch.where(equal, 0.0, centred / spread.masked_fill(equal, 1.0))
+
+
+def _is_noise(spread: Tensor, size: Tensor) -> Tensor:
+    """Whether values of that size, so far apart, are equal but for rounding."""
+    return spread <= 16 * torch.finfo(spread.dtype).eps * size

@@ -23,7 +23,9 @@ def head_logprobs(hidden_NH: Tensor, weight_VH: Tensor, token_N: Tensor, tempera
     The products are in the weight's dtype, the softmax in float32. The weight is frozen: only the hidden states get a
     gradient. It is known in the forward pass already, so that in place of the logits only its slope is kept, (N, H):
 
-        d log p(token) / d hidden = (weight[token] - sum_v p(v) weight[v]) / temperature
+        d log p(token) / d hidden = sum_v ([v = token] - p(v)) weight[v] / temperature
+
+    The 1 is taken off before anything is rounded: of a token whose p is near 1, the rest is all that is learnt.
     """
     return _HeadLogprobs.apply(hidden_NH, weight_VH, token_N, temperature)
 
@@ -51,8 +53,9 @@ class _HeadLogprobs(torch.autograd.Function):
                 total_R1 = exact.exp_().sum(1, keepdim=True)
                 logprob_N[own] = chosen_R - total_R1[:, 0].log()
                 if slope_NH is not None:
-                    low.copy_(exact.div_(total_R1))
-                    slope_NH[own] = (weight_VH[token_R].float() - (low @ weight_VH).float()) / temperature
+                    exact.div_(total_R1).scatter_add_(1, token_R[:, None], exact.new_full((len(token_R), 1), -1.0))
+                    low.copy_(exact)
+                    slope_NH[own] = (low @ weight_VH).float() / -temperature
         if slope_NH is not None:
             ctx.save_for_backward(slope_NH)
             ctx.dtype = hidden_NH.dtype

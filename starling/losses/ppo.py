@@ -8,6 +8,8 @@ from torch import Tensor
 from starling.losses import kl, masked
 from starling.losses.masked import Loss
 
+MOST = 80.0  # nats that a log-ratio may have: its exponential, times an advantage, is still a float32 number
+
 
 class Surrogate(NamedTuple):
     """Each action's loss, and detached: its probability ratio, 1.0 where the clip binds, and k3 of old and new."""
@@ -36,9 +38,9 @@ def clipped_surrogate(
 
     One side of the clip binds at a time: rho > 1 + clip_high where A > 0, rho < 1 - clip_low where A < 0; there the
     gradient is 0. `approx_kl` is k3 of KL(pi_old || pi) on samples of pi_old, rho - 1 - log rho. What is masked has
-    ratio 1 and no gradient, whatever it held.
+    ratio 1 and no gradient, whatever it held. A log rho past `MOST` counts as that, without a gradient.
     """
-    log_ratio_BT = (logprob_BT - old_logprob_BT).masked_fill(~mask_BT, 0.0)
+    log_ratio_BT = (logprob_BT - old_logprob_BT).masked_fill(~mask_BT, 0.0).clamp(max=MOST)
     ratio_BT = log_ratio_BT.exp()
     free_BT = ratio_BT * advantage_BT
     held_BT = ratio_BT.clamp(1 - clip_low, 1 + clip_high) * advantage_BT

@@ -77,7 +77,7 @@ def _measure(run: Run) -> dict[str, Any]:
     contaminated = contamination.between(prompts, tables.prompts_of(run, *contamination.LEARNT_FROM))
     for line in contamination.lines(contaminated):
         progress.console.print(line, markup=False)
-    paths = (config.run.model, str(run.folder("tune") / "policy"))
+    paths = (config.run.model, str(run.policy_path))
     answers = [_answers(run, name, path, prompts) for name, path in zip(MODELS, paths, strict=True)]
     prompts = [prompt for prompt in prompts for _ in range(config.evaluate.draws)]  # one for each case
     rewards = list(zip(*_rewards(run, prompts, answers), strict=True))
@@ -120,7 +120,7 @@ def _measure(run: Run) -> dict[str, Any]:
         table |= {"panel": panel}
         votes = polling.of_members(judge, judged)
         rows = [row | {"verdicts": {name: votes[name][at] for name in votes}} for at, row in enumerate(rows)]
-        polling.show(panel, asdict(found[0]), judge.name)
+        polling.show(panel, asdict(next(one for one in found if one.name == "win_rate")), judge.name)
     data_files.write_jsonl(run.folder("evaluate") / CASES, rows)
     return table
 
@@ -219,7 +219,7 @@ def _by_prompt(rows: Sequence[Row], config: Config) -> list[Sequence[Row]]:
 
 def _rewards(run: Run, prompts: Sequence[Prompt], answers: Sequence[Sequence[Candidate]]) -> list[list[float]]:
     """The run's reward of each case's answer, a row for each model; the reward model is let go after it."""
-    model = models.load_reward_model(str(run.folder("fit") / "model"), device.product_dtype())
+    model = models.load_reward_model(str(run.reward_model_path), device.product_dtype())
     with progress.track("evaluate reward", sum(map(len, answers)), "answers") as advance:
         return [_rewards_of(model, prompts, own, run.config, advance) for own in answers]
 

@@ -1,13 +1,12 @@
 """report: everything a person wants to know of the run on one page, `report.html`, and its numbers in `report.json`."""
 
-import os
 import platform
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from starling import before_after, config, differing, digest, page, plots
+from starling import before_after, config, device, differing, digest, page, plots
 from starling.before_after import SIDES
 from starling.plots import Plot, Series
 from starling.standing import Standing
@@ -158,7 +157,7 @@ def _made(run: Run) -> dict[str, Any]:
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",
             "processor": _processor(),
-            "cores": _cores(),
+            "cores": device.cores(),
         },
     }
 
@@ -167,11 +166,6 @@ def _products(run: Run) -> str:
     """What matrix products were computed in, in the stages that are made of them."""
     entries = [run.manifest["stages"].get(stage, {}) for stage in ("sample", "fit", "tune", "evaluate")]
     return " and ".join(sorted({dtype for entry in entries for dtype in entry.get("products", ())}))
-
-
-def _cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:

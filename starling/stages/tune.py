@@ -46,7 +46,7 @@ def run(run: Run) -> dict[str, Any]:
     base = models.resolve(config.run.model)
     server = None
     if cfg.sampler and is_online(cfg.algorithm):
-        server = vllm.Server(cfg.sampler.removeprefix("vllm@"), run.folder("tune") / "sampler", base)
+        server = vllm.Server(cfg.sampler, run.folder("tune") / "sampler", base)
     mirrors = trackers.opened(run.root, config.run.trackers, "tune")
     with mirrors as shown, Ledger(run.ledger_path, "tune") as ledger, server or nullcontext():
         recorder = Recorder(run.metrics_path, "tune", shown, run.folder("tune") / "samples.md")
@@ -74,7 +74,7 @@ def run(run: Run) -> dict[str, Any]:
         )
     policy.load(watch.best_weights)
     policy.sync(cfg.weight_share)
-    fill_folder(run.folder("tune") / "policy", policy.save)
+    fill_folder(run.policy_path, policy.save)
     if policy.has_adapters:
         name, share = models.lasting_name(config.run.model), cfg.weight_share
         fill_folder(run.folder("tune") / "adapter", lambda partial: policy.save_adapter(partial, name, share))
@@ -97,7 +97,7 @@ def _refuse_unfit(
 
 
 def _reward_model(run: Run) -> Model:
-    return models.load_reward_model(str(run.folder("fit") / "model"), device.product_dtype())
+    return models.load_reward_model(str(run.reward_model_path), device.product_dtype())
 
 
 def _tell_same_judge(cfg: TuneTable, reward: Rewards) -> None:
