@@ -21,9 +21,9 @@ def test_the_turns_of_a_question_are_calls_that_read_the_earlier_ones_again() ->
 def test_tokens_in_and_out_are_expected_and_at_most(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     part = Part(purpose="answers", model="smollm2", calls=10, characters=400, max_tokens=100, read=5, read_cap=100)
     found = cost.estimate([part], tmp_path / "none.sqlite")["estimate"][0]
-    # in: 400 / 4 + 0.4 x 5 x 100 = 300, at most 400 / 2 + 500 = 700; out: 10 x 40, at most 10 x 100
-    assert found["prompt_tokens"] == {"expected": 300, "at_most": 700}
-    assert found["completion_tokens"] == {"expected": 400, "at_most": 1000}
+    # in: 400 / 4 + half of 5 x 100 = 350, at most 400 / 2 + 500 = 700; out: 10 x 50, at most 10 x 100
+    assert found["prompt_tokens"] == {"expected": 350, "at_most": 700}
+    assert found["completion_tokens"] == {"expected": 500, "at_most": 1000}
     assert found["usd"] == {"expected": 0.0, "at_most": 0.0}
     assert "answers: smollm2: 10 calls" in capsys.readouterr().out
 
@@ -33,8 +33,8 @@ def test_a_reply_of_known_length_is_expected_at_that_and_said_to_be(
 ) -> None:
     asked = {"purpose": "verdicts", "model": MODEL, "calls": 10, "characters": 400, "max_tokens": 2048}
     found = cost.estimate([Part(**asked, written=14), Part(**asked)], tmp_path / "none.sqlite")["estimate"]
-    # 10 x 14, and 10 x .4 x 2048; at most the cap either way
-    assert [part["completion_tokens"]["expected"] for part in found] == [140, 8192]
+    # 10 x 14, and half of 10 x 2048; at most the cap either way
+    assert [part["completion_tokens"]["expected"] for part in found] == [140, 10_240]
     assert {part["completion_tokens"]["at_most"] for part in found} == {20_480}
     said = capsys.readouterr().out
     assert "a reply takes 50% of its cap, a verdict alone 14 tokens; what was seen" in said
