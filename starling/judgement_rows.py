@@ -7,11 +7,17 @@ from typing import Any
 
 from starling import tables, turns
 from starling.errors import DataError
-from starling.judges.parse import Pair, Ranked, Unparsed, parse_good_natured, parse_pairs, parse_ranking
-from starling.judges.ranks import ranks_from_levels
+from starling.judges.parse import (
+    MOST_ANSWERS,
+    Pair,
+    Ranked,
+    Unparsed,
+    parse_good_natured,
+    parse_pairs,
+    parse_ranking,
+    ranks_of,
+)
 from starling.records import Message, Ranking
-
-MOST_ANSWERS = 26  # they are lettered A to Z
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,16 +71,12 @@ def _from_reply(row: Mapping[str, Any], where: str) -> Judgement:
     messages: Any = turns.messages_from_text(asked) if isinstance(asked, str) else asked
     turns.check_messages(messages, where)
     parsed = Unparsed("no reply") if reply is None else parse_ranking(reply, len(texts))
-    ranks = None
-    if not isinstance(parsed, Unparsed):
-        levels = [[index] for index in parsed.order] if isinstance(parsed, Ranked) else parsed.levels
-        ranks = ranks_from_levels(levels, len(texts))
     return Judgement(
         prompt=key(messages),
         messages=messages,
         answers=texts,
         models=models,
-        ranks=ranks,
+        ranks=None if isinstance(parsed, Unparsed) else ranks_of(parsed),
         reason=parsed.reason if isinstance(parsed, Unparsed) else "",
         order=range(len(texts)),
         good_natured=parse_good_natured(reply or ""),

@@ -20,9 +20,9 @@ from starling.account import Account
 from starling.benches import answers, scoring, verdicts
 from starling.benches.answers import Answers
 from starling.benches.verdicts import Form, Heard, Showing
-from starling.judges import pairwise
+from starling.judges import pairwise, ranks
 from starling.judges.asking import Output
-from starling.judges.parse import Ranked, Tied, Unparsed, parse_winner
+from starling.judges.parse import Ranked, Tied, Unparsed, parse_winner, ranks_of
 from starling.judges.parse_json import read_winner
 from starling.judges.protocol import Chat
 from starling.ledger import Ledger
@@ -166,10 +166,8 @@ def _preferred(looks: Sequence[tuple[float | Unparsed, str]]) -> Preferred:
 
 def _share_of_a(heard: Heard) -> float | Unparsed:
     verdict = heard.verdict
-    if isinstance(verdict, Tied):
-        return 0.5
-    if isinstance(verdict, Ranked):
-        return 1.0 if verdict.order[0] == 0 else 0.0
+    if isinstance(verdict, Ranked | Tied):
+        return ranks.preference(ranks_of(verdict))
     return verdict if isinstance(verdict, Unparsed) else Unparsed("no verdict on two answers")
 
 

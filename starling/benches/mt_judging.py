@@ -12,9 +12,9 @@ from starling.benches import answers as answering
 from starling.benches import fastchat, scoring, verdicts
 from starling.benches.answers import Question, Side
 from starling.benches.verdicts import Form, Heard, Showing
-from starling.judges import pairwise, pointwise
+from starling.judges import pairwise, pointwise, ranks
 from starling.judges.asking import Output
-from starling.judges.parse import Ranked, Scored, Tied, Unparsed, Verdict, parse_winner
+from starling.judges.parse import Ranked, Scored, Tied, Unparsed, Verdict, parse_winner, ranks_of
 from starling.judges.parse_json import read_mark as mark_of
 from starling.judges.parse_json import read_winner as winner_of
 from starling.ledger import Ledger
@@ -95,12 +95,10 @@ FORMS = {
 
 def preference(verdict: Verdict, *, swapped: bool = False) -> float | None:
     """WIN, TIE or LOSS of the answer that was shown first, or second if `swapped`; None where nothing was read."""
-    if isinstance(verdict, Tied):
-        return TIE
-    if not isinstance(verdict, Ranked):
+    if not isinstance(verdict, Ranked | Tied):
         return None
-    won = WIN if verdict.order[0] == 0 else LOSS
-    return 1 - won if swapped else won
+    won = ranks.preference(ranks_of(verdict))
+    return WIN - won if swapped else won
 
 
 def judge(

@@ -9,9 +9,9 @@ from starling.judges import aggregate, direct, kwise, pairwise, pointwise
 from starling.judges.aggregate import Contest
 from starling.judges.asking import Asker, Heard, Look
 from starling.judges.orders import balanced_orders
-from starling.judges.parse import Ranked, Scored, Unparsed, Verdict, letters
+from starling.judges.parse import MOST_ANSWERS, Scored, Unparsed, Verdict, ranks_of
 from starling.judges.protocol import Chat, Judged
-from starling.judges.ranks import kendall, ranks_from_levels
+from starling.judges.ranks import kendall
 from starling.judges.strategy import Strategy
 from starling.records import Candidate, Prompt
 
@@ -68,8 +68,10 @@ class LlmJudge:
     def _looks(self, items: Items, chosen: Sequence[int], repeats: Sequence[int]) -> list[Look]:
         sizes = [(prompt.id, len(answers)) for prompt, answers in items]
         most = max((k for _, k in sizes), default=0)
-        if most > len(letters(26)):
-            raise UsageError(f"a judge can be shown 26 answers at once, lettered A to Z; a prompt has {most}")
+        if most > MOST_ANSWERS:
+            raise UsageError(
+                f"a judge can be shown {MOST_ANSWERS} answers at once, lettered A to Z; a prompt has {most}"
+            )
         looks = []
         for repeat in repeats:
             orders = balanced_orders(sizes, self._seed, repeat)
@@ -175,10 +177,7 @@ def _ranks_of(verdict: Verdict) -> list[float]:
     """The ranks of the answers as they were shown; none for a reply that could not be read."""
     if isinstance(verdict, Unparsed):
         return []
-    if isinstance(verdict, Scored):
-        return [1.0]
-    levels = [[place] for place in verdict.order] if isinstance(verdict, Ranked) else verdict.levels
-    return ranks_from_levels(levels, sum(map(len, levels)))
+    return [1.0] if isinstance(verdict, Scored) else ranks_of(verdict)
 
 
 def _reason(found: Unparsed, unread: Sequence[str]) -> str:

@@ -2,10 +2,13 @@
 
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from starling.judges.ranks import ranks_from_levels
+
+MOST_ANSWERS = len(string.ascii_uppercase)  # they are lettered A to Z
 _QUOTES = " \t\r\n'\"`*\u2018\u2019\u201c\u201d"
 _BRACKET = re.compile(r"[\s\-*>#\d.)]{0,12}[(\[][^)\]]{1,40},")  # (A, B); not (A) vs (B)
 _DOUBLE = re.compile(r"\[\s*\[")
@@ -40,6 +43,9 @@ class Tied:
     levels: list[list[int]]
 
 
+WINNERS: Mapping[str, Ranked | Tied] = {"A": Ranked([0, 1]), "B": Ranked([1, 0]), "tie": Tied([[0, 1]])}
+
+
 @dataclass(frozen=True)
 class Scored:
     """A mark from 1 to 10 for one answer."""
@@ -71,7 +77,7 @@ class Pair(NamedTuple):
 
 def letters(k: int) -> list[str]:
     """The labels A, B, C... of `k` answers."""
-    if not 1 <= k <= len(string.ascii_uppercase):
+    if not 1 <= k <= MOST_ANSWERS:
         raise ValueError(f"{k} answers cannot be lettered A to Z")
     return list(string.ascii_uppercase[:k])
 
@@ -105,13 +111,18 @@ def parse_ranking(reply: str, k: int) -> Ranked | Tied | Unparsed:
     return permutation(levels, names)
 
 
+def ranks_of(verdict: Ranked | Tied) -> list[float]:
+    """The ranks of the answers, in the order they were shown."""
+    levels = [[place] for place in verdict.order] if isinstance(verdict, Ranked) else verdict.levels
+    return ranks_from_levels(levels, sum(map(len, levels)))
+
+
 def parse_winner(reply: str) -> Ranked | Tied | Unparsed:
     """Which of two answers a reply prefers: the last `[[A]]`, `[[B]]` or `[[tie]]`."""
     said = _last_double(reply)
     if isinstance(said, Unparsed):
         return said
-    verdicts: dict[str, Ranked | Tied] = {"A": Ranked([0, 1]), "B": Ranked([1, 0]), "tie": Tied([[0, 1]])}
-    found = verdicts.get("tie" if said.lower() == "tie" else said)
+    found = WINNERS.get("tie" if said.lower() == "tie" else said)
     return found or Unparsed(f"the verdict is {said[:40]!r}, not A, B or tie")
 
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from starling.judges.parse import Ranked, Scored, Tied, Unparsed, letters, parse_pair_verdicts, permutation
+from starling.judges.parse import WINNERS, Ranked, Scored, Tied, Unparsed, letters, parse_pair_verdicts, permutation
 
 _FENCE = re.compile(r"\A```(?:json)?\s*\n(.*)\n```\Z", re.DOTALL)
 
@@ -42,9 +42,8 @@ def read_pairs(found: dict[str, Any], k: int) -> list[tuple[int, int]]:
 
 def read_winner(found: dict[str, Any]) -> Ranked | Tied | Unparsed:
     """`winner`: A, B or tie."""
-    verdicts: dict[str, Ranked | Tied] = {"A": Ranked([0, 1]), "B": Ranked([1, 0]), "tie": Tied([[0, 1]])}
     said = found.get("winner")
-    return verdicts.get(said if isinstance(said, str) else "") or Unparsed(f"`winner` is {said!r:.40}, not A, B or tie")
+    return WINNERS.get(said if isinstance(said, str) else "") or Unparsed(f"`winner` is {said!r:.40}, not A, B or tie")
 
 
 def read_mark(found: dict[str, Any]) -> Scored | Unparsed:
