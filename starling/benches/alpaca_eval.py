@@ -20,11 +20,10 @@ from starling.benches import (
 from starling.benches.alpaca_annotations import Annotated, written
 from starling.benches.alpaca_judging import RIVAL, Pair, Preferred
 from starling.benches.answers import Answers, Question, Side
-from starling.benches.asked import Asked
+from starling.benches.asked import Asked, refuse_files
 from starling.benches.cost import Part
 from starling.benches.left_out import LeftOut
 from starling.errors import DataError, UsageError
-from starling.judge_settings import RUBRIC
 from starling.records import Score
 from starling.speakers import endpoint_of
 from starling.writing import write_json
@@ -84,10 +83,8 @@ def _refuse_unclear(asked: Asked) -> None:
         raise UsageError(f"bench: {NAME} needs --model MODEL, --answers FILE, or --annotations FILE to score again")
     elif given := [key for key in SAMPLING if getattr(asked, key) != getattr(Asked(), key)]:
         raise UsageError(f"bench: --annotations are scored as they are; leave out --{given[0].replace('_', '-')}")
-    if asked.answers and not asked.answers.is_file():
-        raise UsageError(f"bench: --answers {asked.answers}: there is no such file")
-    if RUBRIC in asked.judge:
-        raise UsageError(f"bench: the rubric needs checks that the instructions of {NAME} have not; give --judge MODEL")
+    refuse_files(asked)
+    scoring.refuse_judges(asked, NAME, "instructions")
     if asked.version == 2 and any(endpoint_of(judge, account) is None for judge in asked.judge):
         raise UsageError(
             "bench: --version 2 needs a judge's log-probabilities, which a model in this process is not asked for; "
@@ -95,11 +92,6 @@ def _refuse_unclear(asked: Asked) -> None:
         )
     if asked.output == "json" and asked.version == 2:
         raise UsageError("bench: --version 2 reads the probabilities of a letter; leave out --output json")
-    if asked.output == "json" and asked.judge:
-        scoring.refuse_json(asked.judge, account)
-    panel.names(asked.judge, account)
-    if asked.out is not None and asked.out.is_file():
-        raise UsageError(f"bench: --out {asked.out} is a file; {NAME} writes a folder")
 
 
 class _Panel(NamedTuple):

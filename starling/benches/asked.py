@@ -69,5 +69,13 @@ def refuse_others(name: str, asked: Asked, takes: frozenset[str]) -> None:
         )
 
 
+def refuse_files(asked: Asked) -> None:
+    """Refuse answers that are not there, and a result where a file stands."""
+    if asked.answers and not asked.answers.is_file():
+        raise UsageError(f"bench: --answers {asked.answers}: there is no such file")
+    if asked.out is not None and asked.out.is_file():
+        raise UsageError(f"bench: --out {asked.out} is a file; a benchmark writes a folder")
+
+
 def _spelled(option: str) -> str:
     return option.replace("_", "-")

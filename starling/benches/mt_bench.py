@@ -15,19 +15,17 @@ from starling.benches import (
     mt_judged,
     mt_judging,
     mt_questions,
-    panel,
     radar,
     results,
     scoring,
     verdicts,
 )
 from starling.benches.answers import Answers, Question, Side
-from starling.benches.asked import Asked
+from starling.benches.asked import Asked, refuse_files
 from starling.benches.cost import Part
 from starling.benches.fastchat import QuestionSet
 from starling.benches.mt_judged import Judged
 from starling.errors import DataError, UsageError
-from starling.judge_settings import RUBRIC
 from starling.speakers import open_speaker
 
 NAME = "mt_bench"
@@ -115,24 +113,17 @@ def _refuse_unclear(asked: Asked) -> None:
         raise UsageError(
             f"bench: {NAME} needs one of --model MODEL (answers are sampled), --answers FILE and --judgments FILE"
         )
-    elif asked.answers and not asked.answers.is_file():
-        raise UsageError(f"bench: --answers {asked.answers}: there is no such file")
     elif asked.marks and not asked.against:
         raise UsageError("bench: --marks compares the marks of two sides; add --against MODEL, or leave it out")
     elif not asked.judge:
         raise UsageError(f"bench: {NAME} needs --judge MODEL, as in --judge openai:NAME@URL")
-    elif RUBRIC in asked.judge:
-        raise UsageError(f"bench: the rubric needs checks that the questions of {NAME} have not; give --judge MODEL")
-    elif (asked.marks or not asked.against) and (
+    refuse_files(asked)
+    scoring.refuse_judges(asked, NAME, "questions")
+    if (asked.marks or not asked.against) and (
         unfit := [one for one in asked.judge if scoring.is_reward_model(one, account)]
     ):
         instead = "leave out --marks" if asked.marks else "add --against MODEL"
         raise UsageError(f"bench: {unfit[0]} is a reward model, which gives no marks; compare: {instead}")
-    panel.names(asked.judge, account)
-    if asked.output == "json" and asked.judge:
-        scoring.refuse_json(asked.judge, account)
-    if asked.out is not None and asked.out.is_file():
-        raise UsageError(f"bench: --out {asked.out} is a file; {NAME} writes a folder")
 
 
 def _side(source: str, questions: Sequence[Question], out: Path, account: Account | None) -> Side:

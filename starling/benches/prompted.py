@@ -11,7 +11,7 @@ from starling import contamination, data_files, endpoints, paired, progress, tur
 from starling.account import Account
 from starling.benches import answers, cost, filing
 from starling.benches.answers import Answers, Given, Question, Side
-from starling.benches.asked import Asked
+from starling.benches.asked import Asked, refuse_files
 from starling.benches.left_out import LeftOut
 from starling.errors import DataError, UsageError
 from starling.records import Call, Failure, Prompt
@@ -89,6 +89,7 @@ def tested(asked: Asked) -> str:
 def _refuse_unclear(asked: Asked) -> None:
     if bool(asked.model) == (asked.answers is not None):
         raise UsageError("bench: give either --model MODEL or --answers FILE")
+    refuse_files(asked)
 
 
 def beside(

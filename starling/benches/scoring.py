@@ -4,8 +4,11 @@ from collections.abc import Sequence
 
 from starling import models, progress, reward
 from starling.account import Account
+from starling.benches import panel
+from starling.benches.asked import Asked
 from starling.benches.verdicts import Heard
 from starling.errors import UsageError
+from starling.judge_settings import RUBRIC
 from starling.judges.parse import Ranked, Tied, Unparsed, Verdict
 from starling.records import Message
 from starling.reward import Question
@@ -20,6 +23,15 @@ def is_reward_model(name: str, account: Account | None = None) -> bool:
     if endpoint_of(name, account) or is_run(name):
         return False
     return models.is_reward_model(name)
+
+
+def refuse_judges(asked: Asked, name: str, shown: str) -> None:
+    """Refuse judges that cannot judge what is shown, or that are one twice."""
+    if RUBRIC in asked.judge:
+        raise UsageError(f"bench: the rubric needs checks that the {shown} of {name} have not; give --judge MODEL")
+    panel.names(asked.judge, asked.account)
+    if asked.output == "json" and asked.judge:
+        refuse_json(asked.judge, asked.account)
 
 
 def refuse_json(judges: Sequence[str], account: Account | None = None) -> None:
