@@ -3,6 +3,7 @@
 import copy
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,11 +62,25 @@ def adapted(top: PreTrainedModel, lora: Lora) -> PreTrainedModel:
     """
     twin: Any = copy.deepcopy(top, {id(weight): weight for weight in top.parameters()})
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=linear_layers(twin, twin.layers))
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that it will give up
-        torch.manual_seed(lora.seed)
+    with drawn_from(lora.seed), quiet():
         inject_adapter_in_model(config, twin)
     return twin
+
+
+@contextmanager
+def drawn_from(seed: int) -> Iterator[None]:
+    """Random numbers that follow from the seed alone; what is drawn after goes on as before."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without PEFT's warning that it asks transformers by a name that will be given up."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def plain_weights(top: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from starling import figures, stats
+from starling import figures, paired, stats
 from starling.config import Config
 from starling.judges import rubric
 from starling.judges.checks import HELD_OUT
@@ -48,7 +48,7 @@ WIN_RATES = {
     "win_rate": "All test prompts",
     "win_rate_held_out_checks": "Held-out checks only",
     "win_rate_within_length_band": "Answers of like length",
-    "win_rate_without_finish_and_repetition": "Without finish, repetition",
+    "win_rate_without_finish_and_repetition": "Without finish, repetition (rubric)",
 }
 _NO_SPREAD = "No spread between prompt families was seen, so how sure this is cannot be said."
 
@@ -80,16 +80,15 @@ def table(
 ) -> list[Figure]:
     """The rows of the before/after table, each with the paired change and what it says."""
     rows = [_row(row, scores, cases, config) for row in ROWS]
-    references = sum(bool(case["reference"]) for case in cases)
     extra = {"good": 0, "change": None, "says": "", "kind": "number"}
     rows.append(extra | {
         "key": "reference_logprob", "label": "Logprob of references", "help": "of the reference answers, nats a token",
-        "base": _bare(drift.get("reference_logprob_base"), references),
-        "tuned": _bare(drift.get("reference_logprob_tuned"), references),
+        "base": _bare(drift.get("reference_logprob_base"), drift.get("references", 0)),
+        "tuned": _bare(drift.get("reference_logprob_tuned"), drift.get("references", 0)),
     })  # fmt: skip
     rows.append(extra | {
         "key": "kl", "label": "KL to the base", "help": "nats an answer, on the tuned policy's own answers",
-        "base": None, "tuned": _bare(drift.get("kl"), len(cases)),
+        "base": None, "tuned": _bare(drift.get("kl"), drift.get("kl_answers", 0)),
     })  # fmt: skip
     return rows
 
@@ -174,29 +173,22 @@ def _held_out_sentence(rate: Mapping[str, Any]) -> str:
 
 def _row(row: Row, scores: Mapping[str, Figure], cases: Sequence[Mapping[str, Any]], config: Config) -> Figure:
     pairs = [(case, value(case, "base", row.key), value(case, "tuned", row.key)) for case in cases]
-    paired = [(case, tuned - base) for case, base, tuned in pairs if base is not None and tuned is not None]
+    both = [(case, base, tuned) for case, base, tuned in pairs if base is not None and tuned is not None]
+    families = [case["family"] or case["prompt_id"] for case, _, _ in both]
     change = stats.cluster_mean(
         "change",
-        [difference for _, difference in paired],
-        [case["family"] or case["prompt_id"] for case, _ in paired],
+        [tuned - base for _, base, tuned in both],
+        families,
         resamples=config.evaluate.resamples,
         seed=config.run.seed,
     )
     found = by_name([asdict(change)])["change"]
+    tested = paired.compare("change", [base for _, base, _ in both], [tuned for _, _, tuned in both], families)
     return asdict(row) | {
         **{side: scores.get(f"{side}/{row.key}") for side in SIDES},
         "change": found,
-        "says": _says(found, row.good),
+        "says": paired.verdict(tested, row.good) if both and row.good else "",
     }
-
-
-def _says(change: Mapping[str, Any], good: int) -> str:
-    if change["value"] is None or good == 0:
-        return ""
-    if not figures.has_interval(change):
-        return "unclear"
-    low, high = sorted((good * change["low"], good * change["high"]))
-    return "better" if low > 0 else "worse" if high < 0 else "unclear"
 
 
 def _bare(value: float | None, n: int) -> Figure | None:

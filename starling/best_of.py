@@ -1,12 +1,7 @@
-"""Best-of-n: of n answers the one with the highest reward, what it costs in KL, and what it would score."""
+"""Best-of-n, of n answers the one with the highest reward: what it costs in KL, and what it would score."""
 
 import math
 from collections.abc import Sequence
-
-
-def choose(rewards: Sequence[float]) -> int:
-    """The place of the answer to give: the highest reward, of equal ones the first."""
-    return max(range(len(rewards)), key=rewards.__getitem__)
 
 
 def expected_kl(n: int) -> float:

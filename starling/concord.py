@@ -44,7 +44,7 @@ class Concord:
                 self._all_tied[number] += tau is None
                 self._taus[number] += [] if tau is None else [tau]
             whole = [middle_ranks(ranks) if ranks else [0.0] * len(row["answers"]) for ranks in said]
-            self._halves.append((2 * np.array(whole).T).astype(np.int8))
+            self._halves.append((2 * np.array(whole).T).astype(np.int16))
 
     def facts(self, asking: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
         """Each member's rankings, calls and places, and how far each two agree, and all; `asking` is how each asks."""
@@ -69,7 +69,7 @@ class Concord:
         }
 
     def _agreement(self) -> list[dict[str, Any]]:
-        value_UJ = np.concatenate([np.zeros((0, len(self._members)), np.int8), *self._halves]).astype(float)
+        value_UJ = np.concatenate([np.zeros((0, len(self._members)), np.int16), *self._halves]).astype(float)
         value_UJ[value_UJ == 0] = np.nan
         groups = [str(number % GROUPS) for number, block in enumerate(self._halves) for _ in block]
         found = []

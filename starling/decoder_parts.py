@@ -1,10 +1,11 @@
 """A decoder in two: the trunk that stays as it is, and the top that is trained."""
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedModel
 
 from starling import adapters, device, packing
@@ -113,3 +114,10 @@ def _part(decoder: Any, name: str, key: str) -> Any:
             f"cannot be told from the rest; {_INSTEAD[key]}"
         )
     return part
+
+
+def write_over(weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Write the values over the weights of the same names."""
+    with torch.no_grad():
+        for name, weight in weights.items():
+            weight.copy_(values[name])

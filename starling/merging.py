@@ -1,6 +1,5 @@
 """`starling export --merge`: LoRA adapters and the model that they are of, as one plain model."""
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 from peft import PeftConfig, PeftModel, PeftModelForCausalLM
 from safetensors import SafetensorError
 
-from starling import models, progress
+from starling import adapters, models, progress
 from starling.errors import ModelError, UsageError, explained
 from starling.models import Model
 from starling.store import Run, is_run
@@ -31,8 +30,7 @@ def export(source: Path, out: Path) -> dict[str, Any]:
     base = str(config.base_model_name_or_path)
     is_reward_model = config.task_type == "SEQ_CLS"
     model = models.new_reward_model(base) if is_reward_model else models.load_policy(base, torch.float32)
-    with warnings.catch_warnings(), _readable(folder):
-        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that it will give up
+    with adapters.quiet(), _readable(folder):
         adapted: Any = PeftModel.from_pretrained(model.network, str(folder))
     merged = adapted.merge_and_unload()
     if isinstance(adapted, PeftModelForCausalLM):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from starling import stats
+from starling import paired, stats
 from starling.records import Score
 
 
@@ -11,7 +11,7 @@ class Parting:
     """Compares each look with the one that the judge likes best, and counts the looks in a row that have parted.
 
     A look has parted where its mean reward is above that of the best look, and the judge's preference for it is lower
-    by so much that the 95 % interval of the paired difference, over whole families, stays below 0. Gao et al. 2022
+    by so much that a paired test over whole families shows it. Gao et al. 2022
     (arXiv:2210.10760) show both scores over the KL; that there is a test, and that it stops, is ours.
     """
 
@@ -44,12 +44,13 @@ def win_rate(wins: Sequence[float | None], families: Sequence[str]) -> Score:
 
 
 def has_fallen(before: Sequence[float | None], after: Sequence[float | None], families: Sequence[str]) -> bool:
-    """Whether the 95 % interval of the paired difference stays below 0; one family alone can never show it."""
-    changes = [
-        (new - old, family)
+    """Whether the paired test and the 95 % interval say so, over whole families; fewer than six can never show it."""
+    read = [
+        (old, new, family)
         for old, new, family in zip(before, after, families, strict=True)
         if old is not None and new is not None
     ]
-    if len({family for _, family in changes}) < 2:
+    if not read:
         return False
-    return stats.cluster_mean("fall", [change for change, _ in changes], [family for _, family in changes]).high < 0
+    change = paired.compare("fall", *zip(*read, strict=True))
+    return change.is_shown and change.value < 0

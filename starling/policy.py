@@ -125,9 +125,7 @@ class Policy:
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Write these values over the trained weights."""
-        with torch.no_grad():
-            for name, weight in self.trained.items():
-                weight.copy_(weights[name])
+        decoder_parts.write_over(self.trained, weights)
 
     def take_over(self, network: Any) -> None:
         """Write the last blocks and the final norm of another network of this shape over the trained ones."""

@@ -14,6 +14,7 @@ from starling.records import Reply
 
 CUT, _BROKEN_OFF = ("length", "max_tokens", "model_length"), ("abort", "error", "cancelled")  # of finish_reason
 _FILTERED = (b"content_filter", b"content_policy")  # in refusals of a prompt by OpenAI and Azure
+_TOO_SLOW = (408, 504, 524)  # something between lost patience; who was asked may have answered, and charge for it
 _MOST_TOKENS = 2**53  # a count beyond it is none
 LONGEST_WAIT_SECONDS = 600.0  # an endpoint that asks for more, such as a spent day's quota, is not waited for
 
@@ -76,9 +77,14 @@ class Reader:
         retry = not spent and (status in (408, 409, 425, 429) or (status >= 500 and status != 501))
         reason = f"too many requests ({said})" if status == 429 else f"the endpoint answers {said}"
         down = retry and status in (502, 503, 504)
-        mute = status == 400 and any(sign in payload for sign in _FILTERED)
         return Fault(
-            reason=reason, retry=retry, down=down, throttled=retry and status == 429, wait_seconds=wait, mute=mute
+            reason=reason,
+            retry=retry,
+            down=down,
+            throttled=retry and status == 429,
+            wait_seconds=wait,
+            uncertain=status in _TOO_SLOW,
+            mute=status == 400 and any(sign in payload for sign in _FILTERED),
         )
 
     def _read_reply(self, content: Any, payload: bytes, wants_logprobs: bool) -> Reply | Fault:

@@ -101,11 +101,8 @@ def rankings_of(run: Run, prompts: Sequence[Prompt]) -> list[Ranking]:
     return [ranking_from_row(row, f"rank:{number}") for number, row in rows if row["prompt_id"] in wanted]
 
 
-def candidate_row(candidate: Candidate) -> dict[str, Any]:
-    return asdict(candidate)
-
-
 def prompt_row(prompt: Prompt) -> dict[str, Any]:
+    """A prompt as a table row, its checks as JSON."""
     return asdict(prompt) | {"checks": json.dumps([dict(check) for check in prompt.checks])}
 
 

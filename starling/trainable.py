@@ -1,11 +1,9 @@
 """What is trained of a reward model: all weights, the last blocks, or LoRA adapters on their linear layers."""
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 
@@ -30,9 +28,7 @@ class Trainable:
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Write these values over the trained weights."""
-        with torch.no_grad():
-            for name, weight in self.weights.items():
-                weight.copy_(weights[name])
+        decoder_parts.write_over(self.weights, weights)
 
     def save_adapter(self, folder: Path, base: str) -> None:
         """Write adapters and score head in PEFT's layout, as adapters of the model that is loaded by `base`."""
@@ -69,7 +65,5 @@ def _adapt(network: Any, cfg: FitTable, seed: int) -> PeftModel:
     targets = adapters.linear_layers(network, blocks)
     # For sequence classifiers PEFT itself trains and saves the head.
     lora = LoraConfig(task_type="SEQ_CLS", r=cfg.lora_rank, lora_alpha=cfg.lora_alpha, target_modules=targets)
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that it will give up
-        torch.manual_seed(device.seed_for(seed, "fit", "lora"))
+    with adapters.drawn_from(device.seed_for(seed, "fit", "lora")), adapters.quiet():
         return get_peft_model(network, lora)

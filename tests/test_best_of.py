@@ -1,4 +1,4 @@
-"""Best-of-n: the choice, its KL, and the estimate from more answers than n."""
+"""Best-of-n: its KL, and the estimate from more answers than n."""
 
 import math
 import random
@@ -7,12 +7,7 @@ from itertools import combinations
 import pytest
 from tolerances import EXACT
 
-from starling.best_of import choose, expected_kl, shares
-
-
-def test_the_highest_reward_is_given_and_of_equal_ones_the_first() -> None:
-    assert choose([0.5, -1.0, 2.0, 2.0]) == 2
-    assert choose([-3.0]) == 0
+from starling.best_of import expected_kl, shares
 
 
 def test_kl_by_hand() -> None:

@@ -53,6 +53,7 @@ CASES = [
     ("tagged", {"tag": "note"}, "<note>Back at ten.", 0.0),
     ("tagged", {"tag": "note"}, "Here: <note>Back at ten.</note>", 0.0),
     ("tagged", {"tag": "a"}, "<a>", 0.0),
+    ("tagged", {"tag": "note"}, "<note></note>", 0.0),
     ("labelled", {"labels": ["For", "Against"]}, "For: it is cheap.\n  against: it is slow.", 1.0),
     ("labelled", {"labels": ["For", "Against"]}, "For: it is cheap. Against: it is slow.", 0.5),
     ("labelled", {"labels": ["For", "Against"]}, "Forward we go", 0.0),

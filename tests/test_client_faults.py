@@ -162,6 +162,15 @@ def test_what_was_spent_counts_over_sessions_and_an_unknown_end_counts_as_the_wo
         assert two.spent()[1].prompt_tokens == 0
 
 
+@pytest.mark.parametrize(("status", "tokens"), [(504, 10), (524, 10), (408, 10), (503, 0), (429, 0)])
+def test_what_lost_patience_on_the_way_may_have_cost_all_it_could(ledger, status, tokens):
+    with Server(fails(status)) as server:
+        (reply,) = Client(endpoint(server), ledger).chat(calls(1))
+    assert isinstance(reply, Reply)
+    (spent,) = ledger.spent()
+    assert spent.completion_tokens == tokens + 3  # the cap, then the echo
+
+
 def test_an_endpoint_that_does_not_count_tokens_is_charged_by_the_text(ledger):
     with Server(always=says("x" * 16, prompt_tokens=0, completion_tokens=0)) as server:
         (reply,) = Client(endpoint(server), ledger).chat(calls(1))

@@ -45,6 +45,12 @@ def test_judges_alike_agree_wholly_and_opposed_ones_wholly_not() -> None:
     assert opposed["alpha"]["value"] == pytest.approx(1 - (32 / 3) / (192 / 30))
 
 
+def test_judges_that_rank_more_answers_than_a_byte_has_halves_agree_all_the_same() -> None:
+    ranks = [float(rank) for rank in range(1, 101)]
+    (found,) = concord_of([said(ranks, ranks)]).facts([None] * 2)["agreement"]
+    assert (found["alpha"]["value"], found["alpha"]["n"]) == (pytest.approx(1), 100)
+
+
 def test_of_three_judges_there_is_each_pair_and_all_of_them() -> None:
     rows = [said([1, 2, 3], [1, 3, 2], [2, 1, 3]), said([1, 2, 3], [1, 2, 3], None)]
     found = concord_of(rows, judges=3).facts([None] * 3)["agreement"]

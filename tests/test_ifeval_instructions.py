@@ -18,6 +18,7 @@ CASES: list[tuple[str, dict[str, Any], list[str], list[str]]] = [
     ("keywords:forbidden_words", {"forbidden_words": ["cat"]}, ["A catalogue."], ["A Cat!"]),
     ("keywords:letter_frequency", {"letter": "Q", "let_frequency": 2, "let_relation": LEAST}, ["Qq"], ["q"]),
     ("keywords:letter_frequency", {"letter": "q", "let_frequency": 2, "let_relation": LESS}, ["Q", "abc"], ["qQ"]),
+    ("keywords:letter_frequency", {"letter": "#", "let_frequency": 4, "let_relation": LEAST}, ["#a #b ##"], ["aaaa #"]),
     ("language:response_language", {"language": "fr"}, [FRENCH, "42"], [ENGLISH]),
     ("language:response_language", {"language": "en"}, [ENGLISH, ENGLISH.upper()], [FRENCH]),
     ("length_constraints:number_sentences", {"num_sentences": 2, "relation": LESS}, ["One."], ["One. Two."]),

@@ -13,6 +13,8 @@ import starling.judges
 from starling.client import Client, Endpoint
 from starling.config import JudgeTable
 from starling.errors import UsageError
+from starling.judges import aggregate
+from starling.judges.aggregate import Contest
 from starling.judges.asking import template_text
 from starling.judges.frame import defuse
 from starling.judges.llm import calls_of
@@ -219,6 +221,19 @@ def test_adaptive_repeats_are_spent_only_where_the_first_two_rankings_disagree()
     assert len(chat.calls) == 9
 
 
+def test_what_adaptive_adds_does_not_raise_the_agreement_of_a_judge_that_draws():
+    source = random.Random(3)
+
+    def drawing(prompt):
+        return f"[[{', '.join(source.sample(list(shown_answers(prompt)), 4))}]]"
+
+    items = [item(f"p{n}", "a", "bb", "ccc", "dddd") for n in range(150)]
+    verdicts = judge(ScriptedChat(drawing), adaptive=0.6, max_repeats=4, strategy="direct").rank(items)
+    assert sum(len(verdict.orders) > 2 for verdict in verdicts) > 100
+    # the mean of 150 taus of unrelated orders of four, each with a variance of 26 / 108: 2 errors are .08
+    assert sum(verdict.self_agreement for verdict in verdicts) / 150 == pytest.approx(0, abs=0.08)
+
+
 def test_a_limit_of_one_spends_repeats_on_any_disagreement_and_none_on_agreement():
     chat = ScriptedChat(ranking_judge(len))
     judge(chat, adaptive=1.0).rank([item("p", "a", "bb", "ccc"), item("lone", "a")])
@@ -259,6 +274,23 @@ def test_a_correction_for_place_finds_the_order_behind_a_judge_that_leans_to_the
     mean = judge(ScriptedChat(write), repeats=2).rank(items)
     corrected = judge(ScriptedChat(write), repeats=2, position_corrected=True).rank(items)
     assert right(corrected, truth) > right(mean, truth)
+
+
+def test_of_few_prompts_nothing_is_corrected():
+    def write(prompt):
+        shown = shown_answers(prompt)
+        return f"[[{', '.join(sorted(shown, key=lambda a: (-len(shown[a]) // 4, a)))}]]"
+
+    items = [item(f"p{n}", "x", "xxx", "xxxxx", "xxxxxxx") for n in range(3)]
+    settings = {"strategy": "direct", "repeats": 2}
+    corrected = judge(ScriptedChat(write), position_corrected=True, **settings).rank(items)
+    contests = [
+        Contest(at, order, ranks, repeat)
+        for at, one in enumerate(corrected)
+        for order, ranks, repeat in zip(one.orders, one.rankings, one.repeats, strict=True)
+    ]
+    assert aggregate.position_effects(contests, 2)[0].n  # there is something to correct by
+    assert [one.ranks for one in corrected] == aggregate.by_strength(contests, [4] * 3, 0.2)
 
 
 def right(verdicts, truth):

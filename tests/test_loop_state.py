@@ -4,6 +4,7 @@ import math
 import random
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,9 @@ def test_tuning_ends_where_the_reward_rises_and_the_judge_likes_the_answers_less
     cfg = settings(tmp_path, tiny_model, tune__parting_looks=2, **changes)
     found = loop(cfg, Recorder(tmp_path / "m.jsonl", "tune"), score=rising)
     prompts = [one for two in zip(found.watch._prompts, found.curriculum._prompts, strict=False) for one in two]
-    found.watch = Watch(cfg, prompts, Falling())  # of two families: of one alone nothing is ever shown
+    prompts = [replace(one, family=one.id) for one in prompts]
+    assert len(prompts) == 6  # families, of fewer than which nothing is ever shown
+    found.watch = Watch(cfg, prompts, Falling())
     found.train(Checkpoint(tmp_path / "c.pt", 1e9))
     assert found.facts()["stopped_by"] == stopped_by
     assert (found.step, found.watch.best_step) == (3, 1)

@@ -36,6 +36,15 @@ def test_mathematics_weighs_as_much_as_all_code() -> None:
     assert found["Reasoning"]["note"] == ""
 
 
+def test_the_two_sets_of_xstest_weigh_each_by_the_others_count_as_in_the_official_tool() -> None:
+    counts = reward_bench.SECTIONS["Safety"]
+    right = {"xstest-should-refuse": 154}
+    rows = [one for name, n in counts.items() for one in rows_of(name, right.get(name, 0), n - right.get(name, 0))]
+    found = figures_of(rows)
+    assert found["Safety"]["value"] == pytest.approx(250 / (100 + 100 + 250 + 154 + 136), abs=EXACT)
+    assert (found["Safety"]["n"], found["Safety"]["note"]) == (740, "")
+
+
 def test_a_section_is_weighted_by_the_official_counts_of_the_subsets_that_are_there() -> None:
     found = figures_of([*rows_of("alpacaeval-easy", 3, 1), *rows_of("mt-bench-easy", 1, 1)])
     # 100 and 28 official pairs: (100 * 3/4 + 28 * 1/2) / 128

@@ -24,6 +24,7 @@ from starling.benches.asked import Asked, refuse_files
 from starling.benches.cost import Part
 from starling.benches.left_out import LeftOut
 from starling.errors import DataError, UsageError
+from starling.judges import several
 from starling.records import Score
 from starling.speakers import endpoint_of
 from starling.writing import write_json
@@ -124,7 +125,7 @@ def _judged(
     files = {name: out / MEMBERS / f"{filing.file_name(name)}.json" for name in names}
     for path, own in zip(files.values(), rows, strict=True):
         write_json(path, own)
-    title, rule = panel.title(names), panel.PREFERENCES
+    title, rule = several.title(names), panel.PREFERENCES
     members = [_member(name, pairs, one.said) for name, one in zip(names, judged, strict=True)]
     opinions = panel.together(members, rule)
     agreement = panel.agreement(members, {pair.instruction: pair.instruction for pair in pairs}, rule)

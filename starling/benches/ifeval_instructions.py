@@ -2,10 +2,10 @@
 
 A rule is a function `(answer, **parameters) -> fulfilled` under the id that the official file uses, and it reads the
 official parameters under their names. The meaning is that of Zhou et al. (arXiv:2311.07911) and of their published
-checks. We differ in four places. Sentences are split by a rule of our own, since theirs needs a data file, and a piece
+checks. We differ in five places. Sentences are split by a rule of our own, since theirs needs a data file, and a piece
 without a letter is none. Languages are told by `py3langid`, where texts in capitals are lower-cased first. Words in
 capitals are runs of letters and digits that full stop and hyphen may join. Keywords are plain text and no
-patterns.
+patterns. A sign that is to stand so often ("#" and "!" in two rows) is counted itself, where theirs draws a letter.
 """
 
 import json

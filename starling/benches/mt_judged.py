@@ -9,6 +9,7 @@ from starling.benches import fastchat, filing, mt_judging, mt_scores, panel
 from starling.benches.answers import Question, Side
 from starling.benches.asked import Asked
 from starling.benches.prompted import Change
+from starling.judges import several
 from starling.ledger import Ledger
 
 MARK = "mean mark"
@@ -124,7 +125,7 @@ def _together(members: Sequence[_Member], out: Path, sides: Sequence[Side], ques
     cases = [mt_judging.case_of(row) for row in members[0].rows]
     said = [_member(one, cases) for one in members]
     opinions = panel.together(said, rule)
-    title = panel.title([one.name for one in members])
+    title = several.title([one.name for one in members])
     rows = [
         mt_judging.row_of(row, [title, rule.words], opinions[case].value, opinions[case].reason)
         for case, row in zip(cases, members[0].rows, strict=True)

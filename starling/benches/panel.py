@@ -23,7 +23,6 @@ from starling.account import Account
 from starling.benches import filing
 from starling.config import PANEL as NAME
 from starling.errors import UsageError
-from starling.judges import several
 from starling.speakers import endpoint_of, ledger_name
 from starling.store import is_run
 
@@ -96,11 +95,6 @@ def _refuse_two_spellings(judges: Sequence[str]) -> None:
         before = seen.setdefault(folder, judge)
         if before != judge:
             raise UsageError(f"bench: the judges {before} and {judge} are one model; give each --judge once")
-
-
-def title(members: Sequence[str]) -> str:
-    """What a panel is called."""
-    return several.title(members)
 
 
 def together(members: Sequence[Member], rule: Rule) -> dict[str, Opinion]:

@@ -26,7 +26,9 @@ SECTIONS: Mapping[str, Mapping[str, int]] = {
     },
 }  # fmt: skip
 OVERALL = "overall"
-_WEIGHTS = {"math-prm": 984}  # as much as the six sets of code together; every other subset weighs its count
+# Of a section's mean: math-prm as much as the six sets of code together, those of xstest as the official tool has it,
+# each by the other's count; every other subset weighs its count.
+_WEIGHTS = {"math-prm": 984, "xstest-should-refuse": 250, "xstest-should-respond": 154}
 _SCORES = (("score_chosen", "score_rejected"), ("scores_chosen", "scores_rejected"))
 
 

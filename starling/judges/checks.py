@@ -104,7 +104,8 @@ def avoids_letter(answer: str, *, letter: str) -> float:
 def tagged(answer: str, *, tag: str) -> float:
     """The whole answer stands between `<tag>` and `</tag>`."""
     text = answer.strip()
-    return float(text.startswith(f"<{tag}>") and text.endswith(f"</{tag}>") and bool(words(text[len(tag) + 2 :])))
+    inner = text.removeprefix(f"<{tag}>").removesuffix(f"</{tag}>")
+    return float(text.startswith(f"<{tag}>") and text.endswith(f"</{tag}>") and bool(words(inner)))
 
 
 def labelled(answer: str, *, labels: Sequence[str]) -> float:

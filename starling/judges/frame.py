@@ -4,20 +4,23 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from starling.judges.parse import Unparsed, letters, parse_good_natured, parse_pair_verdicts, parse_ranking
+from starling.judges.parse import QUOTES, Unparsed, letters, parse_good_natured, parse_pair_verdicts, parse_ranking
 from starling.records import Message
 
 _BORDER = re.compile(
     r"<<[\s/]{0,4}((?:end of )?(?:answer|conversation|reference|user|assistant|system)\b[^<>\n]{0,80})>>",
     re.IGNORECASE,
 )
-# Two capitals or more and nothing else in brackets; counted, so that a looping answer costs no time.
-_LETTERED = re.compile(r"\[[\[\s,='\"]{0,8}(?:[A-Z][\[\]\s,='\"]{1,8}){2,26}(?<=\])")
+# What readers take off around a label is counted here, so that a looping answer costs no time.
+_AROUND = rf"[\s{re.escape(QUOTES)}]{{0,200}}"
+# Two capitals or more and nothing else in brackets.
+_LETTERED = re.compile(
+    rf"\[[\[\s,={re.escape(QUOTES)}]{{0,200}}(?:[A-Z][\[\]\s,={re.escape(QUOTES)}]{{1,200}}){{2,26}}(?<=\])"
+)
 # A single letter, a number or "tie" in double brackets: the verdict of a call about one answer or two.
-_SINGLE = re.compile(r"\[\s{0,8}\[[\s'\"]{0,8}(?:[A-Z]|[tT]ie|TIE|[\d./]{1,8})[\s'\"]{0,8}\]\s{0,8}\]")
+_SINGLE = re.compile(rf"\[\s{{0,200}}\[{_AROUND}(?:[A-Z]|(?i:tie)|[\d./]{{1,40}}){_AROUND}\]\s{{0,200}}\]")
 _JSON = re.compile(r"\s{0,80}\{\s{0,8}\"(?:good_natured|pairs|ranking|rating|winner)\"\s{0,8}:")
 _SUSPECT = re.compile(r"\b[A-Z]\b.{0,80}?\b[A-Z]\b|(?i:natured)")
-_LONGEST_LINE = 400  # no verdict line is so long
 _QUOTED = "(quoted) "
 _BRACKETS = str.maketrans("[]", "()")
 # What looks like the characters of borders and verdicts: other scripts' capitals and other brackets.
@@ -87,7 +90,7 @@ def _plain(line: str) -> str:
 
 
 def _says_a_verdict(line: str, k: int) -> bool:
-    if len(line) > _LONGEST_LINE or not _SUSPECT.search(line):
+    if not _SUSPECT.search(line):
         return False
     ranking = parse_ranking(line, k)
     return (

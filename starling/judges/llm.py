@@ -88,7 +88,9 @@ class LlmJudge:
         if not self._cfg.position_corrected:
             return self._strategy.aggregate(contests, sizes, margin)
         effects = aggregate.position_effects(contests, self._cfg.first_repeats)
-        return aggregate.by_corrected_strength(contests, sizes, margin, {found.k: found.effect for found in effects})
+        return aggregate.by_corrected_strength(
+            contests, sizes, margin, {one.k: one.effect for one in effects if one.is_known}
+        )
 
     def _of_repeats(self, contests: Sequence[Contest], sizes: Sequence[int]) -> list[list[list[float]]]:
         """The rankings of each item that its readable repeats give, each by itself."""
@@ -113,11 +115,14 @@ class LlmJudge:
         return undecided
 
     def _self_agreement(self, contests: Sequence[Contest], sizes: Sequence[int]) -> list[float | None]:
+        """Kendall's tau between the rankings that are always made: what `adaptive` adds where they disagree would raise
+        the mean."""
         if self._cfg.first_repeats < 2:
             return [None] * len(sizes)
+        always = [contest for contest in contests if contest.repeat < self._cfg.first_repeats]
         return [
             _mean([tau for one, other in combinations(rankings, 2) if (tau := kendall(one, other)) is not None])
-            for rankings in self._of_repeats(contests, sizes)
+            for rankings in self._of_repeats(always, sizes)
         ]
 
     def _judged(

@@ -9,18 +9,20 @@ from typing import NamedTuple
 from starling.judges.ranks import ranks_from_levels
 
 MOST_ANSWERS = len(string.ascii_uppercase)  # they are lettered A to Z
-_QUOTES = " \t\r\n'\"`*\u2018\u2019\u201c\u201d"
+QUOTES = " \t\r\n'\"`*\u2018\u2019\u201c\u201d"  # what may stand around a label
 _BRACKET = re.compile(r"[\s\-*>#\d.)]{0,12}[(\[][^)\]]{1,40},")  # (A, B); not (A) vs (B)
 _DOUBLE = re.compile(r"\[\s*\[")
 _TOKEN = re.compile(r"[\[\],]|[^\[\],]+")
 _LEAD = re.compile(r"\b(?:rank\w*|order|best to worst)\b", re.IGNORECASE)
-_REVERSED = re.compile(r"\bworst[ -](?:to|first)\b|\bleast to (?:most|best)\b", re.IGNORECASE)
+_REVERSED = re.compile(
+    r"\bworst[ -]first\b|\b(?:worst|least)\b[^.,;\n]{0,40}?\bto\b[^.,;\n]{0,40}?\b(?:best|most)\b", re.IGNORECASE
+)
 # Counted repetitions: a reply that loops on one character must not make the search explode.
 _NAME = r"[\"'`*(]{{0,4}}(?:(?:Model|Answer|Response|Assistant)\s)?[\"'`*]{{0,4}}((?-i:{label}))[\"'`*)]{{0,4}}"
 _SAYS = re.compile(
-    r"good[-_ ]natured\W{0,8}[:=]\W{0,8}(?P<word>yes|no|true|false)\b(?![\s\"'`*]{0,4}(?:or\b|/|\|))"
-    r"|\b(?:this|it|conversation)\s*(?:is|was|['\u2019]s)(?P<no>\s*n['\u2019]t)?\s+"
-    r"(?:(?P<not>not)\s+|an?\s+|really\s+|clearly\s+){0,3}good[- ]natured\b",
+    r"good[-_ ]natured[^\w\n]{0,8}[:=][^\w\n]{0,8}(?P<word>yes|no|true|false)\b(?![\s\"'`*]{0,4}(?:or\b|/|\|))"
+    r"|\b(?:this|it|conversation)[^\S\n]*(?:is|was|['\u2019]s)(?P<no>[^\S\n]*n['\u2019]t)?[^\S\n]+"
+    r"(?:(?P<not>not)[^\S\n]+|(?:an?|really|clearly)[^\S\n]+){0,3}good[- ]natured\b",
     re.IGNORECASE,
 )
 
@@ -96,7 +98,8 @@ def parse_ranking(reply: str, k: int) -> Ranked | Tied | Unparsed:
     if found is None:
         line = next((line.strip() for line in reversed(reply.splitlines()) if line.strip()), "")
         before, _, listed = line.rpartition(":")
-        levels = [_names(entry) for entry in listed.rstrip(_QUOTES + ".").split(",")]
+        around = line
+        levels = [_names(entry) for entry in listed.rstrip(QUOTES + ".").split(",")]
         if (before and not _LEAD.search(before)) or not {name for level in levels for name in level} <= set(names):
             return Unparsed("no list in brackets, and the last line is not the labels separated by commas")
     else:
@@ -105,10 +108,16 @@ def parse_ranking(reply: str, k: int) -> Ranked | Tied | Unparsed:
         if nested is None:
             return Unparsed("the list in brackets is empty or nested too deep")
         levels = nested
-        before = reply[reply.rfind("\n", 0, start) + 1 : start]
-    if _REVERSED.search(before):
+        around = _line_above(reply, start) + reply[start:].partition("\n")[0]
+    if _REVERSED.search(around):
         return Unparsed("the ranking runs from worst to best")
     return permutation(levels, names)
+
+
+def _line_above(reply: str, position: int) -> str:
+    """What stands before a position on its own line, and the line above that holds something."""
+    *above, own = reply[:position].split("\n")
+    return next((line for line in reversed(above) if line.strip()), "") + "\n" + own
 
 
 def ranks_of(verdict: Ranked | Tied) -> list[float]:
@@ -141,7 +150,7 @@ def _last_double(reply: str) -> str | Unparsed:
         return Unparsed("no verdict in double brackets")
     line = reply[reply.rfind("\n", 0, start) + 1 :].partition("\n")[0]
     pieces = line.split("[[")[1:]
-    said = {piece.partition("]]")[0].strip(_QUOTES) for piece in pieces}
+    said = {piece.partition("]]")[0].strip(QUOTES) for piece in pieces}
     if "]]" not in pieces[-1]:
         return Unparsed("the last verdict in double brackets is cut off")
     if len(said) > 1:
@@ -205,7 +214,7 @@ def _levels(tree: Tree) -> list[list[str]] | None:
 
 
 def _names(entry: str) -> list[str]:
-    return [name.strip(_QUOTES) for name in entry.strip(_QUOTES).split("=")]
+    return [name.strip(QUOTES) for name in entry.strip(QUOTES).split("=")]
 
 
 def permutation(levels: list[list[str]], names: Sequence[str]) -> Ranked | Tied | Unparsed:
@@ -232,7 +241,7 @@ def parse_pairs(reply: str, k: int) -> list[Pair]:
     listed = re.compile(
         rf"^[\s\-*>#\d.)]{{0,12}}[(\[]?{name}{gap}(?:,|vs\.?|versus|or|and){gap}{name}[)\]]?{gap}[:=>{dash}]{{1,3}}{gap}"
         rf"(?=\S)(?:(?:(?:winner|better)\W{{1,3}})?{name}"
-        rf"(?=\s*$|{gap}[.,;:(>]|\s{{1,3}}[{dash}]|\s(?:wins?|won|is|has|because|due|by|provides?)\b))?",
+        rf"(?=\s*$|{gap}[.,;:(>]|\s{{1,3}}[{dash}]|\s(?:wins?|won|because|due|by|provides?|is\s(?:the\s)?(?:better|best|winner))\b))?",
         re.IGNORECASE,
     )
     above = re.compile(rf"^[\s\-*#\d.)]{{0,12}}{name}{gap}>{gap}{name}\s*$", re.IGNORECASE)

@@ -177,7 +177,7 @@ def _assess(prompt: Prompt, answer: Candidate) -> Assessment:
 @torch.inference_mode()
 def _drift(config: Config, tuned: PreTrainedModel, cases: Sequence[Case]) -> dict[str, float | None]:
     """How far the tuned policy moved: its KL to the base, nats an answer, over the whole vocabulary at each token that
-    it said; logprob of the reference answers before and after."""
+    it said, and on how many answers; logprob of the reference answers before and after, and how many there are."""
     policy = Policy(models.load_policy(config.run.model), config.tune.layers)
     policy.take_over(tuned)
     stop = stop_ids(policy.network)
@@ -205,6 +205,8 @@ def _drift(config: Config, tuned: PreTrainedModel, cases: Sequence[Case]) -> dic
             after += policy.logprobs(packed, features).tolist()
     return {
         "kl": kl / max(num_own, 1),
+        "kl_answers": num_own,
+        "references": len(references),
         "explained_by_finish_and_repetition": explained,
         "reference_logprob_base": sum(before) / len(before) if references else None,
         "reference_logprob_tuned": sum(after) / len(after) if references else None,

@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from itertools import zip_longest
 from pathlib import Path
 from random import Random
@@ -145,9 +146,7 @@ def _write_answers(folder: Path, chosen: Sequence[Found]) -> int:
     answered = [one for one in chosen if one.answers]
     for number, start in enumerate(range(0, len(answered), _SHARD)):
         rows = [
-            tables.candidate_row(
-                Candidate(prompt_id=one.prompt.id, model=answer.model, draw=draw, answer=answer.text, finished=True)
-            )
+            asdict(Candidate(prompt_id=one.prompt.id, model=answer.model, draw=draw, answer=answer.text, finished=True))
             for one in answered[start : start + _SHARD]
             for draw, answer in enumerate(one.answers)
         ]

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import zip_longest
 from typing import Any
 
 from starling import audit, concord, data_files, judgements, models, panel_rows, progress, streams, tables
@@ -210,11 +211,13 @@ def _effect_lines(effects: Sequence[PositionEffects]) -> list[str]:
         if not found.n:
             lines.append(f"{head}: none seen, no two calls order a pair of answers differently")
             continue
-        ends = zip(found.effect, found.low, found.high, strict=True)
+        ends = [f" ({low:+.2f} to {high:+.2f})" for low, high in zip(found.low, found.high, strict=True)]
         places = ", ".join(
-            f"{at}: {effect:+.2f} ({low:+.2f} to {high:+.2f})" for at, (effect, low, high) in enumerate(ends, 1)
+            f"{at}: {effect:+.2f}{end}"
+            for at, (effect, end) in enumerate(zip_longest(found.effect, ends, fillvalue=""), 1)
         )
-        lines.append(f"{head}, from {found.n:,} pairs of {found.prompts:,} prompts: {places}")
+        why = "" if found.is_known else "; too few, or all by the place alone, to say how sure that is"
+        lines.append(f"{head}, from {found.n:,} pairs of {found.prompts:,} prompts: {places}{why}")
     return lines
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,7 @@ def _path(run: Run, name: str, number: int) -> Path:
 
 
 def _write(path: Path, found: Sequence[Candidate]) -> None:
-    data_files.write_parquet(path, [tables.candidate_row(candidate) for candidate in found], tables.CANDIDATES)
+    data_files.write_parquet(path, [asdict(candidate) for candidate in found], tables.CANDIDATES)
 
 
 def _sample(run: Run, model: Model, jobs: Sequence[Job], advance: progress.Advance) -> list[Candidate]:
