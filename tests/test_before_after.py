@@ -95,7 +95,7 @@ def table(*pairs: tuple[dict, dict], kind: str = "writing") -> dict[str, dict]:
         {"prompt_id": f"p{at}", "family": f"f{at}", "kind": kind, "reference": "", "base": base, "tuned": tuned}
         for at, (base, tuned) in enumerate(pairs)
     ]
-    return {row["key"]: row for row in before_after.table({}, {"kl": 1.0}, cases, runs.SETTINGS)}
+    return {row["key"]: row for row in before_after.table({}, {"kl": 1.0, "kl_answers": 3}, cases, runs.SETTINGS)}
 
 
 def test_the_change_is_paired_by_prompt() -> None:
@@ -147,4 +147,4 @@ def test_more_refusals_are_good_or_bad_by_the_kind_of_prompt(kind: str, says: st
 
 def test_kl_has_no_base_and_no_interval() -> None:
     row = table((side(), side()))["kl"]
-    assert (row["base"], row["tuned"]) == (None, {"value": 1.0, "low": None, "high": None, "n": 1})
+    assert (row["base"], row["tuned"]) == (None, {"value": 1.0, "low": None, "high": None, "n": 3})

@@ -17,7 +17,8 @@ UNREAD = Judged(ranks=None, reason="prose", unread=1, orders=[[0, 1, 2]], rankin
 
 
 def row_of(*said: Judged) -> dict:
-    prompt, answers = item("p", "a", "b", "c")
+    k = max(len(one.ranks or ()) for one in said)
+    prompt, answers = item("p", *("a", "b", "c") if k == 3 else map(str, range(k)))
     panel = Panel([Says(f"judge {number}", one) for number, one in enumerate(said)])
     (verdict,) = panel.rank([(prompt, answers)])
     assert verdict.ranks is not None

@@ -19,7 +19,7 @@ from starling.judges.parse import Unparsed
 from starling.judges.ranks import mean_ranks, ranks_with_ties
 from starling.stats import NORMAL
 
-FEWEST = 20  # prompts, below which intervals of the effects are too narrow: at 10 they hold 87 % of the truth, not 95
+FEWEST = 20  # prompts, below which effects are too unsure to use: at 10 their intervals hold the truth in 87 %, not 95
 RIDGE = 0.01  # each strength costs RIDGE / 2 * strength^2: one that only ever won stays finite, each prompt sums to 0
 ACCURACY = 1e-3  # strengths nearer than this are equal: the solver is better than that, no judge is
 _CHUNK = 2_000  # items whose strengths are fitted at once: bounds the memory
@@ -57,7 +57,7 @@ class PositionEffects:
 
     @property
     def is_known(self) -> bool:
-        """Whether it may be corrected for: there is an interval."""
+        """Whether there is an interval."""
         return len(self.low) > 0
 
 

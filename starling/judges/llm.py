@@ -89,7 +89,7 @@ class LlmJudge:
             return self._strategy.aggregate(contests, sizes, margin)
         effects = aggregate.position_effects(contests, self._cfg.first_repeats)
         return aggregate.by_corrected_strength(
-            contests, sizes, margin, {one.k: one.effect for one in effects if one.is_known}
+            contests, sizes, margin, {one.k: one.effect for one in effects if one.prompts >= aggregate.FEWEST}
         )
 
     def _of_repeats(self, contests: Sequence[Contest], sizes: Sequence[int]) -> list[list[list[float]]]:
