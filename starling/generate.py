@@ -279,9 +279,11 @@ def _run_pieces(
 def _decode(model: PreTrainedModel, slots: Slots, tokens_B: Tensor) -> Tensor:
     """Logits of the next token of every row, after taking in `tokens_B`."""
     rows = len(slots.rows)
+    position_B = slots.before[:rows] + slots.lengths[:rows]
+    packing.refuse_unsteady(model.config, int(position_B.max()) + 1)
     output = model.get_decoder()(
         input_ids=tokens_B[:, None],
-        position_ids=(slots.before[:rows] + slots.lengths[:rows])[:, None],
+        position_ids=position_B[:, None],
         use_cache=False,
         context=Decoding(slots),
     )

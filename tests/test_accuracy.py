@@ -145,3 +145,9 @@ def test_nll_a_place_by_hand() -> None:
     told = [example(ranking("a", ["x", "y", "z"], [2, 1, 3])), example(ranking("b", ["x", "y"], [2, 1]))]
     found = accuracy.nll(told, [[0.0, 0.0, 0.0], [1.0, 0.0]])
     assert found == near((math.log(6) + math.log(1 + math.e)) / 3)
+
+
+def test_calibration_compares_what_was_said_with_what_came() -> None:
+    # log-odds log 3: .75 was said of the better answer, which it was, and .25 of the other
+    found = accuracy.figures([example(ranking("p", ["a", "b"], [1, 2]))], [[math.log(3), 0.0]])
+    assert found["calibration_error"] == near(0.25)

@@ -185,3 +185,9 @@ def test_of_equal_advantages_nothing_is_left(constant: float, dtype: torch.dtype
 
 def test_whitening_nothing_is_nothing() -> None:
     assert advantage.whiten(torch.ones(2, 3), torch.zeros(2, 3).bool()).tolist() == [[0.0] * 3] * 2
+
+
+def test_small_differences_between_large_rewards_are_no_rounding() -> None:
+    assert advantage.group(torch.tensor([[1000.0, 1000.5]])).tolist() == [[-0.25, 0.25]]
+    found = advantage.group(torch.tensor([[1.0, 1.5], [1e6, 1e6 + 2]]))
+    assert found.tolist() == [[-0.25, 0.25], [-1.0, 1.0]]  # each prompt by its own size

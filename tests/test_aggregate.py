@@ -148,7 +148,22 @@ def test_an_answer_without_a_mark_leaves_its_prompt_unranked():
     assert found == Unparsed("2 of 3 answers have no mark")
 
 
+def test_prompts_of_all_chunks_have_their_own_strengths(monkeypatch):
+    monkeypatch.setattr(aggregate, "_CHUNK", 2)
+    calls = [won(item % 2, 1 - item % 2, item=item) for item in range(5)]
+    found = aggregate.strengths(calls, [2] * 5, {})
+    assert [row[0] > row[1] for row in found] == [True, False, True, False, True]
+
+
 # places
+
+
+def test_prompts_of_shards_that_follow_each_other_stay_apart():
+    seen = aggregate.Disagreements(2)
+    for _ in range(2):
+        seen.add([won(0, 1), won(1, 0, repeat=1)])
+    (found,) = seen.effects()
+    assert (found.n, found.prompts) == (2, 2)
 
 
 def test_the_effect_of_two_places_by_hand():

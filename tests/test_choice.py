@@ -137,3 +137,17 @@ def test_sums_over_shards_count_what_is_kept_and_what_generators_wrote_in_all() 
         "left_out": {"more_than_2_answers": 1},
         "prompts_with_answers": {"2": 2},
     }
+
+
+def test_what_one_prompt_loses_is_not_taken_off_another() -> None:
+    def said(prompt: str, *texts: str) -> list[Candidate]:
+        return [replace(one, prompt_id=prompt) for one in given(*texts)]
+
+    prompts = [Prompt(id=name, messages=ASKED[0].messages) for name in "pq"]
+    cfg = settings(G1, G2, distinct="all")
+    sampled = [*said("p", "a", "a"), *said("q", "b", "c")]
+    source = [one for name in "pq" for one in brought("m:z", prompt=name)]
+    sums = choice.Sums()
+    sums.add(sampled, choice.choose(prompts, sampled, choice.by_preference(prompts, source, cfg, seed=1), cfg))
+    facts = sums.facts()
+    assert (facts["answers"], facts["finished"]) == (5, 1.0)

@@ -102,3 +102,33 @@ def test_nothing_to_learn_from_is_said(online: bool, prompts: list, groups: list
 
 def test_ties_are_something_to_learn_from_online() -> None:
     Curriculum(TuneTable(), 0, [ASKED], [group([1, 1])]).require(online=True, rankings=1)
+
+
+ONE = {"prompts_per_step": 1, "updates_per_step": 1}
+
+
+def test_what_is_looked_at_before_and_what_is_learnt_from_stand_apart() -> None:
+    plan = Curriculum(TuneTable(ranked_prompts=1, warm_up_prompts=2, **ONE), 0, [ASKED], [group([1, 2])] * 3)
+    assert [(row["warm_up"], row["learnt"]) for row in plan.used()] == [(True, True), (True, False)]
+    plan = Curriculum(TuneTable(ranked_prompts=3, warm_up_prompts=2, **ONE), 0, [ASKED], [group([1, 2])] * 3)
+    assert [(row["warm_up"], row["learnt"]) for row in plan.used()] == [(True, True), (True, True), (False, True)]
+
+
+def test_each_pass_over_the_ranked_answers_has_an_order_of_its_own() -> None:
+    plan = Curriculum(TuneTable(ranked_prompts=12, ranked_epochs=2, **ONE), 0, [ASKED], [group([1, 2])] * 12)
+    order = [index for step in range(24) for index in plan.ranked_order(step)]
+    assert sorted(order[:12]) == sorted(order[12:]) == list(range(12))
+    assert order[:12] != order[12:]
+
+
+def test_tokens_to_come_end_with_the_budget() -> None:
+    cfg = TuneTable(ranked_prompts=0, steps=4, rollouts_per_prompt=2, max_new_tokens=5, token_budget=25, **ONE)
+    plan = Curriculum(cfg, 0, [ASKED], [group([1, 2])])
+    # four steps of 10; the one that begins at 24 at most is the last
+    assert plan.expected_tokens == min(40, 24 + 10)
+
+
+def test_only_rankings_that_are_learnt_from_count_as_something_to_learn() -> None:
+    plan = Curriculum(TuneTable(ranked_prompts=1, **ONE), 0, [], [group([1, 1]), group([1, 2])])
+    with pytest.raises(DataError, match="in none of 1 rankings is an answer above another"):
+        plan.require(online=False, rankings=2)

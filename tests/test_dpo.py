@@ -126,3 +126,12 @@ def test_microbatches_add_up_and_their_order_does_not_matter() -> None:
     for name, metric in whole.metrics.items():
         assert sum(part.metrics[name] for part in parts).item() == pytest.approx(metric.item(), abs=EXACT)
         assert not metric.requires_grad
+
+
+def test_a_ranking_that_is_all_tied_has_no_pairs_and_metrics_that_are_numbers() -> None:
+    metrics = dpo_loss(tensor(3, 2), tensor(0, 0), torch.tensor([[1, 1]]), beta=0.5).metrics
+    assert (metrics["accuracy"].item(), metrics["margin"].item()) == (0, 0)
+
+
+def test_at_the_reference_no_answer_is_ahead() -> None:
+    assert dpo_loss(tensor(-1, -2), tensor(-1, -2), beta=0.5).metrics["accuracy"].item() == 0

@@ -17,6 +17,7 @@ from starling.experience import (
     Scale,
     compared,
     gather,
+    is_flat,
     on_last_token,
     shaped,
     shifted,
@@ -219,3 +220,28 @@ def test_the_critic_learns_what_reward_is_to_come_and_the_policy_stays(policy: P
     assert value_BT[:, 0].tolist() == pytest.approx([0.0, 0.0], abs=0.05)  # before the first token both are open
     assert all(torch.equal(weight, before[name]) for name, weight in policy.top.state_dict().items())
     assert all(weight.grad is None for weight in policy.critic.parameters())
+
+
+def test_what_the_critic_is_taught_is_discounted(policy: Policy) -> None:
+    cfg = TuneTable(
+        reward_baseline="none", gamma=0.5, critic_epochs=300, critic_learning_rate=1e-2, critic_weight_decay=0.0
+    )
+    part = gather(policy, [group(Sampled(ids=[7, 8, 9], finished=True))], [[1.0]], PLAIN, cfg)
+    teach_critic(policy, [part], cfg, torch.Generator().manual_seed(0))
+    assert policy.values(part.experiences[0].features).tolist() == pytest.approx([0.25, 0.5, 1.0], abs=0.05)
+
+
+def test_the_critics_weights_decay_as_it_is_taught(policy: Policy) -> None:
+    # a reward of 0 and a head of zeros: no gradient, so a step at rate .1 with decay .5 only shrinks by .05
+    cfg = TuneTable(reward_baseline="none", critic_epochs=1, critic_learning_rate=0.1, critic_weight_decay=0.5)
+    part = gather(policy, [group(WHOLE)], [[0.0]], PLAIN, cfg)
+    before = {name: weight.clone() for name, weight in policy.critic.state_dict().items()}
+    teach_critic(policy, [part], cfg, torch.Generator().manual_seed(0))
+    after = policy.critic.state_dict()
+    assert any(weight.ne(0).any() for weight in before.values())
+    assert all(torch.allclose(after[name], 0.95 * weight) for name, weight in before.items())
+
+
+def test_a_small_difference_of_large_rewards_is_one() -> None:
+    assert is_flat([100.0, 100.0 + 1e-9])
+    assert not is_flat([100.0, 100.1])

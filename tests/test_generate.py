@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_packing_families import built, scaled
 from tolerances import CLOSE
 from transformers import (
     AutoModelForCausalLM,
@@ -22,6 +23,7 @@ from transformers import (
 from transformers.modeling_utils import PreTrainedModel
 
 from starling import packing
+from starling.errors import ModelError
 from starling.generate import Request, generate, stop_ids
 
 NEVER: frozenset[int] = frozenset()
@@ -287,3 +289,12 @@ def test_a_prompt_runs_once_for_all_its_answers_and_no_token_twice(model) -> Non
     assert len({len(answer.ids) for answer in answers}) > 2
     # the last token of an answer is never taken in
     assert seen == sum(map(len, PROMPTS)) + sum(len(answer.ids) - 1 for answer in answers)
+
+
+@pytest.mark.parametrize("size", [17, 12], ids=["prompt", "answer"])
+def test_what_would_turn_the_positions_of_others_is_refused(size: int) -> None:
+    network = built(scaled("dynamic"))  # first trained on 16 tokens
+    packing.enable(network)
+    asked = [Request(prompt=tuple(range(1, size + 1)), seed=1), Request(prompt=(1, 2), seed=2)]
+    with pytest.raises(ModelError, match="a conversation of 17 tokens passes the model's window of 16"):
+        generate(network, asked, max_new_tokens=9, stop=frozenset())

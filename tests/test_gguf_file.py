@@ -12,7 +12,7 @@ import torch
 from disks import largest_file
 from gguf import GGUFReader
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2Config
 
 import starling
 from starling import cli, gguf_file
@@ -261,3 +261,28 @@ def test_options_that_do_not_go_together_are_told(
 ) -> None:
     assert cli.main(["export", str(tiny_model), "--out", str(tmp_path / "m.gguf"), *more]) == 2
     assert reason in capsys.readouterr().err
+
+
+def test_scaled_positions_are_refused_where_llama_cpp_has_no_place_for_them() -> None:
+    ropes = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
+    config = Qwen2Config(architectures=["Qwen2ForCausalLM"], rope_parameters=ropes)
+    with pytest.raises(ModelError, match="scaled by 'linear', which is not written for qwen2"):
+        gguf_file._architecture(config, "m")
+
+
+@pytest.mark.parametrize(("samples", "expected"), [(False, (None, None)), (True, (0.25, 7))])
+def test_how_to_sample_is_written_of_models_that_sample(
+    samples: bool, expected: tuple, tiny_model: Path, tmp_path: Path
+) -> None:
+    gguf_models.make("llama", tmp_path / "model", tiny_model)
+    told = {"do_sample": samples, "temperature": 0.25, "top_k": 7, "eos_token_id": 2}
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps(told))
+    gguf_file.export(tmp_path / "model", tmp_path / "m.gguf", "f32", "other")
+    reader = GGUFReader(tmp_path / "m.gguf")
+    assert (value(reader, "general.sampling.temp"), value(reader, "general.sampling.top_k")) == expected
+
+
+def test_without_settings_of_its_own_a_model_ends_as_its_config_says() -> None:
+    assert gguf_file._stops({}, LlamaConfig(eos_token_id=2)) == [2]
+    assert gguf_file._stops({"eos_token_id": [3, 4]}, LlamaConfig(eos_token_id=2)) == [3, 4]
+    assert gguf_file._stops({}, LlamaConfig(eos_token_id=None)) == []

@@ -14,6 +14,7 @@ from transformers import (
     GraniteConfig,
     HyperCLOVAXConfig,
     LlamaConfig,
+    PhiConfig,
     PreTrainedConfig,
 )
 
@@ -83,3 +84,9 @@ def test_the_value_head_can_leave_zero() -> None:
     head(torch.randn(5, 8)).sum().backward()
     assert head.down.weight.grad.abs().max().item() > 0
     assert head.down.bias.grad.item() == 5  # one for each position
+
+
+def test_a_head_with_a_bias_is_not_taken_for_a_matrix_alone() -> None:
+    network: Any = AutoModelForCausalLM.from_config(PhiConfig(**SMALL))
+    assert network.lm_head.bias is not None
+    assert not heads.has_linear_logits(network)

@@ -15,6 +15,8 @@ from starling import data_files, models, own_files, reward_scale, uncertainty
 from starling.config import FitTable
 from starling.errors import ModelError
 from starling.metrics import Recorder
+from starling.records import Message
+from starling.reward import LONG, Question
 from starling.stages import fit
 from starling.uncertainty import Uncertainty
 
@@ -133,3 +135,15 @@ def test_bfloat16_scores_nearly_the_same(plain: Path) -> None:
     spread = max(map(max, exact)) - min(map(min, exact))
     assert rough != exact
     assert all(row == pytest.approx(other, abs=0.05 * spread) for row, other in zip(rough, exact, strict=True))
+
+
+def test_a_conversation_may_take_the_whole_window_and_no_more(fitted: Path) -> None:
+    found = starling.load_reward_model(str(fitted))
+    question = Question(messages=[Message(role="user", content="what?")], answers=["rain"], finished=[True], where="p")
+    shared, (answer,) = found._pack(question)
+    config = found._model.network.config
+    config.max_position_embeddings = len(shared) + len(answer)
+    assert found.refusal(question) is None
+    config.max_position_embeddings -= 1
+    refused = found.refusal(question)
+    assert refused is not None and refused.reason == LONG

@@ -124,3 +124,11 @@ def test_a_token_without_probability_is_never_drawn() -> None:
     for number in (0.0, 1 - 2**-24):
         tokens, logprobs = sample(logits, torch.full((2,), number), torch.ones(2), torch.tensor([1.0, 0.5]))
         assert (tokens.tolist(), logprobs.tolist()) == ([130, 130], [0.0, 0.0])
+
+
+def test_a_flat_row_is_whole_beside_a_peaked_one() -> None:
+    # of 300 equal tokens half are in the nucleus of .5, though the other row needs one token
+    logits = torch.zeros(2, 300)
+    logits[1, 7] = 50.0
+    _, logprobs = sample(logits, one([0.999, 0.999]), torch.ones(2), one([0.5, 0.5]))
+    assert logprobs.tolist() == pytest.approx([-math.log(150), 0.0], abs=CLOSE)

@@ -15,8 +15,10 @@ from starling.errors import StopStage
 from starling.generate import Sampled
 from starling.judges.protocol import Judged
 from starling.judges.rubric import assess
+from starling.packing import pack
 from starling.policy import Policy
 from starling.records import Prompt
+from starling.rollout import Group
 from starling.selection import Watch
 
 PROMPTS = [
@@ -180,9 +182,10 @@ def test_a_look_tells_kl_and_reward_of_what_would_be_saved(settings, policy) -> 
 
 def test_looks_that_part_in_a_row_are_enough_and_survive_the_disk(tiny_model, policy, tmp_path: Path) -> None:
     settings = config.load(recipe(tmp_path / "parting", tiny_model, tune__parting_looks=2))
-    prompts = [replace(prompt, family="") for prompt in PROMPTS]  # each is a family of its own then
+    # each is a family of its own then, and of fewer than six nothing is shown
+    prompts = [replace(prompt, id=f"{prompt.id} {at}", family="") for prompt in PROMPTS for at in range(2)]
     rewards = {0: 0.0, 1: 0.5, 2: 0.6, 3: 0.9, 4: 0.8}
-    judge = ScriptedJudge("+++", "---", "---", "---")
+    judge = ScriptedJudge("++++++", "------", "------", "------")
     watch = Watch(settings, prompts, judge)
     found = []
     for step in range(3):
@@ -349,3 +352,26 @@ def test_the_budget_is_for_the_test_prompts_that_there_are(tiny_model, policy, t
     assert Watch(settings, PROMPTS, ScriptedJudge("==="), num_test_prompts=3).look(policy, 0)
     with pytest.raises(StopStage, match=r"^tune: evaluate.token_budget = 1,000 does not cover one look"):
         Watch(settings, PROMPTS, ScriptedJudge()).look(policy, 0)
+
+
+def test_the_kl_of_a_look_is_that_of_what_would_be_saved_a_mean_over_answers(tiny_model, policy, tmp_path) -> None:
+    changes = {"tune__validation_draws": 2, "tune__weight_share": 0.5}
+    settings = config.load(recipe(tmp_path / "half", tiny_model, **changes))
+    watch = Watch(settings, PROMPTS, ScriptedJudge("=" * 6))
+    seen: list[list[Group]] = []
+    groups_of = watch._groups
+    watch._groups = lambda found: (seen.append(groups_of(found)), seen[-1])[1]  # type: ignore[method-assign]
+    watch.look(policy, 0)
+    move(policy)
+    found = watch.look(policy, 1)["validation/kl"]
+    with policy.blended(0.5):
+        total = sum(float(policy.kl(pack([group.pack])).sum()) for group in seen[1])
+    assert total > 0
+    assert found == pytest.approx(total / 6, rel=0.02)  # three prompts, two answers each
+
+
+def test_a_look_takes_answers_as_long_as_the_tests(tiny_model, policy, tmp_path) -> None:
+    settings = config.load(recipe(tmp_path / "short", tiny_model, evaluate__answer_tokens=3))
+    watch = Watch(settings, PROMPTS, ScriptedJudge())
+    watch.look(policy, 0)
+    assert max(tokens for *_, tokens in watch.state_dict()["first"]) == 3

@@ -239,3 +239,39 @@ def test_ranked_answers_have_no_gap_and_online_ones_have_names_that_trl_gives(ti
         "loss/policy", "loss/value", "value/explained_variance", "val/clipfrac_avg", "policy/clipfrac_avg",
         "policy/approxkl_avg", "val/ratio", GAP,
     }  # fmt: skip
+
+
+def test_with_overlap_the_sampler_is_what_the_ratio_is_to_even_in_the_only_update(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    found = made(tmp_path, tiny_model, algorithm="grpo", kl_coef=0.0, overlap=True)
+    part = gathered(found, fresh(found, 4), REWARDS)
+    move(found)
+    for one in part.experiences:
+        batch = appraised(found.policy, one, found.algorithm, found.cfg, 0.0, only_update=True)
+        assert not batch.on_policy
+        assert torch.equal(batch.anchor_logprob_BT[one.mask_BT], one.sampled_N)
+
+
+def test_the_critics_gradient_is_no_part_of_the_norm_that_is_clipped(tiny_model: Path, tmp_path: Path) -> None:
+    changes = {"grad_clip": 1e6, "value_clip": 0.0, "reward_clip": 1e9, "whiten_advantages": False}
+    found = made(tmp_path, tiny_model, algorithm="ppo", **changes)
+    move(found)
+    large = [[100 * reward for reward in row] for row in REWARDS]
+    batches = batches_of(found, gathered(found, fresh(found, 4), large))
+    gradient(found.policy, batches, found.algorithm, found.cfg)
+    norm = math.sqrt(sum(float(weight.grad.square().sum()) for weight in found.policy.trained.values()))
+    assert any(float(weight.grad.abs().max()) > 1 for weight in found.policy.critic.parameters())
+    found.optimiser.zero_grad(set_to_none=True)
+    plain = torch.optim.SGD(found.policy.trained.values(), lr=0.0)
+    told = taken(found.policy, plain, [batches], found.algorithm, found.cfg, 1)["grad_norm"]
+    assert told == pytest.approx(norm, rel=1e-3)
+
+
+def test_metrics_do_not_grow_with_the_number_of_microbatches(tiny_model: Path, tmp_path: Path) -> None:
+    found = made(tmp_path, tiny_model, algorithm="ppo")
+    part = gathered(found, fresh(found, 4), REWARDS)
+    move(found)
+    (batch,) = batches_of(found, part)
+    once, twice = (gradient(found.policy, [batch] * times, found.algorithm, found.cfg) for times in (1, 2))
+    assert twice == {name: pytest.approx(value, rel=1e-4, abs=1e-6) for name, value in once.items()}
