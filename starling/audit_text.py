@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.bar import Bar
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -32,8 +31,10 @@ def print_audits(audits: Sequence[Mapping[str, Any]], between: Sequence[Mapping[
     for found in audits:
         _print_audit(found)
     if len(audits) > 1:
-        _print(_table_of(SIDE_BY_SIDE, side_by_side(audits), "Side by side"))
-        _print(_table_of(("two logs, Kendall's tau", _VALUE, "note"), between_lines(between), "Agreement of the logs"))
+        progress.show(_table_of(SIDE_BY_SIDE, side_by_side(audits), "Side by side"))
+        progress.show(
+            _table_of(("two logs, Kendall's tau", _VALUE, "note"), between_lines(between), "Agreement of the logs")
+        )
 
 
 def heading(found: Mapping[str, Any]) -> str:
@@ -181,19 +182,19 @@ def rank_interval(score: Mapping[str, Any]) -> str:
 
 
 def _print_audit(found: Mapping[str, Any]) -> None:
-    _print(texts.terminal(f"\n{found['name']}", style="bold"))
-    _print(texts.terminal(heading(found)))
+    progress.show(texts.terminal(f"\n{found['name']}", style="bold"))
+    progress.show(texts.terminal(heading(found)))
     for position in found["positions"]:
-        _print(_places(position))
+        progress.show(_places(position))
         for sentence in position_lines(position):
-            _print(Text(sentence))
-    _print(_table_of(("figure", _VALUE, "note"), lines(found), ""))
+            progress.show(Text(sentence))
+    progress.show(_table_of(("figure", _VALUE, "note"), lines(found), ""))
     if found["models"]:
-        _print(_models(found))
+        progress.show(_models(found))
     if found["missing"]:
-        _print(Text("Not to be had from this log:"))
+        progress.show(Text("Not to be had from this log:"))
     for name, why in found["missing"].items():
-        _print(Text(f"  {name}: {why}", style="dim"))
+        progress.show(Text(f"  {name}: {why}", style="dim"))
 
 
 def _places(position: Mapping[str, Any]) -> Table:
@@ -230,11 +231,8 @@ def _table_of(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str)
 
 
 def _table(*columns: str) -> Table:
-    table = Table(
-        *columns, box=SIMPLE_HEAD, title_justify="left", title_style="", caption_justify="left", pad_edge=False
-    )
+    table = texts.table(*columns, right=())
     for column in table.columns:
-        column.overflow = "fold"
         column.no_wrap = column.header == _VALUE
     return table
 
@@ -246,7 +244,3 @@ def _left_out(kendall: Mapping[str, Any]) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _print(content: Text | Table) -> None:
-    progress.console.print(content, soft_wrap=False)

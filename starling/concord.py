@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from starling import figures, panel_rows, progress, stats, texts
 from starling.judges.protocol import Judge
@@ -92,21 +90,17 @@ def named(between: Sequence[str]) -> str:
 
 def show(found: Mapping[str, Any], limit: float) -> None:
     """Print what each judge of the panel said, and how far they agree; name who is unread on more than `limit`."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("judge", "prompts ranked", "could not be read"):
-        table.add_column(column, overflow="fold")
+    table = texts.table("judge", "prompts ranked", "could not be read")
     for one in found["members"]:
         table.add_row(
             texts.terminal(one["judge"]), figures.number(one["ranked"]), figures.share_interval(one["unparsed"])
         )
-    progress.console.print(table, soft_wrap=False)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("agreement", "Kendall's tau-b, prompts", "Krippendorff's alpha, answers"):
-        table.add_column(column, overflow="fold")
+    progress.show(table)
+    table = texts.table("agreement", "Kendall's tau-b, prompts", "Krippendorff's alpha, answers")
     for one in found["agreement"]:
         tau = "" if one["tau"] is None else figures.number_interval(one["tau"])
         table.add_row(texts.terminal(named(one["between"])), tau, figures.number_interval(one["alpha"]))
-    progress.console.print(table, soft_wrap=False)
+    progress.show(table)
     for one in found["members"]:
         if one["unparsed"]["value"] > limit:
             reason, times = next(iter(one["reasons"].items()))

@@ -5,10 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
-from starling import device, findings, models, progress, rewards, rollout, tables
+from starling import device, findings, models, progress, rewards, rollout, tables, texts
 from starling.config import Config
 from starling.distributed import vllm
 from starling.errors import CallError, StarlingError, Unfit
@@ -20,7 +17,6 @@ from starling.policy import initial_policy
 from starling.records import Prompt, Ranking
 from starling.rollout import Group
 from starling.store import Run, is_run
-from starling.texts import terminal
 from starling.tune_settings import is_online
 
 PROMPTS = 8  # that are answered, and whose ranked answers are looked at
@@ -69,11 +65,11 @@ def answers_of(groups: Sequence[Group]) -> list[tuple[Prompt, str]]:
 
 def report(found: Sequence[Finding]) -> dict[str, Any]:
     """Print the findings and return them; raise them where one says stop."""
-    table = Table("check", "", "what was seen, and what to fix", box=SIMPLE_HEAD, pad_edge=False)
+    table = texts.table("check", "", "what was seen, and what to fix")
     for finding in found:
         text = finding.text if finding.state == "ok" else f"{finding.text}; {finding.fix}"
         colour = _COLOURS[finding.state]
-        table.add_row(finding.name, terminal(finding.state, colour), terminal(text))
+        table.add_row(finding.name, texts.terminal(finding.state, colour), texts.terminal(text))
     progress.console.print(table)
     stops = [finding.name for finding in found if finding.state == "stop"]
     result = {"fit_to_tune": not stops, "findings": [finding.row() for finding in found]}

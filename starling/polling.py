@@ -5,9 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
 from starling import figures, progress, texts
 from starling.benches import panel
 from starling.benches.panel import VERDICTS, Member
@@ -114,15 +111,13 @@ def facts(
 
 def show(found: Mapping[str, Any], whole: Mapping[str, Any], name: str) -> None:
     """Print the panel's win rate, each judge's, and how far they agree."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("judge", "win rate, ties half", "could not be read"):
-        table.add_column(column, overflow="fold")
+    table = texts.table("judge", "win rate, ties half", "could not be read")
     unread = figures.number(found["partly"])
     table.add_row(texts.terminal(name), figures.share_interval(whole), f"{unread} in part")
     for one in found["members"]:
         rate = figures.share_interval(one["win_rate"])
         table.add_row(texts.terminal(one["judge"]), rate, figures.number(one["unparsed"]))
-    progress.console.print(table, soft_wrap=False)
+    progress.show(table)
     panel.show(found)
     for note in found["notes"]:
         progress.console.print(texts.terminal(note))

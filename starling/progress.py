@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
@@ -80,6 +80,11 @@ def noted_in(path: Path, stage: str) -> Iterator[None]:
             yield
         finally:
             _keepers.remove(keeper)
+
+
+def show(content: RenderableType) -> None:
+    """Print a table, or a line that breaks between words where the terminal ends."""
+    console.print(content, soft_wrap=False)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ def show(source: Path, count: int, row: str) -> None:
         _print_road_of(run, row) if row else _print_run(run)
         return
     if (facts := _stage_facts(source)) is not None:
-        _print(Panel(_fields(facts), title=Text(source.name), title_align="left"))
+        progress.show(Panel(_fields(facts), title=Text(source.name), title_align="left"))
         return
     rows = _rows(source)
     chosen = _named(rows, row) if row else rows
@@ -39,8 +39,8 @@ def show(source: Path, count: int, row: str) -> None:
         if row and _are_ranked(one.get("answers")):
             _print_row(source, tables.ranking_from_row(one, f"{source}:{number}"))
         else:
-            _print(Panel(_fields(one), title=terminal(_id(one)), title_align="left"))
-    _print(
+            progress.show(Panel(_fields(one), title=terminal(_id(one)), title_align="left"))
+    progress.show(
         Text(f"{min(count, len(chosen)) if not row else len(chosen):,} of {len(rows):,} rows of {source}", style="dim")
     )
 
@@ -84,10 +84,10 @@ def _stage_facts(source: Path) -> Mapping[str, Any] | None:
 
 def _print_run(run: Run) -> None:
     found = digest.digest(run)
-    _print(Text(f"run {run.root}", style="bold"))
+    progress.show(Text(f"run {run.root}", style="bold"))
     for line in found["headline"]:
-        _print(Text(line))
-    _print(summary.cost_table(found))
+        progress.show(Text(line))
+    progress.show(summary.cost_table(found))
     counts = Table("stage", "counted", title="main facts", title_justify="left")
     for step in found["road"]:
         counted = [f"{count['label']} {figures.number(count['value'])}" for count in step["counts"]]
@@ -96,9 +96,9 @@ def _print_run(run: Run) -> None:
         if step["stage"] == "fit":
             counted += [f"{line['label'].lower()} {figures.share_interval(line)}" for line in found["fit"]["held_out"]]
         counts.add_row(step["stage"], terminal("\n".join(counted)), end_section=True)
-    _print(counts)
+    progress.show(counts)
     if found["result"]:
-        _print(summary.win_rate_table(found["result"]))
+        progress.show(summary.win_rate_table(found["result"]))
 
 
 def _print_road_of(run: Run, prompt_id: str) -> None:
@@ -108,41 +108,41 @@ def _print_road_of(run: Run, prompt_id: str) -> None:
         first = next(iter(prompts), "missing")
         raise DataError(f"show: there is no prompt {prompt_id!r} in {run.root}; the first is {first!r}")
     prompt = prompts[prompt_id]
-    _print(Panel(_fields(tables.prompt_row(prompt)), title=Text(f"prompts: {prompt_id}"), title_align="left"))
+    progress.show(Panel(_fields(tables.prompt_row(prompt)), title=Text(f"prompts: {prompt_id}"), title_align="left"))
     ranked = lineage.of_prompt(run, prompt_id)
     for found in ranked:
         _print_all(show_row.panels(found))
     if not ranked:
         sampled = [row for row in _read(run, "sample") if row["prompt_id"] == prompt_id]
         if sampled:
-            _print(Panel(_answers(sampled, "draw"), title=Text("sample: not ranked"), title_align="left"))
+            progress.show(Panel(_answers(sampled, "draw"), title=Text("sample: not ranked"), title_align="left"))
     unranked = sorted((run.root / "unranked").glob("*.jsonl"))
     for row in (row for shard in unranked for row in data_files.read_rows(shard)):
         if row["prompt_id"] == prompt_id:
-            _print(Panel(_fields(row), title=Text("rank: no readable ranking"), title_align="left"))
+            progress.show(Panel(_fields(row), title=Text("rank: no readable ranking"), title_align="left"))
             _print_all(show_row.calls(lineage.calls_of(run, row.get("calls") or ())))
     cases = digest.read_cases(run) if run.is_done("evaluate") else []
     for case in cases:
         if case["prompt_id"] == prompt_id:
             said = Text(f"evaluate: tuned is {outcome(case['verdict'])}")
-            _print(Panel(_case(case), title=said, title_align="left"))
+            progress.show(Panel(_case(case), title=said, title_align="left"))
     if not ranked and prompt.split != "test":
-        _print(Text(f"this {prompt.split} prompt was not ranked; tune may use it all the same", style="dim"))
+        progress.show(Text(f"this {prompt.split} prompt was not ranked; tune may use it all the same", style="dim"))
     if prompt.split == "test" and not cases:
-        _print(Text("a test prompt: it is answered when evaluate runs", style="dim"))
+        progress.show(Text("a test prompt: it is answered when evaluate runs", style="dim"))
 
 
 def _print_row(source: Path, ranking: Ranking) -> None:
     """A ranking of a table, with its whole lineage where the table still stands in its run."""
     run = lineage.run_of(source)
     asked = Group(*(terminal(f"{message['role']}: {message['content']}") for message in ranking.messages))
-    _print(Panel(asked, title=terminal(ranking.prompt_id), title_align="left"))
+    progress.show(Panel(asked, title=terminal(ranking.prompt_id), title_align="left"))
     _print_all(show_row.panels(lineage.explain_alone(ranking) if run is None else lineage.explain(run, ranking)))
 
 
 def _print_all(panels: Iterable[RenderableType]) -> None:
     for panel in panels:
-        _print(panel)
+        progress.show(panel)
 
 
 def _read(run: Run, stage: str) -> list[dict[str, Any]]:
@@ -216,7 +216,3 @@ def _are_ranked(answers: Any) -> bool:
         return False
     ranks = [answer.get("rank", "none") for answer in answers]
     return any(ranks) and all(isinstance(rank, int | float | None) for rank in ranks)
-
-
-def _print(content: RenderableType) -> None:
-    progress.console.print(content, soft_wrap=False)

@@ -1,8 +1,11 @@
-"""Foreign text, from models and files, made safe to show: on a terminal and in Markdown."""
+"""Foreign text, from models and files, made safe to show: on a terminal, also in tables, and in Markdown."""
 
 import re
 import unicodedata
+from collections.abc import Collection
 
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
 from rich.text import Text
 
 # Controls, marks that turn the direction of writing, and lone surrogates; tab and new line stay.
@@ -18,6 +21,21 @@ def visible(text: str) -> str:
 def terminal(text: object, style: str = "") -> Text:
     """The text as rich prints it to the letter: without escapes, and its brackets are no markup."""
     return Text(visible(str(text)), style=style)
+
+
+def table(*columns: str, right: Collection[str] = ("n",), title: str = "", title_style: str = "") -> Table:
+    """A table for a terminal, still without rows: long cells go on in the next line, numbers stand `right`."""
+    found = Table(
+        title=title or None,
+        title_style=title_style,
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for column in columns:
+        found.add_column(column, overflow="fold", justify="right" if column in right else "left")
+    return found
 
 
 def markdown(text: object) -> str:

@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 from rich.text import Text
 
 from starling import figures, progress, texts
@@ -36,23 +34,22 @@ def run(files: Sequence[Path]) -> dict[str, Any]:
 
 
 def _print(result: Mapping[str, Any], left_out: Sequence[LeftOut]) -> None:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("model", "rating (95 % interval)", "at equal length", "verdicts", "won", "tied"):
-        table.add_column(column, overflow="fold", justify="right" if column in ("verdicts", "won", "tied") else "left")
+    counted = ("verdicts", "won", "tied")
+    table = texts.table("model", "rating (95 % interval)", "at equal length", *counted, right=counted)
     for row in result["ratings"]:
         counts = [figures.number(row[key]) for key in ("n", "wins", "ties")]
         table.add_row(texts.terminal(row["model"]), interval(row), interval(row["at_equal_length"]), *counts)
     for row in result["not_rated"]:
         counts = [figures.number(row[key]) for key in ("n", "wins", "ties")]
         table.add_row(texts.terminal(row["model"]), Text(row["reason"], style="yellow"), "", *counts, style="dim")
-    progress.console.print(table, soft_wrap=False)
+    progress.show(table)
     reasons = Counter(left.reason for left in left_out)
     lost = [
         f"Left out: {count:,} x {reason}, first {next(left.where for left in left_out if left.reason == reason)}."
         for reason, count in reasons.items()
     ]
     for line in [*said(result), *lost]:
-        progress.console.print(texts.terminal(line), soft_wrap=False)
+        progress.show(texts.terminal(line))
 
 
 def said(result: Mapping[str, Any]) -> list[str]:

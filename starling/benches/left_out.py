@@ -31,9 +31,7 @@ def show(about: Mapping[str, Any], of: str = "") -> None:
     """Print what `told` gives, a line for each reason with its first case; `of` says of how many."""
     if about["count"]:
         line = Text(f"Left out: {about['count']:,}{of}", style="yellow")
-        progress.console.print(line, soft_wrap=False)
+        progress.show(line)
     for reason, count in about["reasons"].items():
         first = next(one for one in about["items"] if one["reason"] == reason)
-        progress.console.print(
-            texts.terminal(f"  {count:,} x {reason}, first {first['item']}", style="dim"), soft_wrap=False
-        )
+        progress.show(texts.terminal(f"  {count:,} x {reason}, first {first['item']}", style="dim"))

@@ -15,8 +15,6 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from starling import endpoints, figures, progress, stats, texts
 from starling.account import Account
@@ -149,16 +147,14 @@ def about(
 
 def show(found: Mapping[str, Any]) -> None:
     """Print how far the members of a panel agree."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("agreement", str(found["same"]), "Krippendorff's alpha"):
-        table.add_column(column, overflow="fold")
+    table = texts.table("agreement", str(found["same"]), "Krippendorff's alpha")
     for one in found["agreement"]:
         between = one["between"]
         named = " and ".join(between) if len(between) == 2 else f"all {len(between)}"
         same, alpha = one["same"], one["alpha"]
         told = figures.number_interval(alpha | {"n": alpha["n"] if alpha["n"] != same["n"] else 0})
         table.add_row(texts.terminal(named), figures.share_interval(same), told)
-    progress.console.print(table, soft_wrap=False)
+    progress.show(table)
 
 
 def notes(opinions: Mapping[str, Opinion], unit: str) -> list[str]:

@@ -10,8 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 from rich.text import Text
 
 from starling import figures, progress, texts
@@ -57,24 +55,22 @@ def result(
 def show(found: Mapping[str, Any], about: str, *, unit: str, notes: Sequence[str] = ()) -> None:
     """Print who was tested on what by whom, the table, notes, and what was left out; `unit` is what the data holds."""
     data = found["data"]
-    _print(Text(f"{found['bench']}: {about}", style="bold"))
+    progress.show(Text(f"{found['bench']}: {about}", style="bold"))
     for role in ("model", "judge"):
         if found[role]:
-            _print(texts.terminal(f"{role}: {_named(found[role])}"))
+            progress.show(texts.terminal(f"{role}: {_named(found[role])}"))
         for member in found[role].get("members", ()):
-            _print(texts.terminal(f"  {_named(member)}"))
-    _print(texts.terminal(f"data:  {data['name']}, {data['cases']:,} {unit}, sha256 {data['sha256'][:12]}"))
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("", "figure (95 % interval), n"):
-        table.add_column(column, overflow="fold")
+            progress.show(texts.terminal(f"  {_named(member)}"))
+    progress.show(texts.terminal(f"data:  {data['name']}, {data['cases']:,} {unit}, sha256 {data['sha256'][:12]}"))
+    table = texts.table("", "figure (95 % interval), n")
     for one in found["rows"]:
         style = "" if one["level"] == 0 else "dim"
         table.add_row(texts.terminal("  " * one["level"] + one["name"]), FORMATS[one["unit"]](one), style=style)
-    _print(table)
+    progress.show(table)
     if "panel" in found:
         panel.show(found["panel"])
     for note in notes:
-        _print(texts.terminal(note))
+        progress.show(texts.terminal(note))
     left_out.show(found["left_out"])
 
 
@@ -92,7 +88,3 @@ def _named(who: Mapping[str, Any]) -> str:
 
 
 _HASHES = {"weights_sha256": "weights", "template_hash": "template"}
-
-
-def _print(content: Text | Table) -> None:
-    progress.console.print(content, soft_wrap=False)

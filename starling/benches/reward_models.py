@@ -62,7 +62,7 @@ def run(name: str, bench: Bench, asked: Asked) -> dict[str, Any]:
         result["contamination"], notes = held, contamination.lines(held)
     table.print_result(result, bench.about)
     for line in notes:
-        progress.console.print(texts.terminal(line), soft_wrap=False)
+        progress.show(texts.terminal(line))
     if out is not None:
         _write(out, result, scored)
     return result

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -15,17 +14,19 @@ from starling.benches.cases import LENGTHS, LIKE
 def print_result(result: Mapping[str, Any], about: str) -> None:
     """Who was tested on what, the table, accuracy by length, and what was left out."""
     model, data = result["model"], result["data"]
-    _print(Text(f"{result['bench']}: {about}", style="bold"))
-    _print(texts.terminal(f"model: {' '.join(map(str, (model['name'], model.get('commit') or ''))).rstrip()}"))
-    _print(texts.terminal(f"data:  {data['name']}, {data['rows']:,} rows, sha256 {data['sha256'][:12]}"))
-    _print(_scores(result["rows"]))
-    _print(_by_length(result["rows"]))
+    progress.show(Text(f"{result['bench']}: {about}", style="bold"))
+    progress.show(texts.terminal(f"model: {' '.join(map(str, (model['name'], model.get('commit') or ''))).rstrip()}"))
+    progress.show(texts.terminal(f"data:  {data['name']}, {data['rows']:,} rows, sha256 {data['sha256'][:12]}"))
+    progress.show(_scores(result["rows"]))
+    progress.show(_by_length(result["rows"]))
     left_out.show(result["left_out"], f" of {data['rows']:,} rows")
 
 
 def _scores(rows: Sequence[Mapping[str, Any]]) -> Table:
     noted = any(row["note"] for row in rows)
-    table = _table("", "accuracy (95 % interval)", "n", "length alone", "equal scores", *(["note"] if noted else []))
+    table = texts.table(
+        "", "accuracy (95 % interval)", "n", "length alone", "equal scores", *(["note"] if noted else [])
+    )
     for row in rows:
         accuracy = figures.share_interval({key: row[key] for key in ("value", "low", "high")})
         table.add_row(
@@ -37,7 +38,7 @@ def _scores(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _by_length(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table("right answer is", *LENGTHS)
+    table = texts.table("right answer is", *LENGTHS)
     table.title = f"Accuracy by length of the right answer; like: within a factor of {LIKE}"
     for row in rows:
         if row["level"] == 0 and row["n"]:
@@ -48,14 +49,3 @@ def _by_length(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def _name(row: Mapping[str, Any]) -> Text:
     return texts.terminal(f"{'  ' * row['level']}{row['name']}")
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, title_justify="left", title_style="", caption_justify="left", pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold", justify="right" if column == "n" else "left")
-    return table
-
-
-def _print(content: Text | Table) -> None:
-    progress.console.print(content, soft_wrap=False)

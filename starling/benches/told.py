@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from starling import figures, progress, texts
@@ -136,9 +135,8 @@ def beside(runs: Sequence[Sequence[Entry]]) -> list[dict[str, Any]]:
 
 def table(entries: Sequence[Entry]) -> Table:
     """The first figures of each benchmark on a terminal; parts of them stand in `result.json` and on the page."""
-    found = Table(title="benchmarks", title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("", "base", "tuned", "change (95 % interval)", "n", "judge"):
-        found.add_column(column, overflow="fold", justify="right" if column == "n" else "left")
+    columns = ("", "base", "tuned", "change (95 % interval)", "n", "judge")
+    found = texts.table(*columns, title="benchmarks", title_style="bold")
     found.columns[3].no_wrap = True
     for entry in entries:
         for row in entry["rows"]:
@@ -165,11 +163,11 @@ def _cells(kind: str, row: Mapping[str, Any]) -> tuple[str, str, str, str]:
 
 def show(entries: Sequence[Entry]) -> None:
     """Print the table, and of each benchmark what it allows one to say."""
-    progress.console.print(table(entries), soft_wrap=False)
+    progress.show(table(entries))
     for entry in entries:
         held = entry["contamination"]
         notes = [f"{held['questions_held']:,} of its questions stand in the run's prompts"] if held else []
         if entry["left_out"]:
             notes.append(f"{entry['left_out']:,} left out")
         for line in [*entry["says"], *notes]:
-            progress.console.print(texts.terminal(f"{entry['title']}: {line}"), soft_wrap=False)
+            progress.show(texts.terminal(f"{entry['title']}: {line}"))
