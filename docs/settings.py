@@ -21,8 +21,9 @@ PAGE = Path(__file__).parent / "settings.md"
 HEAD = """# Settings
 
 Every key of a CONFIG, written by `python docs/settings.py` from the tables in `starling/`. A recipe sets some of them:
-`starling run RECIPE --dry-run` prints what holds. `--set TABLE.KEY=VALUE` sets one for a run. Keys marked * may change
-in a run under way; any other wants a run of its own (`--from` takes over what agrees).
+`starling run RECIPE --dry-run` prints what holds. `--set TABLE.KEY=VALUE` sets one for a run. Keys marked *, and the
+address in `tune.sampler`, may change in a run that was begun; any other wants a run of its own (`--from` takes over
+what agrees).
 """
 _SIGNS = {Ge: (">=", "ge"), Gt: (">", "gt"), Le: ("<=", "le"), Lt: ("<", "lt")}
 _APA = {"apa": "apa, anchor initial", "apa_sampling": "apa, anchor sampling"}
@@ -58,7 +59,7 @@ def _rows(table: type[Table], leave_out: Container[str]) -> Iterator[str]:
     for key, field in table.model_fields.items():
         if key in leave_out:
             continue
-        star = " *" if key in table.may_change else ""
+        star = " *" if key in table.may_change | table.may_grow else ""
         cells = [f"`{key}`{star}", _values(field), _default(field), _text(field.description or "")]
         yield "| " + " | ".join([*cells, _readers(key)] if reads else cells) + " |"
 

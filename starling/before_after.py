@@ -10,6 +10,7 @@ from starling.judges import rubric
 from starling.judges.checks import HELD_OUT
 from starling.judges.naming import is_by_reward
 from starling.judges.several import is_panel
+from starling.records import Score
 
 Figure = dict[str, Any]
 SIDES = ("base", "tuned")
@@ -80,15 +81,16 @@ def table(
 ) -> list[Figure]:
     """The rows of the before/after table, each with the paired change and what it says."""
     rows = [_row(row, scores, cases, config) for row in ROWS]
+    references = drift.get("references", sum(bool(case["reference"]) for case in cases))  # not noted at first
     extra = {"good": 0, "change": None, "says": "", "kind": "number"}
     rows.append(extra | {
         "key": "reference_logprob", "label": "Logprob of references", "help": "of the reference answers, nats a token",
-        "base": _bare(drift.get("reference_logprob_base"), drift.get("references", 0)),
-        "tuned": _bare(drift.get("reference_logprob_tuned"), drift.get("references", 0)),
+        "base": _bare(drift.get("reference_logprob_base"), references),
+        "tuned": _bare(drift.get("reference_logprob_tuned"), references),
     })  # fmt: skip
     rows.append(extra | {
         "key": "kl", "label": "KL to the base", "help": "nats an answer, on the tuned policy's own answers",
-        "base": None, "tuned": _bare(drift.get("kl"), drift.get("kl_answers", 0)),
+        "base": None, "tuned": _bare(drift.get("kl"), drift.get("kl_answers", len(cases))),
     })  # fmt: skip
     return rows
 
@@ -183,12 +185,21 @@ def _row(row: Row, scores: Mapping[str, Figure], cases: Sequence[Mapping[str, An
         seed=config.run.seed,
     )
     found = by_name([asdict(change)])["change"]
-    tested = paired.compare("change", [base for _, base, _ in both], [tuned for _, _, tuned in both], families)
     return asdict(row) | {
         **{side: scores.get(f"{side}/{row.key}") for side in SIDES},
         "change": found,
-        "says": paired.verdict(tested, row.good) if both and row.good else "",
+        "says": _says(row, [base for _, base, _ in both], [tuned for _, _, tuned in both], families, change),
     }
+
+
+def _says(row: Row, base: Sequence[float], tuned: Sequence[float], families: Sequence[str], change: Score) -> str:
+    """better, worse or unclear; nothing of figures that are neither good nor bad. The paired test, which takes time, is
+    made where the interval leaves something to tell."""
+    if not row.good or not base:
+        return ""
+    if change.low <= 0 <= change.high:
+        return "unclear"
+    return paired.verdict(paired.compare(row.key, base, tuned, families), row.good)
 
 
 def _bare(value: float | None, n: int) -> Figure | None:

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from starling import audit, audit_text, endpoints, figures, judgements
 from starling.before_after import judge_named
-from starling.endpoints import judges_of
+from starling.endpoints import Endpoint
 from starling.judges.naming import is_by_reward
 from starling.judges.several import members_named
 from starling.layouts import NAME, Form
@@ -86,7 +86,7 @@ def lineage(run: Run | None, facts: Mapping[str, Any]) -> dict[str, Any]:
         {"name": name, "answers": count, "licence": known.get(name, _CHECK)} for name, count in facts["models"].items()
     ]
     hosts = {one["host"] for one in generators} | _hosts(facts["judges"])
-    hosts |= set() if run is None else {_behind(run, one.judge)[1] for one in judges_of(run.config.rank)}
+    hosts |= set() if run is None else {_host(one) for _, one in endpoints.of_judges(run.config, run.config.rank)}
     return {
         "run": run,
         "prompts": stages["prompts"],
@@ -136,7 +136,11 @@ def _generator(run: Run, told: Mapping[str, Any]) -> dict[str, Any]:
 def _behind(run: Run, name: str) -> tuple[str, str | None]:
     """What a MODEL is called where it runs, and the host; none for one in process."""
     endpoint = endpoints.find(run.config, name)
-    return (endpoint.model, urlsplit(endpoint.urls[0]).hostname) if endpoint else (name, None)
+    return endpoint.model if endpoint else name, _host(endpoint)
+
+
+def _host(endpoint: Endpoint | None) -> str | None:
+    return urlsplit(endpoint.urls[0]).hostname if endpoint else None
 
 
 def _sources(prompts: Mapping[str, Any], counted: Mapping[str, int]) -> list[dict[str, Any]]:

@@ -61,7 +61,7 @@ def _worse(result: Mapping[str, Any]) -> str:
     kinds = [row["label"] for row in result["by_kind"] if before_after.tone(row) == "worse"]
     outcomes, held_out = result["outcomes"], result["held_out_outcomes"]
     text = (
-        f"Figures whose whole interval is on the bad side: {', '.join(rows)}."
+        f"Figures that are worse by the paired test and the whole interval: {', '.join(rows)}."
         if rows
         else "No figure got clearly worse."
     )

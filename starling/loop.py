@@ -190,7 +190,7 @@ class Loop:
             self._stop(self.step + 1, "constant_reward", alike)
 
     def _stop(self, step: int, reason: str, why: str) -> None:
-        """End tuning with this step, where it is not the last, and say why; the first reason counts."""
+        """End tuning with this step, for the first reason there is; at the last step only say it."""
         if self.stopped_by:
             return
         is_last = step == self.curriculum.num_steps

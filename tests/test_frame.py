@@ -1,5 +1,7 @@
 """The frame around what is judged."""
 
+import time
+
 import pytest
 
 from starling.judges.frame import block, defuse, without_quotes
@@ -8,8 +10,14 @@ TAG = "0a1b2c3d"
 
 
 def test_looping_answers_cost_no_time():
-    for piece in ("[", "[A", "<<answer ", "A, B ", "A vs B: A\n", "\n"):
-        defuse(piece * 5_000, 7, "0a1b2c3d")
+    pieces = ["[", "[A", "[A, ", "[[A", "[\n", "[*", "<<answer ", "A, B ", "A vs B: A\n", "\n"]
+    pieces += [f"A{'[' * 199}", f"[[{'*' * 300}"]
+    for piece in pieces:
+        started = time.process_time()
+        defuse((piece * 100_000)[:100_000], 7, "0a1b2c3d")
+        assert time.process_time() - started < 5, (
+            piece
+        )  # a tenth of that at most; what grows with the square takes minutes
 
 
 def test_the_tag_of_a_call_cannot_stand_in_an_answer():

@@ -113,6 +113,19 @@ def test_endless_repetition_is_read_in_no_time():
         assert parse_good_natured(junk) is None
 
 
+@pytest.mark.parametrize(
+    "prose",
+    [
+        "Answer C is the worst because it fails to give the best advice.\n\n",
+        "C does the least to answer what matters most.\n",
+        "Overall, C is least helpful and fails to be as good as the best.\nFinal ranking: ",
+        "From best to worst:\n",
+    ],
+)
+def test_prose_about_the_worst_does_not_turn_a_ranking_round(prose):
+    assert parse_ranking(f"{prose}[[A, B, C]]", 3) == Ranked([0, 1, 2])
+
+
 def test_pair_verdicts_are_read_as_winner_and_loser():
     reply = """
     ('A', 'B'): B
@@ -142,10 +155,16 @@ def test_the_last_verdict_on_a_pair_counts():
         ("C vs A: C and A are equal", None),
         ("C vs A: Neither wins.", None),
         ("C vs A: C is worse", None),
+        ("C vs A: C is completely irrelevant to the prompt. A wins.", 0),
+        ("C vs A: C is correct, while A is not. C wins.", 2),
+        ("C vs A: A says more, but C wins", 2),
+        ("C vs A: A, though on brevity C wins over it", 0),
         ("C vs A: C has errors", None),
         ("C vs A: C is not as good", None),
         ("C vs A: C is better", 2),
         ("C vs A: C is the winner", 2),
+        ("C vs A: C is more helpful because it is right", 2),
+        ("C vs A: C is clearly better", 2),
         ("C vs A: B", None),
     ],
 )

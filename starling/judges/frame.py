@@ -11,16 +11,14 @@ _BORDER = re.compile(
     r"<<[\s/]{0,4}((?:end of )?(?:answer|conversation|reference|user|assistant|system)\b[^<>\n]{0,80})>>",
     re.IGNORECASE,
 )
-# What readers take off around a label is counted here, so that a looping answer costs no time.
-_AROUND = rf"[\s{re.escape(QUOTES)}]{{0,200}}"
-# Two capitals or more and nothing else in brackets.
-_LETTERED = re.compile(
-    rf"\[[\[\s,={re.escape(QUOTES)}]{{0,200}}(?:[A-Z][\[\]\s,={re.escape(QUOTES)}]{{1,200}}){{2,26}}(?<=\])"
-)
+# What readers take off around a label. Repetitions are possessive or counted, so that a looping answer costs no time.
+_AROUND = rf"[\s{re.escape(QUOTES)}]*+"
+# Two capitals or more with nothing else between brackets: a list of labels, where a bracket closes it.
+_LETTERED = re.compile(rf"\[[\[\s,={re.escape(QUOTES)}]{{0,200}}+(?:[A-Z][\[\]\s,={re.escape(QUOTES)}]++){{2,}}+")
 # A single letter, a number or "tie" in double brackets: the verdict of a call about one answer or two.
-_SINGLE = re.compile(rf"\[\s{{0,200}}\[{_AROUND}(?:[A-Z]|(?i:tie)|[\d./]{{1,40}}){_AROUND}\]\s{{0,200}}\]")
+_SINGLE = re.compile(rf"\[\s{{0,200}}+\[{_AROUND}(?:[A-Z]|(?i:tie)|[\d./]{{1,40}}+){_AROUND}\]\s{{0,200}}+\]")
 _JSON = re.compile(r"\s{0,80}\{\s{0,8}\"(?:good_natured|pairs|ranking|rating|winner)\"\s{0,8}:")
-_SUSPECT = re.compile(r"\b[A-Z]\b.{0,80}?\b[A-Z]\b|(?i:natured)")
+_SUSPECT = re.compile(r"\b[A-Z]\b.*?\b[A-Z]\b|(?i:natured)")
 _QUOTED = "(quoted) "
 _BRACKETS = str.maketrans("[]", "()")
 # What looks like the characters of borders and verdicts: other scripts' capitals and other brackets.
@@ -57,7 +55,7 @@ def defuse(text: str, k: int, tag: str) -> str:
     """The text with all that looks like our borders, or like a judge's verdict on `k` answers, made harmless."""
     text = _BORDER.sub(r"(\1)", text.replace(tag, "-"))
     for pattern in (_LETTERED, _SINGLE):
-        text = pattern.sub(lambda match: match.group().translate(_BRACKETS), text)
+        text = pattern.sub(lambda match: match[0].translate(_BRACKETS) if "]" in match[0] else match[0], text)
     return "\n".join(_quoted(line) if _is_suspect(line, k) else line for line in text.splitlines())
 
 
@@ -78,7 +76,9 @@ def _is_suspect(line: str, k: int) -> bool:
     plain = line if line.isascii() else _plain(line)
     if plain == line:
         return False
-    forged = any(pattern.search(plain) for pattern in (_BORDER, _LETTERED, _SINGLE))
+    forged = any(
+        "]" in match[0] or ">" in match[0] for one in (_BORDER, _LETTERED, _SINGLE) for match in one.finditer(plain)
+    )
     return forged or _says_a_verdict(plain, k) or _JSON.match(plain) is not None
 
 

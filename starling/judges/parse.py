@@ -15,7 +15,8 @@ _DOUBLE = re.compile(r"\[\s*\[")
 _TOKEN = re.compile(r"[\[\],]|[^\[\],]+")
 _LEAD = re.compile(r"\b(?:rank\w*|order|best to worst)\b", re.IGNORECASE)
 _REVERSED = re.compile(
-    r"\bworst[ -]first\b|\b(?:worst|least)\b[^.,;\n]{0,40}?\bto\b[^.,;\n]{0,40}?\b(?:best|most)\b", re.IGNORECASE
+    r"\bworst[ -]first\b|\b(?:worst|least(?: \w+)?)(?: (?:one|answer|response))?[ -]to[ -](?:the )?(?:best|most)\b",
+    re.IGNORECASE,
 )
 # Counted repetitions: a reply that loops on one character must not make the search explode.
 _NAME = r"[\"'`*(]{{0,4}}(?:(?:Model|Answer|Response|Assistant)\s)?[\"'`*]{{0,4}}((?-i:{label}))[\"'`*)]{{0,4}}"
@@ -26,6 +27,11 @@ _SAYS = re.compile(
     re.IGNORECASE,
 )
 
+# What is said of the better of two after its label; "is worse" is said of the other.
+_BETTER = (
+    r"is\s(?:the\s)?(?:(?:much|far|clearly|slightly|clear)\s)?"
+    r"(?:better|best|winner|preferred|stronger|superior|more\s(?:helpful|accurate|detailed|complete|relevant|useful))"
+)
 _MARK = re.compile(r"(?:[1-9](?:\.[0-9]{1,2})?|10(?:\.0{1,2})?)")  # 1 to 10; ASCII digits alone
 
 Tree = list["Tree | str"]
@@ -233,7 +239,8 @@ def permutation(levels: list[list[str]], names: Sequence[str]) -> Ranked | Tied 
 def parse_pairs(reply: str, k: int) -> list[Pair]:
     """Every pair that the reply gives a verdict on, in the order of these; of two about one pair the last counts.
 
-    A verdict is a line such as `A vs B: A`. One that names no winner, or another answer, is a pair without a winner.
+    A verdict is a line such as `A vs B: A`, or one that ends on `A wins`. One that names no winner, or another answer,
+    is a pair without a winner.
     """
     names = letters(k)
     name = _NAME.format(label="|".join(sorted(map(re.escape, names), key=len, reverse=True)))
@@ -241,9 +248,10 @@ def parse_pairs(reply: str, k: int) -> list[Pair]:
     listed = re.compile(
         rf"^[\s\-*>#\d.)]{{0,12}}[(\[]?{name}{gap}(?:,|vs\.?|versus|or|and){gap}{name}[)\]]?{gap}[:=>{dash}]{{1,3}}{gap}"
         rf"(?=\S)(?:(?:(?:winner|better)\W{{1,3}})?{name}"
-        rf"(?=\s*$|{gap}[.,;:(>]|\s{{1,3}}[{dash}]|\s(?:wins?|won|because|due|by|provides?|is\s(?:the\s)?(?:better|best|winner))\b))?",
+        rf"(?=\s*$|{gap}[.,;:(>]|\s{{1,3}}[{dash}]|\s(?:wins?|won|because|due|by|provides?|{_BETTER})\b))?",
         re.IGNORECASE,
     )
+    ends = re.compile(rf"(?<![\w'\u2019])((?-i:{'|'.join(names)}))\s(?:wins|won)[.!]?\s*$", re.IGNORECASE)
     above = re.compile(rf"^[\s\-*#\d.)]{{0,12}}{name}{gap}>{gap}{name}\s*$", re.IGNORECASE)
     pairs: dict[frozenset[int], Pair] = {}
     for text in reply.splitlines():
@@ -253,6 +261,8 @@ def parse_pairs(reply: str, k: int) -> list[Pair]:
         first, second, *said = (names.index(group) if group else None for group in match.groups())
         assert first is not None and second is not None
         winner = said[0] if said else first
+        if final := ends.search(text):
+            winner = names.index(final[1])
         if first != second:
             pair = frozenset((first, second))
             pairs.pop(pair, None)
