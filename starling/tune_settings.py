@@ -14,7 +14,7 @@ from starling.settings import Table, as_tables
 _ONLINE = {
     "steps", "rollouts_per_prompt", "max_new_tokens", "epochs_per_step", "rewards", "reward_scaling", "reward_clip",
     "missing_eos_penalty", "logprob_gap_limit", "token_budget", "sampler", "overlap", "parting_looks",
-    "samples_every", "temperature", "warm_up_prompts",
+    "samples_every", "temperature",
 }  # fmt: skip
 _RANKED = {"ranked_prompts", "ranked_epochs"}
 _TOKENS = {"gamma", "reward_baseline", "reward_shift", "whiten_advantages"}
@@ -41,7 +41,7 @@ READS: Mapping[str, Set[str]] = {
 _OFF = {
     "steps": 0, "ranked_prompts": 0, "epochs_per_step": 1, "reward_baseline": "none", "reward_shift": 0.0,
     "whiten_advantages": False, "temperature": 1.0, "kl_coef": 0.0, "value_clip": 0.0, "value_gate": 0.0,
-    "critic_epochs": 0, "warm_up_prompts": 0,
+    "critic_epochs": 0,
 }  # fmt: skip
 
 
