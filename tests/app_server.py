@@ -32,4 +32,5 @@ def serving(app: web.Application) -> Iterator[str]:
         asyncio.run_coroutine_threadsafe(stop(), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
+        loop.run_until_complete(asyncio.sleep(0))  # what was still to be called when it was stopped
         loop.close()
