@@ -1,14 +1,16 @@
 """Figures with intervals."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import optimize, stats
 
 from starling.records import Score
 
 MANY = 10_000  # clusters
+_APART = 1e-7  # what the linear program may be off by
 RESAMPLES = 2000  # where there are many figures
 BINS = 10  # of stated probabilities
 NORMAL = float(stats.norm.ppf(0.975))  # standard errors on either side of a 95 % interval
@@ -176,3 +178,14 @@ def clustered_share(name: str, hits: Sequence[float], clusters: Sequence[str], *
     whole = share(name, round(found.value * own), own)
     return Score(name=name, value=found.value, low=min(whole.low, found.value), high=max(whole.high, found.value),
                  n=len(hits))  # fmt: skip
+
+
+def are_separated(row_ND: Any) -> bool:
+    """Whether some direction of the D coefficients of a logistic model explains all N outcomes at least as well the
+    further one goes, so that its likelihood has no maximum (Albert and Anderson 1984), which a linear program finds.
+
+    A row, dense or sparse, is a case's features with the sign of its outcome.
+    """
+    found = optimize.linprog(-row_ND.sum(0), A_ub=-row_ND, b_ub=np.zeros(row_ND.shape[0]), bounds=(-1, 1))
+    assert found.status == 0, found.message
+    return bool(-found.fun > _APART)

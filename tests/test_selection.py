@@ -354,13 +354,15 @@ def test_the_budget_is_for_the_test_prompts_that_there_are(tiny_model, policy, t
         Watch(settings, PROMPTS, ScriptedJudge()).look(policy, 0)
 
 
-def test_the_kl_of_a_look_is_that_of_what_would_be_saved_a_mean_over_answers(tiny_model, policy, tmp_path) -> None:
+def test_the_kl_of_a_look_is_that_of_what_would_be_saved_a_mean_over_answers(
+    tiny_model, policy, tmp_path, monkeypatch
+) -> None:
     changes = {"tune__validation_draws": 2, "tune__weight_share": 0.5}
     settings = config.load(recipe(tmp_path / "half", tiny_model, **changes))
     watch = Watch(settings, PROMPTS, ScriptedJudge("=" * 6))
     seen: list[list[Group]] = []
     groups_of = watch._groups
-    watch._groups = lambda found: (seen.append(groups_of(found)), seen[-1])[1]  # type: ignore[method-assign]
+    monkeypatch.setattr(watch, "_groups", lambda found: (seen.append(groups_of(found)), seen[-1])[1])
     watch.look(policy, 0)
     move(policy)
     found = watch.look(policy, 1)["validation/kl"]

@@ -26,6 +26,7 @@ from scipy import optimize, sparse
 from scipy.sparse import csgraph
 from scipy.special import expit
 
+from starling import stats
 from starling.errors import DataError
 
 POINTS = 400 / np.log(10)  # rating points per unit of theta
@@ -33,7 +34,6 @@ MEAN = 1000.0
 RESAMPLES = 1000
 _CLOSE = 1e-10  # relative error of the coefficients
 _FLAT = 1e-7  # largest slope of the mean log-likelihood at its maximum
-_APART = 1e-7  # what the linear program may be off by
 
 Floats = NDArray[np.float64]
 
@@ -183,8 +183,7 @@ def _draws(verdicts: Sequence[Verdict], resamples: int, seed: int) -> Floats:
 def _why_not_by_length(group: Group) -> str:
     """Why ratings at equal length cannot be given; "" where they can.
 
-    The likelihood has a maximum unless some direction of the coefficients explains every verdict at least as well the
-    further one goes (Albert and Anderson 1984), which a linear program finds.
+    The likelihood has a maximum unless length and models tell all verdicts apart.
     """
     unknown = sum(verdict.log_length is None for verdict in group.verdicts)
     if unknown:
@@ -196,9 +195,7 @@ def _why_not_by_length(group: Group) -> str:
         return "each model's answers always differ by the same length, so length cannot be told from the model"
     score_N = np.array([verdict.score_a for verdict in group.verdicts])
     upright = sparse.vstack([design_ND[score_N > 0], -design_ND[score_N < 1]])  # a tie stands in both
-    found = optimize.linprog(-upright.sum(0), A_ub=-upright, b_ub=np.zeros(upright.shape[0]), bounds=(-1, 1))
-    assert found.status == 0, found.message
-    if -found.fun > _APART:
+    if stats.are_separated(upright):
         return "length, with the models, tells all verdicts apart; more verdicts are needed"
     return ""
 

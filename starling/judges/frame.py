@@ -76,10 +76,8 @@ def _is_suspect(line: str, k: int) -> bool:
     plain = line if line.isascii() else _plain(line)
     if plain == line:
         return False
-    forged = any(
-        "]" in match[0] or ">" in match[0] for one in (_BORDER, _LETTERED, _SINGLE) for match in one.finditer(plain)
-    )
-    return forged or _says_a_verdict(plain, k) or _JSON.match(plain) is not None
+    forged = _BORDER.search(plain) or _SINGLE.search(plain) or any("]" in one[0] for one in _LETTERED.finditer(plain))
+    return bool(forged) or _says_a_verdict(plain, k) or _JSON.match(plain) is not None
 
 
 def _plain(line: str) -> str:
