@@ -56,7 +56,7 @@ class RunTable(Table):
     """Dollars for calls to endpoints, over all attempts at the run; no call leaves that could pass it; 0 = no limit."""
     trackers: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
     """Where the lines of `metrics.jsonl` are written as well, into the run's `trackers/`, nothing leaves the machine;
-    each needs its package (`pip install 'starling-rlaif[NAME]'`); () = nowhere else."""
+    each needs its package (`pip install '.[NAME]'` in Starling's folder); () = nowhere else."""
 
 
 class Source(Table):

@@ -118,8 +118,8 @@ def refuse_missing(names: Sequence[str]) -> None:
     if missing:
         extras = ",".join(missing)
         raise UsageError(
-            f"run: run.trackers names {', '.join(missing)}, not installed: pip install 'starling-rlaif[{extras}]', "
-            "or leave it out"
+            f"run: run.trackers names {', '.join(missing)}, not installed: "
+            f"`pip install '.[{extras}]'` in Starling's folder, or leave it out"
         )
 
 

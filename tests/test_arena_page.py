@@ -21,7 +21,7 @@ from starling.records import Call, Failure, Reply
 from starling.speakers import Contestant
 from starling.votes import Votes
 
-pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'starling-rlaif[arena]'")
+pytest.importorskip("gradio", reason="the page needs Gradio: pip install '.[arena]'")
 
 from starling import addresses, arena_page
 from starling.arena_page import Waiting

@@ -110,7 +110,7 @@ def test_the_mean_is_over_subsets_and_not_over_rows() -> None:
     assert found["overall"]["value"] == pytest.approx((1 + 0 + 0.3) / 3, abs=EXACT)
     assert found["overall"]["n"] == 5
     assert (found["other"]["value"], found["other"]["note"]) == (1, "not in the mean")
-    assert (found["Ties"]["n"], found["Safety"]["note"]) == (1, "no scored rows")
+    assert (found["Ties"]["n"], found["Safety"]["note"]) == (1, "none scored")
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_human_preference_and_safety_by_hand() -> None:
     assert (found["human preference"]["value"], found["human preference"]["n"]) == (2 / 3, 3)
     assert (found["safety"]["value"], found["safety"]["n"]) == (1 / 2, 2)
     assert found["human preference"]["tied"] == 0
-    assert (found["truth"]["value"], found["truth"]["note"]) == (None, "no scored rows")
+    assert (found["truth"]["value"], found["truth"]["note"]) == (None, "none scored")
 
 
 def test_of_equal_scores_the_second_is_taken_and_the_tie_is_shown() -> None:

@@ -14,7 +14,7 @@ from starling.metrics import Recorder
 
 def needs(name: str) -> None:
     if importlib.util.find_spec(name) is None:
-        pytest.skip(f"{name} is not installed: pip install 'starling-rlaif[{name}]'")
+        pytest.skip(f"{name} is not installed: pip install '.[{name}]'")
 
 
 class Listening:

@@ -100,7 +100,7 @@ def refuse_missing() -> None:
     """Stop where the harness is not installed."""
     if importlib.util.find_spec("lm_eval") is None:
         raise UsageError(
-            f"bench: lm_eval needs lm-evaluation-harness; install it with `pip install 'starling-rlaif[{EXTRA}]'`"
+            f"bench: lm_eval needs lm-evaluation-harness; `pip install '.[{EXTRA}]'` in Starling's folder brings it"
         )
 
 

@@ -71,7 +71,7 @@ def rows(found: Sequence[Item], rewards: Sequence[Sequence[float]]) -> list[dict
             parts[subset], lengths[subset] = cases.resampled(subset, judged[subset])
             listed.append(cases.row(subset, judged[subset], official=official))
         else:
-            listed.append(cases.empty(subset, "no scored rows"))
+            listed.append(cases.empty(subset, "none scored"))
     others = set(judged) - SUBSETS.keys() - set(PARTS.values())
     listed += [cases.row(name, judged[name], note="not in the mean") for name in sorted(others)]
     counted = [case for name in judged if name not in others for case in judged[name]]

@@ -38,7 +38,7 @@ def rows(found: Sequence[Item], rewards: Sequence[Sequence[float]]) -> list[dict
         elif name in judged:
             listed.append(cases.row(name, judged[name]))
         else:
-            listed.append(cases.empty(name, "no scored rows"))
+            listed.append(cases.empty(name, "none scored"))
     return listed
 
 

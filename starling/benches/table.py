@@ -25,7 +25,7 @@ def print_result(result: Mapping[str, Any], about: str) -> None:
 def _scores(rows: Sequence[Mapping[str, Any]]) -> Table:
     noted = any(row["note"] for row in rows)
     table = texts.table(
-        "", "accuracy (95 % interval)", "n", "length alone", "equal scores", *(["note"] if noted else [])
+        "", "accuracy\n(95 % interval)", "n", "length\nalone", "equal\nscores", *(["note"] if noted else [])
     )
     for row in rows:
         accuracy = figures.share_interval({key: row[key] for key in ("value", "low", "high")})

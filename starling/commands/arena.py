@@ -32,7 +32,7 @@ def serve(
         from starling import arena_page
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"arena: the page needs {error.name}, which is not installed; `pip install 'starling-rlaif[arena]'`"
+            f"arena: the page needs {error.name}, which is not installed; `pip install '.[arena]'` in Starling's folder"
         ) from None
     from starling.arena import Arena
     from starling.listening import bound
