@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from starling import balance, device, heads, stats, turns
+from starling import device, packed_rewards, stats, turns
 from starling.examples import Example, ragged
 from starling.losses.ranking import plackett_luce_nll
 from starling.models import Model
@@ -47,19 +47,11 @@ def _top1(ranks: Sequence[float], rewards: Sequence[float]) -> float:
     return highest.count(min(ranks)) / len(highest)
 
 
-@torch.inference_mode()
 def score(model: Model, examples: Sequence[Example], microbatch_tokens: int) -> list[list[float]]:
     """The reward of every answer of every example, as a loaded model gives it: without autocast, unless the caller
     sets it."""
-    found: list[list[float]] = [[]] * len(examples)
-    for batch, packed in balance.batches([example.pack for example in examples], microbatch_tokens):
-        chosen = [examples[index] for index in batch]
-        rewards = heads.rewards(model.network, packed)
-        named = [one.ranking.where or f"prompt {one.ranking.prompt_id}" for one in chosen]
-        heads.require_numbers(rewards, zip(named, (len(one.endings) for one in chosen), strict=True))
-        for index, part in zip(batch, rewards.split([len(example.endings) for example in chosen]), strict=True):
-            found[index] = part.tolist()
-    return found
+    packs, names = [one.pack for one in examples], [one.name for one in examples]
+    return packed_rewards.rewards(model.network, packs, microbatch_tokens, names)
 
 
 def look(model: Model, tests: Sequence[Example], microbatch_tokens: int) -> dict[str, float]:

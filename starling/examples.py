@@ -28,6 +28,11 @@ class Example:
         return self.shared, self.endings
 
     @property
+    def name(self) -> str:
+        """What errors call it: where the ranking was read, or its prompt."""
+        return self.ranking.where or f"prompt {self.ranking.prompt_id}"
+
+    @property
     def size(self) -> int:
         return packing.size(self.pack)
 

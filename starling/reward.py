@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from starling import balance, chat, heads, models, packing, reward_scale, tables, uncertainty
+from starling import chat, models, packed_rewards, packing, reward_scale, tables, uncertainty
 from starling.errors import DataError, ModelError
 from starling.models import Model
 from starling.records import Message
@@ -118,16 +118,13 @@ class RewardModel:
         offset, scale = self._scale() if scaled else (0.0, 1.0)
         packs = self._packs(questions)
         found: list[list[Scored]] = [[]] * len(packs)
-        for batch, packed in balance.batches(packs, MICROBATCH_TOKENS):
-            sizes = [len(packs[index][1]) for index in batch]
-            hidden_NH = heads.answer_states(network, packed)
-            reward_N = heads.rewards_of(network, hidden_NH)
-            heads.require_numbers(reward_N, [(questions[at].where, len(packs[at][1])) for at in batch])
+        names = [question.where for question in questions]
+        for indices, sizes, hidden_NH, reward_N in packed_rewards.passes(network, packs, MICROBATCH_TOKENS, names):
             spread_N = torch.full_like(reward_N, torch.nan) if head is None else head.spread(hidden_NH)
             scored_N = list(map(Scored, ((reward_N - offset) / scale).tolist(), (spread_N / scale).tolist()))
-            for index, size in zip(batch, sizes, strict=True):
+            for index, size in zip(indices, sizes, strict=True):
                 found[index], scored_N = scored_N[:size], scored_N[size:]
-            on_answers(sum(sizes))
+            on_answers(len(reward_N))
         return found
 
     def refusal(self, question: Question) -> Refusal | None:

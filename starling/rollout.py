@@ -7,11 +7,10 @@ from functools import partial
 from itertools import combinations
 from typing import Any, TypedDict
 
-import torch
 from transformers import GenerationConfig
 from transformers.modeling_utils import PreTrainedModel
 
-from starling import chat, device, heads, packing, progress
+from starling import chat, device, packed_rewards, packing, progress
 from starling.device import seed_for
 from starling.errors import StarlingError
 from starling.generate import Request, Sampled, Sampler, generate, stop_ids
@@ -214,7 +213,6 @@ def tell_left_aside(network: PreTrainedModel, stage: str) -> None:
         )
 
 
-@torch.inference_mode()
 def score_texts(
     reward_model: Model,
     groups: Sequence[tuple[Prompt, Sequence[str], Sequence[bool]]],
@@ -224,7 +222,7 @@ def score_texts(
     """The raw reward of each answer, read by the reward model through its own template.
 
     An empty answer has nothing to read; it is scored as the bare end of a turn. One that passes the reward model's
-    window is read up to there, as one that was cut; how many are is told. `on_answers` hears of each batch.
+    window is read up to there, as one that was cut; how many are is told. `on_answers` hears of each pass.
     """
     packs, window, cut = [], packing.window(reward_model.network.config), 0
     for prompt, texts, finished in groups:
@@ -243,11 +241,6 @@ def score_texts(
             f"{cut:,} of the answers pass the reward model's window of {window:,} tokens; they are scored as cut there",
             markup=False,
         )
-    found: list[list[float]] = []
-    for batch, packed in packing.batches(packs, microbatch_tokens):
-        with device.autocast(reward_model.network.device):
-            rewards = heads.rewards(reward_model.network, packed)
-        heads.require_numbers(rewards, [(f"prompt {groups[at][0].id}", len(packs[at][1])) for at in batch])
-        found.extend(part.tolist() for part in rewards.split([len(packs[index][1]) for index in batch]))
-        on_answers(len(rewards))
-    return found
+    names = [f"prompt {prompt.id}" for prompt, _, _ in groups]
+    with device.autocast(reward_model.network.device):
+        return packed_rewards.rewards(reward_model.network, packs, microbatch_tokens, names, on_answers)

@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from starling import heads, packing
+from starling import packed_rewards
 from starling.errors import ModelError, StarlingError, explained
 from starling.examples import Example, ragged
 from starling.losses.ranking import plackett_luce_curvature
@@ -58,12 +58,10 @@ def fit(model: Model, examples: Sequence[Example], prior: float, microbatch_toke
     assert head_H.any(), "a head of zeros has no size to expect weights of"
     precision_HH = prior * size / head_H.double().square().sum() * torch.eye(size, dtype=torch.float64)
     total_H, count = torch.zeros(size, dtype=torch.float64), 0
-    for batch, packed in packing.batches([example.pack for example in examples], microbatch_tokens):
-        chosen = [examples[index] for index in batch]
-        hidden_NH = heads.answer_states(network, packed)
-        reward_N = heads.rewards_of(network, hidden_NH).cpu()
-        hidden_NH = hidden_NH.double().cpu()
-        precision_HH += information(hidden_NH, reward_N, chosen)
+    packs, names = [one.pack for one in examples], [one.name for one in examples]
+    for indices, _, found_NH, reward_N in packed_rewards.passes(network, packs, microbatch_tokens, names):
+        hidden_NH = found_NH.double().cpu()
+        precision_HH += information(hidden_NH, reward_N.cpu(), [examples[index] for index in indices])
         total_H += hidden_NH.sum(0)
         count += len(hidden_NH)
     factor_HH, failed = torch.linalg.cholesky_ex(precision_HH)
