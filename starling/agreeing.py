@@ -5,6 +5,7 @@ from typing import Any
 from starling.config import Config
 from starling.endpoints import judges_of
 
+_CHOSEN_BY = ("answer_tokens", "draws", "token_budget")  # of `evaluate`: which looks `tune` has, and at what answers
 STAGES = ("prompts", "sample", "rank", "fit", "tune", "evaluate")  # those with settings, in road order
 
 
@@ -23,8 +24,8 @@ def stages_that_agree(mine: Config, other: Config) -> list[str]:
     for stage in STAGES:
         if new[stage] != old[stage] or _endpoints(mine, stage) != _endpoints(other, stage):
             break
-        if stage == "tune" and mine.evaluate.answer_tokens != other.evaluate.answer_tokens:
-            break  # so long are the answers by which it chose its step
+        if stage == "tune" and any(getattr(mine.evaluate, key) != getattr(other.evaluate, key) for key in _CHOSEN_BY):
+            break
         agreeing.append(stage)
     return agreeing
 

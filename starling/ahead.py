@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from threading import Event
 from typing import Any
 
 from starling import chat
@@ -14,6 +15,7 @@ from starling.policy import Policy
 from starling.records import Prompt
 from starling.rollout import Group, sample_groups
 from starling.tune_settings import TuneTable
+from starling.waiting import refuse_given_up
 
 OnTokens = Callable[[int], None]
 
@@ -59,9 +61,19 @@ class Rollouts:
             yield
             return
         self._hand_over()
+        given_up = Event()
+
+        def heard(tokens: int) -> None:
+            refuse_given_up(given_up)
+            on_tokens(tokens)
+
         with ThreadPoolExecutor(1) as pool:
-            sampled = pool.submit(self._sample, step, on_tokens)
-            yield
+            sampled = pool.submit(self._sample, step, heard)
+            try:
+                yield
+            except BaseException:  # also Ctrl-C, which would else wait for the sampling
+                given_up.set()
+                raise
             self._open = sampled.result()
 
     def state_dict(self) -> list[Any]:

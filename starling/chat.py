@@ -136,6 +136,9 @@ def require_template(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """Refuse a tokenizer that does not say how a conversation is written."""
     if not tokenizer.chat_template:
         raise ModelError(f"{name}: its tokenizer has no chat template; save one into the model's folder")
+    if isinstance(tokenizer.chat_template, dict) and "default" not in tokenizer.chat_template:
+        named = ", ".join(tokenizer.chat_template)
+        raise ModelError(f"{name}: its tokenizer has chat templates named {named} and no default; call one `default`")
 
 
 def end_on_reward(tokenizer: PreTrainedTokenizerBase, name: str) -> None:

@@ -1,6 +1,7 @@
 """The command line: runs one command; the only place that prints errors."""
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -26,6 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads crawl where other work wants a core too
     signal.signal(signal.SIGTERM, _interrupt)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # where letters are written that it does not know
     try:
         with warnings.catch_warnings(action=None if debug else "ignore"):
             code = app(arguments, standalone_mode=False) or 0

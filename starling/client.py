@@ -26,6 +26,7 @@ from starling.waiting import all_of, run_to_end
 
 LONGEST_BACKOFF_SECONDS = 60.0
 START_SECONDS = 0.0008  # between the first calls of two workers: in lockstep, replies would wait for each other
+LONGEST_REFUSAL_SECONDS = 600.0  # for which one call is turned away (429) while others are answered, before it fails
 URL_REST_SECONDS = 5.0  # a URL that broke a connection is tried last for so long
 CHARACTERS_PER_TOKEN = 4  # only for planning; the endpoint's own count replaces it
 SHARE_OF_CAP = 0.5  # of its token cap that a reply is planned to take, where none has been seen
@@ -131,7 +132,8 @@ class Client:
 
     async def _answer(self, session: Session, call: Call, flying: dict[str, asyncio.Event]) -> Reply | Failure:
         body = _body(self.endpoint, call)
-        key = call_key(self.name, self.endpoint.model, body, call.draw)
+        whole = "" if self.endpoint.strip_thinking else " with its thinking"  # a stored reply has lost that
+        key = call_key(self.name + whole, self.endpoint.model, body, call.draw)
         while key in flying:  # the same call twice in one list is asked once
             await flying[key].wait()
         stored = self._ledger.get(key)
@@ -145,7 +147,7 @@ class Client:
             flying.pop(key).set()
 
     async def _ask(self, session: Session, call: Call, key: str, body: str) -> Reply | Failure:
-        longest = self.endpoint.backoff_seconds
+        longest, began = self.endpoint.backoff_seconds, time.monotonic()
         tried = 0
         while True:
             tried += 1
@@ -160,28 +162,35 @@ class Client:
             if outcome.throttled:
                 self._gate.throttle(wait)
             is_last = not outcome.retry or tried >= self.endpoint.attempts
-            if is_last and not (outcome.down and self._is_waited_for(outcome)):
+            if is_last and not (outcome.down and self._is_waited_for(outcome, began)):
                 self.counts.failures += 1
                 said = f"{self.name}: {outcome.reason} (attempt {tried} of {self.endpoint.attempts})"
                 return Failure(reason=said, mute=outcome.mute, key=key)
             await asyncio.sleep(wait)
             longest = min(LONGEST_BACKOFF_SECONDS, 2 * longest)
 
-    def _is_waited_for(self, fault: Fault) -> bool:
-        """Whether an endpoint that is down is given more time, since it has answered not too long ago.
+    def _is_waited_for(self, fault: Fault, began: float) -> bool:
+        """Whether an endpoint that is down, or lets no call through, is given more time, since it has answered not too
+        long ago.
 
-        Where it is not, and no call could fare better, everything ends: no call is given up for it.
+        Where it is not, and no call could fare better, everything ends: no call is given up for it. A call that it has
+        turned away for long, while it answered others, is one that it never lets through.
         """
-        patience = self.endpoint.patience_seconds if self._answered else 0.0
-        if patience and time.monotonic() - self._answered < patience:
+        patience, now = self.endpoint.patience_seconds if self._answered else 0.0, time.monotonic()
+        if patience and now - self._answered < patience:
+            if fault.throttled and now - began > LONGEST_REFUSAL_SECONDS:
+                return False
             if not self._is_down:
                 self._is_down = True
+                state = "turns calls away" if fault.throttled else "is down"
                 progress.console.print(
-                    f"{self.name} is down ({fault.reason}); waiting up to {patience / 60:.0f} minutes", markup=False
+                    f"{self.name} {state} ({fault.reason}); waiting up to {patience / 60:.0f} minutes",
+                    markup=False,
                 )
             return True
         if fault.unreachable or patience:
-            raise CallError(f"{self.name}: {fault.reason}; is it running? What was answered is kept")
+            hint = "go on later" if fault.throttled else "is it running?"
+            raise CallError(f"{self.name}: {fault.reason}; {hint} What was answered is kept")
         return False
 
     async def _attempt(self, session: Session, call: Call, key: str, body: str) -> Reply | Fault:
@@ -193,7 +202,7 @@ class Client:
             await self._tokens.wait(planned)
             await self._requests.wait(1.0)
             await self._allowance.hold(held)
-            cost = held
+            cost, ended = held, False
             attempt = self._ledger.sent(
                 key, name=self.name, model=self.endpoint.model, request=body, draw=call.draw, planned=worst
             )
@@ -207,9 +216,11 @@ class Client:
                     self._note_reply(sum(tokens) - planned)
                 else:
                     self._ledger.failed(attempt, outcome.reason, tokens)
+                ended = True
                 await self._ledger.settle()
             except asyncio.CancelledError:
-                self._ledger.failed(attempt, "cancelled", worst)  # committed where `_chat` ends
+                if not ended:
+                    self._ledger.failed(attempt, "cancelled", worst)  # committed where `_chat` ends
                 raise
             finally:
                 self._allowance.settle(held, cost)

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import json
+import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -43,7 +44,8 @@ def command(name: str, about: str = "", group: typer.Typer = app) -> Callable[[C
             finally:
                 progress.console.stderr = False
             if as_json:
-                print(json.dumps(found, ensure_ascii=False, default=str))
+                plain = (sys.stdout.encoding or "").lower() != "utf-8"  # which letters it knows is not sure
+                print(json.dumps(found, ensure_ascii=plain, default=str))
             if unfit:
                 raise unfit
 

@@ -223,7 +223,8 @@ def load(path: Path, overrides: list[str] | None = None, *, leave_out: str = "")
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
-        raise UsageError(mistakes.explain(error, path, text, Config)) from None
+        named = {override.partition("=")[0].strip() for override in overrides or []}
+        raise UsageError(mistakes.explain(error, path, text, Config, named)) from None
     if problem := _too_few_answers(config):
         raise UsageError(f"config: [sample] {problem}{mistakes.line(path, text, ['sample', *problem.split()[:1]])}")
     return config

@@ -32,31 +32,40 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def stream_rows(path: Path) -> Iterator[dict[str, Any]]:
     """What `read_rows` reads, one row after the other, so that a table larger than the memory can be read."""
+    return (row for _, row in located_rows(path))
+
+
+def located_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The same rows, each with where it stands: its file, and its line, or in Parquet its row."""
     if path.is_dir():
         shards = sorted(path.glob("*.parquet"))
         if not shards:
             raise DataError(f"{path}: the folder holds no Parquet files")
         for shard in shards:
-            yield from stream_rows(shard)
+            yield from located_rows(shard)
     elif not path.exists():
         raise DataError(f"{path}: there is no such file")
     elif path.suffix.lower() in (".csv", ".tsv", ".xlsx"):
         raise DataError(f"{path}: a table of {path.suffix[1:]} is not read here; write it as Parquet or JSON lines")
     elif path.suffix == ".parquet":
-        try:
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(1024):
-                    yield from batch.to_pylist()
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
+        yield from ((f"{path}:{number}", row) for number, row in enumerate(_parquet_rows(path), 1))
     else:
         yield from _json_lines(path)
 
 
+def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(1024):
+                yield from batch.to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
+
+
 @contextmanager
 def listing(path: Path, *, keep_empty: bool = False) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Yield what writes a row to a JSONL file, which stands once all are written; without any row there is none,
-    or an empty one with `keep_empty`."""
+    """Yield what writes a row to a JSONL file, which stands once all are written; without any row there is none, not
+    even an older one, or an empty one with `keep_empty`."""
     rows = 0
     partial = path.with_name(path.name + ".partial")
     with explained(f"writing {path}"):
@@ -78,6 +87,7 @@ def listing(path: Path, *, keep_empty: bool = False) -> Iterator[Callable[[Mappi
         os.replace(partial, path)
     else:
         partial.unlink()
+        path.unlink(missing_ok=True)
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -87,13 +97,14 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
             write(row)
 
 
-def _json_lines(path: Path) -> Iterable[dict[str, Any]]:
+def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     number = 0
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _json_object(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line, f"{path}:{number}")
+                where, text = f"{path}:{number}", line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+                if text.strip():
+                    yield where, _json_object(text, where)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}:{number + 1}: cannot be read ({error})") from None
 

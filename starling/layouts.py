@@ -134,26 +134,30 @@ def _unpaired(item: Item, left_out: LeftOut) -> Iterator[Row]:
 def _ultrafeedback(item: Item, left_out: LeftOut) -> Iterator[Row]:
     """The overall score goes from 10 for the first place to 1 for the last; no aspect was rated, none is made up."""
     ranking, k = item.ranking, len(item.ranking.answers)
+    said = [at for at, answer in enumerate(ranking.answers) if answer.answer.strip()]
+    if len(said) < k:
+        left_out["answers that are empty"] += k - len(said)
+    ranks = middle_ranks(ranking.ranks)
     single = len(ranking.messages) == 1
     yield {
         "source": ", ".join(_sources(item)),
         "instruction": ranking.messages[0]["content"] if single else turns.text_from_messages(ranking.messages),
-        "models": [answer.model for answer in ranking.answers],
+        "models": [ranking.answers[at].model for at in said],
         "correct_answers": ["None"],
         "incorrect_answers": ["None"],
         "completions": [
             {
-                "model": answer.model,
+                "model": ranking.answers[at].model,
                 "principle": "",
-                "custom_system_prompt": (item.systems or {}).get(answer.model, ""),
-                "response": answer.answer,
+                "custom_system_prompt": (item.systems or {}).get(ranking.answers[at].model, ""),
+                "response": ranking.answers[at].answer,
                 "annotations": {aspect: {"Rating": "N/A", "Rationale": "not rated: ranked"} for aspect in _ASPECTS},
                 "critique": "",
                 "fine-grained_score": None,
-                "overall_score": 10 - 9 * (rank - 1) / (k - 1) if k > 1 else None,
-                "rank": tables.told_rank(place),
+                "overall_score": 10 - 9 * (ranks[at] - 1) / (k - 1) if k > 1 else None,
+                "rank": tables.told_rank(ranking.ranks[at]),
             }
-            for answer, place, rank in zip(ranking.answers, ranking.ranks, middle_ranks(ranking.ranks), strict=True)
+            for at in said
         ],
         "prompt_id": ranking.prompt_id,
     }

@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections import Counter
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +12,27 @@ from pydantic import BaseModel, ValidationError
 LONGEST = 200  # characters of a value that are shown beside what is wrong with it
 
 
-def explain(error: ValidationError, path: Path, text: str, config: type[BaseModel]) -> str:
-    """What is wrong first, where it stands, and the nearest known key."""
+def explain(
+    error: ValidationError, path: Path, text: str, config: type[BaseModel], overridden: AbstractSet[str] = frozenset()
+) -> str:
+    """What is wrong first, where it stands, and the nearest known key; `overridden` keys do not stand in the file."""
     first = error.errors()[0]
     where = [str(part) for part in first["loc"]]
+    at = " (--set)" if ".".join(where[:2]) in overridden else line(path, text, where)
     key = where[-1]
     place = f"[{'.'.join(where[:-1])}]" if where[:-1] else "the file"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, _known_keys(where[:-1], config), 1, 0.5)
         hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(_known_keys(where[:-1], config))}"
-        return f"config: {place} has no key {key!r}{hint}{line(path, text, where)}{more}"
+        return f"config: {place} has no key {key!r}{hint}{at}{more}"
     if first["type"] == "missing":
         return f"config: {place} lacks {key!r} ({path}){more}"
     near = difflib.get_close_matches(str(first["input"]), _choices(first), 1, 0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     given = f" = {first['input']!r}"
     shown = given if len(given) <= LONGEST and "{" not in given else ""  # tables hold more than was written
-    return f"config: {place} {key}{shown}: {first['msg']}{hint}{line(path, text, where)}{more}"
+    return f"config: {place} {key}{shown}: {first['msg']}{hint}{at}{more}"
 
 
 def _choices(error: Any) -> list[str]:

@@ -28,6 +28,7 @@ from starling.writing import sha256
 
 # Weights of another size are told by `_require_weights`, which names them.
 _WITH_INFO = {"ignore_mismatched_sizes": True, "output_loading_info": True}
+_PHI_ROPE = ("short_factor", "long_factor")
 _PAD_CANDIDATES = (
     "<|endoftext|>", "<pad>", "<|pad|>", "<|finetune_right_pad_id|>", "<|reserved_special_token_0|>", "<|fim_pad|>",
     "<unk>",
@@ -45,6 +46,8 @@ def resolve(name: str) -> str:
     """What transformers should load for MODEL: the built-in model's folder, a local folder, or a Hub name."""
     if name == builtin.NAME:
         return str(builtin.path())
+    if not name.strip():
+        raise ModelError("MODEL is empty: it is smollm2, a folder, or a Hub name like owner/model")
     path = Path(name)
     if path.is_file():
         raise ModelError(f"{name}: a file, where MODEL is smollm2, a folder, or a Hub name like owner/model")
@@ -71,8 +74,15 @@ def file_beside(name: str, filename: str) -> Path | None:
         return None
 
 
+def _require_tokenizer(name: str) -> None:
+    source = Path(resolve(name))
+    if source.is_dir() and not any(file for kind in ("token*", "vocab*", "*.model") for file in source.glob(kind)):
+        raise ModelError(f"{name}: the folder holds no tokenizer; save one into it")
+
+
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """MODEL's tokenizer; it must say how a conversation is written."""
+    _require_tokenizer(name)
     tokenizer = _load(AutoTokenizer, name)
     chat.require_template(tokenizer, name)
     return tokenizer
@@ -230,7 +240,8 @@ def _also_for_transformers_4(folder: Path) -> None:
         if "partial_rotary_factor" in rope:
             told["rotary_pct" if of_neox else "partial_rotary_factor"] = rope.pop("partial_rotary_factor")
         if rope.get("rope_type", "default") != "default":
-            told["rope_scaling"] = rope
+            of_phi = told.get("model_type") == "phi3"  # there it refused any other key
+            told["rope_scaling"] = {key: rope[key] for key in _PHI_ROPE} | {"type": "longrope"} if of_phi else rope
     config.write_text(json.dumps(told | {"torch_dtype": told["dtype"]}, indent=2, sort_keys=True) + "\n")
     about = json.loads(tokenizer.read_text())
     if about.get("tokenizer_class") == "TokenizersBackend":
@@ -276,6 +287,6 @@ def _load(kind: Any, name: str, **options: Any) -> Any:
         return kind.from_pretrained(source, trust_remote_code=False, **options)
     except Exception as error:  # what transformers makes of a damaged file may be of any kind
         first, *rest = str(error).strip().splitlines() or [type(error).__name__]
-        said = " ".join([first, *rest[:1]]) if first.endswith(":") else first
+        said = " ".join([first, *rest[:1]]) if first.rstrip().endswith(":") else first
         said = said if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {said}"
         raise ModelError(f"{name}: cannot be loaded: {said}") from error

@@ -36,9 +36,9 @@ class Benchmarks:
         self._sizes: dict[str, set[int]] = {}  # of the grams that begin with a word
         self.questions = 0
         for path in paths:
-            for number, row in enumerate(data_files.stream_rows(Path(path)), 1):
-                where = f"{Path(path).name}:{row.get('question_id') or row.get('id') or number}"
-                for text in _questions(row, f"{path}:{number}"):
+            for at, row in data_files.located_rows(Path(path)):
+                where = f"{Path(path).name}:{row.get('question_id') or row.get('id') or at.rpartition(':')[2]}"
+                for text in _questions(row, at):
                     self.add(text, where)
 
     def held_by(self, prompt: Prompt) -> tuple[str, str] | None:

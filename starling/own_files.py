@@ -54,6 +54,12 @@ def fit(settings: Config, rankings: list[Path], model: str, out: Path, held_out:
         return finished
     read, unread = _read(rankings)
     train, test = split(read, held_out)
+    if held_out and not test:
+        progress.console.print(
+            f"fit: none of {len(read)} rankings fell into the held-out share of {held_out}, so nothing is tested, and "
+            "rewards have no scale; raise --held-out, or give rankings of more prompts",
+            markup=False,
+        )
     with alone(work):
         _claim(work, request)
         device.setup(settings.run.threads, settings.run.seed)
@@ -250,8 +256,14 @@ def _claim(work: Path, request: dict[str, Any]) -> None:
         if not begun.exists() or (work / "checkpoint.pt").exists():
             what = "another, interrupted fit" if begun.exists() else "other files"
             raise UsageError(f"fit: {work} holds {what}; delete it or choose another --out folder")
-        shutil.rmtree(work)  # a request of ours that failed before it trained
+        _empty(work)  # of a request of ours that failed before it trained; the lock is on the folder itself
     write_json(begun, request)
+
+
+def _empty(folder: Path) -> None:
+    with explained(f"clearing {folder}"):
+        for path in folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _trains(request: Mapping[str, Any]) -> dict[str, Any]:

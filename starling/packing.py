@@ -136,6 +136,16 @@ def consecutive(sizes: Sequence[int], tokens: int) -> Iterator[list[int]]:
         yield batch
 
 
+def _refuse_unknown_ids(backbone: PreTrainedModel, ids_1T: Tensor) -> None:
+    embeddings: Any = backbone.get_input_embeddings()
+    size, largest = embeddings.weight.shape[0], int(ids_1T.max())
+    if largest >= size:
+        raise ModelError(
+            f"the tokenizer writes token {largest:,}, and {type(backbone).__name__} has embeddings of {size:,}; resize "
+            "the model, or take the tokenizer that it was trained with"
+        )
+
+
 def hidden_states(backbone: PreTrainedModel, packed: Packed, inputs_1TH: Tensor | None = None) -> Tensor:
     """The backbone's last hidden states (T, H), from the packed ids or from hidden states of lower layers."""
     refuse_unsteady(backbone.config, packed.longest)
@@ -143,6 +153,8 @@ def hidden_states(backbone: PreTrainedModel, packed: Packed, inputs_1TH: Tensor 
     inputs: dict[str, Any] = {"input_ids": packed.ids_1T.to(device)}
     if inputs_1TH is not None:
         inputs = {"inputs_embeds": inputs_1TH}
+    else:
+        _refuse_unknown_ids(backbone, packed.ids_1T)
     positions_1T = packed.positions_1T.to(device)
     output = backbone(**inputs, position_ids=positions_1T, use_cache=False, context=packed)
     return output.last_hidden_state[0]
@@ -245,7 +257,7 @@ def _attention(
     if value.shape[-1] != query.shape[-1]:
         raise ModelError(f"{type(module).__name__} has values of another width than queries; packing does not know how")
     rule = Rule(scaling, _window(module, sliding_window), kwargs.get("softcap"))
-    return context.attend(module, query, key, value, rule), None
+    return context.attend(module, query, key, value, rule).contiguous(), None  # some families take a view of it
 
 
 def _window(module: nn.Module, told: int | None) -> int | None:

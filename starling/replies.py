@@ -23,9 +23,9 @@ LONGEST_WAIT_SECONDS = 600.0  # an endpoint that asks for more, such as a spent 
 class Fault:
     """An attempt without a valid reply: worth another one, or the end of this call, or of all of them.
 
-    `down` is whether the endpoint seems to be out of order rather than the call; the tokens are those it counted all
-    the same; `uncertain` is whether it may have worked on the call, and charge for it, without our knowing; `mute` is
-    as in `Failure`.
+    `down` is whether the endpoint seems to take no calls at all, rather than not this one; the tokens are those it
+    counted all the same; `uncertain` is whether it may have worked on the call, and charge for it, without our knowing;
+    `mute` is as in `Failure`.
     """
 
     reason: str
@@ -76,7 +76,7 @@ class Reader:
         spent = b"insufficient_quota" in payload or wait > LONGEST_WAIT_SECONDS
         retry = not spent and (status in (408, 409, 425, 429) or (status >= 500 and status != 501))
         reason = f"too many requests ({said})" if status == 429 else f"the endpoint answers {said}"
-        down = retry and status in (502, 503, 504)
+        down = retry and status in (429, 502, 503, 504)
         return Fault(
             reason=reason,
             retry=retry,

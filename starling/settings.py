@@ -203,7 +203,8 @@ class EndpointTable(Table):
     attempts: int = Field(6, ge=1)
     """Tries before a call counts as failed."""
     patience_seconds: float = Field(3600.0, ge=0)
-    """How long an endpoint that has answered before is waited for when it is down; 0 = not beyond `attempts`."""
+    """How long an endpoint that has answered before is waited for when it is down, or answers every call with 429; 0 =
+    not beyond `attempts`."""
     price_in: float | None = Field(None, ge=0)
     """Dollars per million input tokens; without it that of the shipped table, or unknown."""
     price_out: float | None = Field(None, ge=0)
@@ -213,4 +214,4 @@ class EndpointTable(Table):
     sampling_parameters: bool = True
     """Whether temperature and top_p are sent; some reasoning models refuse them."""
     strip_thinking: bool = True
-    """Whether a <think> block that a reply begins with is taken off."""
+    """Whether a <think> block that a reply begins with is taken off; it is not stored then."""

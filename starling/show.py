@@ -95,8 +95,10 @@ def _print_run(run: Run) -> None:
             counted.append(f"judge {found['judge']['judge_named']}")
         if step["stage"] == "fit":
             counted += [f"{line['label'].lower()} {figures.share_interval(line)}" for line in found["fit"]["held_out"]]
-        counts.add_row(step["stage"], terminal("\n".join(counted)), end_section=True)
-    progress.show(counts)
+        if counted:
+            counts.add_row(step["stage"], terminal("\n".join(counted)), end_section=True)
+    if counts.row_count:
+        progress.show(counts)
     if found["result"]:
         progress.show(summary.win_rate_table(found["result"]))
 

@@ -55,8 +55,7 @@ def found(source: Source) -> Iterator[Found | Removal]:
         return
     name = name_of(source)
     first = forms.FORMS[source.form].first_turn if source.turns == "auto" else source.turns == "first"
-    for number, row in enumerate(rows(source), 1):
-        where = f"{source.path}:{number}"
+    for number, (where, row) in enumerate(_located(source), 1):
         at = At(id=f"{name}-{number}", where=where, source=name, model=source.model or name, first_turn=first)
         try:
             yield from forms.read(row, source.form, at)
@@ -68,30 +67,34 @@ def resolved(source: Source) -> Source:
     """The source with the form of its rows, where need be as its first row shows it."""
     if source.path == BUILTIN or source.form != "auto":
         return source
-    first = next(rows(source), None)
+    where, first = next(_located(source), ("", None))
     if first is None:
         raise DataError(f"prompts: the source {source.path} has no rows")
-    return source.model_copy(update={"form": forms.form_of(first, f"{source.path}:1")})
+    return source.model_copy(update={"form": forms.form_of(first, where)})
 
 
 def rows(source: Source) -> Iterator[dict[str, Any]]:
     """The rows of a source as they stand there."""
-    return islice(_all_rows(source), source.rows or None)
+    return (row for _, row in _located(source))
+
+
+def _located(source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The same rows, each with where it stands: file and line, or row where it has no lines."""
+    return islice(_all_located(source), source.rows or None)
 
 
 def files(folder: Path) -> list[Path]:
     """The tables in a folder, by name."""
+    if (folder / "config.json").exists() and any(folder.glob("*.safetensors")):
+        raise DataError(f"{folder}: a model's folder, where tables are read; name a file or a folder of rows")
     ends = (*_ENDINGS, _ARRAY)
     return sorted(file for file in folder.iterdir() if file.name.endswith(ends) and file.name not in _ABOUT)
 
 
 def located_rows(path: str, part: str = "train") -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of FILE, folder or `datasets` set, each with where it stands: file, or name of the set, and row."""
-    folder = Path(path).expanduser()
-    found = files(folder) if folder.is_dir() else []
-    for file in map(str, found) if found else [path]:
-        for number, row in enumerate(rows(Source(path=file, part=part)), 1):
-            yield f"{file}:{number}", row
+    """The rows of FILE, folder or `datasets` set, each with where it stands: file and line, or name of the set and row;
+    in a Parquet or JSON file it is the row as well."""
+    return _located(Source(path=path, part=part))
 
 
 def table_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -99,14 +102,11 @@ def table_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     stands beside them. A name that is neither a path nor OWNER/NAME is a file that is not there."""
     if "/" not in path and not Path(path).exists():
         raise DataError(f"{path}: there is no such file")
-    shards = sorted(Path(path).expanduser().glob("*.parquet"))
-    for shard in shards:
-        yield from ((f"{shard}:{number}", row) for number, row in enumerate(data_files.stream_rows(shard), 1))
-    if not shards:
-        yield from located_rows(path)
+    folder = Path(path).expanduser()
+    yield from data_files.located_rows(folder) if any(folder.glob("*.parquet")) else located_rows(path)
 
 
-def _all_rows(source: Source) -> Iterator[dict[str, Any]]:
+def _all_located(source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
     path = Path(source.path).expanduser()
     if not is_local(source.path):
         yield from _data_set(source, source.path)
@@ -120,16 +120,17 @@ def _all_rows(source: Source) -> Iterator[dict[str, Any]]:
         yield from _file_rows(source, path)
 
 
-def _file_rows(source: Source, path: Path) -> Iterator[dict[str, Any]]:
+def _file_rows(source: Source, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if path.name.endswith((".csv", ".csv.gz")):
         yield from _csv_rows(path)
     elif path.suffix == _ARRAY and path.exists():
         yield from _data_set(source.model_copy(update={"subset": "", "part": "train"}), "json", str(path))
     else:
-        yield from data_files.stream_rows(path)
+        yield from data_files.located_rows(path)
 
 
-def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows without the columns that are empty, but for `answer`: a model may have had nothing to say."""
     csv.field_size_limit(2**31 - 1)  # its own limit of 128 KiB is less than some prompts
     line = 1
     try:
@@ -143,7 +144,11 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
                 line = reader.line_num
                 if None in row:
                     raise DataError(f"{path}:{line}: a row has more cells than the heading")
-                yield {column: _cell(column, text, f"{path}:{line}") for column, text in row.items() if text}
+                filled = {column: text for column, text in row.items() if text or column == "answer"}
+                yield (
+                    f"{path}:{line}",
+                    {column: _cell(column, text, f"{path}:{line}") for column, text in filled.items()},
+                )
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
     except (csv.Error, UnicodeDecodeError, OSError, EOFError) as error:
@@ -174,21 +179,25 @@ def _text_or_messages(column: str, text: str, where: str) -> Any:
     return found if all(isinstance(one, dict) and {"role", "content"} <= one.keys() for one in found) else text
 
 
-def _data_set(source: Source, path: str, data_files: str | None = None) -> Iterator[dict[str, Any]]:
+def _data_set(source: Source, path: str, data_files: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of what `datasets.load_dataset` finds; code that a set brings along is never run."""
     from datasets import load_dataset  # loads pandas and more, which the other sources need not wait for
     from datasets.exceptions import DatasetsError
 
+    named = data_files or path
     try:
-        yield from load_dataset(
+        found = load_dataset(
             path, source.subset or None, data_files=data_files, split=source.part, streaming=source.rows > 0
         )
+        yield from ((f"{named}:{number}", row) for number, row in enumerate(found, 1))
+    except StopIteration:  # what an empty file makes of it
+        raise DataError(f"{named}: there is no row in it") from None
     except (DatasetsError, OSError, ValueError, RuntimeError) as error:
         said = str(error).strip().splitlines() or [type(error).__name__]
         if isinstance(error, FileNotFoundError) and Path(path).is_dir():
             raise DataError(f"{path}: the folder holds no Parquet, JSONL, CSV or JSON files ({said[0]})") from None
         raise DataError(
-            f"cannot load {data_files or path} as a data set ({said[0]}); check the name, `subset`, `part`, "
+            f"cannot load {named} as a data set ({said[0]}); check the name, `subset`, `part`, "
             "the network and, for a set behind a login, HF_TOKEN"
         ) from None
 

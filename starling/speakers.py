@@ -8,6 +8,7 @@ import secrets
 import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -74,6 +75,20 @@ def open_speaker(name: str, ledger: Ledger, on_reply: OnReply | None = None, acc
     )
 
 
+def refuse_one_name(name: str, other: str, account: Account | None) -> None:
+    """Refuse two MODELs whose answers would stand under one name; a FILE of answers says its name itself."""
+    if Path(name).is_file() or Path(other).is_file():
+        return
+    found = [endpoint_of(one, account) for one in (name, other)]
+    endpoints.refuse_alike(*found)
+    called = [endpoint.model if endpoint else one for endpoint, one in zip(found, (name, other), strict=True)]
+    if called[0] == called[1]:
+        raise UsageError(
+            f"bench: both sides are called {called[0]}; ask one of them first, and give its answers as a FILE in which "
+            "it has another name"
+        )
+
+
 def _always_fits(messages: Sequence[Message]) -> None:
     """An endpoint says itself what is too long."""
 
@@ -131,6 +146,8 @@ def load_contestants(
     if len(named) < 2 or len(set(named)) < len(named):
         raise UsageError(f"arena: give at least two models, each once; given: {', '.join(named) or 'none'}")
     behind = {name: endpoint for name in named if (endpoint := endpoint_of(name))}
+    for one, other in combinations(behind.values(), 2):
+        endpoints.refuse_alike(one, other)
     for endpoint in behind.values():
         endpoints.key(endpoint, "arena")
     folders = {name: models.resolve(offer.policy_of(name)) for name in named if name not in behind}

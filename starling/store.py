@@ -13,7 +13,7 @@ from typing import Any
 
 import starling
 from starling import config as configuration
-from starling import metrics
+from starling import metrics, progress
 from starling.agreeing import STAGES, asked_anew, differences, settled
 from starling.config import Config
 from starling.errors import DataError, UsageError, explained
@@ -51,6 +51,10 @@ class Run:
             run._save()
             return run
         run = cls.read(root)
+        if run._holds_nothing():  # its first stage was refused what it named, which may be what has changed
+            run.manifest["stages"] = {}
+            write_atomically(root / "config.toml", configuration.dump(config))
+            run.config = config
         if settled(run.config) != settled(config):
             changed = ", ".join(differences(settled(run.config), settled(config)))
             raise UsageError(
@@ -89,6 +93,19 @@ class Run:
                 f"run: the settings of {root} (made by {made_by}) do not fit this starling {starling.__version__}: "
                 f"{error}; use that version or choose another --run folder"
             ) from error
+
+    def _holds_nothing(self) -> bool:
+        """Whether nothing of its first stage is done, so that nothing follows from its settings."""
+        return (
+            not any(self.is_done(stage) for stage in self.manifest["stages"])
+            and not self.ledger_path.exists()
+            and (set(self.manifest["stages"]) <= {ROAD[0]})
+        )
+
+    def folders(self, stage: str) -> list[Path]:
+        """The folders that a stage writes, if they are there; what `rank` could not rank stands beside its rankings."""
+        named = [stage, *(["unranked"] if stage == "rank" else [])]
+        return [path for name in named if (path := self.root / name).exists()]
 
     def folder(self, stage: str) -> Path:
         """The folder of one stage."""
@@ -166,7 +183,8 @@ class Run:
         """
         entry = self.manifest["stages"][stage]
         self._clear(stage)
-        outputs = sorted(path for path in self.folder(stage).rglob("*") if path.is_file() and path.suffix != ".pt")
+        found = [path for folder in self.folders(stage) for path in folder.rglob("*")]
+        outputs = sorted(path for path in found if path.is_file() and path.suffix != ".pt")
         self.manifest["stages"][stage] = entry | {
             "state": "done",
             "facts": without_nan(facts),  # as a later process reads them
@@ -177,25 +195,25 @@ class Run:
 
     def _clear(self, stage: str) -> None:
         """Take away what a kill left of files and folders under way."""
-        folder = self.folder(stage)
-        aside = [path for path in folder.glob("*.old-*") if path.is_dir()]
-        with explained(f"clearing {folder}"):
-            for path in (*folder.glob("*.partial"), *aside):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for folder in self.folders(stage):
+            aside = [path for path in folder.glob("*.old-*") if path.is_dir()]
+            with explained(f"clearing {folder}"):
+                for path in (*folder.glob("*.partial"), *aside):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def borrow(self, other: "Run", stages: list[str]) -> None:
         """Take finished stages over from another run whose settings agree that far, with their metrics.
 
         Its paid calls come along whatever the settings: the ledger knows which of them are asked for again.
         """
-        taken = [stage for stage in stages if other.is_done(stage) and not self.is_done(stage)]
+        taken = self._lacking(other, stages)
         other.refuse_damage(taken)
-        for stage in taken:
-            partial = self.root / f"{stage}.partial"
+        for name in [folder.name for stage in taken for folder in other.folders(stage)]:
+            partial = self.root / f"{name}.partial"
             shutil.rmtree(partial, ignore_errors=True)
-            with explained(f"copying {other.root / stage} to {self.root / stage}"):
-                _copy_folder(other.root / stage, partial)
-                replace_folder(partial, self.root / stage)
+            with explained(f"copying {other.root / name} to {self.root / name}"):
+                _copy_folder(other.root / name, partial)
+                replace_folder(partial, self.root / name)
         lines = [line for line in metrics.read(self.metrics_path) if line["stage"] not in taken]
         lines += [line for line in metrics.read(other.metrics_path) if line["stage"] in taken]
         if lines:
@@ -207,13 +225,28 @@ class Run:
         self._reopen([stage for stage in asked_anew(other.config, self.config) if stage in taken])
         self._save()
 
+    def _lacking(self, other: "Run", stages: Sequence[str]) -> list[str]:
+        """The stages that only the other run has finished, up to the first that came out otherwise here."""
+        found = []
+        for stage in filter(other.is_done, stages):
+            if not self.is_done(stage):
+                found.append(stage)
+            elif self._outputs(stage) != other._outputs(stage):
+                progress.console.print(
+                    f"{other.root}: its {stage} came out otherwise than here, so nothing behind it is taken over",
+                    markup=False,
+                )
+                break
+        return found
+
+    def _outputs(self, stage: str) -> dict[str, str]:
+        """What the files of a finished stage were when it ended."""
+        return self.manifest["stages"][stage].get("outputs", {})
+
     def refuse_damage(self, stages: Sequence[str]) -> None:
         """Stop where a file that one of these finished stages wrote is missing or no longer what it was."""
         outputs = {
-            name: digest
-            for stage in stages
-            if self.is_done(stage)
-            for name, digest in self.manifest["stages"][stage].get("outputs", {}).items()
+            name: digest for stage in stages if self.is_done(stage) for name, digest in self._outputs(stage).items()
         }
         damaged = [name for name, digest in outputs.items() if sha256(self.root / name) != digest]
         if damaged:

@@ -236,6 +236,8 @@ def _with(entry: Any, key: str, value: Any) -> Any:
 
 
 def _answer(entry: Any, prompt_id: str, draw: int, where: str) -> Candidate:
+    if isinstance(entry, str):
+        raise DataError(f"{where} is a text alone, so the row needs `ranks`, one for each answer")
     told: Mapping[str, Any] = entry if isinstance(entry, Mapping) else {}
     text = "" if told.get("answer", "none") is None else told.get("answer")  # null: there is none
     if not isinstance(text, str) or not _is_rank(told.get("rank", "none")):

@@ -73,10 +73,10 @@ class Votes:
             path.parent.mkdir(parents=True, exist_ok=True)
         with _plain_errors(path, "cannot be used for votes"):
             self._db = sqlite3.connect(path, timeout=60.0, isolation_level=None, check_same_thread=False)
+            if is_new:
+                self._db.executescript(_SCHEMA)  # before WAL, which writes a file that says nothing of itself yet
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
-            if is_new:
-                self._db.executescript(_SCHEMA)
 
     def add(self, vote: Vote) -> bool:
         """Keep a vote; False where its battle has one already, which stays."""
@@ -130,9 +130,9 @@ def read(path: Path) -> list[Vote]:
     return [Vote(**row) for row in found]
 
 
-def rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The votes as rows of Chatbot Arena's form, with what else is known of each."""
-    yield from map(asdict, read(path))
+def located_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The votes as rows of Chatbot Arena's form, with what else is known of each, and where each stands."""
+    yield from ((f"{path}:{number}", asdict(vote)) for number, vote in enumerate(read(path), 1))
 
 
 def export(path: Path, out: Path) -> dict[str, Any]:

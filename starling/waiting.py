@@ -38,8 +38,22 @@ def run_to_end(work: Coroutine[Any, Any, T]) -> T:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(work)
+    broken_off = Event()
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, work).result()
+        try:
+            return pool.submit(asyncio.run, _until(broken_off, work)).result()
+        finally:
+            broken_off.set()
+
+
+async def _until(broken_off: Event, work: Coroutine[Any, Any, T]) -> T:
+    """What the work returns; it is cancelled once the thread that waits for it is broken off."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        await asyncio.wait([task], timeout=LOOK_SECONDS)
+        if broken_off.is_set():
+            task.cancel()
+    return await task
 
 
 async def all_of(tasks: Collection[asyncio.Task[None]], given_up: Event | None) -> None:

@@ -18,6 +18,8 @@ def settings(*overrides: str) -> Config:
         ("prompts.train=3", []),
         ("run.seed=3", []),
         ("evaluate.answer_tokens=90", ["prompts", "sample", "rank", "fit"]),  # by which tune has chosen its step
+        ("evaluate.draws=3", ["prompts", "sample", "rank", "fit"]),
+        ("evaluate.token_budget=99000", ["prompts", "sample", "rank", "fit"]),
         ("evaluate.resamples=200", ["prompts", "sample", "rank", "fit", "tune"]),
     ],
 )

@@ -1,6 +1,8 @@
 """Rollouts sampled while the step before is learnt from: by older weights, corrected, and kept over an interruption."""
 
+import time
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
@@ -31,6 +33,23 @@ def move(found: Loop) -> None:
 
 def ids(groups: list) -> list[list[int]]:
     return [answer.ids for group in groups for answer in group.answers]
+
+
+def test_sampling_ahead_ends_where_the_step_beside_it_is_broken_off(tiny_model: Path, tmp_path: Path) -> None:
+    found, heard, begun = made(tiny_model, tmp_path, overlap=True), [], Event()
+
+    def slowly(count: int) -> None:
+        heard.append(count)
+        begun.set()
+        time.sleep(0.05)
+
+    with pytest.raises(KeyboardInterrupt), found.rollouts.ahead(found.step + 1, slowly):
+        assert begun.wait(10)
+        raise KeyboardInterrupt
+    so_far = len(heard)
+    with found.rollouts.ahead(found.step + 1, heard.append):
+        pass
+    assert so_far < len(heard) - so_far
 
 
 def test_groups_sampled_ahead_are_those_of_the_older_weights(tiny_model: Path, tmp_path: Path) -> None:

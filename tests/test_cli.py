@@ -256,3 +256,18 @@ def test_threads_wait_without_spinning_unless_told_otherwise(monkeypatch: pytest
 def test_no_torch_is_loaded_before_that() -> None:
     code = "import sys, starling.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_letters_that_a_terminal_does_not_know_end_no_command(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "caf\u00e9?"}) + "\n")
+    for more in ([], ["--json"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "starling", "show", str(tmp_path / "a.jsonl"), *more],
+            capture_output=True, text=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}, check=True,
+        )  # fmt: skip
+        assert "caf\\" in done.stdout
+    assert json.loads(done.stdout)
+
+
+def test_a_model_without_a_name_is_told_so(fails: Fails) -> None:
+    assert "MODEL is empty" in fails(1, "chat", "")

@@ -15,11 +15,12 @@ from aiohttp import web
 from clients import attempts, calls
 from servers import Server, breaks_off, drips, echoes, fails, half_json, hangs, resets, says
 
+from starling import client as client_module
 from starling.client import Client
 from starling.errors import CallError, DataError, StopStage
 from starling.ledger import Ledger
 from starling.limits import Allowance
-from starling.records import Reply
+from starling.records import Failure, Reply
 
 
 def endpoint(server, **changes):
@@ -38,6 +39,28 @@ def test_an_endpoint_that_is_down_for_a_while_is_waited_for_and_no_call_is_given
     assert len(server.requests) == 20 + 16
     printed = capsys.readouterr().out
     assert printed.count("here is down (") == printed.count("here answers again") == 1
+
+
+def test_an_endpoint_that_turns_every_call_away_is_waited_for_too(ledger, capsys):
+    with Server(echoes, *[fails(429)] * 16) as server:
+        client = Client(endpoint(server, concurrency=4, patience_seconds=60), ledger)
+        replies = client.chat(calls(20))
+    assert all(isinstance(reply, Reply) for reply in replies)
+    assert "here turns calls away (too many requests" in capsys.readouterr().out
+
+
+def test_a_call_that_is_turned_away_while_others_are_answered_fails_in_the_end(ledger, monkeypatch):
+    async def only_small(request, payload):
+        return await (fails(429) if "large" in str(payload) else echoes)(request, payload)
+
+    monkeypatch.setattr(client_module, "LONGEST_REFUSAL_SECONDS", 0.2)
+    with Server(always=only_small) as server:
+        client = Client(endpoint(server), ledger)
+        begun = time.monotonic()
+        *small, large = client.chat([*calls(4), clients.call("large")])
+    assert all(isinstance(reply, Reply) for reply in small)
+    assert isinstance(large, Failure)
+    assert 0.2 < time.monotonic() - begun < 10
 
 
 def test_an_endpoint_that_stays_down_ends_everything_after_the_patience_and_keeps_what_was_answered(ledger):

@@ -313,3 +313,8 @@ def test_generators_may_be_fewer_where_sources_can_bring_answers(tmp_path: Path)
 def test_one_answer_a_prompt_cannot_be_ranked(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"\[sample\] answers = 1: nothing can be ranked.*:2\)"):
         config.load(toml(tmp_path, "[sample]\nanswers = 1\n"))
+
+
+def test_a_mistake_in_an_override_is_not_laid_to_the_file(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"learning_rate = -1: .* \(--set\)$"):
+        config.load(config.find_recipe("smollm2"), ["fit.learning_rate=-1"])

@@ -187,3 +187,9 @@ def test_a_place_that_is_not_known_leaves_as_null() -> None:
         (row,), _ = written(form, ranking([0, 1, 0]))
         answers = row.get("answers") or row.get("completions") or row["extra_info"]["answers"]
         assert sorted((answer["rank"] for answer in answers), key=str) == [1.0, None, None], form
+
+
+def test_ultrafeedback_leaves_out_an_answer_that_is_empty_and_the_others_keep_their_scores() -> None:
+    (row,), left_out = written("ultrafeedback", ranking([1, 2, 3], ["best", " ", "worst"]))
+    assert (row["models"], [one["overall_score"] for one in row["completions"]]) == (["m0", "m2"], [10.0, 1.0])
+    assert left_out == {"answers that are empty": 1}

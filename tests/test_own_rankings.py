@@ -1,16 +1,20 @@
 """Which rows of the user's own files are rankings, and what becomes of those that are none."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from own_rows import WORDS, pair_rows, settings
+from safetensors.torch import load_file, save_file
 from small_road import write_lines
 
-from starling import data_files, own_files, tables
-from starling.errors import DataError
+from starling import data_files, models, own_files, packing, tables
+from starling.at_work import alone
+from starling.errors import DataError, ModelError, StarlingError, UsageError
 
 
 @pytest.mark.parametrize(
@@ -198,3 +202,51 @@ def test_rows_that_are_no_rankings_are_listed_though_the_rest_is_refused(tiny_mo
         own_files.fit(settings(), [source], str(tiny_model), tmp_path / "out", 0.0)
     (line,) = data_files.read_rows(tmp_path / "out.partial" / "unusable.jsonl")
     assert line["where"] == f"{source}:1"
+
+
+def test_texts_without_ranks_say_what_they_lack(tmp_path: Path, tiny_model: Path) -> None:
+    source = write_lines(tmp_path / "mine.jsonl", [{"prompt": "rain?", "answers": ["yes", "no"]}])
+    with pytest.raises(DataError, match=r"is a text alone, so the row needs `ranks`"):
+        own_files.fit(settings(), [source], str(tiny_model), tmp_path / "out", 0.0)
+
+
+def test_where_nothing_falls_into_the_held_out_share_it_is_told(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_lines(tmp_path / "mine.jsonl", pair_rows(3))
+    own_files.fit(settings(), [source], str(tiny_model), tmp_path / "out", 1e-9)
+    assert "none of 3 rankings fell into the held-out share" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_folder_is_locked_while_what_a_failed_fit_left_in_it_goes(tmp_path: Path) -> None:
+    with alone(tmp_path / "work"):
+        write_lines(tmp_path / "work" / "left.jsonl", [{}])
+        (tmp_path / "work" / "request.json").write_text('{"seed": 1}')
+        own_files._claim(tmp_path / "work", {"seed": 2})
+        assert [path.name for path in (tmp_path / "work").iterdir()] == ["request.json"]
+        with pytest.raises(UsageError, match="at work"), alone(tmp_path / "work"):
+            raise AssertionError
+
+
+def test_a_model_with_broken_weights_is_not_blamed_on_the_rate(tmp_path: Path, tiny_model: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_model, broken)
+    weights = load_file(broken / "model.safetensors")
+    weights = {name: torch.full_like(weight, torch.nan) for name, weight in weights.items()}
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    source = write_lines(tmp_path / "mine.jsonl", pair_rows())
+    with pytest.raises(StarlingError, match="before anything was learnt: its weights are broken"):
+        own_files.fit(settings(), [source], str(broken), tmp_path / "out", 0.0)
+
+
+def test_a_token_without_an_embedding_is_told(tmp_path: Path, tiny_model: Path) -> None:
+    model = models.new_reward_model(str(tiny_model))
+    with pytest.raises(ModelError, match=r"writes token 9,999,999, and LlamaModel has embeddings of"):
+        packing.hidden_states(model.network.base_model, packing.pack([([9_999_999], [[1]])]))
+
+
+def test_a_folder_without_a_tokenizer_is_told(tmp_path: Path, tiny_model: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy2(tiny_model / name, tmp_path / name)
+    with pytest.raises(ModelError, match="the folder holds no tokenizer"):
+        models.load_policy(str(tmp_path))

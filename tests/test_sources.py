@@ -180,3 +180,32 @@ def test_a_stages_table_is_its_parquet_and_a_mistyped_path_is_told(tmp_path: Pat
     for typo in ("rnu", "run/smaple"):
         with pytest.raises(DataError, match=f"^{typo}: there is no such file"):
             list(sources.table_rows(typo))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", '\n\n{"prompt": "a?"}\n\n{"prompt": "b?"}\n'),
+        ("a.csv", 'prompt,note\n"two\nlines?",x\nb?,y\n'),
+    ],
+    ids=["jsonl", "csv"],
+)
+def test_rows_are_placed_by_the_line_that_an_editor_shows(tmp_path: Path, name: str, content: str) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    assert [where for where, _ in sources.located_rows(str(path))] == [f"{path}:3", f"{path}:{4 + (name == 'a.jsonl')}"]
+    assert found(path, name="mine")[0].prompt.id == "mine-1"  # an id counts rows
+
+
+def test_a_json_file_without_a_row_and_a_models_folder_are_one_clear_line(tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "empty.json").write_text("")
+    with pytest.raises(DataError, match=r"empty\.json: there is no row in it"):
+        asked(tmp_path / "empty.json")
+    with pytest.raises(DataError, match="a model's folder"):
+        asked(tiny_model)
+
+
+def test_an_empty_answer_in_a_csv_file_is_an_answer(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt,answer\na?,yes\nb?,\n")
+    rows = [row for _, row in sources.located_rows(str(tmp_path / "a.csv"))]
+    assert rows == [{"prompt": "a?", "answer": "yes"}, {"prompt": "b?", "answer": ""}]

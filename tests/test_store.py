@@ -48,11 +48,21 @@ def test_a_run_is_opened_again_with_the_same_settings(run: Run) -> None:
     assert again.facts("prompts") == {"count": 3}
 
 
+def test_a_run_of_which_nothing_is_done_takes_other_settings(run: Run) -> None:
+    run.started("prompts")
+    assert Run.open(run.root, settings("tune.lam=0.25")).config.tune.lam == 0.25
+    assert Run.read(run.root).config.tune.lam == 0.25
+    run.started("sample")  # begun, so perhaps paid for
+    with pytest.raises(UsageError, match="other settings"):
+        Run.open(run.root, settings("tune.lam=0.75"))
+
+
 def test_other_settings_are_refused_and_named_and_the_run_is_left_alone(run: Run) -> None:
-    before = {path.name: path.read_bytes() for path in run.root.iterdir()}
+    finish(run, "prompts")
+    before = {path.name: path.read_bytes() for path in run.root.rglob("*") if path.is_file()}
     with pytest.raises(UsageError, match=r"other settings \(tune\.lam: 0\.5 -> 0\.25\)"):
         Run.open(run.root, settings("tune.lam=0.25"))
-    assert {path.name: path.read_bytes() for path in run.root.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in run.root.rglob("*") if path.is_file()} == before
 
 
 def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path: Path) -> None:
@@ -195,6 +205,35 @@ def test_a_stage_that_is_done_is_not_borrowed_over(run: Run, tmp_path: Path) -> 
     finish(other, "prompts", count=5)
     other.borrow(run, ["prompts"])
     assert other.facts("prompts") == {"count": 5}
+
+
+def test_nothing_behind_a_stage_that_came_out_otherwise_is_borrowed(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Run.open(tmp_path / "other", settings("tune.lam=0.25"))
+    for one in (run, other):
+        finish(one, "prompts")
+    finish(run, "sample")
+    again = Run.open(tmp_path / "again", settings("tune.lam=0.25"))
+    (again.folder("prompts") / "table.txt").write_text("other rows")
+    again.started("prompts")
+    again.finished("prompts", {})
+    for one in (other, again):
+        one.borrow(run, ["prompts", "sample"])
+    assert other.is_done("sample")
+    assert not again.is_done("sample")
+    assert f"{run.root}: its prompts came out otherwise than here" in capsys.readouterr().out
+
+
+def test_prompts_that_could_not_be_ranked_are_borrowed_with_the_rankings(run: Run, tmp_path: Path) -> None:
+    run.folder("unranked").joinpath("00000.jsonl").write_text("{}")
+    finish(run, "rank")
+    other = Run.open(tmp_path / "other", settings("tune.lam=0.25"))
+    other.borrow(run, ["rank"])
+    assert (other.root / "unranked" / "00000.jsonl").read_text() == "{}"
+    (other.root / "unranked" / "00000.jsonl").unlink()
+    with pytest.raises(DataError, match=r"first unranked/00000\.jsonl"):
+        other.refuse_damage(["rank"])
 
 
 def test_a_write_replaces_the_whole_file_and_leaves_nothing_else(tmp_path: Path) -> None:

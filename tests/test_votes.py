@@ -4,6 +4,7 @@ import sqlite3
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -120,3 +121,20 @@ def test_votes_without_an_answer_to_one_prompt_make_no_rankings(tmp_path: Path) 
     with pytest.raises(DataError, match="none of the 1 votes"):
         votes.export(tmp_path / "votes.sqlite", tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_start_that_was_cut_is_no_hindrance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Cut(sqlite3.Connection):
+        def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+            if "journal_mode" in sql:
+                super().execute(sql)  # what it writes stands, and nothing after it
+                raise sqlite3.OperationalError("cut")
+            return super().execute(sql, *values)
+
+    whole = sqlite3.connect
+    with monkeypatch.context() as patched:
+        patched.setattr(sqlite3, "connect", lambda *args, **more: whole(*args, **more, factory=Cut))
+        with pytest.raises(DataError, match="cut"):
+            Votes(tmp_path / "votes.sqlite")
+    with Votes(tmp_path / "votes.sqlite") as votes:
+        assert votes.count() == 0

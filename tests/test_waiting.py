@@ -1,6 +1,7 @@
 """Waiting to the end, or until it is given up."""
 
 import asyncio
+import signal
 import threading
 import time
 from threading import Event, Lock
@@ -81,3 +82,25 @@ def test_work_runs_to_its_end_beside_a_loop_that_is_there_already() -> None:
         return run_to_end(waited(None, 0.0))
 
     assert asyncio.run(outer()) == [True]
+
+
+def test_an_interruption_in_a_notebook_ends_the_work() -> None:
+    ended = Event()
+
+    async def work() -> None:
+        try:
+            threading.Timer(0.1, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            ended.set()
+            raise
+
+    async def cell() -> None:  # a notebook's loop is running, and its thread is the one that Ctrl-C reaches
+        run_to_end(work())
+
+    notebook, begun = asyncio.new_event_loop(), time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        notebook.run_until_complete(cell())
+    notebook.close()
+    assert ended.is_set()
+    assert time.monotonic() - begun < 10

@@ -26,7 +26,7 @@ from starling.benches.left_out import LeftOut
 from starling.errors import DataError, UsageError
 from starling.judges import several
 from starling.records import Score
-from starling.speakers import endpoint_of
+from starling.speakers import endpoint_of, refuse_one_name
 from starling.writing import write_json
 
 NAME = alpaca_outputs.NAME
@@ -85,6 +85,8 @@ def _refuse_unclear(asked: Asked) -> None:
     elif given := [key for key in SAMPLING if getattr(asked, key) != getattr(Asked(), key)]:
         raise UsageError(f"bench: --annotations are scored as they are; leave out --{given[0].replace('_', '-')}")
     refuse_files(asked)
+    if asked.model:
+        refuse_one_name(asked.model, asked.against, account)
     scoring.refuse_judges(asked, NAME, "instructions")
     if asked.version == 2 and any(endpoint_of(judge, account) is None for judge in asked.judge):
         raise UsageError(

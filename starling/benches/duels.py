@@ -42,8 +42,7 @@ def read(path: Path) -> tuple[list[Verdict], list[LeftOut]]:
     if is_run(path):
         names = (Run.read(path).config.run.model, str(path))
         path = path / "evaluate" / "cases.jsonl"
-    for number, row in enumerate(votes.rows(path) if votes.holds(path) else data_files.stream_rows(path), 1):
-        where = f"{path}:{number}"
+    for where, row in votes.located_rows(path) if votes.holds(path) else data_files.located_rows(path):
         try:
             found += _verdicts(row, where, names)
         except DataError as error:

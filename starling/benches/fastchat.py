@@ -152,8 +152,7 @@ def put(path: Path, rows: Sequence[Mapping[str, Any]], model_key: str, model: st
 
 
 def _rows(file: Path) -> Iterable[tuple[str, dict[str, Any]]]:
-    for at, row in enumerate(data_files.stream_rows(file), 1):
-        yield f"{file}:{at}", row
+    return data_files.located_rows(file)
 
 
 def _answer_of(row: Mapping[str, Any]) -> tuple[str, tuple[str, ...]] | None:

@@ -26,7 +26,7 @@ from starling.benches.cost import Part
 from starling.benches.fastchat import QuestionSet
 from starling.benches.mt_judged import Judged
 from starling.errors import DataError, UsageError
-from starling.speakers import open_speaker
+from starling.speakers import open_speaker, refuse_one_name
 
 NAME = "mt_bench"
 ABOUT = "two turns, by a judge's marks from 1 to 10, or in pairs"
@@ -118,6 +118,8 @@ def _refuse_unclear(asked: Asked) -> None:
     elif not asked.judge:
         raise UsageError(f"bench: {NAME} needs --judge MODEL, as in --judge openai:NAME@URL")
     refuse_files(asked)
+    if asked.model and asked.against and not asked.judgments:
+        refuse_one_name(asked.model, asked.against, account)
     scoring.refuse_judges(asked, NAME, "questions")
     if (asked.marks or not asked.against) and (
         unfit := [one for one in asked.judge if scoring.is_reward_model(one, account)]

@@ -150,7 +150,8 @@ def fit(
     )
     more = [Path(name) for name in files or [] if name not in configs]
     facts = own_files.fit(settings, [*rankings, *more], model, out, held_out)
-    progress.console.print(f"fit: reward model in {out}, what it gets right in {out / 'fit.json'}", markup=False)
+    right = f", what it gets right in {out / 'fit.json'}" if facts["held_out"] else ""
+    progress.console.print(f"fit: reward model in {out}{right}", markup=False)
     return facts
 
 

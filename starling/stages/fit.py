@@ -229,6 +229,10 @@ def _train(
                 group["lr"] = rate
             metrics = _step(cfg, objective, model.network, optimiser, [examples[index] for index in step])
             if not math.isfinite(metrics["grad_norm"]):
+                if number == 1 and not math.isfinite(metrics["nll"]):
+                    raise StarlingError(
+                        "fit: the model's rewards are no numbers before anything was learnt: its weights are broken"
+                    )
                 raise StarlingError(f"fit: step {number}: the gradient is not a number; lower fit.learning_rate")
             if tests and looks.is_due(number):
                 found = accuracy.look(model, tests, cfg.microbatch_tokens)

@@ -1,5 +1,6 @@
 """prompts: read and clean the sources, draw evenly over families, and write one table of all three splits."""
 
+import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -142,6 +143,7 @@ def _draw(found: Sequence[Found], read: Sequence[cleaning.Kept], config: Config)
 
 def _write_answers(folder: Path, chosen: Sequence[Found]) -> int:
     """Write the answers that came with the prompts as candidates, in shards; returns how many there are."""
+    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was broken off
     count = 0
     answered = [one for one in chosen if one.answers]
     for number, start in enumerate(range(0, len(answered), _SHARD)):
