@@ -49,6 +49,8 @@ WIN_RATES = {
     "win_rate": "All test prompts",
     "win_rate_held_out_checks": "Held-out checks only",
     "win_rate_within_length_band": "Answers of like length",
+    "win_rate_where_shorter": "Clearly shorter answers",
+    "win_rate_where_longer": "Clearly longer answers",
     "win_rate_without_finish_and_repetition": "Without finish, repetition (rubric)",
 }
 _NO_SPREAD = "No spread between prompt families was seen, so how sure this is cannot be said."

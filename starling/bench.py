@@ -51,7 +51,8 @@ def plan(name: str, asked: Asked) -> Sequence[Part]:
 
 def _found(name: str, asked: Asked) -> Benchmark:
     if name not in BENCHMARKS:
-        raise UsageError(f"bench: there is no benchmark {name!r}; benchmarks: {', '.join(BENCHMARKS)}")
+        hint = " (people's votes: `starling arena`)" if name == "arena" else ""
+        raise UsageError(f"bench: there is no benchmark {name!r}; benchmarks: {', '.join(BENCHMARKS)}{hint}")
     benchmark = BENCHMARKS[name]
     options.refuse_others(name, asked, benchmark.takes)
     return benchmark

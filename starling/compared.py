@@ -47,6 +47,9 @@ def scores(config: Config, cases: Sequence[Case]) -> list[Score]:
     judged = [case for case in cases if case.verdict is not None]
     held_out = [case for case in cases if case.assessed[0].held_out is not None]
     alike = [case for case in judged if alike_in_length(case, config.evaluate.length_band)]
+    apart = [case for case in judged if not alike_in_length(case, config.evaluate.length_band)]
+    shorter = [case for case in apart if case.words[1] < case.words[0]]
+    longer = [case for case in apart if case.words[1] > case.words[0]]
 
     def figure(name: str, chosen: Sequence[Case], value: Callable[[Case], float]) -> Score:
         families = [family_of(case) for case in chosen]
@@ -60,6 +63,8 @@ def scores(config: Config, cases: Sequence[Case]) -> list[Score]:
         figure("win_rate", judged, lambda case: case.verdict or 0.0),
         figure("win_rate_held_out_checks", held_out, held_out_preference),
         figure("win_rate_within_length_band", alike, lambda case: case.verdict or 0.0),
+        figure("win_rate_where_shorter", shorter, lambda case: case.verdict or 0.0),
+        figure("win_rate_where_longer", longer, lambda case: case.verdict or 0.0),
         figure("win_rate_without_finish_and_repetition", judged, other_aspects),
     ]
     plain: dict[str, tuple[Sequence[Case], Callable[..., float]]] = {

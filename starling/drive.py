@@ -28,7 +28,7 @@ def settings(recipe: str, run: Path | None, overrides: list[str] | None) -> tupl
 
 def taken_over(agreeing: list[str], opened: Run, other: Run) -> str:
     """Which stages come from another run, and what keeps the next one from it."""
-    taken = [stage for stage in agreeing if other.is_done(stage)]
+    taken = [stage for stage in agreeing if opened.shares(other, stage)]
     why = first_difference(opened.config, other.config)
     return f"from {other.root}: {', '.join(taken) or 'nothing'}" + (f"; not the rest, since {why}" if why else "")
 

@@ -231,13 +231,17 @@ class Run:
         for stage in filter(other.is_done, stages):
             if not self.is_done(stage):
                 found.append(stage)
-            elif self._outputs(stage) != other._outputs(stage):
+            elif not self.shares(other, stage):
                 progress.console.print(
                     f"{other.root}: its {stage} came out otherwise than here, so nothing behind it is taken over",
                     markup=False,
                 )
                 break
         return found
+
+    def shares(self, other: "Run", stage: str) -> bool:
+        """Whether both have finished the stage, and with the same files."""
+        return self.is_done(stage) and other.is_done(stage) and self._outputs(stage) == other._outputs(stage)
 
     def _outputs(self, stage: str) -> dict[str, str]:
         """What the files of a finished stage were when it ended."""

@@ -304,6 +304,13 @@ def test_what_is_unclear_is_refused_in_one_line(asked: dict[str, Any], said: str
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.parametrize("name", ["alpaca_eval", "mt_bench"])
+def test_two_models_of_one_name_are_refused_before_either_is_asked(name: str) -> None:
+    sides = {"model": "openai:m@http://127.0.0.1:1/v1", "against": "openai:m@http://127.0.0.1:2/v1"}
+    with pytest.raises(UsageError, match="both sides are called m; ask one of them first"):
+        bench.run(name, Asked(**sides, judge=("openai:j@http://127.0.0.1:3/v1",)))
+
+
 def test_two_sides_of_one_name_are_refused(tmp_path: Path) -> None:
     path = outputs(tmp_path / "a.json", "same", {"one": "x"})
     with Server() as server, pytest.raises(UsageError, match="both sides are called same"):

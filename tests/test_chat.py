@@ -190,3 +190,9 @@ def test_a_template_that_cannot_write_the_conversation_is_named(tokenizer, templ
     tokenizer.chat_template = template
     with pytest.raises(ModelError, match="its chat template does not write this conversation"):
         chat.prompt_ids(tokenizer, [Message(role="user", content="rain")])
+
+
+def test_templates_of_which_none_is_the_default_are_refused(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.chat_template = {"tools": "x", "rag": "y"}
+    with pytest.raises(ModelError, match="named tools, rag and no default"):
+        chat.require_template(tokenizer, "tiny")

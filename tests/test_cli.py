@@ -267,7 +267,3 @@ def test_letters_that_a_terminal_does_not_know_end_no_command(tmp_path: Path) ->
         )  # fmt: skip
         assert "caf\\" in done.stdout
     assert json.loads(done.stdout)
-
-
-def test_a_model_without_a_name_is_told_so(fails: Fails) -> None:
-    assert "MODEL is empty" in fails(1, "chat", "")

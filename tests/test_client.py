@@ -72,6 +72,25 @@ def test_calls_that_are_given_up_are_broken_off_and_noted(ledger):
         assert [reply.text for reply in again.chat(calls(3), threading.Event())] == ["first", "echo 1", "echo 2"]
 
 
+def test_a_call_that_was_answered_is_not_charged_as_cancelled(ledger, monkeypatch):
+    with Server() as server:
+        client, settled = Client(endpoint(server, price_in=1.0, price_out=1.0), ledger), ledger.settle
+        seen = []
+
+        async def cancelled_after_the_reply():
+            seen.append(None)
+            if len(seen) == 2:
+                raise asyncio.CancelledError
+            await settled()
+
+        monkeypatch.setattr(ledger, "settle", cancelled_after_the_reply)
+        with pytest.raises(asyncio.CancelledError):
+            client.chat(calls(1))
+    assert attempts(ledger) == ["reply"]
+    (spent,) = ledger.spent()
+    assert (spent.prompt_tokens, spent.completion_tokens) == (7, 3)
+
+
 def test_the_same_call_twice_is_asked_once_and_another_draw_again(ledger):
     with Server() as server:
         client = Client(endpoint(server), ledger)

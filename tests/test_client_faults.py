@@ -235,7 +235,7 @@ def test_a_reasoning_model_gets_the_parameters_that_it_knows(ledger):
 def test_thinking_before_the_reply_is_taken_off_and_nothing_else(ledger, text, kept):
     with Server(always=says(text)) as server:
         (reply,) = Client(endpoint(server), ledger).chat(calls(1))
-        (whole,) = Client(endpoint(server, name="other", strip_thinking=False), ledger).chat(calls(1))
+        (whole,) = Client(endpoint(server, strip_thinking=False), ledger).chat(calls(1))  # not the stored one
     assert (reply.text, whole.text) == (kept, text)
 
 

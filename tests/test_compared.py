@@ -47,7 +47,9 @@ def test_the_length_band_keeps_answers_that_are_about_equally_long(settings) -> 
         case(0.5, answers=("", "")),
         case(None),
     ]
-    assert figures(settings, cases)["win_rate_within_length_band"] == (0.75, 2)
+    found = figures(settings, [*cases, case(1.0, answers=("a b c d", "a b")), case(0.5, answers=("a b c d", "a"))])
+    assert found["win_rate_within_length_band"] == (0.75, 2)
+    assert (found["win_rate_where_longer"], found["win_rate_where_shorter"]) == ((0.0, 1), (0.75, 2))
 
 
 @pytest.mark.parametrize(("base", "tuned", "expected"), [(0.5, 1.0, 1.0), (1.0, 0.5, 0.0), (0.5, 0.5, 0.5)])

@@ -36,6 +36,7 @@ def test_among_files_a_recipe_is_told_by_its_name(tmp_path: Path, monkeypatch: p
 
 
 def test_the_recipe_of_the_authors_has_what_they_published_for_the_reward_model() -> None:
+    assert config.load(config.find_recipe("starling-beta")).fit.learning_rate == 1.67e-6
     table = config.load(config.find_recipe("starling-7b")).fit
     assert (table.learning_rate, table.warmup, table.schedule, table.epochs) == (1e-5, 0.05, "constant", 1)
     assert (table.prompts_per_step, table.max_tokens, table.too_long) == (160, 2000, "left_prompt")

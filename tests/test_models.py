@@ -14,6 +14,7 @@ from transformers import (
     AutoTokenizer,
     Gemma3TextConfig,
     GPTNeoXConfig,
+    Phi3Config,
     PhiConfig,
 )
 
@@ -214,6 +215,27 @@ def test_a_base_for_each_kind_of_layer_is_said_under_its_old_names(tmp_path: Pat
     assert (told["rope_theta"], told["rope_local_base_freq"]) == (1_000_000.0, 500.0)
     assert told["rope_scaling"] == {"rope_type": "linear", "factor": 8.0}
     assert Gemma3TextConfig.from_pretrained(tmp_path).rope_parameters == config.rope_parameters
+
+
+def test_longrope_of_phi_is_written_as_its_old_class_wants_it(tmp_path: Path) -> None:
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "rope_theta": 100.0}
+    config = Phi3Config(
+        hidden_size=32, num_attention_heads=4, original_max_position_embeddings=64, max_position_embeddings=256,
+        pad_token_id=0, rope_parameters=rope,
+    )  # fmt: skip
+    config.dtype = "float32"
+    config.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    models._also_for_transformers_4(tmp_path)
+    told = json.loads((tmp_path / "config.json").read_text())["rope_scaling"]
+    assert told == {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    read = Phi3Config.from_pretrained(tmp_path).rope_parameters
+    assert {key: read[key] for key in rope} == rope
+
+
+def test_a_model_without_a_name_is_told_so() -> None:
+    with pytest.raises(ModelError, match="MODEL is empty"):
+        models.resolve(" ")
 
 
 def test_a_padding_token_has_an_embedding(tiny_model: Path, tmp_path: Path) -> None:

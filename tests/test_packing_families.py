@@ -19,6 +19,7 @@ from transformers import (
     Gemma3TextConfig,
     GemmaConfig,
     GptOssConfig,
+    JetMoeConfig,
     Lfm2Config,
     Llama4TextConfig,
     LlamaConfig,
@@ -57,6 +58,7 @@ FAMILIES: dict[str, PretrainedConfig] = {
     "gemma 2": Gemma2Config(**small(query_pre_attn_scalar=2, attn_logit_softcapping=1.0, **SLIDING)),
     "gemma 3": Gemma3TextConfig(**small(query_pre_attn_scalar=2, **SLIDING)),
     "exaone 4, sliding": Exaone4Config(**small(**SLIDING)),
+    "jetmoe": JetMoeConfig(**small(kv_channels=8, num_local_experts=2, num_experts_per_tok=2)),
 }
 # Beyond 16 tokens these scale what they do up to there; four pairs of a head's eight numbers turn.
 FIRST = {"factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 100.0}

@@ -105,6 +105,13 @@ def test_what_is_no_permutation_is_unparsed_and_says_why(reply, reason):
     assert any(part in parsed.reason for part in reason.split("|")), parsed.reason
 
 
+def test_answers_may_be_shown_under_other_labels():
+    assert parse_ranking("[[2, 1]]", 2, labels=["1", "2"]) == Ranked([1, 0])
+    assert parse_ranking("[[A, B]]", 2, labels=["1", "2"]) == Unparsed("the ranking names 'A', which is no label")
+    with pytest.raises(ValueError, match="1 distinct labels for 2"):
+        parse_ranking("", 2, labels=["x", "x"])
+
+
 def test_endless_repetition_is_read_in_no_time():
     for piece in ("[", "[[", "]", "*", "rank ", "A vs ", "('\"", "good natured ", "A, B, ", "this is not "):
         junk = piece * 20_000

@@ -264,3 +264,14 @@ def test_rules_that_leave_a_split_empty_are_named(tiny_model: Path, tmp_path: Pa
     run = start(tmp_path, tiny_model, prompts__longer_than=500)
     with pytest.raises(DataError, match=r"no prompt of split 'train'; .* loosen the rules \(removed: too_short: 18\)"):
         prompts.run(run)
+
+
+def test_what_an_attempt_that_was_broken_off_has_left_is_not_read(tiny_model: Path, tmp_path: Path) -> None:
+    source = {"path": share(tmp_path, [f"question {at}" for at in range(20)]), "split": "train", "model": "gpt-3.5"}
+    run = with_sources(tmp_path, tiny_model, [source])
+    for name in ("answers/00007.parquet", "removed.jsonl"):
+        (run.folder("prompts") / name).parent.mkdir(exist_ok=True)
+        (run.folder("prompts") / name).write_text("of another file")
+    facts = prompts.run(run)
+    assert len(data_files.read_rows(run.folder("prompts") / "answers")) == facts["answers"]
+    assert (run.folder("prompts") / "removed.jsonl").exists() is bool(facts["removed"])

@@ -175,3 +175,15 @@ def test_an_endpoint_s_cut_answer_is_told() -> None:
         voice = speakers.open_voice(f"openai:m@{server.url}")
         list(voice.answer(ASK))
         assert voice.remark == "cut by the endpoint's token cap"
+
+
+def test_two_models_of_one_name_in_the_ledger_are_refused_before_they_are_asked(tmp_path: Path) -> None:
+    two = ["openai:m@http://127.0.0.1:1/a/v1", "openai:m@http://127.0.0.1:1/b/v1"]
+    with pytest.raises(UsageError, match="are both m@127"):
+        load_contestants(two, tmp_path / "calls.sqlite", 10)
+    with pytest.raises(UsageError, match="are both m@127"):
+        speakers.refuse_one_name(*two, None)
+    with pytest.raises(UsageError, match="both sides are called m;"):
+        speakers.refuse_one_name(two[0], "openai:m@http://127.0.0.1:2/v1", None)
+    speakers.refuse_one_name(two[0], "smollm2", None)
+    assert not (tmp_path / "calls.sqlite").exists()

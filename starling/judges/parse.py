@@ -90,14 +90,16 @@ def letters(k: int) -> list[str]:
     return list(string.ascii_uppercase[:k])
 
 
-def parse_ranking(reply: str, k: int) -> Ranked | Tied | Unparsed:
-    """The ranking that a reply ends in.
+def parse_ranking(reply: str, k: int, labels: Sequence[str] | None = None) -> Ranked | Tied | Unparsed:
+    """The ranking that a reply ends in, of `k` answers that were shown under A, B, C... or under `labels`.
 
     The last `[[...]]` counts, else the last `[...]`, else a final line that holds exactly the `k` labels, separated by
     commas. The form that is there decides: where it does not name each label once, no other form is tried.
     `[[A, B], C]` and `[[A = B, C]]` are ties.
     """
-    names = letters(k)
+    names = letters(k) if labels is None else list(labels)
+    if len(names) != k or len(set(names)) != k:
+        raise ValueError(f"{len(set(names))} distinct labels for {k} answers")
     found = _last_list(reply)
     if isinstance(found, Unparsed):
         return found
