@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from starling import addresses, arena_html, progress
+from starling import addresses, arena_html, progress, texts
 from starling.arena import LONGEST, TURNS, Arena, Battle
 from starling.errors import GivenUp, StarlingError
 from starling.records import Message
@@ -62,11 +62,11 @@ def serve(arena: Arena, host: str, port: int) -> None:
     except OSError:
         raise StarlingError(f"arena: port {port} on {host} cannot be used, most often since another program has it; "
                             "give another --port") from None  # fmt: skip
-    progress.console.print(f"arena: {url} (Ctrl-C ends it; votes are kept)", markup=False)
+    progress.say(f"arena: {url} (Ctrl-C ends it; votes are kept)")
     try:
         Event().wait()
     except KeyboardInterrupt:
-        progress.console.print("arena: closed")
+        progress.say("arena: closed")
     finally:
         waiting.give_up_all()  # or the process would stay until the last answer is written
         page.close(verbose=False)
@@ -167,7 +167,7 @@ def say(arena: Arena, battle: Battle | None, text: str, given_up: Event) -> Iter
     except GivenUp:
         return
     except StarlingError as error:  # it names the model, which the person is not to know
-        progress.error_console.print(f"arena: {error}", markup=False)
+        progress.error_console.print(texts.terminal(f"arena: {error}"))
         yield show(arena, battle, unsent=text, problem="A model did not answer, so nothing is counted; "
                                                        "send it again, or take a new pair.")  # fmt: skip
 

@@ -176,9 +176,7 @@ class Client:
         if patience and time.monotonic() - self._answered < patience:
             if not self._is_down:
                 self._is_down = True
-                progress.console.print(
-                    f"{self.name} is down ({fault.reason}); waiting up to {patience / 60:.0f} minutes", markup=False
-                )
+                progress.say(f"{self.name} is down ({fault.reason}); waiting up to {patience / 60:.0f} minutes")
             return True
         if fault.unreachable or patience:
             raise CallError(f"{self.name}: {fault.reason}; is it running? What was answered is kept")
@@ -233,7 +231,7 @@ class Client:
         self._tokens.correct(beyond_plan)
         if self._is_down:
             self._is_down = False
-            progress.console.print(f"{self.name} answers again", markup=False)
+            progress.say(f"{self.name} answers again")
 
     async def _post(self, session: Session, body: str, *, wants_logprobs: bool) -> Reply | Fault:
         now = time.monotonic()

@@ -59,7 +59,7 @@ class Server:
         except CallError as again:
             if error is None:
                 raise
-            progress.console.print(f"{again}; the server still has this run's weights", markup=False)
+            progress.say(f"{again}; the server still has this run's weights")
 
     def take(self, policy: Policy) -> None:
         """Let the server sample from this policy from now on."""
