@@ -1,8 +1,8 @@
 """Which addresses only this machine reaches, and the token that all others ask for."""
 
 import ipaddress
-import os
 
+from starling import keys
 from starling.errors import UsageError
 
 KEY = "STARLING_API_KEY"
@@ -10,7 +10,7 @@ KEY = "STARLING_API_KEY"
 
 def key(who: str, host: str) -> str:
     """The token that clients give, "" where there is none; refused where other machines would reach `host` without."""
-    found = os.environ.get(KEY, "").strip()
+    found = keys.read(KEY)
     if found or is_loopback(host):
         return found
     raise UsageError(
