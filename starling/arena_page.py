@@ -10,10 +10,12 @@ from threading import Event
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from starling import addresses, arena_html, progress, texts
 from starling.arena import LONGEST, TURNS, Arena, Battle
 from starling.errors import GivenUp, StarlingError
+from starling.host_check import OwnNames
 from starling.records import Message
 from starling.votes import Winner
 
@@ -49,7 +51,7 @@ class Waiting:
 
 
 def serve(arena: Arena, host: str, port: int) -> None:
-    """Serve the page until Ctrl-C; anywhere but on loopback only to people with the token."""
+    """Serve the page until Ctrl-C, only to people with the token where there is one, as anywhere but on loopback."""
     waiting = Waiting()
     page = build(arena, waiting)
     allowed = gate(host)
@@ -57,7 +59,7 @@ def serve(arena: Arena, host: str, port: int) -> None:
         _, url, _ = page.launch(
             server_name=host, server_port=port, auth=allowed, prevent_thread_lock=True, quiet=True, share=False,
             auth_message=f"Any name; the password is what {addresses.KEY} holds.", footer_links=[], ssr_mode=False,
-            **look(),
+            app_kwargs={"middleware": [] if allowed else [Middleware(OwnNames)]}, **look(),
         )  # fmt: skip
     except OSError:
         raise StarlingError(f"arena: port {port} on {host} cannot be used, most often since another program has it; "
@@ -73,10 +75,10 @@ def serve(arena: Arena, host: str, port: int) -> None:
 
 
 def gate(host: str) -> Callable[[str, str], bool] | None:
-    """Who may come in: everybody on loopback; elsewhere those who know the token, without which it is refused."""
-    if addresses.is_loopback(host):
-        return None
+    """Who may come in: those who know the token; everybody where there is none, which only loopback may lack."""
     token = addresses.key("arena", host)
+    if not token:
+        return None
     return lambda _, password: hmac.compare_digest(password.encode(), token.encode())
 
 
