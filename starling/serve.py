@@ -41,6 +41,7 @@ def vllm_command(found: Offer, host: str, port: int) -> list[str]:
     """The call of `vllm serve` for the policy, or for the reward model where there is no policy."""
     model, name = (found.policy, found.policy_name) if found.policy else (found.reward, found.reward_name)
     command = ["vllm", "serve", models.resolve(model), "--served-model-name", name, "--host", host, "--port", str(port)]
+    command += ["--allowed-origins", "[]"]  # or the pages of every site could ask, and read what is answered
     return command if found.policy else [*command, "--runner", "pooling"]
 
 
