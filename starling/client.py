@@ -183,13 +183,10 @@ class Client:
             if not self._is_down:
                 self._is_down = True
                 state = "turns calls away" if fault.throttled else "is down"
-                progress.console.print(
-                    f"{self.name} {state} ({fault.reason}); waiting up to {patience / 60:.0f} minutes",
-                    markup=False,
-                )
+                progress.say(f"{self.name} {state} ({fault.reason}); waiting up to {patience / 60:.0f} minutes")
             return True
         if fault.unreachable or patience:
-            hint = "go on later" if fault.throttled else "is it running?"
+            hint = "go on later." if fault.throttled else "is it running?"
             raise CallError(f"{self.name}: {fault.reason}; {hint} What was answered is kept")
         return False
 
@@ -244,7 +241,7 @@ class Client:
         self._tokens.correct(beyond_plan)
         if self._is_down:
             self._is_down = False
-            progress.console.print(f"{self.name} answers again", markup=False)
+            progress.say(f"{self.name} answers again")
 
     async def _post(self, session: Session, body: str, *, wants_logprobs: bool) -> Reply | Fault:
         now = time.monotonic()

@@ -108,4 +108,4 @@ def show(found: Mapping[str, Any], limit: float) -> None:
                 f"rank: {one['judge']} could not be read on {one['unranked']:,} of {one['unparsed']['n']:,} prompts, "
                 f"which the others rank without it; most often ({times:,}): {reason}"
             )
-            progress.console.print(texts.terminal(said))
+            progress.say(said)

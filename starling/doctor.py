@@ -93,7 +93,7 @@ def _read(run: Run | None) -> tuple[list[Prompt], list[Ranking], list[Ranking]]:
     """The run's train prompts as far as there are any, those with a ranking first; the rankings of the first few, and
     the longest of all."""
     if run is None or not run.is_done("prompts"):
-        progress.console.print("doctor: the run has no prompts yet, so the built-in ones stand in")
+        progress.say("doctor: the run has no prompts yet, so the built-in ones stand in")
         return [prompt for prompt in tables.builtin_prompts() if prompt.split == "train"], [], []
     prompts = tables.prompts_of(run, "train")
     if not prompts:

@@ -53,12 +53,10 @@ def drive(run: Run, stages: list[str]) -> None:
         from starling import device  # loads PyTorch, which the other commands need not wait for
 
         products = device.dtype_name(device.product_dtype())
-        progress.console.print(
-            f"run {run.root}, seed {run.config.run.seed}, matrix products in {products}", markup=False
-        )
+        progress.say(f"run {run.root}, seed {run.config.run.seed}, matrix products in {products}")
     for stage in stages:
         if run.is_done(stage):
-            progress.console.print(f"{stage}: done already ({run.manifest['stages'][stage]['seconds']:.0f} s)")
+            progress.say(f"{stage}: done already ({run.manifest['stages'][stage]['seconds']:.0f} s)")
             continue
         # Anew for each stage, so that its random numbers do not depend on what this process did before.
         threads = device.setup(run.config.run.threads, run.config.run.seed)
@@ -68,7 +66,7 @@ def drive(run: Run, stages: list[str]) -> None:
             facts = module.run(run)
         device.release_memory()  # before the next stage asks for more
         run.finished(stage, facts)
-        progress.console.print(f"{stage}: done in {run.manifest['stages'][stage]['seconds']:.0f} s")
+        progress.say(f"{stage}: done in {run.manifest['stages'][stage]['seconds']:.0f} s")
 
 
 def _refuse_unfit_judges(run: Run, stages: list[str]) -> None:

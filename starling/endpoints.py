@@ -1,7 +1,6 @@
 """Endpoint: a model behind URLs with its limits and price, from a name in the recipe or from `openai:NAME@URL`."""
 
 import difflib
-import os
 import re
 import tomllib
 from collections.abc import Sequence
@@ -12,9 +11,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from starling import keys
 from starling.config import Config, JudgeTable, PanelTable
 from starling.errors import UsageError
 from starling.judge_settings import RUBRIC
+from starling.settings import URL
 
 _LEAST = {"concurrency": 1, "attempts": 1, "requests_per_minute": 0, "tokens_per_minute": 0, "timeout_seconds": 1e-3}
 
@@ -50,7 +51,7 @@ class Endpoint:
         if not self.urls or isinstance(self.urls, str):
             raise UsageError(f"endpoint {self.name}: urls must be a list of at least one URL")
         for url in self.urls:
-            if not re.fullmatch(r"https?://[^/\s@?#]+(/[^\s?#]*)?", url):
+            if not re.fullmatch(URL, url):
                 raise UsageError(
                     f"endpoint {self.name}: urls are http(s)://host/path, without keys or parameters in them"
                 )
@@ -168,14 +169,14 @@ def folder_of(model: str) -> str:
 def of_generators(config: Config) -> dict[str, Endpoint]:
     """The endpoints of the generators, by MODEL."""
     found: dict[str, Endpoint] = {}
-    keys: dict[str, str] = {}
+    variables: dict[str, str] = {}
     for generator in config.sample.generators:
         endpoint = find(config, generator.model or config.run.model, key_env=generator.key_env)
         if endpoint is None:
             continue
         found[generator.model] = endpoint
-        if keys.setdefault(generator.model, generator.key_env) != generator.key_env:
-            told = ", ".join(sorted(map(repr, (keys[generator.model], generator.key_env))))
+        if variables.setdefault(generator.model, generator.key_env) != generator.key_env:
+            told = ", ".join(sorted(map(repr, (variables[generator.model], generator.key_env))))
             raise UsageError(f"sample: the generators of {generator.model} name different keys: {told}")
     return found
 
@@ -225,7 +226,7 @@ def refuse_unready(config: Config, stages: Sequence[str]) -> None:
 
 def key(endpoint: Endpoint, stage: str = "") -> str:
     """The endpoint's API key from the environment, "" where it needs none."""
-    value = os.environ.get(endpoint.key_env or "-", "").strip()
+    value = keys.read(endpoint.key_env)
     if endpoint.key_env and not value:
         where = f"{stage}: " if stage else ""
         raise UsageError(

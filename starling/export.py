@@ -36,10 +36,10 @@ def export_and_push(
         hub.token(push)
     facts = export(source, to, out, pairs=pairs, licence=licence)
     for sentence in sentences(facts, out):
-        progress.console.print(sentence, markup=False)
+        progress.say(sentence)
     if push:
         facts["pushed_to"] = hub.push(out, push, public=public)
-        progress.console.print(f"export: pushed to {facts['pushed_to']}", markup=False)
+        progress.say(f"export: pushed to {facts['pushed_to']}")
     return facts
 
 

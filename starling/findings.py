@@ -44,7 +44,7 @@ class Finding:
 def warn(finding: Finding) -> None:
     """Print what is not as it should be, with what to fix."""
     if finding.state != "ok":
-        progress.console.print(f"tune: {finding.text}; {finding.fix}", markup=False)
+        progress.say(f"tune: {finding.text}; {finding.fix}")
 
 
 def refuse(findings: Sequence[Finding]) -> None:

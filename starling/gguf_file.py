@@ -66,10 +66,9 @@ def export(source: Path, out: Path, dtype: Dtype, licence: str) -> dict[str, Any
             partial.unlink(missing_ok=True)  # a full disk needs its room back
             raise
     size = out.stat().st_size
-    progress.console.print(
+    progress.say(
         f"export: {facts['tensors']} tensors in {dtype}, {size / 1e6:,.1f} MB, context {facts['context_length']:,} "
-        f"tokens -> {out}, and beside it {out.with_suffix('.Modelfile').name} for Ollama",
-        markup=False,
+        f"tokens -> {out}, and beside it {out.with_suffix('.Modelfile').name} for Ollama"
     )
     return {"source": str(source), "out": str(out), "dtype": dtype, "bytes": size, **facts}
 

@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 
+from starling import keys
 from starling.errors import CallError, UsageError
 
 TOKEN = "HF_TOKEN"
@@ -13,7 +14,7 @@ def token(name: str) -> str:
     """The token from the environment; refuses a name that the Hub does not take, or a missing token."""
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name):
         raise UsageError(f"export: --push {name!r} is no name on the Hub; write OWNER/NAME")
-    found = os.environ.get(TOKEN, "").strip()
+    found = keys.read(TOKEN)
     if not found:
         raise UsageError(f"export: --push needs a token of yours in the environment variable {TOKEN}; it is not set")
     return found

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_serializer, field_validator, model_validator
 
-from starling.settings import Table, as_tables
+from starling.settings import Table, Variable, as_tables
 
 RUBRIC = "rubric"  # the judge that is a program
 PANEL = "panel"  # stands for `judge` where there are several
@@ -38,7 +38,7 @@ class JudgeTable(Table):
     """Most rankings of a prompt with `adaptive`."""
     position_corrected: bool = False
     """Whether ranks come from Plackett-Luce strengths less what each place adds, instead of from mean ranks."""
-    key_env: str = ""
+    key_env: Variable = ""
     """Environment variable with the API key of openai:NAME@URL; "" = no key. A named endpoint has its own."""
     concurrency: int = Field(8, ge=1)
     """Calls to openai:NAME@URL under way at once. A named endpoint has its own."""

@@ -121,7 +121,7 @@ def serve(
     with bound("report", HOST, port) as listening:
         address = f"http://{HOST}:{listening.getsockname()[1]}/"
         asyncio.run(_until_stopped(View(root, gather, render), listening, f"{root} live on {address}"))
-    progress.console.print("report: closed", markup=False)
+    progress.say("report: closed")
     return {"address": address, "run": str(root)}
 
 
@@ -142,7 +142,7 @@ async def running(view: View[Any], listening: socket) -> AsyncIterator[None]:
 async def _until_stopped(view: View[Any], listening: socket, what: str) -> None:
     stopped = stop_asked()
     async with running(view, listening):
-        progress.console.print(f"report: {what}; Ctrl-C ends it", markup=False)
+        progress.say(f"report: {what}; Ctrl-C ends it")
         await stopped.wait()
 
 

@@ -195,7 +195,7 @@ class Loop:
             return
         is_last = step == self.curriculum.num_steps
         self.stopped_by = "" if is_last else reason
-        progress.console.print(f"tune: step {step}: {why}{'' if is_last else '; tuning ends here'}", markup=False)
+        progress.say(f"tune: step {step}: {why}{'' if is_last else '; tuning ends here'}")
 
     def _stop_past_limit(self, kl: float) -> None:
         if kl > self.cfg.kl_limit:
@@ -271,7 +271,7 @@ class Loop:
             return {}
         if gap > self.cfg.logprob_gap_limit and not (self._gap_told or self.rollouts.stale):
             self._gap_told = True  # once is enough: every step's gap stands in the metrics
-            progress.console.print(
+            progress.say(
                 f"tune: step {self.step + 1}: a token's logprob as sampled and as trained differ by {gap:.3f} nats in "
                 f"the mean (tune.logprob_gap_limit {self.cfg.logprob_gap_limit:g}): another policy sampled than trains"
             )

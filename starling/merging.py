@@ -41,7 +41,7 @@ def export(source: Path, out: Path) -> dict[str, Any]:
         models.save(Model(merged, model.tokenizer), Path(work) / "model")
         replace_folder(Path(work) / "model", out)
     kind = "reward model" if is_reward_model else "policy"
-    progress.console.print(f"export: {folder} merged into {base}: a {kind} -> {out}", markup=False)
+    progress.say(f"export: {folder} merged into {base}: a {kind} -> {out}")
     return {"adapters": str(folder), "base": base, "kind": kind, "out": str(out)}
 
 

@@ -31,7 +31,8 @@ def explain(
     near = difflib.get_close_matches(str(first["input"]), _choices(first), 1, 0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     given = f" = {first['input']!r}"
-    shown = given if len(given) <= LONGEST and "{" not in given else ""  # tables hold more than was written
+    whole = len(given) <= LONGEST and "{" not in given  # tables hold more than was written
+    shown = given if whole and first["type"] != "unshown" else ""
     return f"config: {place} {key}{shown}: {first['msg']}{hint}{at}{more}"
 
 

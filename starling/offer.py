@@ -29,7 +29,7 @@ def find(source: str, reward: str = "") -> Offer:
         policy, found = _of_run(Run.read(Path(source)))
         reward = reward or found
         if not policy:
-            progress.console.print(f"{source}: tune is not done, so only its reward model is there", markup=False)
+            progress.say(f"{source}: tune is not done, so only its reward model is there")
     elif models.is_reward_model(source):
         if reward:
             raise UsageError(f"serve: {source} is a reward model itself; --reward goes beside a policy or a run")

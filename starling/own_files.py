@@ -50,15 +50,14 @@ def fit(settings: Config, rankings: list[Path], model: str, out: Path, held_out:
     if finished is not None:
         if _saved(work / "request.json") == request:
             shutil.rmtree(work)  # of this very fit, which was killed before it had cleared up
-        progress.console.print(f"fit: done already in {out}", markup=False)
+        progress.say(f"fit: done already in {out}")
         return finished
     read, unread = _read(rankings)
     train, test = split(read, held_out)
     if held_out and not test:
-        progress.console.print(
+        progress.say(
             f"fit: none of {len(read)} rankings fell into the held-out share of {held_out}, so nothing is tested, and "
-            "rewards have no scale; raise --held-out, or give rankings of more prompts",
-            markup=False,
+            "rewards have no scale; raise --held-out, or give rankings of more prompts"
         )
     with alone(work):
         _claim(work, request)
@@ -123,9 +122,7 @@ def _without_empty(questions: Sequence[Question], columns: Sequence[dict[str, An
     empty = [[not answer.strip() for answer in asked.answers] for asked in questions]
     if count := sum(map(sum, empty)):
         first = next(asked.where for asked, row in zip(questions, empty, strict=True) if any(row))
-        progress.console.print(
-            f"score: {count:,} answers are empty, first at {first}; they have no reward (null)", markup=False
-        )
+        progress.say(f"score: {count:,} answers are empty, first at {first}; they have no reward (null)")
     return [
         {
             name: [None if lacks else value for lacks, value in zip(row, values, strict=True)]
@@ -188,10 +185,9 @@ def _read(files: Sequence[Path]) -> tuple[list[Ranking], list[dict[str, str]]]:
         raise DataError(f"{unread[0]['detail']}{more}")
     _tell_odd_ranks(found)
     if unread:
-        progress.console.print(
+        progress.say(
             f"fit: {len(unread):,} of {len(unread) + len(found):,} rows are no rankings and left out; first "
-            f"{unread[0]['detail']}",
-            markup=False,
+            f"{unread[0]['detail']}"
         )
     return found, unread
 
@@ -200,10 +196,9 @@ def _tell_odd_ranks(found: Sequence[Ranking]) -> None:
     """Say where ranks may be marks, of which a higher one is better: none is a first place."""
     odd = [one for one in found if _seem_marks(one.ranks)]
     if odd:
-        progress.console.print(
+        progress.say(
             f"fit: in {len(odd):,} of {len(found):,} rankings no answer has rank 1, as where they are a part of longer "
-            f"ones, first {odd[0].where}; 1 is best: marks, where more is better, would be learnt upside down",
-            markup=False,
+            f"ones, first {odd[0].where}; 1 is best: marks, where more is better, would be learnt upside down"
         )
 
 

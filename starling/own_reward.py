@@ -42,7 +42,7 @@ def refuse_choosing(run: Run, judge: Judge) -> None:
 def tell_choosing(config: Config) -> None:
     """Say so where a judge that rewards also chooses the step: its win rate is then no second opinion."""
     if _rewarding(config) & {one.cfg.judge for one in named_judges(config, config.rank)}:
-        progress.console.print(
+        progress.say(
             "tune: the judge that rewards also chooses the step, so its win rate says how well it is pleased, not that "
             "answers are better"
         )
@@ -65,7 +65,7 @@ def tell(run: Run, judge: Judge) -> dict[str, Any]:
             f"{pleased[0]} the policy was trained to please: its verdict shows how far that went, not that the answers "
             "are better."
         )
-        progress.console.print(f"evaluate: {found['caution']}", markup=False)
+        progress.say(f"evaluate: {found['caution']}")
     return found
 
 

@@ -204,9 +204,8 @@ def tell_dropout(config: PretrainedConfig, stage: str) -> None:
     """Say where the model would drop out parts of its attention in training: packed attention keeps all of it."""
     for name in _DROPOUTS:
         if share := getattr(config, name, None):
-            progress.console.print(
-                f"{stage}: {name} = {share:g} of the model's config.json is left off: packed attention drops nothing",
-                markup=False,
+            progress.say(
+                f"{stage}: {name} = {share:g} of the model's config.json is left off: packed attention drops nothing"
             )
 
 

@@ -50,10 +50,9 @@ def tell_unread(judged: Sequence[Judged]) -> dict[str, Any]:
     if not reasons:
         return {}
     reason, times = next(iter(reasons.items()))
-    progress.console.print(
+    progress.say(
         f"evaluate: {sum(reasons.values()):,} of {len(judged):,} pairs could not be judged and do not count; most "
-        f"often ({times:,}): {reason}",
-        markup=False,
+        f"often ({times:,}): {reason}"
     )
     return {"reasons": reasons}
 
@@ -120,7 +119,7 @@ def show(found: Mapping[str, Any], whole: Mapping[str, Any], name: str) -> None:
     progress.show(table)
     panel.show(found)
     for note in found["notes"]:
-        progress.console.print(texts.terminal(note))
+        progress.say(note)
 
 
 def _members(judge: Panel, judged: Sequence[Judged]) -> list[Member]:

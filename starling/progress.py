@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
-from starling import figures, underway
+from starling import figures, texts, underway
 from starling.curves import Curves
 
 console = Console(highlight=False, soft_wrap=True)
@@ -58,9 +58,9 @@ class _Rows:
         drawable = self._curves is not None and console.encoding.startswith("utf")
         rows = self._curves.rows(_BAR) if self._curves and drawable else []
         margin = " " * (_NAME + 1)
-        texts = [Text(margin + self.remark, style="dim")] if self.remark else []
-        texts += [Text.assemble(margin, (f"{line:<{_BAR}}", "cyan"), f" {said}") for line, said in rows]
-        return Group(*map(_fitting, texts))
+        below = [texts.terminal(margin + self.remark, "dim")] if self.remark else []
+        below += [Text.assemble(margin, (f"{line:<{_BAR}}", "cyan"), f" {said}") for line, said in rows]
+        return Group(*map(_fitting, below))
 
 
 def _fitting(text: Text) -> Text:
@@ -80,6 +80,11 @@ def noted_in(path: Path, stage: str) -> Iterator[None]:
             yield
         finally:
             _keepers.remove(keeper)
+
+
+def say(text: str, style: str = "") -> None:
+    """Print a plain line to the letter, whosever words are in it: none of them steers the terminal or is markup."""
+    console.print(texts.terminal(text, style))
 
 
 def show(content: RenderableType) -> None:
@@ -139,7 +144,7 @@ def _lines(stage: str, total: int, unit: str, seconds_between: float = _SECONDS_
             return
         last = now
         tail = f"  {remark}" if remark else ""
-        console.print(f"{stage}: {done:,}/{total:,} {unit}, {pace}{tail}")
+        say(f"{stage}: {done:,}/{total:,} {unit}, {pace}{tail}")
 
     yield show
 
@@ -147,4 +152,4 @@ def _lines(stage: str, total: int, unit: str, seconds_between: float = _SECONDS_
 def note_interrupted(calls: int) -> None:
     """Tell how many calls an earlier process left in flight: they may be asked, and paid for, a second time."""
     if calls:
-        console.print(f"{calls} calls were in flight when an earlier attempt died; each may be asked once more")
+        say(f"{calls} calls were in flight when an earlier attempt died; each may be asked once more")

@@ -117,10 +117,8 @@ class Reader:
         return Reply(text=text, finished=finish not in CUT, **counted)
 
     def plain(self, text: object) -> str:
-        """One short line without the key, which some endpoints repeat when they refuse it."""
-        line = " ".join(str(text).encode("utf-8", "replace").decode().split())
-        line = texts.visible(line.replace(self._key, "***") if self._key else line)
-        return re.sub(r"\bsk-[\w*-]+", "***", line)[:200]
+        """One short line without the endpoint's key."""
+        return texts.passed_on(text, self._key)
 
 
 def _count(told: Any) -> int:
@@ -156,4 +154,4 @@ def _complaint(content: Any, payload: bytes) -> str:
     said = content.get("error", content) if isinstance(content, dict) else content
     if isinstance(said, dict):
         said = said.get("message") or said.get("detail") or said
-    return str(said or payload[:400].decode(errors="replace") or "no text")
+    return str(said or payload.decode(errors="replace") or "no text")

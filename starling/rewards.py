@@ -95,10 +95,9 @@ def by_judge(judge: Judge) -> Scorer:
                 "use another judge, or other tune.rewards"
             )
         if unread:
-            progress.console.print(
+            progress.say(
                 f"tune: the judge's rankings of {len(unread)} of {len(shown)} prompts could not be read, so they teach "
-                f"nothing; first: {unread[0]}",
-                markup=False,
+                f"nothing; first: {unread[0]}"
             )
         return [
             [0.5] * len(texts) if verdict.ranks is None else shares_beaten(verdict.ranks)

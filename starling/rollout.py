@@ -136,9 +136,8 @@ def ranked_groups(model: Model, prompts: Sequence[Prompt], rankings: Sequence[Ra
         elif answers:
             lost.setdefault("alone with their prompt", []).append(ranking.prompt_id)
     for why, where in lost.items():
-        progress.console.print(
-            f"{len(where):,} ranked answers of {len(set(where)):,} prompts are {why} and left out, first of {where[0]}",
-            markup=False,
+        progress.say(
+            f"{len(where):,} ranked answers of {len(set(where)):,} prompts are {why} and left out, first of {where[0]}"
         )
     return groups
 
@@ -147,7 +146,7 @@ def with_first(groups: Sequence[Group]) -> list[Group]:
     """Those of which an answer that was ranked first is left; how many others there are is told."""
     kept = [group for group in groups if group.has_first]
     if lost := len(groups) - len(kept):
-        progress.console.print(
+        progress.say(
             f"{lost:,} of {len(groups):,} rankings are not learnt from: the answer ranked first is empty, too long, or "
             "has a token in it that ends an answer"
         )
@@ -206,10 +205,9 @@ def tell_left_aside(network: PreTrainedModel, stage: str) -> None:
     """Say so where there is any."""
     if found := left_aside(network):
         listed = ", ".join(f"{name} = {value!r:.40}" for name, value in found.items())
-        progress.console.print(
+        progress.say(
             f"{stage}: of the model's own generation_config {listed} {'is' if len(found) == 1 else 'are'} left aside: "
-            "answers are sampled by temperature and top_p alone",
-            markup=False,
+            "answers are sampled by temperature and top_p alone"
         )
 
 
@@ -237,9 +235,8 @@ def score_texts(
         cut += sum(len(ending) > room for ending in endings)
         packs.append((shared, [ending[:room] for ending in endings]))
     if cut:
-        progress.console.print(
-            f"{cut:,} of the answers pass the reward model's window of {window:,} tokens; they are scored as cut there",
-            markup=False,
+        progress.say(
+            f"{cut:,} of the answers pass the reward model's window of {window:,} tokens; they are scored as cut there"
         )
     names = [f"prompt {prompt.id}" for prompt, _, _ in groups]
     with device.autocast(reward_model.network.device):

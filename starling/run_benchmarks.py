@@ -37,10 +37,10 @@ def run(run: Run) -> list[Entry]:
         asked = _asked(run.config, run.root, table, allowance)
         request, wanted = folder / _REQUEST, json.dumps(_request(run, table), indent=1) + "\n"
         if (folder / RESULT).exists() and request.exists() and request.read_text() == wanted:
-            progress.console.print(f"{STAGE}: {table.title}: done already", markup=False)
+            progress.say(f"{STAGE}: {table.title}: done already")
         else:
             request.unlink(missing_ok=True)
-            progress.console.print(f"{STAGE}: {table.title}", markup=False)
+            progress.say(f"{STAGE}: {table.title}")
             with _in_words_of_the_settings(f"{STAGE}:", table):
                 bench.run(table.name, asked)
             write_atomically(request, wanted)

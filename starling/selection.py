@@ -126,10 +126,9 @@ class Watch:
         if is_last or not self._looks or self._suffices(looks=2):
             return True
         self._looks_left_out += 1
-        progress.console.print(
+        progress.say(
             f"tune: step {step}: no look at the validation prompts: what is left of evaluate.token_budget "
-            f"({self._config.evaluate.token_budget:,}) is for the last one and the test",
-            markup=False,
+            f"({self._config.evaluate.token_budget:,}) is for the last one and the test"
         )
         return False
 
@@ -165,17 +164,15 @@ class Watch:
         }
         for name, fall in crossed.items():
             key, limit = limits[name]
-            progress.console.print(
+            progress.say(
                 f"tune: step {step} is not kept: {name} fell by {100 * fall.drop:.1f} pt over {fall.prompts} prompts, "
-                f"{fall.worse} worse and {fall.better} better ({key} {limit:g})",
-                markup=False,
+                f"{fall.worse} worse and {fall.better} better ({key} {limit:g})"
             )
         rise, limit = bounds.length_rise(self._asked, self._first, answers), self._config.tune.length_rise
         if is_longer := rise.crosses(limit):
-            progress.console.print(
+            progress.say(
                 f"tune: step {step} is not kept: length rose by {100 * rise.drop:.0f} % over {rise.prompts} prompts, "
-                f"{rise.worse} longer and {rise.better} shorter (tune.length_rise {limit:g})",
-                markup=False,
+                f"{rise.worse} longer and {rise.better} shorter (tune.length_rise {limit:g})"
             )
         return not crossed and not is_longer
 
@@ -195,10 +192,9 @@ class Watch:
             found, fewest = len(shares[name]), 1 if name == bounds.FOLLOWED else bounds.FEWEST
             if limit < 1 and found < fewest:
                 few = f", and a fall is shown from {fewest} on" if found else ""
-                progress.console.print(
+                progress.say(
                     f"tune: {found or 'no'} validation prompt{'s are' if found > 1 else ' is'} about {name}{few}, so "
-                    f"{key} does not bound it",
-                    markup=False,
+                    f"{key} does not bound it"
                 )
 
     def facts(self) -> dict[str, Any]:
@@ -269,17 +265,16 @@ class Watch:
                     f"{said}; no step can be chosen like that: failed calls are made again by the same command, other "
                     "replies want another judge or a larger rank.max_new_tokens, in another run (--run) with --from"
                 )
-            progress.console.print(said, markup=False)
+            progress.say(said)
         return wins
 
     def _is_read(self, wins: Sequence[float | None], step: int) -> bool:
         """Whether enough verdicts could be read to choose by."""
         unread, limit = sum(win is None for win in wins) / len(wins), self._config.rank.max_unparsed
         if unread > limit:
-            progress.console.print(
+            progress.say(
                 f"tune: step {step} is not kept: {100 * unread:.0f} % of its pairs could not be judged "
-                f"(rank.max_unparsed {limit:g})",
-                markup=False,
+                f"(rank.max_unparsed {limit:g})"
             )
         return unread <= limit
 

@@ -33,7 +33,7 @@ def serve(source: str, *, reward_model: str, host: str, port: int, engine: Engin
         address = f"http://{'[::1]' if host == '::1' else host}:{listening.getsockname()[1]}/v1"
         device.setup(0, 0)
         asyncio.run(_until_stopped(found, listening, key, address))
-    progress.console.print("serve: closed", markup=False)
+    progress.say("serve: closed")
     return {"address": address, "model": found.policy_name, "reward_model": found.reward_name}
 
 
@@ -41,6 +41,7 @@ def vllm_command(found: Offer, host: str, port: int) -> list[str]:
     """The call of `vllm serve` for the policy, or for the reward model where there is no policy."""
     model, name = (found.policy, found.policy_name) if found.policy else (found.reward, found.reward_name)
     command = ["vllm", "serve", models.resolve(model), "--served-model-name", name, "--host", host, "--port", str(port)]
+    command += ["--allowed-origins", "[]"]  # or the pages of every site could ask, and read what is answered
     return command if found.policy else [*command, "--runner", "pooling"]
 
 
@@ -66,7 +67,7 @@ async def _until_stopped(found: Offer, listening: socket.socket, key: str, addre
     stopped = stop_asked()
     async with running(found, listening, key):
         what = " and ".join(name for name in (found.policy_name, found.reward_name) if name)
-        progress.console.print(f"serve: {what} on {address}; Ctrl-C ends it", markup=False)
+        progress.say(f"serve: {what} on {address}; Ctrl-C ends it")
         await stopped.wait()
 
 
@@ -75,6 +76,6 @@ def _become_vllm(found: Offer, host: str, port: int, key: str) -> None:
     if program is None:
         raise UsageError("serve: there is no `vllm` on the PATH; pip install vllm, or leave --engine vllm out")
     if found.policy and found.reward:
-        progress.console.print("serve: vLLM serves the policy alone; /v1/score needs a second server", markup=False)
+        progress.say("serve: vLLM serves the policy alone; /v1/score needs a second server")
     environment = os.environ | ({"VLLM_API_KEY": key} if key else {})  # not on the command line, which others can read
     os.execve(program, vllm_command(found, host, port), environment)

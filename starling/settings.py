@@ -4,9 +4,13 @@
 `evaluate`, and puts all together.
 """
 
-from typing import Any, ClassVar, Literal
+import re
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
+
+URL = r"https?://[^/\s@?#]+(/[^\s?#]*)?"  # without keys or parameters, which would be written and shown
 
 
 class Table(BaseModel):
@@ -33,6 +37,20 @@ class Table(BaseModel):
                 value = [item.settled() if isinstance(item, Table) else item for item in value]
             found[key] = value
         return found
+
+
+def unshown(why: str) -> PydanticCustomError:
+    """What is wrong with a value that may hold a secret, and so is not repeated, see `mistakes`."""
+    return PydanticCustomError("unshown", why)
+
+
+def _names_a_variable(name: str) -> str:
+    if not re.fullmatch(r"(?!(g?sk|hf)_)[A-Za-z_][A-Za-z0-9_]*|", name):
+        raise unshown("it is the name of the environment variable that holds the key, never the key itself")
+    return name
+
+
+Variable = Annotated[str, AfterValidator(_names_a_variable)]
 
 
 def as_tables(given: Any, key: str) -> Any:
@@ -133,7 +151,7 @@ class Generator(Table):
     """Stands in the `model` column; unique within the recipe."""
     model: str = ""
     """MODEL that answers, the name of an endpoint, or openai:NAME@URL; "" = the run's own model."""
-    key_env: str = ""
+    key_env: Variable = ""
     """Environment variable with the API key of openai:NAME@URL; "" = no key. A named endpoint has its own."""
     system: str = ""
     """System prompt; "" = what the model's chat template puts there itself."""
@@ -190,7 +208,7 @@ class EndpointTable(Table):
     """Where it is, as in https://host/v1; several that serve the same model are one pool."""
     model: str = Field(min_length=1)
     """What the endpoint itself calls its model."""
-    key_env: str = ""
+    key_env: Variable = ""
     """Environment variable that holds the API key; "" = no key."""
     concurrency: int = Field(8, ge=1)
     """Calls under way at once; too many requests (429) lower it for a while."""

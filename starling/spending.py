@@ -4,8 +4,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-
 from starling import endpoints, figures, progress
 from starling.client import Client
 from starling.config import Config
@@ -92,15 +90,13 @@ def report(stage: str, spending: Iterable[Entry]) -> None:
     for entry in spending:
         cost = figures.money(entry["usd"])
         failed = f", {entry['failures']:,} attempts failed" if entry["failures"] else ""
-        progress.console.print(
-            escape(
-                f"{stage}: {entry['endpoint']}: {entry['calls']:,} calls, {entry['from_ledger']:,} replies from the "
-                f"ledger{failed}, {entry['prompt_tokens']:,} tokens in, {entry['completion_tokens']:,} out, {cost}"
-            )
+        progress.say(
+            f"{stage}: {entry['endpoint']}: {entry['calls']:,} calls, {entry['from_ledger']:,} replies from the "
+            f"ledger{failed}, {entry['prompt_tokens']:,} tokens in, {entry['completion_tokens']:,} out, {cost}"
         )
         other = [name for name in entry["answered_as"] if not _are_alike(name, entry["model"])]
         if other:
-            progress.console.print(escape(f"{stage}: {entry['endpoint']} says that {', '.join(other)} answered"))
+            progress.say(f"{stage}: {entry['endpoint']} says that {', '.join(other)} answered")
 
 
 def _entries(config: Config, rows: Iterable[Spent]) -> list[Entry]:

@@ -232,9 +232,8 @@ class Run:
             if not self.is_done(stage):
                 found.append(stage)
             elif not self.shares(other, stage):
-                progress.console.print(
-                    f"{other.root}: its {stage} came out otherwise than here, so nothing behind it is taken over",
-                    markup=False,
+                progress.say(
+                    f"{other.root}: its {stage} came out otherwise than here, so nothing behind it is taken over"
                 )
                 break
         return found

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
 
 from starling import builtin, digest, figures, progress
@@ -16,7 +15,7 @@ from starling.errors import ModelError
 from starling.judge_settings import RUBRIC
 from starling.judges.llm import calls_of
 from starling.store import Run
-from starling.texts import terminal, visible
+from starling.texts import terminal
 from starling.tune_settings import TuneTable, as_read, is_online
 
 _COLOURS = {"better": "green", "worse": "red"}
@@ -25,7 +24,7 @@ _COLOURS = {"better": "green", "worse": "red"}
 def print_plan(config: Config) -> None:
     """What will be done, in derived numbers, with the budgets and the judge."""
     for line in plan(config):
-        progress.console.print(escape(line), style="dim" if line.startswith(" ") else None)
+        progress.say(line, "dim" if line.startswith(" ") else "")
 
 
 def plan(config: Config) -> list[str]:
@@ -67,7 +66,7 @@ def print_summary(run: Run) -> None:
     console.print()
     for number, line in enumerate(found["headline"]):
         colour = _COLOURS.get(found["tone"]) if number == 0 else None
-        console.print(escape(line), style=f"bold {colour}" if colour else "bold" if number == 0 else None)
+        progress.say(line, f"bold {colour}" if colour else "bold" if number == 0 else "")
     if found["result"]:
         console.print(before_after_table(found["result"]))
         console.print(win_rate_table(found["result"]))
@@ -75,15 +74,14 @@ def print_summary(run: Run) -> None:
             console.print(told.table(found["result"]["benchmarks"]))
     console.print(cost_table(found))
     if run.report_path.exists():
-        console.print(f"report: {escape(str(run.report_path))}")
+        progress.say(f"report: {run.report_path}")
 
 
 def print_comparison(numbers: Mapping[str, Any]) -> None:
     """What differs between runs, as far as it fits a terminal."""
-    console = progress.console
     for number, line in enumerate([*numbers["headline"], *numbers["notes"]]):
-        console.print(escape(visible(line)), style=None if number else "bold")
-    console.print(comparison_table(numbers))
+        progress.say(line, "" if number else "bold")
+    progress.console.print(comparison_table(numbers))
 
 
 def comparison_table(numbers: Mapping[str, Any]) -> Table:
@@ -120,7 +118,7 @@ def before_after_table(result: Mapping[str, Any]) -> Table:
         bare, change = figures.FORMATS[row["kind"]], figures.FORMATS[f"{row['kind']}_change"]
         says = row["says"] if row["says"] in _COLOURS else ""
         table.add_row(
-            escape(row["label"]),
+            terminal(row["label"]),
             *(bare(row[side]["value"]) if row[side] else "" for side in SIDES),
             change(row["change"]) if row["change"] else "",
             figures.number(row["tuned"]["n"]) if row["tuned"] else "",
@@ -134,7 +132,7 @@ def win_rate_table(result: Mapping[str, Any]) -> Table:
     """The win rates of tuned over base, ties half."""
     table = _table("tuned against base, ties half", "prompts", "win rate (95 % interval)")
     for row in result["win_rates"]:
-        table.add_row(escape(row["label"]), figures.share_interval(row))
+        table.add_row(terminal(row["label"]), figures.share_interval(row))
     return table
 
 

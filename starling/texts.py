@@ -10,6 +10,7 @@ from rich.text import Text
 
 # Controls, marks that turn the direction of writing, and lone surrogates; tab and new line stay.
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+_KEY = re.compile(r"\bsk-[\w*-]+")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]|~$])")
 
 
@@ -21,6 +22,13 @@ def visible(text: str) -> str:
 def terminal(text: object, style: str = "") -> Text:
     """The text as rich prints it to the letter: without escapes, and its brackets are no markup."""
     return Text(visible(str(text)), style=style)
+
+
+def passed_on(text: object, key: str = "", most: int = 200) -> str:
+    """What a server says, as one short line without the key, which some repeat when they refuse it."""
+    whole = str(text).encode("utf-8", "replace").decode()
+    line = visible(" ".join((whole.replace(key, "***") if key else whole).split()))
+    return _KEY.sub("***", line)[:most]
 
 
 def table(*columns: str, right: Collection[str] = ("n",), title: str = "", title_style: str = "") -> Table:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from starling.settings import Table, as_tables
+from starling.settings import URL, Table, as_tables, unshown
 
 _ONLINE = {
     "steps", "rollouts_per_prompt", "max_new_tokens", "epochs_per_step", "rewards", "reward_scaling", "reward_clip",
@@ -210,8 +210,8 @@ class TuneTable(Table):
     @field_validator("sampler")
     @classmethod
     def _is_a_server(cls, sampler: str) -> str:
-        if sampler and not re.fullmatch(r"vllm@https?://[^\s/]\S*", sampler):
-            raise ValueError('it is "vllm@http://HOST:PORT", or "" for this process')
+        if sampler and not re.fullmatch(f"vllm@{URL}", sampler):
+            raise unshown('it is "vllm@http://HOST:PORT" without keys or parameters, or "" for this process')
         return sampler
 
     @field_validator("overlap")

@@ -11,7 +11,7 @@ _NAMES = {"user": "Human", "assistant": "Assistant", "system": "System"}
 _ROLES = {name: role for role, name in _NAMES.items()}
 _MARKS = re.compile(
     r"\[/?INST\]|<</?SYS>>|</?s>|<\|im_start\|>(?:user|assistant|system)\b|<\|im_(?:start|end)\|>"
-    r"|^[\s#]*(?:human|assistant|user|system|instruction)\s*:",
+    r"|^(?:#|[^\S\n])*+(?:human|assistant|user|system|instruction)\s*:",
     re.IGNORECASE | re.MULTILINE,
 )
 _TURN = re.compile(r"\n\n(Human(?=: )|Assistant): ?")

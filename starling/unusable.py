@@ -124,16 +124,15 @@ def write(folder: Path, notes: Sequence[Mapping[str, str]]) -> None:
 def tell(notes: Sequence[Mapping[str, str]]) -> None:
     """Print what the list comes to; nothing where there is nothing to tell."""
     for line in [*lines(notes), f"each of them is listed in {FILE}"] if notes else ():
-        progress.console.print(f"fit: {line}", markup=False)
+        progress.say(f"fit: {line}")
 
 
 def tell_repeats(rankings: Sequence[Ranking]) -> int:
     """Say in how many rankings every answer begins with the prompt; returns how many."""
     found = [ranking for ranking in rankings if repeats_prompt(ranking)]
     if found:
-        progress.console.print(
+        progress.say(
             f"fit: in {len(found):,} of {len(rankings):,} rankings every answer begins with the prompt, first in "
-            f"{found[0].where or found[0].prompt_id}; it then stands there twice: take it out of the answers",
-            markup=False,
+            f"{found[0].where or found[0].prompt_id}; it then stands there twice: take it out of the answers"
         )
     return len(found)

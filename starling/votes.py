@@ -150,7 +150,7 @@ def export(path: Path, out: Path) -> dict[str, Any]:
     data_files.write_jsonl(out, map(tables.ranking_row, ranked))
     later = len(found) - len(ranked)
     told = f"; {later:,} left out: cast after two turns, when each model answered its own conversation" if later else ""
-    progress.console.print(f"arena: {len(ranked):,} of {len(found):,} votes as rankings in {out}{told}", markup=False)
+    progress.say(f"arena: {len(ranked):,} of {len(found):,} votes as rankings in {out}{told}")
     return {"votes": len(found), "rankings": len(ranked), "left_out": {"after two turns": later}, "out": str(out)}
 
 

@@ -23,6 +23,12 @@ def test_the_newer_name_of_the_token_cap_counts_first() -> None:
     assert (chat().limit, chat(max_tokens=3).limit, chat(max_tokens=3, max_completion_tokens=5).limit) == (None, 3, 5)
 
 
+def test_an_answer_may_end_on_sixteen_texts_of_a_thousand_characters() -> None:
+    longest = ["a" * 1000] * 16
+    assert chat(stop=longest).stops == longest
+    assert (chat(stop="a").stops, chat(stop=[]).stops, chat().stops) == (["a"], [], [])
+
+
 def test_what_asks_for_nothing_may_be_there() -> None:
     neutral = {
         "frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}, "tools": None, "logprobs": False,
@@ -49,6 +55,10 @@ def test_what_asks_for_nothing_may_be_there() -> None:
         ({"max_tokens": 1.5}, "max_tokens"),
         ({"seed": "x"}, "seed"),
         ({"stream": "yes"}, "stream"),
+        ({"stop": ""}, "stop"),
+        ({"stop": ["a", ""]}, "stop"),
+        ({"stop": ["a"] * 17}, "stop"),
+        ({"stop": "a" * 1001}, "stop"),
         ({"messages": []}, "messages"),
         ({"messages": "Hi"}, "messages"),
         ({"messages": [TURN | {"tool_calls": []}]}, "messages.0.tool_calls"),

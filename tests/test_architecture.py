@@ -192,6 +192,18 @@ def test_only_commands_print(path: Path) -> None:
     assert not printing or name_of(path) in COMMANDS
 
 
+@pytest.mark.parametrize("path", FILES, ids=everywhere)
+def test_plain_lines_are_said_where_they_are_made_visible(path: Path) -> None:
+    printed = [
+        call.lineno
+        for call in calls(path)
+        if ast.unparse(call.func).endswith("console.print")
+        and call.args
+        and (isinstance(call.args[0], ast.Constant | ast.JoinedStr) or call.keywords)
+    ]
+    assert not printed or name_of(path) in ("cli", "conversation", "progress"), "progress.say prints foreign words too"
+
+
 @pytest.mark.parametrize("path", CODE, ids=everywhere)
 def test_nothing_catches_everything_but_where_the_reason_is_known(path: Path) -> None:
     broad = [

@@ -204,6 +204,40 @@ def test_other_addresses_demand_a_token(monkeypatch: pytest.MonkeyPatch) -> None
     allowed = arena_page.gate("0.0.0.0")
     assert allowed is not None
     assert [allowed("anyone", word) for word in ("s3cret\u00e9", "s3cret", "")] == [True, False, False]
+    on_loopback = arena_page.gate("127.0.0.1")
+    assert on_loopback is not None
+    assert [on_loopback("anyone", word) for word in ("s3cret\u00e9", "")] == [True, False]
+
+
+def answered(port: int, host: str, path: str = "/config") -> int:
+    """The status that a request with this Host header gets."""
+    asked = HTTPConnection("127.0.0.1", port, timeout=20)
+    asked.request("GET", path, headers={"Host": host})
+    status = asked.getresponse().status
+    asked.close()
+    return status
+
+
+@pytest.mark.parametrize("token", ["", "s3cret"])
+def test_on_loopback_the_page_is_served_by_this_machines_names_or_to_who_has_the_token(
+    token: str, arena: Arena, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(addresses.KEY, token)
+    with bound("arena", "127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+    found = []
+
+    class Asked:
+        """Stands for the wait until Ctrl-C: by then the page is served."""
+
+        def wait(self) -> None:
+            found.extend(answered(port, host) for host in (f"127.0.0.1:{port}", f"localhost:{port}", "evil.example"))
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(arena_page, "Event", Asked)
+    arena_page.serve(arena, "127.0.0.1", port)
+    assert found == ([401] * 3 if token else [200, 200, 403])
+    assert capsys.readouterr().out.endswith("arena: closed\n")
 
 
 def test_the_page_is_built_without_telling_the_models(arena: Arena) -> None:

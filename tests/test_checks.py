@@ -1,6 +1,7 @@
 """Instructions whose fulfilment a program can verify."""
 
 import inspect
+import time
 
 import pytest
 from tolerances import EXACT
@@ -177,3 +178,12 @@ def test_words_of_a_text(text: str, expected: list[str]) -> None:
 )  # fmt: skip
 def test_contains_finds_whole_words(text: str, phrase: str, expected: bool) -> None:
     assert contains(text, phrase) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"), [("sentences", "." * 50_000 + "x"), ("json_keys", "```" + "\n" * 50_000 + "x")]
+)
+def test_looping_answers_cost_no_time(name: str, answer: str) -> None:
+    started = time.process_time()
+    assert with_examples(name, answer) < 1
+    assert time.process_time() - started < 5  # a hundredth of that; what grows with the square takes minutes

@@ -22,6 +22,7 @@ from starling.client import Client
 from starling.endpoints import Endpoint
 from starling.errors import CallError, UsageError
 from starling.records import Failure, Reply
+from starling.replies import Fault, Reader
 
 
 @pytest.mark.parametrize(
@@ -108,6 +109,13 @@ def test_what_is_wrong_with_one_call_is_not_tried_again(ledger, status):
     assert failure == Failure(reason=f"here: the endpoint answers {status}: too long (attempt 1 of 3)")
     assert reply.text == "echo 1"
     assert len(server.requests) == 2
+
+
+def test_no_part_of_a_key_is_left_where_a_long_answer_is_cut():
+    reader = Reader(Endpoint(name="here", urls=["http://here"], model="m"), "sesame-12345")
+    for payload in (" " * 390 + "key sesame-12345", "x" * 195 + " sesame-12345"):
+        fault = reader.read(401, {}, payload.encode(), "http://here")
+        assert isinstance(fault, Fault) and "sesa" not in fault.reason and "***" in fault.reason
 
 
 def test_a_refused_key_ends_everything_and_names_its_variable_but_never_itself(ledger, monkeypatch, tmp_path):

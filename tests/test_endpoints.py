@@ -150,6 +150,53 @@ def test_a_secret_in_a_url_is_neither_said_nor_written(tmp_path: Path, capsys: p
 
 
 @pytest.mark.parametrize(
+    "setting",
+    [
+        "rank.key_env=sk-proj-s3cret",
+        "rank.key_env=sk_s3cret",
+        "evaluate.key_env=s3cret/+=",
+        'rank.judges=["rubric", {judge="openai:m@http://x/v1", key_env="hf_s3cret"}]',
+        'sample.generators=[{name="a", key_env="s3cret line"}, {name="b"}]',
+        'endpoints.key_env="s3cret-"',
+        "tune.sampler=vllm@http://user:s3cret@host:8000",
+        "tune.sampler=vllm@http://host:8000?key=s3cret",
+        "tune.sampler=vllm@http://host:8000#s3cret",
+        "tune.sampler=http://user:s3cret@host",
+    ],
+)
+def test_a_secret_in_a_setting_is_neither_said_nor_written(
+    setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("[[sample.generators]]\nname = 'a'\n[[sample.generators]]\nname = 'b'\n")
+    if setting.startswith("endpoints"):
+        path.write_text(path.read_text() + "[[endpoints]]\nname = 'e'\nurls = ['http://x']\nmodel = 'm'\n"
+                        f"{setting.removeprefix('endpoints.')}\n")  # fmt: skip
+    chosen = [] if setting.startswith("endpoints") else ["--set", setting]
+    assert cli.main(["run", str(path), "--run", str(tmp_path / "run"), *chosen]) == 2
+    printed = capsys.readouterr()
+    assert "s3cret" not in printed.out + printed.err and printed.err.count("\n") == 1
+    assert "the name of the environment variable" in printed.err or "without keys or parameters" in printed.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["", "MY_KEY", "_key2", "SK_KEY", "skey"])
+def test_the_name_of_a_variable_is_taken(name: str, tmp_path: Path) -> None:
+    assert load(tmp_path, f'rank.key_env="{name}"').rank.key_env == name
+
+
+def test_a_key_that_no_header_could_carry_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Endpoint(name="n", urls=("http://x",), model="m", key_env="MY_KEY")
+    monkeypatch.setenv("MY_KEY", " sesame\n")
+    assert endpoints.key(asked) == "sesame"
+    for held in ("ses\name", "ses\rame", "ses\x1bame"):
+        monkeypatch.setenv("MY_KEY", held)
+        with pytest.raises(UsageError, match=r"^the key in MY_KEY holds a line break or control character; ") as told:
+            endpoints.key(asked)
+        assert "ame" not in str(told.value) and "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "gpt-4",

@@ -1,5 +1,6 @@
 """The 25 instructions of IFEval: for each an answer that follows it and one that does not."""
 
+import time
 from typing import Any
 
 import pytest
@@ -110,6 +111,8 @@ def test_whole_numbers_may_come_as_floats() -> None:
         ("1. Wash\n2. Dry", 2),
         ("no full stop", 1),
         ("... 42.", 0),
+        ("See Mr. . Smith", 2),
+        ('Mr. J. (e.g. no.) Then?!" so', 3),
     ],
 )
 def test_sentences_by_hand(text: str, count: int) -> None:
@@ -120,3 +123,42 @@ def test_the_eight_looser_readings_by_hand() -> None:
     assert list(loosened("Sure:\n*b*\nBye")) == [
         "Sure:\n*b*\nBye", "*b*\nBye", "Sure:\n*b*", "*b*", "Sure:\nb\nBye", "b\nBye", "Sure:\nb", "b",
     ]  # fmt: skip
+
+
+LONG = 100_000
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "answer"),
+    [
+        ("length_constraints:number_sentences", {"num_sentences": 1, "relation": LESS}, "." * LONG + "x"),
+        ("length_constraints:number_sentences", {"num_sentences": 1, "relation": LESS}, "Mr. " * LONG),
+        ("detectable_content:number_placeholders", {"num_placeholders": 1}, "[" * LONG),
+        ("detectable_format:number_bullet_lists", {"num_bullets": 1}, "\n" * LONG + "x"),
+        ("detectable_format:title", {}, "<<" * LONG),
+    ],
+)
+def test_looping_answers_cost_no_time(name: str, parameters: dict[str, Any], answer: str) -> None:
+    started = time.process_time()
+    fulfils(answer, name, parameters)
+    assert time.process_time() - started < 5  # a hundredth of that; what grows with the square takes minutes
+
+
+@pytest.mark.parametrize(
+    ("text", "placeholders", "bullets", "has_title"),
+    [
+        ("[a] [b\nc] [[d]] []", 3, 0, False),
+        ("*\n* a\n** b\n\n \t- c\n-", 0, 3, False),
+        ("<<>>", 0, 0, False),
+        ("<< < > >>", 0, 0, True),
+        ("a <<b\n>> <<\u00e9>>>", 0, 0, True),
+        ("<<<>>>", 0, 0, False),
+    ],
+)
+def test_odd_forms_by_hand(text: str, placeholders: int, bullets: int, has_title: bool) -> None:
+    for found in range(4):
+        assert fulfils(text, "detectable_content:number_placeholders", {"num_placeholders": found}) == (
+            found <= placeholders
+        )
+        assert fulfils(text, "detectable_format:number_bullet_lists", {"num_bullets": found}) == (found == bullets)
+    assert fulfils(text, "detectable_format:title", {}) == has_title

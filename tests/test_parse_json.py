@@ -1,6 +1,7 @@
 """Judges' replies in JSON: one object, or no verdict."""
 
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -111,3 +112,9 @@ def test_no_json_whatever_breaks_the_reading(value):
         for verdict in (read_ranking(found, 2), read_winner(found), read_mark(found)):
             assert isinstance(verdict, Ranked | Tied | Scored | Unparsed)
         read_pairs(found, 2)
+
+
+def test_a_reply_of_nothing_but_line_breaks_costs_no_time():
+    started = time.process_time()
+    assert isinstance(read_object("```" + "\n" * 50_000 + "x"), Unparsed)
+    assert time.process_time() - started < 5  # a hundredth of that; what grows with the square takes minutes

@@ -69,6 +69,18 @@ def test_brackets_in_a_note_are_no_markup(capsys) -> None:
     assert lines(capsys)[0].endswith("[B, A]")
 
 
+def test_foreign_words_are_said_to_the_letter_and_steer_no_terminal(terminal: io.BytesIO) -> None:
+    progress.say("x\x1b]52;c;ZXZpbA==\x07 [red]b[/red] :smile: \u202e")
+    progress.say("dim", "dim")
+    with progress._lines("rank", 2, "prompts", seconds_between=0.0) as show:
+        show(1, "just begun", "\x1b[2J")
+    assert terminal.getvalue().decode().split("\n")[:3] == [
+        r"x\x1b]52;c;ZXZpbA==\x07 [red]b[/red] :smile: \u202e",
+        "\x1b[2mdim\x1b[0m",
+        r"rank: 1/2 prompts, just begun  \x1b[2J",
+    ]
+
+
 def test_an_error_passes_through(capsys) -> None:
     with pytest.raises(KeyError), progress.track("fit", 10, "tokens"):
         raise KeyError

@@ -53,6 +53,7 @@ def test_vllm_is_called_with_the_model_its_name_and_the_address(tiny_model: Path
     command = serve.vllm_command(offer, "127.0.0.1", 8001)
     assert command == [
         "vllm", "serve", str(tiny_model), "--served-model-name", "small", "--host", "127.0.0.1", "--port", "8001",
+        "--allowed-origins", "[]",
     ]  # fmt: skip
     alone = Offer(policy="", reward=str(tiny_model), reward_name="judge")
     assert serve.vllm_command(alone, "127.0.0.1", 8001)[4:] == ["judge", *command[5:], "--runner", "pooling"]

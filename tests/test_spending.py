@@ -231,3 +231,9 @@ def test_every_setting_that_may_change_is_a_setting() -> None:
 
     for table in set(tables_of(config.Config)):
         assert table.may_change | table.may_grow <= set(table.model_fields)
+
+
+def test_the_name_that_an_endpoint_gives_its_model_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    spent = dict.fromkeys(("calls", "from_ledger", "failures", "prompt_tokens", "completion_tokens"), 1)
+    spending.report("rank", [{"endpoint": "e", "model": "m", "usd": None, "answered_as": ["\x1b[2J[red]x"], **spent}])
+    assert capsys.readouterr().out.endswith("rank: e says that \\x1b[2J[red]x answered\n")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from starling.texts import markdown, terminal, visible
+from starling.texts import markdown, passed_on, terminal, visible
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,11 @@ def test_text_on_a_terminal_is_no_markup_and_may_be_coloured() -> None:
 )
 def test_text_in_markdown_means_only_itself(text: object, line: str) -> None:
     assert markdown(text) == line
+
+
+def test_what_a_server_says_is_passed_on_as_a_short_line_without_the_key() -> None:
+    said = "bad\n \x1b[31mkey: sesame-1, or sk-proj-abc"
+    assert passed_on(said, "sesame-1") == r"bad \x1b[31mkey: ***, or ***"
+    assert passed_on(" " * 500 + "sesame-1 " * 100, "sesame-1") == ("*** " * 50)
+    assert passed_on("half \ud800") == "half ?"
+    assert passed_on(None) == "None"

@@ -82,8 +82,8 @@ def test_a_reward_is_a_name_a_list_of_names_or_tables(tmp_path: Path) -> None:
         ),
         (["prompts_per_step = 6"], "updates_per_step = 4: .* divides prompts_per_step, 6"),
         (['algorithm = "ppo"', "kl_coef = 0.0", 'kl_control = "adaptive"'], "kl_control = 'adaptive': .*cannot be 0"),
-        (['sampler = "http://gpu:8000"'], r"sampler = 'http://gpu:8000': .*vllm@http://HOST:PORT"),
-        (['sampler = "vllm@gpu:8000"'], r"sampler = 'vllm@gpu:8000': .*vllm@http://HOST:PORT"),
+        (['sampler = "http://gpu:8000"'], r"\[tune\] sampler: .*vllm@http://HOST:PORT"),
+        (['sampler = "vllm@gpu:8000"'], r"\[tune\] sampler: .*vllm@http://HOST:PORT"),
     ],
 )
 def test_what_cannot_be_meant_is_one_line(tmp_path: Path, lines: list[str], message: str) -> None:

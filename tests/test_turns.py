@@ -1,5 +1,7 @@
 """Conversations as messages and as Nectar's text."""
 
+import time
+
 import pytest
 from test_tables import NECTAR, QUESTION, TURNS
 
@@ -57,3 +59,23 @@ def test_what_is_no_conversation_that_waits_is_named(messages: list, said: str) 
 def test_a_message_has_a_role_and_a_text() -> None:
     assert turns.is_message({"role": "user", "content": ""})
     assert not turns.is_message({"role": "user", "content": None}) and not turns.is_message("user")
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("Human: a\n\n  ## Assistant : b", "a b"),
+        ("a\n\n\n### Instruction:\nb", "a b"),
+        ("[INST] a [/INST]<|im_start|>user\nb", "a b"),
+        ("of humans: a", "of humans: a"),
+    ],
+)
+def test_marks_of_whose_turn_it_is_are_left_out(text: str, left: str) -> None:
+    assert " ".join(turns.without_marks(text).split()) == left
+
+
+@pytest.mark.parametrize("piece", ["\n", " \n#"])
+def test_marks_are_looked_for_in_time_that_grows_with_the_text_alone(piece: str) -> None:
+    started = time.process_time()
+    turns.without_marks("a" + piece * 50_000 + "b")
+    assert time.process_time() - started < 5  # a hundredth of that; what grows with the square takes minutes

@@ -17,7 +17,7 @@ from starling import chat, metrics, models
 from starling.adapters import Lora
 from starling.checkpoint import Checkpoint
 from starling.distributed.vllm import Server
-from starling.errors import CallError, StarlingError
+from starling.errors import CallError, StarlingError, UsageError
 from starling.generate import Request, Sampled, generate, stop_ids
 from starling.metrics import Recorder
 from starling.packing import pack
@@ -225,6 +225,22 @@ def test_a_server_that_wants_a_key_is_told_of_the_variable(policy: Policy, tiny_
     with VllmServer(tiny_model, garble=locked) as fake:
         server = Server(fake.url, tmp_path / "sampler", str(tiny_model))
         with pytest.raises(CallError, match=r"^tune: .*sampling failed with status 401: no key; set VLLM_API_KEY to"):
+            server.generate(REQUESTS[:1], max_new_tokens=6, stop=STOP)
+
+
+def test_a_server_that_repeats_the_key_is_passed_on_without_it(
+    policy: Policy, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def repeats(_reply: object) -> None:
+        raise web.HTTPUnauthorized(text="bad\n\x1b[31mkey: a-key, sk-proj-abc")
+
+    monkeypatch.setenv("VLLM_API_KEY", "a-key")
+    with VllmServer(tiny_model, garble=repeats) as fake:
+        server = Server(fake.url, tmp_path / "sampler", str(tiny_model))
+        with pytest.raises(CallError, match=r"status 401: bad \\x1b\[31mkey: \*\*\*, \*\*\*; set VLLM_API_KEY to"):
+            server.generate(REQUESTS[:1], max_new_tokens=6, stop=STOP)
+        monkeypatch.setenv("VLLM_API_KEY", "a\nkey")
+        with pytest.raises(UsageError, match=r"^the key in VLLM_API_KEY holds a line break or control character"):
             server.generate(REQUESTS[:1], max_new_tokens=6, stop=STOP)
 
 

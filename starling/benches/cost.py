@@ -54,14 +54,13 @@ def estimate(parts: Sequence[Part], path: Path, account: Account | None = None) 
     """Print and return what the parts will take, less what the ledger of `path` holds."""
     found = expected(parts, path, account)
     for part in found:
-        progress.console.print(_line(part), markup=False)
+        progress.say(_line(part))
     alone = " or ".join(str(tokens) for tokens in sorted({part.written for part in parts} - {0}))
     verdict = f", a verdict alone {alone} token{'' if alone == '1' else 's'}" if alone else ""
-    progress.console.print(
+    progress.say(
         f"  assumed: a token is {CHARACTERS_PER_TOKEN} characters, at the most expensive "
         f"{FEWEST_CHARACTERS_PER_TOKEN}; a reply takes {SHARE_OF_CAP:.0%} of its cap{verdict}; what was seen, where "
-        "any was",
-        markup=False,
+        "any was"
     )
     return {"estimate": found}
 

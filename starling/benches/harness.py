@@ -74,14 +74,14 @@ def run(folder: str, tasks: str, out: Path, identity: Mapping[str, Any], tasks_f
     wanted = json.dumps(asked | ({"tasks_from": digest(tasks_from)} if tasks_from else {}))
     request = out / "request.json"
     if request.exists() and request.read_text() == wanted and (done := newest(out)):
-        progress.console.print(f"bench: {done} holds these tasks already; remove it to run them again", markup=False)
+        progress.say(f"bench: {done} holds these tasks already; remove it to run them again")
         return done
     if set(",=") & set(folder):
         raise UsageError(f"bench: {folder}: the harness takes no path with a comma or an equals sign")
     out.mkdir(parents=True, exist_ok=True)
     request.unlink(missing_ok=True)
     log = out / "harness.log"
-    progress.console.print(f"bench: lm-evaluation-harness is at work, what it says is in {log}", markup=False)
+    progress.say(f"bench: lm-evaluation-harness is at work, what it says is in {log}")
     with log.open("w") as said:
         code = subprocess.run(
             command(folder, tasks, out, tasks_from), stdout=said, stderr=subprocess.STDOUT, check=False

@@ -24,7 +24,7 @@ Text = Annotated[str, Field(min_length=1)]
 
 _WORD = re.compile(r"\w+")
 _TOKEN = re.compile(r"\w+(?:[.-]\w+)*")
-_END = re.compile(r"[.!?]+[\"'”’)\]*_]*(?=\s|$)")
+_END = re.compile(r"(?<![.!?])[.!?]++[\"'”’)\]*_]*+(?=\s++(\S?)|$)")  # and the next sign after it
 _TITLES = {"mr", "mrs", "ms", "dr", "prof", "sr", "jr", "st", "vs"}
 _ABBREVIATIONS = {"etc", "e.g", "i.e", "approx", "cf", "al", "no", "fig"}
 _ANSWERS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
@@ -51,17 +51,17 @@ def _is_in(text: str, language: str) -> bool:
 
 def count_sentences(text: str) -> int:
     """Pieces with a letter in them between full stops, question and exclamation marks, abbreviations left alone."""
-    pieces, start = [], 0
+    pieces, start, past = [], 0, 0
     for end in _END.finditer(text):
-        before, after = text[start : end.start()].split()[-1:], text[end.end() :].lstrip()
+        before, after, past = text[past : end.start()].split()[-1:], end[1] or "", end.end()
         word = before[0].lower().lstrip("([\"'“‘") if before else ""
         initial = len(word) == 1 and word.isalpha() and word != "i" and before[0].isupper()
         if end.group() == "." and after and (word in _TITLES or initial):
             continue
-        if end.group() == "." and word in _ABBREVIATIONS and (after[:1].islower() or after[:1].isdigit()):
+        if end.group() == "." and word in _ABBREVIATIONS and (after.islower() or after.isdigit()):
             continue
-        pieces.append(text[start : end.end()])
-        start = end.end()
+        pieces.append(text[start:past])
+        start = past
     return sum(any(map(str.isalpha, piece)) for piece in [*pieces, text[start:]])
 
 
@@ -121,7 +121,7 @@ def nth_paragraph_first_word(answer: str, *, num_paragraphs: Count, nth_paragrap
 
 def number_placeholders(answer: str, *, num_placeholders: Count) -> bool:
     """At least so many `[placeholders]`."""
-    return len(re.findall(r"\[.*?\]", answer)) >= num_placeholders
+    return sum(map(bool, re.findall(r"\[[^\]\n]*+(\]?)", answer))) >= num_placeholders
 
 
 def postscript(answer: str, *, postscript_marker: Text) -> bool:
@@ -132,8 +132,8 @@ def postscript(answer: str, *, postscript_marker: Text) -> bool:
 
 def number_bullet_lists(answer: str, *, num_bullets: Count) -> bool:
     """Exactly so many lines that begin with one star or with a dash."""
-    stars = re.findall(r"^\s*\*[^*].*$", answer, re.MULTILINE)
-    return len(stars) + len(re.findall(r"^\s*-.*$", answer, re.MULTILINE)) == num_bullets
+    stars = re.findall(r"^[^\S\n]*+\*[^*].*$", answer, re.MULTILINE)
+    return len(stars) + len(re.findall(r"^[^\S\n]*+-.*$", answer, re.MULTILINE)) == num_bullets
 
 
 def constrained_response(answer: str) -> bool:
@@ -167,7 +167,8 @@ def json_format(answer: str) -> bool:
 
 def title(answer: str) -> bool:
     """A title in double angle brackets stands somewhere and is not blank."""
-    return any(found.lstrip("<").rstrip(">").strip() for found in re.findall(r"<<[^\n]+>>", answer))
+    inner = (line.partition("<<")[2].rpartition(">>")[0] for line in answer.split("\n"))
+    return any(found.lstrip("<").rstrip(">").strip() for found in inner)
 
 
 def two_responses(answer: str) -> bool:

@@ -172,7 +172,7 @@ def _end(result: dict[str, Any], notes: Sequence[str], out: Path | None, *, is_p
     title = f"MT-Bench, {kind}, judge {result['judge']['name']}"
     drawn = radar.draw(title, result["by_category"], (0.0, 1.0) if is_pair else (0.0, 10.0), out / "radar")
     for path in drawn:
-        progress.console.print(f"bench: {path}", markup=False)
+        progress.say(f"bench: {path}")
     results.write(out, result)
 
 

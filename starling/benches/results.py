@@ -77,7 +77,7 @@ def show(found: Mapping[str, Any], about: str, *, unit: str, notes: Sequence[str
 def write(out: Path, found: Mapping[str, Any]) -> None:
     """Write the result beside what it was made of."""
     write_json(out / RESULT, found)
-    progress.console.print(f"bench: {out / RESULT}", markup=False)
+    progress.say(f"bench: {out / RESULT}")
 
 
 def _named(who: Mapping[str, Any]) -> str:

@@ -93,7 +93,7 @@ def _write(out: Path, result: Mapping[str, Any], scored: Scored) -> None:
     kept = zip(scored.items, scored.rewards, strict=True)
     listed = [{"id": item.id, "key": item.key, "scores": list(rewards)} for item, rewards in kept]
     write_json(out, {**result, "items": listed})
-    progress.console.print(f"bench: figures and the scores of {len(listed):,} rows in {out}", markup=False)
+    progress.say(f"bench: figures and the scores of {len(listed):,} rows in {out}")
 
 
 def _read(bench: Bench, path: str) -> tuple[list[Item], str]:

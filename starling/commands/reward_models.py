@@ -29,5 +29,5 @@ def score(
     from starling import own_files
 
     count = own_files.score(model, source, out, scaled=scaled, dtype=dtype)
-    progress.console.print(f"score: {count} rows -> {out}", markup=False)
+    progress.say(f"score: {count} rows -> {out}")
     return {"rows": count, "out": str(out)}

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from starling import config, drive, progress
 from starling.agreeing import stages_that_agree
@@ -35,7 +34,7 @@ def run_road(
 
     root, settings = drive.settings(recipe, run, overrides)
     if dry_run:
-        progress.console.print(config.dump(settings), end="", markup=False)
+        progress.say(config.dump(settings).rstrip("\n"))
         return settings.model_dump(mode="json")
     if estimate:
         summary.print_plan(settings)
@@ -46,7 +45,7 @@ def run_road(
         if other is not None:
             agreeing = stages_that_agree(settings, other.config)
             opened.borrow(other, agreeing)
-            progress.console.print(drive.taken_over(agreeing, opened, other), markup=False)
+            progress.say(drive.taken_over(agreeing, opened, other))
         stages = list(ROAD[: ROAD.index(until) + 1])
         if not all(map(opened.is_done, stages)):
             summary.print_plan(settings)
@@ -82,7 +81,7 @@ def _estimate(settings: config.Config, root: Path, stages: Sequence[str], borrow
     asked = [stage for stage in estimate.STAGES if stage in stages]
     found = estimate.estimate(settings, root, asked, taken_from=borrow)
     for line in estimate_text.lines(found):
-        progress.console.print(escape(line), style="dim" if line.startswith(" ") else None)
+        progress.say(line, "dim" if line.startswith(" ") else "")
     return found
 
 
@@ -151,7 +150,7 @@ def fit(
     more = [Path(name) for name in files or [] if name not in configs]
     facts = own_files.fit(settings, [*rankings, *more], model, out, held_out)
     right = f", what it gets right in {out / 'fit.json'}" if facts["held_out"] else ""
-    progress.console.print(f"fit: reward model in {out}{right}", markup=False)
+    progress.say(f"fit: reward model in {out}{right}")
     return facts
 
 
@@ -191,7 +190,7 @@ def report(
         return server.serve(runs[0], stage.gather, stage.live, port or 0)
     opened = Run.read(runs[0])
     facts = stage.run(opened)
-    progress.console.print(f"report: {opened.report_path}", markup=False)
+    progress.say(f"report: {opened.report_path}")
     return {str(runs[0]): facts}
 
 
@@ -204,5 +203,5 @@ def _compare(folders: Sequence[Path], out: Path | None) -> dict[str, Any]:
     found = comparison.compare([Run.read(folder) for folder in folders])
     facts = comparison_page.write(path, found)
     summary.print_comparison(found.numbers)
-    progress.console.print(f"report: {path}", markup=False)
+    progress.say(f"report: {path}")
     return facts | {key: value for key, value in found.numbers.items() if key != "cases"}

@@ -48,7 +48,7 @@ def audit(
     audit_text.print_audits(audits, between)
     if out is not None:
         audit_page.write(out, audits, between)
-        progress.console.print(f"audit: {out}", markup=False)
+        progress.say(f"audit: {out}")
     return {"logs": audits, "between": between}
 
 

@@ -9,7 +9,6 @@ without which it is refused.
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any, Self
 
 import torch
 
-from starling import chat, packing, progress
+from starling import chat, keys, packing, progress, texts
 from starling.errors import CallError
 from starling.generate import Request, Sampled
 from starling.policy import Policy
@@ -26,7 +25,6 @@ from starling.records import Message
 
 KEY_VARIABLE = "VLLM_API_KEY"  # vLLM's own
 TRIED = 32  # tokens of the answer that tells whether it can be used
-SAID = 200  # characters of what the server says that are passed on
 _LORA = "start it with --enable-lora, --max-lora-rank of at least tune.lora_rank, VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"
 _NAME = "starling-"  # what adapters are called by, before their hash
 _RELOAD = "start it with VLLM_SERVER_DEV_MODE=1 where it sees this folder, or set tune.lora_rank"
@@ -59,7 +57,7 @@ class Server:
         except CallError as again:
             if error is None:
                 raise
-            progress.console.print(f"{again}; the server still has this run's weights", markup=False)
+            progress.say(f"{again}; the server still has this run's weights")
 
     def take(self, policy: Policy) -> None:
         """Let the server sample from this policy from now on."""
@@ -145,9 +143,10 @@ class Server:
         finished = bool(ids) and ids[-1] in stop
         whole = finished or len(ids) == max_new_tokens
         if not whole or len(ids) != len(logprobs) or not all(map(_is_finite, logprobs)):
+            ended = _said(repr(choice.get("finish_reason")))
             raise CallError(
                 f"tune: {self._url}: an answer of {len(ids)} ids and {len(logprobs)} logprobs ended by "
-                f"{choice.get('finish_reason')!r}, neither at a stop token nor at the cap, or has no finite logprobs"
+                f"{ended}, neither at a stop token nor at the cap, or has no finite logprobs"
             )
         return Sampled(ids=ids, logprobs=logprobs, finished=finished)
 
@@ -190,7 +189,7 @@ class Server:
 
 
 def _key() -> str:
-    return os.environ.get(KEY_VARIABLE, "")
+    return keys.read(KEY_VARIABLE)
 
 
 def _failed(what: str, status: int, text: str, advice: str) -> str:
@@ -198,9 +197,8 @@ def _failed(what: str, status: int, text: str, advice: str) -> str:
     return f"{what} failed with status {status}: {_said(text)}; {advice}"
 
 
-def _said(text: str) -> str:
-    """What the server says, on one line."""
-    return " ".join(text.split())[:SAID]
+def _said(text: object) -> str:
+    return texts.passed_on(text, _key())
 
 
 def _is_finite(value: Any) -> bool:

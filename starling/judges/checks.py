@@ -13,11 +13,11 @@ from typing import Any
 Check = Callable[..., float]
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-_SENTENCE_END = re.compile(r"[.!?]+[\"'”’)\]]*(?=\s|$)")
+_SENTENCE_END = re.compile(r"(?<![.!?])[.!?]++[\"'”’)\]]*+(?=\s|$)")
 _BULLET = re.compile(r"^[^\S\n]*[-*•][^\S\n]+\S", re.MULTILINE)
 _NUMBERED = re.compile(r"^[^\S\n]*\d+[.)][^\S\n]+\S", re.MULTILINE)
 _TITLE = re.compile(r"^\s*<<[^<>\n]+>>")
-_FENCE = re.compile(r"^```(?:json)?\s*\n(.*?)\n?```$", re.DOTALL)
+_FENCE = re.compile(r"^```(?:json)?(?>\s*\n)(.*?)\n?```$", re.DOTALL)
 
 
 def words(text: str) -> list[str]:

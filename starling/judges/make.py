@@ -115,10 +115,7 @@ def refuse_unfit(config: Config, root: Path, stages: Sequence[str]) -> None:
                     continue
             except ModelError as error:
                 raise ModelError(f"{stage}: judge {error}") from error
-            progress.console.print(
-                f"{stage}: judge {one.judge} has no head for rewards, so it is asked to write, {one.strategy}",
-                markup=False,
-            )
+            progress.say(f"{stage}: judge {one.judge} has no head for rewards, so it is asked to write, {one.strategy}")
 
 
 def _is_by_reward(cfg: JudgeTable, endpoint: Endpoint | None) -> bool:

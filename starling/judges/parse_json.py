@@ -7,7 +7,7 @@ from typing import Any
 
 from starling.judges.parse import WINNERS, Ranked, Scored, Tied, Unparsed, letters, parse_pair_verdicts, permutation
 
-_FENCE = re.compile(r"\A```(?:json)?\s*\n(.*)\n```\Z", re.DOTALL)
+_FENCE = re.compile(r"\A```(?:json)?(?>\s*\n)(.*)\n```\Z", re.DOTALL)
 
 
 def read_object(reply: str) -> dict[str, Any] | Unparsed:

@@ -61,7 +61,7 @@ def _standing(run: Run) -> dict[str, Any] | None:
     folder = run.folder("evaluate")
     if not all((folder / name).exists() for name in (*(f"{name}.parquet" for name in MODELS), CASES, SCORES)):
         return None
-    progress.console.print("evaluate: the test prompts are measured already")
+    progress.say("evaluate: the test prompts are measured already")
     found = json.loads((folder / SCORES).read_text())
     return {key: value for key, value in found.items() if key != "benchmarks"}
 
@@ -76,7 +76,7 @@ def _measure(run: Run) -> dict[str, Any]:
     prompts = tables.prompts_of(run, "test")
     contaminated = contamination.between(prompts, tables.prompts_of(run, *contamination.LEARNT_FROM))
     for line in contamination.lines(contaminated):
-        progress.console.print(line, markup=False)
+        progress.say(line)
     paths = (config.run.model, str(run.policy_path))
     answers = [_answers(run, name, path, prompts) for name, path in zip(MODELS, paths, strict=True)]
     prompts = [prompt for prompt in prompts for _ in range(config.evaluate.draws)]  # one for each case

@@ -88,7 +88,7 @@ def fit(
     model = models.new_reward_model(base, seed=device.seed_for(seed, "fit", "head"))
     packing.tell_dropout(model.network.config, "fit")
     if models.is_reward_model(base):
-        progress.console.print(f"fit: {base} is a reward model; its head is trained on", markup=False)
+        progress.say(f"fit: {base} is a reward model; its head is trained on")
     examples, notes = examples_of(model, rankings, too_long=cfg.too_long, max_tokens=cfg.max_tokens)
     tests, of_tests = examples_of(model, held_out, too_long=cfg.too_long, max_tokens=cfg.max_tokens)
     notes += of_tests
@@ -188,7 +188,7 @@ def _tell_parted(cfg: FitTable, examples: Sequence[Example], plan: Sequence[Sequ
     sizes = [[examples[index].size for index in step] for step in plan]
     parted = sum(len(balance.microbatches(step, cfg.microbatch_tokens)) > 1 for step in sizes)
     if cfg.length_head and parted:
-        progress.console.print(
+        progress.say(
             f"fit: {parted} of {len(plan)} steps take several microbatches, and fit.length_head sees length in each "
             f"one alone; raise fit.microbatch_tokens ({cfg.microbatch_tokens:,}) to {max(map(sum, sizes)):,}"
         )

@@ -99,10 +99,7 @@ def _read(config: Config, remove: Remove) -> list[cleaning.Kept]:
     for source in config.prompts.sources:
         kept.append(cleaner.clean(source))
         if source.path != sources.BUILTIN:
-            progress.console.print(
-                f"prompts: {sources.name_of(source)}: {kept[-1].read:,} read, {len(kept[-1].found):,} kept",
-                markup=False,
-            )
+            progress.say(f"prompts: {sources.name_of(source)}: {kept[-1].read:,} read, {len(kept[-1].found):,} kept")
     return kept
 
 

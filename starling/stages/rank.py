@@ -51,7 +51,7 @@ def run(run: Run) -> dict[str, Any]:
 
         judge = make_judge(cfg, run.config, ledger, told, count)
         for one in reward_judges(judge):
-            progress.console.print(f"rank: {one.name} ranks by its rewards; it reads each answer alone", markup=False)
+            progress.say(f"rank: {one.name} ranks by its rewards; it reads each answer alone")
         members = judge.members if isinstance(judge, Panel) else ()
         panel = Concord(members, [one.cfg.first_repeats for one in named]) if members else None
         for number, items in enumerate(answers.shards(cfg.shard_prompts)):
@@ -81,7 +81,7 @@ def run(run: Run) -> dict[str, Any]:
         concord.show(told_apart["panel"], cfg.max_unparsed)
     effects = tally.position_effects()
     for line in _effect_lines(effects):
-        progress.console.print(line, markup=False)
+        progress.say(line)
     return {
         "judge": judge.name,
         "template_hash": judge.template_hash,

@@ -64,12 +64,12 @@ def run(run: Run) -> dict[str, Any]:
         loop = Loop(config, policy, reward, prompts, rankings, watch, recorder, server)
         _refuse_unfit(run, policy, own, [*prompts, *validation, *tests], loop.curriculum)
         data_files.write_jsonl(run.folder("tune") / USED, loop.curriculum.used())
-        progress.console.print(f"tune: {loop.curriculum.plan()}", markup=False)
+        progress.say(f"tune: {loop.curriculum.plan()}")
         if server is not None:
             server.try_out(policy)
         loop.train(Checkpoint(run.folder("tune") / "checkpoint.pt", cfg.checkpoint_seconds))
     if watch.best_step == 0 and loop.step > 0:
-        progress.console.print(
+        progress.say(
             "tune: no look was liked better than the base and lost no more than it may, so the base itself is kept"
         )
     policy.load(watch.best_weights)
@@ -103,7 +103,7 @@ def _reward_model(run: Run) -> Model:
 def _tell_same_judge(cfg: TuneTable, reward: Rewards) -> None:
     """Say that what the judge rewards is not held against what it likes."""
     if cfg.parting_looks and len(cfg.rewards) > 1 and is_online(cfg.algorithm) and not reward.differ_from_judge:
-        progress.console.print(
+        progress.say(
             "tune: the judge is one of tune.rewards, so looks show no reward and tune.parting_looks never stops tuning"
         )
 
@@ -113,4 +113,4 @@ def _tell_unread(cfg: TuneTable) -> None:
     if names := unread(cfg):
         listed = ", ".join(f"tune.{name}" for name in names)
         which = f" with anchor = {cfg.anchor!r}" if cfg.algorithm == "apa" else ""
-        progress.console.print(f"{listed} {'is' if len(names) == 1 else 'are'} not read by {cfg.algorithm}{which}")
+        progress.say(f"{listed} {'is' if len(names) == 1 else 'are'} not read by {cfg.algorithm}{which}")
