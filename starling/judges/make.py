@@ -110,7 +110,10 @@ def refuse_unfit(config: Config, root: Path, stages: Sequence[str]) -> None:
     A judge that the run itself makes, in `root`, is not there yet. A model that writes is told, since who meant a
     reward model would not notice.
     """
-    for stage, cfg in (("rank", config.rank), ("evaluate", config.evaluate)):
+    judging = endpoints.judging(config)
+    if config.chooser is config.rank:
+        del judging["tune"]  # what `rank` has told
+    for stage, cfg in judging.items():
         for one, endpoint in endpoints.of_judges(config, cfg) if stage in stages else ():
             if endpoint or one.judge in NO_MODEL or Path(one.judge).resolve().is_relative_to(root.resolve()):
                 continue
