@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from starling.config import Config
-from starling.endpoints import judges_of
+from starling.config import Config, PanelTable
+from starling.endpoints import judges_of, judging
 
 _CHOSEN_BY = ("answer_tokens", "draws", "token_budget")  # of `evaluate`: which looks `tune` has, and at what answers
 STAGES = ("prompts", "sample", "rank", "fit", "tune", "evaluate")  # those with settings, in road order
@@ -24,7 +24,7 @@ def stages_that_agree(mine: Config, other: Config) -> list[str]:
     for stage in STAGES:
         if new[stage] != old[stage] or _endpoints(mine, stage) != _endpoints(other, stage):
             break
-        if stage == "tune" and any(getattr(mine.evaluate, key) != getattr(other.evaluate, key) for key in _CHOSEN_BY):
+        if stage == "tune" and _choosing(mine) != _choosing(other):
             break
         agreeing.append(stage)
     return agreeing
@@ -51,10 +51,16 @@ def first_difference(mine: Config, other: Config) -> str:
     return ""
 
 
+def _choosing(config: Config) -> dict[str, Any]:
+    """How `tune` chose its step: who judged, at which looks, and how long the answers were."""
+    judge = {key: value for key, value in config.chooser.settled().items() if key in PanelTable.model_fields}
+    return judge | {key: getattr(config.evaluate, key) for key in _CHOSEN_BY}
+
+
 def _endpoints(config: Config, stage: str) -> list[dict[str, Any]]:
     """What the rows of a stage depend on in the endpoints that it names."""
     named = {generator.model for generator in config.sample.generators} if stage == "sample" else set()
-    asked = {"rank": config.rank, "evaluate": config.evaluate}.get(stage)
+    asked = judging(config).get(stage)
     named |= {one.judge for one in judges_of(asked)} if asked else set()
     return [table.settled() for table in config.endpoints if table.name in named]
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from starling import figures, paired, stats
 from starling.config import Config
+from starling.judge_settings import SOURCE
 from starling.judges import rubric
 from starling.judges.checks import HELD_OUT
 from starling.judges.naming import is_by_reward
@@ -60,6 +61,8 @@ def judge_named(name: str) -> str:
     """A judge's name with what it is: a program, a reward model or a language model; a panel's says who they are."""
     if name == rubric.NAME:
         return "rubric, a program, not an LLM"
+    if name == SOURCE:
+        return "source, the ranks that came with the answers"
     if is_panel(name):
         return name
     if is_by_reward(name):

@@ -77,10 +77,16 @@ def distinct(answers: Iterable[Answer]) -> list[Answer]:
 
 
 def merged(one: Found, other: Found) -> Found:
-    """Two finds of the same prompt: that of the split that is kept, else the first, with the answers of both."""
+    """Two finds of the same prompt: that of the split that is kept, else the first, with the answers of both.
+
+    A row's ranks say nothing of another's answers, so they go where both have some and the second adds one.
+    """
     kept = one if FAIREST[one.prompt.split] <= FAIREST[other.prompt.split] else other
     named = ", ".join(dict.fromkeys([*one.prompt.source.split(", "), *other.prompt.source.split(", ")]))
-    return replace(kept, prompt=replace(kept.prompt, source=named), answers=distinct([*one.answers, *other.answers]))
+    answers = distinct([*one.answers, *other.answers])
+    if one.answers and len(answers) > len(one.answers):
+        answers = [answer._replace(rank=None) for answer in answers]
+    return replace(kept, prompt=replace(kept.prompt, source=named), answers=answers)
 
 
 class Cleaner:

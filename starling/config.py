@@ -13,9 +13,9 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from starling import mistakes
 from starling.errors import UsageError
-from starling.judge_settings import PANEL, RUBRIC, JudgeTable, PanelTable, RankTable
+from starling.judge_settings import NO_MODEL, PANEL, SOURCE, JudgeTable, PanelTable, RankTable
 from starling.settings import EndpointTable, Generator, PromptsTable, RunTable, SampleTable, Source, Table, as_tables
-from starling.tune_settings import TuneTable
+from starling.tune_settings import TuneTable, is_online
 
 __all__ = [
     "BenchmarkTable", "Config", "EndpointTable", "EvaluateTable", "FitTable", "Generator", "JudgeTable", "PanelTable",
@@ -144,6 +144,13 @@ class EvaluateTable(PanelTable):
     """Benchmarks that are run after the test, each by its name or as a table of its own; more may be asked for later;
     () = none."""
 
+    @field_validator("judge")
+    @classmethod
+    def _judges_fresh_answers(cls, judge: str) -> str:
+        if judge == SOURCE:
+            raise ValueError("ranks only answers that came with their ranks; the test's are fresh, so name a judge")
+        return judge
+
     @field_validator("benchmarks", mode="before")
     @classmethod
     def _names_are_benchmarks(cls, benchmarks: Any) -> Any:
@@ -172,6 +179,11 @@ class Config(Table):
     endpoints: tuple[EndpointTable, ...] = ()
     """Models behind URLs, each with limits and price of its own."""
 
+    @property
+    def chooser(self) -> PanelTable:
+        """Who looks at the steps of `tune`: rank's judge, or evaluate's where that ranks no fresh answers."""
+        return self.evaluate if self.rank.judge == SOURCE else self.rank
+
     @field_validator("endpoints")
     @classmethod
     def _are_told_apart(cls, endpoints: tuple[EndpointTable, ...], info: ValidationInfo) -> Any:
@@ -180,7 +192,7 @@ class Config(Table):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two endpoints are called {name!r}")
-            if name in (RUBRIC, "smollm2", PANEL, own):
+            if name in (*NO_MODEL, "smollm2", PANEL, own):
                 raise ValueError(f"{name!r} is taken; choose another name")
         return endpoints
 
@@ -225,8 +237,9 @@ def load(path: Path, overrides: list[str] | None = None, *, leave_out: str = "")
     except ValidationError as error:
         named = {override.partition("=")[0].strip() for override in overrides or []}
         raise UsageError(mistakes.explain(error, path, text, Config, named)) from None
-    if problem := _too_few_answers(config):
-        raise UsageError(f"config: [sample] {problem}{mistakes.line(path, text, ['sample', *problem.split()[:1]])}")
+    for table, problem in (("sample", _too_few_answers(config)), ("rank", _unrankable(config))):
+        if problem:
+            raise UsageError(f"config: [{table}] {problem}{mistakes.line(path, text, [table, *problem.split()[:1]])}")
     return config
 
 
@@ -237,6 +250,18 @@ def _too_few_answers(config: Config) -> str:
         return f"generators has {count}: it needs at least 2, since the builtin prompts bring no answers"
     if sample.answers == 1:
         return "answers = 1: nothing can be ranked; it needs at least 2, or 0 for as many as there are"
+    return ""
+
+
+def _unrankable(config: Config) -> str:
+    """What of the settings asks the judge for more than the ranks that came with answers; "" where nothing does."""
+    if config.rank.judge != SOURCE:
+        return ""
+    begin = f"judge = {SOURCE!r} ranks only answers that came with their ranks"
+    if config.sample.generators:
+        return f"{begin}, not those of generators: leave them out (sample.generators = []), or name another judge"
+    if is_online(config.tune.algorithm) and any(reward.name == "judge" for reward in config.tune.rewards):
+        return f"{begin}, not the policy's, so it cannot be one of tune.rewards; name other rewards, or another judge"
     return ""
 
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from starling import keys
 from starling.config import Config, JudgeTable, PanelTable
 from starling.errors import UsageError
-from starling.judge_settings import RUBRIC
+from starling.judge_settings import NO_MODEL
 from starling.settings import URL
 
 _LEAST = {"concurrency": 1, "attempts": 1, "requests_per_minute": 0, "tokens_per_minute": 0, "timeout_seconds": 1e-3}
@@ -128,8 +128,8 @@ def find(config: Config, model: str, *, key_env: str = "", concurrency: int = 8)
 
 
 def of_judge(config: Config, cfg: JudgeTable) -> Endpoint | None:
-    """The endpoint behind a stage's judge; None for the rubric and for a model in this process."""
-    if cfg.judge == RUBRIC:
+    """The endpoint behind a stage's judge; None for what is no model and for a model in this process."""
+    if cfg.judge in NO_MODEL:
         return None
     return find(config, cfg.judge, key_env=cfg.key_env, concurrency=cfg.concurrency)
 
@@ -145,7 +145,7 @@ def of_judges(config: Config, cfg: JudgeTable) -> list[tuple[JudgeTable, Endpoin
     seen: dict[tuple[str, str], str] = {}
     for one, endpoint in found:
         same = endpoint.name if endpoint else folder_of(one.judge)
-        before = seen.setdefault((same, "" if one.judge == RUBRIC else one.strategy), one.judge)
+        before = seen.setdefault((same, "" if one.judge in NO_MODEL else one.strategy), one.judge)
         if before is not one.judge:
             raise UsageError(
                 f"config: the judges {before} and {one.judge} are one, {same}, asked {one.strategy}; name it once"
@@ -154,10 +154,15 @@ def of_judges(config: Config, cfg: JudgeTable) -> list[tuple[JudgeTable, Endpoin
 
 
 def local_judges(config: Config, stages: Sequence[str]) -> list[str]:
-    """The MODELs in this process that judge in these stages; `tune` looks at its steps with rank's judges."""
-    judges = {"rank": config.rank, "tune": config.rank, "evaluate": config.evaluate}
+    """The MODELs in this process that judge in these stages."""
+    judges = judging(config)
     asked = [one for stage in stages if stage in judges for one in of_judges(config, judges[stage])]
-    return [one.judge for one, endpoint in asked if endpoint is None and one.judge != RUBRIC]
+    return [one.judge for one, endpoint in asked if endpoint is None and one.judge not in NO_MODEL]
+
+
+def judging(config: Config) -> dict[str, PanelTable]:
+    """The stages in which somebody judges, and who: in `tune` at its looks."""
+    return {"rank": config.rank, "tune": config.chooser, "evaluate": config.evaluate}
 
 
 def folder_of(model: str) -> str:
@@ -182,10 +187,10 @@ def of_generators(config: Config) -> dict[str, Endpoint]:
 
 
 def of_stage(config: Config, stage: str) -> list[Endpoint]:
-    """The endpoints that a stage asks: `evaluate` for its benchmarks too, `tune` by rank's judges at its looks."""
+    """The endpoints that a stage asks: `evaluate` for its benchmarks too."""
     if stage == "sample":
         return list(of_generators(config).values())
-    judges = {"rank": config.rank, "tune": config.rank, "evaluate": config.evaluate}
+    judges = judging(config)
     asked = [endpoint for _, endpoint in of_judges(config, judges[stage])] if stage in judges else []
     if stage == "evaluate":
         asked += [find(config, judge) for one in config.evaluate.benchmarks for judge in one.judge]

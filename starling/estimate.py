@@ -140,7 +140,7 @@ def _parts(config: Config, run: Run | None, stage: str, prompt: Range) -> list[P
     """What a stage asks of each of its endpoints."""
     if stage == "sample":
         return _sample_parts(config, run, prompt)
-    asked = config.evaluate if stage == "evaluate" else config.rank
+    asked = endpoints.judging(config)[stage]
     judges = [(one, endpoint) for one, endpoint in endpoints.of_judges(config, asked) if endpoint]
     if not judges:
         return []

@@ -12,7 +12,6 @@ from starling.config import Config
 from starling.errors import ModelError, StarlingError
 from starling.experience import is_flat
 from starling.generate import stop_ids
-from starling.judges import rubric
 from starling.judges.make import named_judges
 from starling.losses import kl
 from starling.memory import RankingTokens
@@ -61,7 +60,8 @@ def of_memory(config: Config, rankings: RankingTokens | None = None) -> Finding:
     the ranked answers is not known yet, they add nothing to that."""
     network = models.load_config(config.run.model)
     reward_model = models.load_config(config.fit.reward_model) if config.fit.reward_model else None
-    local = [one for one in named_judges(config, config.rank) if one.endpoint is None and one.cfg.judge != rubric.NAME]
+    named = [one for one in named_judges(config, config.chooser) if one.is_asked or one.by_reward]
+    local = [one for one in named if one.endpoint is None]
     judges = [(models.load_config(one.cfg.judge), one.by_reward) for one in local]
     parts = memory.of_tune(config, network, rankings, reward_model, judges)
     least = memory.of_tune(config, network, rankings or RankingTokens(0, 0), reward_model, judges)

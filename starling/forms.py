@@ -1,5 +1,6 @@
 """Rows as the published prompt sets lay them out -> a prompt, and the answers that stand beside it."""
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from typing import Any, NamedTuple
 
 from starling import tables, turns
 from starling.errors import DataError
+from starling.judges.ranks import ranks_with_ties
 from starling.records import Message, Prompt
 
 Row = Mapping[str, Any]
@@ -21,10 +23,11 @@ _TRANSCRIPT = re.compile(r"\s*Human: ")
 
 
 class Answer(NamedTuple):
-    """An answer that came with its source; `model` is who gave it."""
+    """An answer that came with its source; `model` is who gave it, `rank` its place in its row, 1 = best."""
 
     model: str
     text: str
+    rank: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,9 +101,12 @@ def _plain(row: Row, at: At) -> Iterator[Found]:
 
 def _nectar(row: Row, at: At) -> Iterator[Found]:
     messages = row.get("messages") or turns.messages_from_text(str(row.get("prompt")))
+    entries = row["answers"]
+    if isinstance(entries, list):
+        entries = tables.beside(entries, "ranks", "rank", row, at.where)
     answers = [
-        Answer(str(entry.get("model") or at.model), _text(entry.get("answer"), "answer", at))
-        for entry in _objects(row["answers"], "answers", at)
+        Answer(str(entry.get("model") or at.model), _text(entry.get("answer"), "answer", at), _rank(entry.get("rank")))
+        for entry in _objects(entries, "answers", at)
     ]
     named = row.get("source") or at.source
     yield _found(
@@ -112,7 +118,8 @@ def _nectar(row: Row, at: At) -> Iterator[Found]:
 
 def _pairs(row: Row, at: At) -> Iterator[Found]:
     ranking = tables.ranking_from_row(row, at.where)
-    yield _found(at, ranking.messages, [Answer(at.model, answer.answer) for answer in ranking.answers])
+    answers = [Answer(at.model, text.answer, rank) for text, rank in zip(ranking.answers, ranking.ranks, strict=True)]
+    yield _found(at, ranking.messages, answers)
 
 
 def _sharegpt(row: Row, at: At) -> Iterator[Found]:
@@ -136,7 +143,9 @@ def _hh(row: Row, at: At) -> Iterator[Found]:
         _conversation(turns.messages_from_text(_text(row[side], side, at)), row, at) for side in ("chosen", "rejected")
     )
     if chosen.prompt.messages == rejected.prompt.messages:
-        yield Found(prompt=chosen.prompt, answers=[*chosen.answers, *rejected.answers], dealt=True)
+        answers = [*chosen.answers, *rejected.answers]
+        ranked = [answer._replace(rank=float(rank)) for rank, answer in enumerate(answers, 1)]
+        yield Found(prompt=chosen.prompt, answers=ranked, dealt=True)
         return
     yield chosen
     yield _found(at, rejected.prompt.messages, rejected.answers, id=f"{at.id}-rejected")
@@ -144,9 +153,11 @@ def _hh(row: Row, at: At) -> Iterator[Found]:
 
 def _ultrafeedback(row: Row, at: At) -> Iterator[Found]:
     messages = [Message(role="user", content=_text(row["instruction"], "instruction", at))]
+    completions = _objects(row["completions"], "completions", at)
+    ranks = _ranks_of_scores([entry.get("overall_score") for entry in completions])
     answers = [
-        Answer(str(entry.get("model") or at.model), _text(entry.get("response"), "response", at))
-        for entry in _objects(row["completions"], "completions", at)
+        Answer(str(entry.get("model") or at.model), _text(entry.get("response"), "response", at), rank)
+        for entry, rank in zip(completions, ranks, strict=True)
     ]
     yield _found(at, messages, answers, source=str(row.get("source") or at.source))
 
@@ -208,6 +219,17 @@ def _text(value: Any, column: str, at: At) -> str:
     if not isinstance(value, str):
         raise Unusable("bad_row", f"{at.where}: `{column}` holds {value!r:.40}, not a text")
     return value
+
+
+def _rank(told: Any) -> float | None:
+    """A place as a row has it; None where it is not known, or is none."""
+    return float(told) if told and tables.is_rank(told) else None
+
+
+def _ranks_of_scores(scores: Sequence[Any]) -> Sequence[float | None]:
+    """The places of answers by their scores, of which the highest is best; None where one of them has no score."""
+    known = [score for score in scores if isinstance(score, int | float) and math.isfinite(score)]
+    return ranks_with_ties(known, 0.0) if len(known) == len(scores) else [None] * len(scores)
 
 
 def _has(*columns: str) -> Callable[[Row], bool]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from starling import before_after, figures
 from starling.benches import told
+from starling.judge_settings import SOURCE
 from starling.judges import naming
 
 
@@ -36,6 +37,8 @@ def _bias(judge: Mapping[str, Any]) -> str:
     text = f"The longer answer stands above in {figures.share(longer['share'])} of {figures.number(longer['n'])} pairs."
     if judge["is_program"]:
         text += " The rubric reads each answer alone, so order cannot sway it; length can, through its checks."
+    elif judge["judge"] == SOURCE:
+        text += " These ranks came with the answers, so whether order swayed whoever made them is not known."
     elif naming.reads_alone(judge["judge"]):
         text += " The judge reads each answer alone, so order cannot sway it; length can."
     probe = judge["probe"]

@@ -8,6 +8,8 @@ from pydantic import Field, ValidationInfo, field_serializer, field_validator, m
 from starling.settings import Table, Variable, as_tables
 
 RUBRIC = "rubric"  # the judge that is a program
+SOURCE = "source"  # the judge that passes on the ranks that came with answers
+NO_MODEL = (RUBRIC, SOURCE)  # the judges behind which no model stands
 PANEL = "panel"  # stands for `judge` where there are several
 
 
@@ -15,8 +17,8 @@ class JudgeTable(Table):
     may_change = frozenset({"key_env", "concurrency", "deadline_seconds"})
 
     judge: str = RUBRIC
-    """"rubric" (a program), a reward model (a folder or Hub name; ranks by its rewards), or a MODEL, an endpoint's name
-    or openai:NAME@URL, asked by `strategy`."""
+    """"rubric" (a program), "source" (in `rank` alone: the ranks that came with the answers), a reward model (a folder
+    or Hub name; ranks by its rewards), or a MODEL, an endpoint's name or openai:NAME@URL, asked by `strategy`."""
     strategy: Literal["kwise", "direct", "pairwise", "pointwise"] = "kwise"
     """How an LLM judge is asked: kwise = all pairs, then the ranking, in one call; direct = the ranking at once;
     pairwise = two answers a call, in both orders; pointwise = a mark from 1 to 10 for each answer alone."""
@@ -114,6 +116,8 @@ class PanelTable(JudgeTable):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two of them are {name}; name each once")
+        if any(one.judge == SOURCE for one in judges):
+            raise ValueError(f"{SOURCE} passes on ranks and sits on no panel; name it alone, in judge")
         if any(one.judge == PANEL or "judge" not in one.model_fields_set for one in judges):
             raise ValueError(f"each of them needs a judge, and none is a {PANEL} itself")
         if info.data.get("key_env"):

@@ -9,6 +9,7 @@ from starling import data_files, tables, unusable
 from starling.config import PANEL
 from starling.curriculum import USED
 from starling.endpoints import judges_of
+from starling.judge_settings import SOURCE
 from starling.judges import rubric
 from starling.ledger_tables import read_calls
 from starling.records import Candidate, Ranking
@@ -56,6 +57,8 @@ def strategy(run: Run) -> str:
     by_reward = {one["name"] for one in facts.get("reward_models", ())}
     if cfg.judge == rubric.NAME:
         return "a program"
+    if cfg.judge == SOURCE:
+        return "by the ranks that came with the answers"
     if cfg.judge == PANEL:
         asked = [
             one.judge if one.judge in {rubric.NAME, *by_reward} else f"{one.judge} {one.strategy}"

@@ -14,34 +14,35 @@ from starling.store import Run
 from starling.tune_settings import as_read, is_online
 
 _WHY = "what the policy is trained to please cannot also choose the step that is kept"
-_HOW = "name another judge in rank"
 
 
 def refuse_settings(config: Config) -> None:
     """Stop where the settings alone tell that `tune` would choose its step by what it is rewarded by."""
-    for one in named_judges(config, config.rank):
+    for one in named_judges(config, config.chooser):
         if not one.by_reward:
             continue
         if _rewards_by_judge(config):
             raise UsageError(
-                f"tune: tune.rewards names the judge, and {one.cfg.judge} is a reward model: {_WHY}; {_HOW}"
+                f"tune: tune.rewards names the judge, and {one.cfg.judge} is a reward model: {_WHY}; {_how(config)}"
             )
         if "model" in _rewards(config) and config.fit.reward_model and _are_one(one.cfg.judge, config.fit.reward_model):
-            raise UsageError(f"tune: rank's judge {one.cfg.judge} is fit.reward_model too: {_WHY}; {_HOW}")
+            raise UsageError(
+                f"tune: {_table(config)}'s judge {one.cfg.judge} is fit.reward_model too: {_WHY}; {_how(config)}"
+            )
 
 
 def refuse_choosing(run: Run, judge: Judge) -> None:
     """The same, once the run's reward model is there, by its weights."""
     if own := among(run, judge):
         raise UsageError(
-            f"tune: rank's judge {own[0]} is the run's own reward model: {_WHY}; {_HOW}, in another run (--run) that "
-            f"takes the stages before it over (--from {run.root})"
+            f"tune: {_table(run.config)}'s judge {own[0]} is the run's own reward model: {_WHY}; {_how(run.config)}, "
+            f"in another run (--run) that takes the stages before it over (--from {run.root})"
         )
 
 
 def tell_choosing(config: Config) -> None:
     """Say so where a judge that rewards also chooses the step: its win rate is then no second opinion."""
-    if _rewarding(config) & {one.cfg.judge for one in named_judges(config, config.rank)}:
+    if _rewarding(config) & {one.cfg.judge for one in named_judges(config, config.chooser)}:
         progress.say(
             "tune: the judge that rewards also chooses the step, so its win rate says how well it is pleased, not that "
             "answers are better"
@@ -81,6 +82,15 @@ def is_own(run: Run, identity: Mapping[str, Any]) -> bool:
     taken = run.facts("fit").get("reward_model") or {}
     own = {models.identity(str(run.reward_model_path))["weights_sha256"], taken.get("weights_sha256")}
     return identity["weights_sha256"] in own
+
+
+def _how(config: Config) -> str:
+    return f"name another judge in {_table(config)}"
+
+
+def _table(config: Config) -> str:
+    """The table that names who chooses the step."""
+    return "evaluate" if config.chooser is config.evaluate else "rank"
 
 
 def _rewards_by_judge(config: Config) -> bool:

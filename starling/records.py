@@ -87,6 +87,7 @@ class Candidate:
     """One answer to one prompt; `finished` is False where the token cap cut it.
 
     `call` is the ledger's key of the call that gave it, "" where there was none; `failure` why an endpoint gave none.
+    `rank` is the place that its source gave it, 1 = best, among the answers beside it there; None where it gave none.
     """
 
     prompt_id: str
@@ -99,6 +100,7 @@ class Candidate:
     num_tokens: int = 0
     call: str = ""
     failure: str = ""
+    rank: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -263,7 +263,7 @@ class Watch:
             if wins.count(None) == len(wins):
                 raise StopStage(
                     f"{said}; no step can be chosen like that: failed calls are made again by the same command, other "
-                    "replies want another judge or a larger rank.max_new_tokens, in another run (--run) with --from"
+                    "replies want another judge or a larger max_new_tokens for it, in another run (--run) with --from"
                 )
             progress.say(said)
         return wins

@@ -133,7 +133,7 @@ def _rewards(said: Mapping[str, Any], models: Sequence[str]) -> str:
 def _calls_said(found: Mapping[str, Any]) -> str:
     keys, calls = found["call_keys"], found["calls"]
     if not keys:
-        return "none in a ledger: a program or a model in process judged, or the table is older than this column"
+        return "none in a ledger: no endpoint was asked, or the table is older than this column"
     if not calls:
         return f"{', '.join(key[:12] for key in keys)}: not in a ledger here; show the run to see them"
     lost = len(keys) - len(calls)

@@ -12,7 +12,7 @@ from starling.benches import told
 from starling.config import PANEL, Config, JudgeTable
 from starling.endpoints import judges_of
 from starling.errors import ModelError
-from starling.judge_settings import RUBRIC
+from starling.judge_settings import NO_MODEL
 from starling.judges.llm import calls_of
 from starling.store import Run
 from starling.texts import terminal
@@ -50,7 +50,7 @@ def plan(config: Config) -> list[str]:
         else f"fit: {sample.train_prompts} rankings{epochs}, {fit.prompts_per_step} a step, {_count(steps, 'step')}, "
         f"{_at_most(fit.token_budget)}",
         f"tune: {_tuning(as_read(config.tune))}",
-        f"  kept: the step whose answers to {prompts.validation} validation prompts the judge likes best, "
+        f"  kept: the step whose answers to {prompts.validation} validation prompts {_chooser(config)} likes best, "
         f"in a look {_when(config.tune.validate_every)}",
         f"evaluate: {prompts.test} test prompts x 2 models x {_count(config.evaluate.draws, 'answer')}; "
         f"judge: {_judge(config, config.evaluate, 2)}; "
@@ -179,11 +179,15 @@ def _tuning(cfg: TuneTable) -> str:
     return f"{cfg.algorithm}, {', then '.join(parts)}"
 
 
+def _chooser(config: Config) -> str:
+    return "the judge" if config.chooser is config.rank else "evaluate's judge"
+
+
 def _judge(config: Config, cfg: JudgeTable, answers: int) -> str:
     if cfg.judge == PANEL:
         return f"a panel: {'; '.join(_judge(config, one, answers) for one in judges_of(cfg))}"
     named = judge_named(cfg.judge)
-    if cfg.judge == RUBRIC:
+    if cfg.judge in NO_MODEL:
         return named
     elsewhere = cfg.judge.startswith("openai:") or cfg.judge in [endpoint.name for endpoint in config.endpoints]
     if not elsewhere and cfg.judge != builtin.NAME and _is_by_reward(cfg.judge):

@@ -28,7 +28,7 @@ PROMPTS = pa.schema([
 CANDIDATES = pa.schema([
     ("prompt_id", pa.string()), ("model", pa.string()), ("draw", pa.int64()), ("answer", pa.string()),
     ("finished", pa.bool_()), ("weakened", pa.bool_()), ("seed", pa.int64()), ("num_tokens", pa.int64()),
-    ("call", pa.string()), ("failure", pa.string()),
+    ("call", pa.string()), ("failure", pa.string()), ("rank", pa.float64()),
 ])  # fmt: skip
 _ANSWERS = pa.list_(pa.struct([
     ("answer", pa.string()), ("model", pa.string()), ("rank", pa.float64()), ("finished", pa.bool_()),
@@ -185,7 +185,7 @@ def ranking_from_row(row: Mapping[str, Any], where: str) -> Ranking:
         messages, texts = preferences.read(row, where)
         entries = [{"answer": text, "model": name, "rank": rank} for rank, (name, text) in enumerate(texts.items(), 1)]
     elif isinstance(row.get("answers"), list):
-        entries = _beside(row["answers"], "ranks", "rank", row, where)
+        entries = beside(row["answers"], "ranks", "rank", row, where)
         messages = row.get("messages") or turns.as_messages(row.get("prompt"))
         if messages is None:
             raise DataError(f"{where}: the row needs the `prompt` (or `messages`) that its answers answer")
@@ -197,7 +197,7 @@ def ranking_from_row(row: Mapping[str, Any], where: str) -> Ranking:
     turns.check_messages(messages, where)
     finished = row.get("finished")
     told = row if finished is None or isinstance(finished, list) else {**row, "finished": [finished] * len(entries)}
-    entries = _beside(entries, "finished", "finished", told, where)
+    entries = beside(entries, "finished", "finished", told, where)
     prompt_id = str(row.get("prompt_id") or where)
     answers = [_answer(entry, prompt_id, draw, f"{where}: answer {draw}") for draw, entry in enumerate(entries)]
     ranks = [entry["rank"] for entry in entries]
@@ -219,7 +219,7 @@ def _is_pair(row: Mapping[str, Any]) -> bool:
     return row.get("chosen") is not None and row.get("rejected") is not None
 
 
-def _beside(entries: Sequence[Any], column: str, key: str, row: Mapping[str, Any], where: str) -> list[Any]:
+def beside(entries: Sequence[Any], column: str, key: str, row: Mapping[str, Any], where: str) -> list[Any]:
     """The answers, each with its value of a column that holds a list beside them; what an answer says itself stays."""
     values = row.get(column)
     if values is None:
@@ -240,7 +240,7 @@ def _answer(entry: Any, prompt_id: str, draw: int, where: str) -> Candidate:
         raise DataError(f"{where} is a text alone, so the row needs `ranks`, one for each answer")
     told: Mapping[str, Any] = entry if isinstance(entry, Mapping) else {}
     text = "" if told.get("answer", "none") is None else told.get("answer")  # null: there is none
-    if not isinstance(text, str) or not _is_rank(told.get("rank", "none")):
+    if not isinstance(text, str) or not is_rank(told.get("rank", "none")):
         found = f"rank {told['rank']!r}"[:40] if "rank" in told else ", ".join(map(str, told)) or type(entry).__name__
         raise DataError(
             f"{where} needs a text `answer` and a `rank` of 1 or more (1 is best; null is unknown); found: {found}"
@@ -289,7 +289,7 @@ def _within(row: Mapping[str, Any], key: str, least: int, where: str) -> float |
     return float(value)
 
 
-def _is_rank(value: Any) -> bool:
+def is_rank(value: Any) -> bool:
     """Whether this is a place, or 0 or None, which stand for one that is not known."""
     if value is None:
         return True
@@ -307,7 +307,7 @@ def has_rank_zero(row: Mapping[str, Any]) -> bool:
     """Whether a row that can be read writes an unknown place as 0."""
     if _is_pair(row):
         return False
-    entries = _beside(row["answers"], "ranks", "rank", row, "")
+    entries = beside(row["answers"], "ranks", "rank", row, "")
     return any(entry["rank"] == 0 for entry in entries)
 
 

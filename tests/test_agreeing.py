@@ -27,6 +27,17 @@ def test_stages_agree_up_to_the_first_other_setting(override: str, stages: list[
     assert agreeing.stages_that_agree(settings(), settings(override)) == stages
 
 
+def test_where_the_source_ranks_tune_stands_only_with_the_judge_that_chose_its_step() -> None:
+    source = ("sample.generators=[]", "prompts.sources=a.jsonl", "rank.judge=source")
+    for mine, others in (
+        (source, ["prompts", "sample", "rank", "fit"]),
+        ((), ["prompts", "sample", "rank", "fit", "tune"]),
+    ):
+        by_m = settings(*mine, "evaluate.judge=m")
+        assert agreeing.stages_that_agree(by_m, settings(*mine, "evaluate.judge=n")) == others
+        assert agreeing.stages_that_agree(by_m, settings(*mine, "evaluate.judge=m", "evaluate.draws=3"))[-1] == "tune"
+
+
 def test_the_first_table_that_differs_is_named_with_its_settings() -> None:
     assert agreeing.first_difference(settings(), settings()) == ""
     mine = settings("fit.epochs=2", "tune.lam=0.25", "fit.layers=3")

@@ -64,6 +64,7 @@ def test_the_second_sentence_is_on_held_out_checks(found: dict, words: str) -> N
 
 def test_the_judge_is_named_for_what_it_is() -> None:
     assert before_after.judge_named("rubric") == "rubric, a program, not an LLM"
+    assert before_after.judge_named("source") == "source, the ranks that came with the answers"
     assert before_after.judge_named("kwise:big") == "kwise:big, a language model"
     assert before_after.judge_named("reward:rm#0a1b2c3d4e5f") == "reward:rm#0a1b2c3d4e5f, a reward model"
 

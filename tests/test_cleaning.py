@@ -1,6 +1,7 @@
 """What is kept of a source, rule by rule."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,24 @@ def test_two_finds_become_one_with_both_sources_and_all_answers() -> None:
     assert [answer.text for answer in both.answers] == ["a", "b", "c"]
     tested = merged(find("x", "hi", "a"), find("y", "Hi", "c", split="test"))
     assert (tested.prompt.id, [answer.text for answer in tested.answers]) == ("y", ["a", "c"])
+
+
+def ranked(*texts: str) -> Found:
+    """A find whose answers are ranked as they stand."""
+    found = find("x", "hi", *texts)
+    return replace(found, answers=[answer._replace(rank=float(at)) for at, answer in enumerate(found.answers, 1)])
+
+
+def test_ranks_of_two_rows_are_never_mixed() -> None:
+    for one, other, ranks in (
+        (ranked("a", "b"), find("y", "hi"), [1, 2]),
+        (find("y", "hi"), ranked("a", "b"), [1, 2]),
+        (ranked("a", "b"), ranked("b", "a"), [1, 2]),  # the first row's
+        (ranked("a", "b"), ranked("b", "c"), [None, None, None]),
+        (ranked("a", "b"), find("y", "hi", "c"), [None, None, None]),
+        (find("y", "hi", "a"), ranked("a", "b"), [None, None]),
+    ):
+        assert [answer.rank for answer in merged(one, other).answers] == ranks
 
 
 def test_duplicates_over_sources_are_merged_and_too_few_answers_are_left_out() -> None:

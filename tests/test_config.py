@@ -311,6 +311,42 @@ def test_generators_may_be_fewer_where_sources_can_bring_answers(tmp_path: Path)
         assert len(loaded.sample.generators) == count
 
 
+SOURCE = ["sample.generators=[]", "prompts.sources=a.jsonl", "rank.judge=source"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["rank.judge=source"], r"\[rank\] judge = 'source' ranks only .*, not those of generators: leave them out"),
+        (
+            [*SOURCE, 'tune.rewards=["judge"]'],
+            r"\[rank\] judge = 'source' ranks only .*, so it cannot be one of tune.r",
+        ),
+        (["evaluate.judge=source"], r"\[evaluate\] judge = 'source': .*the test's are fresh, so name a judge"),
+    ],
+    ids=["generators", "reward", "test"],
+)
+def test_the_ranks_that_came_with_answers_judge_no_fresh_ones(
+    tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        config.load(toml(tmp_path), overrides)
+
+
+def test_where_the_source_ranks_evaluates_judge_looks_at_the_steps(tmp_path: Path) -> None:
+    loaded = config.load(
+        toml(tmp_path), [*SOURCE, "evaluate.judge=m", 'tune.algorithm="dpo"', 'tune.rewards=["judge"]']
+    )
+    assert (loaded.rank.judge, loaded.chooser.judge) == ("source", "m")  # dpo reads no reward
+    assert config.load(toml(tmp_path), ["rank.judge=n", "evaluate.judge=m"]).chooser.judge == "n"
+
+
+def test_the_recipes_of_the_authors_take_the_ranks_that_stand_in_nectar() -> None:
+    for name in ("starling-7b", "starling-beta"):
+        loaded = config.load(config.find_recipe(name))
+        assert (loaded.rank.judge, loaded.rank.probe_prompts, loaded.chooser) == ("source", 0, loaded.evaluate)
+
+
 def test_one_answer_a_prompt_cannot_be_ranked(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"\[sample\] answers = 1: nothing can be ranked.*:2\)"):
         config.load(toml(tmp_path, "[sample]\nanswers = 1\n"))

@@ -19,6 +19,8 @@ from starling.errors import UsageError
         (["rank.judge=m", 'rank.judges=["rubric", "n"]'], r"judge = 'm' stands beside them; .* say 'panel'"),
         (["rank.judge=panel"], r"judges = None: .*judge = 'panel' stands for several; name them here"),
         (['rank.judges=["rubric", "panel"]'], r"each of them needs a judge, and none is a panel itself"),
+        (['rank.judges=["rubric", "source"]'], r"source passes on ranks and sits on no panel; name it alone"),
+        (['evaluate.judges=["rubric", "source"]'], r"source passes on ranks and sits on no panel; name it alone"),
         (['rank.judges=["rubric", {strategy="direct"}]'], r"two of them are rubric|each of them needs a judge"),
         (['rank.judges=["a", {judge="b", deadline_seconds=3}]'], r"deadline_seconds is the stage's"),
         (["rank.key_env=KEY", 'rank.judges=["a", "b"]'], r"key_env is each judge's own"),

@@ -183,6 +183,16 @@ def test_answers_that_prompts_bring_are_ranked_and_not_asked_for(tiny_model: Pat
     assert [part["calls"]["expected"] for part in after] == [0, 15 * 5]
 
 
+def test_the_ranks_that_came_with_answers_cost_nothing_and_looks_ask_evaluates_judge(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    path = small(tmp_path, tiny_model, evaluate__judge="judge")
+    loaded = config.load(path, ["sample.generators=[]", "rank.judge=source"])
+    found = estimate.estimate(loaded, tmp_path / "no-run")
+    assert [(part["stage"], part["endpoint"]) for part in found["stages"]] == [("tune", "judge"), ("evaluate", "judge")]
+    assert found["free"] == []
+
+
 def test_a_judge_that_rewards_is_asked_for_it(tiny_model: Path, tmp_path: Path) -> None:
     calls = []
     for rewards in ("model", "judge"):

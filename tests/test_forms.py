@@ -1,5 +1,6 @@
 """Rows of the published prompt sets, each made by hand."""
 
+import math
 from typing import Any
 
 import pytest
@@ -100,7 +101,38 @@ def test_a_row_of_no_form_names_its_columns_and_all_forms() -> None:
 def test_a_row_becomes_a_prompt_and_its_answers(row: dict, expected: list, answers: list) -> None:
     (found,) = read(row)
     assert turns(found) == expected
-    assert [tuple(answer) for answer in found.answers] == answers
+    assert [(answer.model, answer.text) for answer in found.answers] == answers
+
+
+SCORED = [{"model": "m", "response": f"answer {score}", "overall_score": score} for score in (6.5, 8, 6.5)]
+
+
+@pytest.mark.parametrize(
+    ("row", "ranks"),
+    [
+        (NECTAR, [1, 2]),
+        ({"prompt": HH, "answers": ["water", "no", "wet"], "ranks": [1, 3, 1]}, [1, 3, 1]),
+        (NECTAR | {"answers": [{"answer": "water"}, {"answer": "no", "rank": None}]}, [None, None]),
+        (
+            NECTAR | {"answers": [{"answer": "a", "rank": rank} for rank in (math.nan, 0, -1, "1", True, 2)]},
+            [None, None, None, None, None, 2],
+        ),
+        ({"prompt": "what is rain?", "chosen": "a", "rejected": "b"}, [1, 2]),
+        ({"chosen": HH + "a", "rejected": HH + "b"}, [1, 2]),
+        (ULTRA | {"completions": SCORED}, [2, 1, 2]),
+        (ULTRA | {"completions": [*SCORED, {"model": "d", "response": "d"}]}, [None] * 4),
+        (ULTRA | {"completions": [*SCORED, {"model": "d", "response": "d", "overall_score": math.nan}]}, [None] * 4),
+        (ULTRA, [None, None]),
+        (SHAREGPT, [None]),
+    ],
+    ids=[
+        "nectar", "two lists", "nectar without ranks", "no places", "pairs", "hh",
+        "ultrafeedback", "a score is missing", "a score is no number", "no scores", "sharegpt",
+    ],
+)  # fmt: skip
+def test_the_ranks_of_a_row_stay_with_its_answers(row: dict, ranks: list) -> None:
+    (found,) = read(row)
+    assert [answer.rank for answer in found.answers] == ranks
 
 
 def test_all_turns_go_up_to_the_last_of_the_user() -> None:
@@ -160,6 +192,9 @@ def test_only_plain_rows_name_their_split() -> None:
         ({"chosen": HH + "a", "rejected": None}, "hh", "bad_row"),
         ({"prompt": "hi", "chosen": "a", "rejected": []}, "pairs", "bad_row"),
         (NECTAR | {"answers": [{"answer": 5}]}, "nectar", "bad_row"),
+        (NECTAR | {"answers": ["water", "no"]}, "nectar", "bad_row"),
+        (NECTAR | {"answers": ["water", "no"], "ranks": [1]}, "nectar", "bad_row"),
+        (NECTAR | {"answers": "water", "ranks": [1]}, "nectar", "bad_row"),
         ({"text": "hello [INST] hi [/INST]"}, "llama_instruct", "bad_row"),
     ],
 )

@@ -124,6 +124,14 @@ def test_before_anything_begins_a_judge_that_is_none_is_refused_with_what_it_lac
         unfit(tmp_path, tiny_model, tmp_path / "old")
 
 
+def test_where_the_source_ranks_evaluates_judge_is_looked_at_before_tune(tmp_path: Path, tiny_model: Path) -> None:
+    path = recipe(tmp_path, tiny_model, evaluate__judge=str(tmp_path / "absent"))
+    by_source = config.load(path, ["sample.generators=[]", "rank.judge=source"])
+    with pytest.raises(ModelError, match=r"^tune: judge .*/absent: there is no such folder"):
+        make.refuse_unfit(by_source, tmp_path / "run", ["rank", "fit", "tune"])
+    make.refuse_unfit(config.load(path), tmp_path / "run", ["rank", "fit", "tune"])  # the rubric looks
+
+
 def test_a_model_that_writes_is_said_to_lack_a_head_and_to_be_asked(
     tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

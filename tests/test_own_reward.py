@@ -60,6 +60,15 @@ def test_a_reward_model_that_is_taken_over_may_not_choose_either_wherever_its_co
             own_reward.refuse_settings(settings(tmp_path, tiny_model, fit__reward_model=other, **judges, **changes))
 
 
+def test_where_the_source_ranks_it_is_evaluates_judge_that_may_not_choose(
+    tiny_model: Path, tmp_path: Path, other: str
+) -> None:
+    path = recipe(tmp_path / "recipe", tiny_model, fit__reward_model=other, evaluate__judge=other)
+    own_reward.refuse_settings(config.load(path))
+    with pytest.raises(UsageError, match=r"^tune: evaluate's judge .*/other is fit.reward_model .*judge in evaluate$"):
+        own_reward.refuse_settings(config.load(path, ["sample.generators=[]", "rank.judge=source"]))
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [

@@ -35,6 +35,15 @@ def run(tmp_path: Path) -> Run:
     return run
 
 
+def test_answers_of_a_table_that_is_older_than_ranks_have_none(run: Run) -> None:
+    older = tables.CANDIDATES.remove(tables.CANDIDATES.get_field_index("rank"))
+    row = {"prompt_id": "p9", "model": "a", "draw": 0, "answer": "old", "finished": True, "num_tokens": 3}
+    data_files.write_parquet(run.folder("sample") / "a-1.parquet", [row], older)
+    (prompt,) = (one for one in tables.prompts_of(run, "validation") if one.id == "p9")
+    (answer,) = streams.Shelf(run.folder("sample")).read([prompt])["p9"]
+    assert (answer.answer, answer.rank) == ("old", None)
+
+
 def test_prompts_come_in_the_tables_order(run: Run) -> None:
     assert list(tables.stream_prompts(run, "train", "validation")) == tables.prompts_of(run, "train", "validation")
     assert [prompt.id for prompt in tables.stream_prompts(run, "validation")] == ["p0", "p3", "p6", "p9"]

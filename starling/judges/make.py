@@ -9,8 +9,10 @@ from starling.client import Client, OnReply
 from starling.config import Config, JudgeTable
 from starling.endpoints import Endpoint
 from starling.errors import ModelError, UsageError
-from starling.judges import rubric
+from starling.judge_settings import NO_MODEL
+from starling.judges import by_source, rubric
 from starling.judges.by_reward import RewardJudge
+from starling.judges.by_source import SourceJudge
 from starling.judges.llm import LlmJudge, calls_of
 from starling.judges.protocol import Chat, Judge
 from starling.judges.rubric import RubricJudge
@@ -33,15 +35,15 @@ class Named(NamedTuple):
 
     @property
     def is_asked(self) -> bool:
-        """Whether it writes its verdicts, so that it is asked in words; a program and a reward model are not."""
-        return self.cfg.judge != rubric.NAME and not self.by_reward
+        """Whether it writes its verdicts, so that it is asked in words; what is no model and a reward model are not."""
+        return self.cfg.judge not in NO_MODEL and not self.by_reward
 
     def looks(self, k: int) -> int:
-        """Its calls, or the answers that it reads, for a prompt with `k` answers; 0 for a program."""
+        """Its calls, or the answers that it reads, for a prompt with `k` answers; 0 for what is no model."""
         return calls_of(self.cfg, k)[0] if self.is_asked else k * self.by_reward
 
     def asking(self) -> dict[str, Any] | None:
-        """How it is asked; None for a program and a reward model."""
+        """How it is asked; None for what is no model and a reward model."""
         return {"strategy": self.cfg.strategy, "output": self.cfg.output} if self.is_asked else None
 
 
@@ -57,7 +59,8 @@ def make_judge(
     on_reply: OnReply | None = None,
     on_answers: OnAnswers = lambda count: None,
 ) -> Judge:
-    """The judge that the configuration names: the rubric, a model behind a URL or in this process, or a panel of such.
+    """The judge that the configuration names: the rubric, the ranks that came with answers, a model behind a URL or in
+    this process, or a panel.
 
     A model in this process that has a head for rewards ranks by them, any other is asked. `on_reply` is told of each
     call to a model behind a URL as it ends, `on_answers` of answers that a reward model has read. What may be spent is
@@ -77,6 +80,8 @@ def _one(named: Named, config: Config, ledger: Ledger, on_reply: OnReply | None,
     cfg = named.cfg
     if cfg.judge == rubric.NAME:
         return RubricJudge(tie_margin=config.rank.tie_margin)
+    if cfg.judge == by_source.NAME:
+        return SourceJudge()
     chat: Chat
     if named.endpoint:
         chat = Client(named.endpoint, ledger, on_reply=on_reply, allowance=allowed)
@@ -105,9 +110,12 @@ def refuse_unfit(config: Config, root: Path, stages: Sequence[str]) -> None:
     A judge that the run itself makes, in `root`, is not there yet. A model that writes is told, since who meant a
     reward model would not notice.
     """
-    for stage, cfg in (("rank", config.rank), ("evaluate", config.evaluate)):
+    judging = endpoints.judging(config)
+    if config.chooser is config.rank:
+        del judging["tune"]  # what `rank` has told
+    for stage, cfg in judging.items():
         for one, endpoint in endpoints.of_judges(config, cfg) if stage in stages else ():
-            if endpoint or one.judge == rubric.NAME or Path(one.judge).resolve().is_relative_to(root.resolve()):
+            if endpoint or one.judge in NO_MODEL or Path(one.judge).resolve().is_relative_to(root.resolve()):
                 continue
             try:
                 if _is_by_reward(one, endpoint):
@@ -119,7 +127,7 @@ def refuse_unfit(config: Config, root: Path, stages: Sequence[str]) -> None:
 
 
 def _is_by_reward(cfg: JudgeTable, endpoint: Endpoint | None) -> bool:
-    if endpoint or cfg.judge == rubric.NAME:
+    if endpoint or cfg.judge in NO_MODEL:
         return False
     if is_run(cfg.judge):
         raise UsageError(

@@ -14,7 +14,7 @@ from starling import chat, cleaning, data_files, models, overlap, progress, sour
 from starling.cleaning import Remove
 from starling.config import Config
 from starling.errors import DataError
-from starling.forms import Found
+from starling.forms import Answer, Found
 from starling.judges.checks import HELD_OUT
 from starling.records import SPLITS, Candidate, Prompt
 from starling.sources import Removal
@@ -145,13 +145,19 @@ def _write_answers(folder: Path, chosen: Sequence[Found]) -> int:
     answered = [one for one in chosen if one.answers]
     for number, start in enumerate(range(0, len(answered), _SHARD)):
         rows = [
-            asdict(Candidate(prompt_id=one.prompt.id, model=answer.model, draw=draw, answer=answer.text, finished=True))
+            asdict(_candidate(one.prompt, draw, answer))
             for one in answered[start : start + _SHARD]
             for draw, answer in enumerate(one.answers)
         ]
         count += len(rows)
         data_files.write_parquet(folder / f"{number:05d}.parquet", rows, tables.CANDIDATES)
     return count
+
+
+def _candidate(prompt: Prompt, draw: int, answer: Answer) -> Candidate:
+    return Candidate(
+        prompt_id=prompt.id, model=answer.model, draw=draw, answer=answer.text, finished=True, rank=answer.rank
+    )
 
 
 def _facts(

@@ -10,7 +10,7 @@ from starling import audit, concord, data_files, judgements, models, panel_rows,
 from starling.concord import Concord
 from starling.config import JudgeTable
 from starling.errors import StopStage, UsageError
-from starling.judges import naming
+from starling.judges import by_source, naming
 from starling.judges.aggregate import PositionEffects
 from starling.judges.llm import LlmJudge
 from starling.judges.make import Named, clients_of, make_judge, named_judges, reward_judges
@@ -33,6 +33,8 @@ def run(run: Run) -> dict[str, Any]:
     """
     cfg = run.config.rank
     answers = streams.Answers(run)
+    if cfg.judge == by_source.NAME:
+        by_source.refuse_unranked(answers.shards(cfg.shard_prompts), str(run.folder("sample")))
     named = named_judges(run.config, cfg)
     tally = Tally(cfg.first_repeats)
     planned = sum(_planned(named, k) * prompts for k, prompts in answers.sizes().items())
@@ -230,11 +232,18 @@ def _refuse_unparsed(run: Run, reasons: Counter[str], prompts: int, judge: str) 
             (run.folder("rank") / kept.with_suffix(".parquet").name).unlink(missing_ok=True)
             kept.unlink()
         worst, count = reasons.most_common(1)[0]
-        asked = "Replies are in calls.sqlite; use a stronger judge, or with another --run and --from this one raise "
-        how = "Use a reward model that reads them, or with another --run and --from this one raise "
         raise StopStage(
             f"rank: {reasons.total()} of {prompts} prompts have no readable ranking "
             f"({share:.0%}, limit {limit:.0%}); most often ({count}): {worst}; judge: {judge}. "
-            + (how if naming.is_by_reward(judge) else f"{asked}rank.max_new_tokens where replies are cut off, or ")
-            + "rank.max_unparsed"
+            f"{_remedy(judge)} rank.max_unparsed"
         )
+
+
+def _remedy(judge: str) -> str:
+    raised = "or with another --run and --from this one raise"
+    if judge == by_source.NAME:
+        return f"Leave the sources without ranks out, in another --run, {raised}"
+    if naming.is_by_reward(judge):
+        return f"Use a reward model that reads them, {raised}"
+    asked = f"Replies are in calls.sqlite; use a stronger judge, {raised}"
+    return f"{asked} rank.max_new_tokens where replies are cut off, or"

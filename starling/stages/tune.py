@@ -50,7 +50,7 @@ def run(run: Run) -> dict[str, Any]:
     mirrors = trackers.opened(run.root, config.run.trackers, "tune")
     with mirrors as shown, Ledger(run.ledger_path, "tune") as ledger, server or nullcontext():
         recorder = Recorder(run.metrics_path, "tune", shown, run.folder("tune") / "samples.md")
-        judge = make_judge(config.rank, config, ledger)
+        judge = make_judge(config.chooser, config, ledger)
         own_reward.refuse_choosing(run, judge)
         own_reward.tell_choosing(config)
         tests = tables.prompts_of(run, "test")
