@@ -102,7 +102,7 @@ def lineage(run: Run | None, facts: Mapping[str, Any]) -> dict[str, Any]:
             for stage in ("sample", "rank")
             for entry in stages[stage].get("spending") or []
         ],
-        "versions": versions() if run is None else run.manifest["versions"],
+        "versions": versions() if run is None else run.versions,
     }  # fmt: skip
 
 

@@ -150,7 +150,7 @@ def _made(run: Run) -> dict[str, Any]:
     return {
         "command": f"starling run {name}/config.toml --run {name}-again",
         "config": config.dump(run.config),
-        "versions": run.manifest.get("versions", {}),
+        "versions": run.versions,
         "seed": run.config.run.seed,
         "threads": max((entry.get("threads", 0) for entry in run.manifest["stages"].values()), default=0),
         "products": _products(run),
