@@ -138,10 +138,10 @@ def hosts(run: Run | None, answering: Iterable[Mapping[str, Any]], judges: Itera
     return sorted(host for host in found if host)
 
 
-def settings(table: Table) -> list[dict[str, str]]:
-    """Every setting that rows or weights depend on, with its value and what it means."""
-    about = {key: field.description or "" for key, field in type(table).model_fields.items()}
-    return [{"key": key, "value": str(value), "about": about[key]} for key, value in table.settled().items()]
+def settings(table: Table, values: Mapping[str, Any]) -> list[dict[str, str]]:
+    """These values of a table's settings, each with what it means."""
+    fields = type(table).model_fields
+    return [{"key": key, "value": str(value), "about": fields[key].description or ""} for key, value in values.items()]
 
 
 def measured(task: str, data: str, key: str, label: str, score: Mapping[str, Any] | None) -> list[EvalResult]:

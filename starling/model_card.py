@@ -48,7 +48,7 @@ def write(
         "pad": {"token": tokenizer["pad_token"], "id": saved["pad_token_id"]},
         "window": models.window(str(folder)),
         "loss": settings.loss,
-        "settings": cards.settings(settings),
+        "settings": cards.settings(settings, settings.model_dump(mode="json")),
         "seed": seed,
         "files": files,
         "facts": facts,

@@ -101,7 +101,8 @@ def _measured(result: Mapping[str, Any]) -> Iterator[EvalResult]:
 def _settings(config: Config) -> list[dict[str, str]]:
     """The settings of `tune` that its algorithm reads; the card says elsewhere which that is, and what rewards."""
     others = {"algorithm", "rewards"}.union(*READS.values()) - READS[algorithm_key(config.tune)]
-    return [row for row in cards.settings(config.tune) if row["key"] not in others]
+    values = {key: value for key, value in config.tune.settled().items() if key not in others}
+    return cards.settings(config.tune, values)
 
 
 def _benchmarks(entries: list[told.Entry]) -> Iterator[tuple[str, ...]]:
