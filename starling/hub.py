@@ -38,6 +38,7 @@ def push(files: Mapping[str, Path | str], name: str, stands: Path, *, kind: Kind
     """
     secret = token(name)
     from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.errors import HTTPError  # its HTTP library's own, which one depends on its version
 
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=secret)
     try:
@@ -52,7 +53,7 @@ def push(files: Mapping[str, Path | str], name: str, stands: Path, *, kind: Kind
             for path, content in files.items()
         ]
         api.create_commit(name, added, repo_type=kind, commit_message="Export from Starling")
-    except (OSError, ValueError, RuntimeError) as error:
+    except (HTTPError, OSError, ValueError, RuntimeError) as error:
         said = " ".join(str(error).replace(secret, "***").split())[:300]
         raise CallError(f"export: pushing to {name} failed; the export stands in {stands}: {said}") from error
     return address

@@ -131,3 +131,5 @@ def test_a_model_is_private_on_the_hub_and_a_refusal_hides_the_token(tiny_model:
         assert refused.stderr.startswith(
             f"error: export: pushing to me/model failed; the export stands in {tiny_model}"
         )
+    gone = hub_server.exporting(tiny_model, server, "--push", "me/model")
+    assert gone.returncode == 1 and gone.stderr.count("\n") == 1 and "pushing to me/model failed" in gone.stderr
