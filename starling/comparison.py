@@ -210,7 +210,7 @@ def _settings(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """The settings and versions that are not the same in all runs; None where a run has no such setting."""
     flat = [
         dict(_flat(run.config.model_dump(mode="json")))
-        | {f"version of {name}": version for name, version in run.manifest.get("versions", {}).items()}
+        | {f"version of {name}": version for name, version in run.versions.items()}
         for run in runs
     ]
     keys = dict.fromkeys(key for own in flat for key in own)

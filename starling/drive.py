@@ -50,7 +50,7 @@ def drive(run: Run, stages: list[str]) -> None:
 
             run_benchmarks.refuse_unready(run.config, run.root)
         run.refuse_damage(ROAD[: ROAD.index(pending[0])])
-        from starling import device  # loads PyTorch, which the other commands need not wait for
+        from starling import device, inputs  # load PyTorch, which the other commands need not wait for
 
         products = device.dtype_name(device.product_dtype())
         progress.say(f"run {run.root}, seed {run.config.run.seed}, matrix products in {products}")
@@ -61,7 +61,7 @@ def drive(run: Run, stages: list[str]) -> None:
         # Anew for each stage, so that its random numbers do not depend on what this process did before.
         threads = device.setup(run.config.run.threads, run.config.run.seed)
         module = importlib.import_module(f"starling.stages.{stage}")
-        run.started(stage, threads=threads, products=products)
+        run.started(stage, threads=threads, products=products, inputs=inputs.digests(run, stage))
         with timed(run, stage), progress.noted_in(run.progress_path, stage):
             facts = module.run(run)
         device.release_memory()  # before the next stage asks for more

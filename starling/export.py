@@ -28,17 +28,12 @@ CHUNK = 1000  # rows that are written at once
 def export_and_push(
     source: Path, to: str, out: Path, *, pairs: str, licence: str, push: str, public: bool
 ) -> dict[str, Any]:
-    """Export, say what was counted, and upload where that was asked for; what is missing is said before all."""
-    check(to, pairs)
-    if public and not push:
-        raise UsageError("export: --public goes with --push")
-    if push:
-        hub.token(push)
+    """Export, say what was counted, and upload where that was asked for."""
     facts = export(source, to, out, pairs=pairs, licence=licence)
     for sentence in sentences(facts, out):
         progress.say(sentence)
     if push:
-        facts["pushed_to"] = hub.push(out, push, public=public)
+        facts["pushed_to"] = hub.push(hub.files_of(out), push, out, kind="dataset", public=public)
         progress.say(f"export: pushed to {facts['pushed_to']}")
     return facts
 

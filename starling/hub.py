@@ -2,12 +2,15 @@
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from starling import keys
 from starling.errors import CallError, UsageError
 
 TOKEN = "HF_TOKEN"
+Kind = Literal["dataset", "model"]
 
 
 def token(name: str) -> str:
@@ -20,24 +23,38 @@ def token(name: str) -> str:
     return found
 
 
-def push(folder: Path, name: str, *, public: bool) -> str:
-    """Upload a folder as the data set `name`, private unless `public`; returns its address.
+def files_of(folder: Path) -> dict[str, Path]:
+    """What of a folder goes to the Hub, by path: all but what is hidden."""
+    found = {file.relative_to(folder): file for file in sorted(folder.rglob("*")) if file.is_file()}
+    return {
+        path.as_posix(): file for path, file in found.items() if not any(part.startswith(".") for part in path.parts)
+    }
 
-    A data set that is public already is left alone unless `public` says so, and a private one is never opened.
+
+def push(files: Mapping[str, Path | str], name: str, stands: Path, *, kind: Kind, public: bool) -> str:
+    """Upload files, each a path or its text, as the data set or model `name`, private unless `public`; returns its
+    address. The export itself `stands` there, whatever becomes of the push.
+
+    What is public already is left alone unless `public` says so, and what is private is never opened.
     """
     secret = token(name)
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.errors import HTTPError  # its HTTP library's own, which one depends on its version
 
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=secret)
     try:
-        address = str(api.create_repo(name, repo_type="dataset", private=not public, exist_ok=True))
-        private = api.dataset_info(name).private
+        address = str(api.create_repo(name, repo_type=kind, private=not public, exist_ok=True))
+        private = api.repo_info(name, repo_type=kind).private
         if public and private:
             raise UsageError(f"export: {name} is private on the Hub; open it there, or push without --public")
         if not public and not private:
             raise UsageError(f"export: {name} is public on the Hub; add --public, or push under another name")
-        api.upload_folder(repo_id=name, folder_path=folder, repo_type="dataset", commit_message="Export from Starling")
-    except (OSError, ValueError, RuntimeError) as error:
+        added = [
+            CommitOperationAdd(path, content.encode() if isinstance(content, str) else content)
+            for path, content in files.items()
+        ]
+        api.create_commit(name, added, repo_type=kind, commit_message="Export from Starling")
+    except (HTTPError, OSError, ValueError, RuntimeError) as error:
         said = " ".join(str(error).replace(secret, "***").split())[:300]
-        raise CallError(f"export: pushing to {name} failed; the export stands in {folder}: {said}") from error
+        raise CallError(f"export: pushing to {name} failed; the export stands in {stands}: {said}") from error
     return address

@@ -19,6 +19,7 @@ from starling.store import versions
 from starling.writing import sha256, write_atomically
 
 CARD = "README.md"
+_TASK = "text-classification"
 _MOST_MODELS = 20  # that are named in the table of models
 _HUB_NAMES = {builtin.NAME: "HuggingFaceTB/SmolLM2-135M-Instruct"}
 
@@ -42,12 +43,12 @@ def write(
     tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
     log = judgements.of_rankings("rankings", [*rankings, *held_out])
     found = {
-        "base": _shown(base),
+        "base": shown(base),
         "licence": cards.licence_of_model(base),
         "pad": {"token": tokenizer["pad_token"], "id": saved["pad_token_id"]},
         "window": models.window(str(folder)),
         "loss": settings.loss,
-        "settings": _settings(settings),
+        "settings": cards.settings(settings, settings.model_dump(mode="json")),
         "seed": seed,
         "files": files,
         "facts": facts,
@@ -55,21 +56,25 @@ def write(
         "data": data(rankings, held_out),
         "audit": audit.audit(log),
         "say": audit_text,
-        "held_out": _held_out(facts),
+        "held_out": figures_of(facts),
         "chosen_by_held_out": settings.keep == "best" or settings.patience > 0,
         "weights": weights(folder),
         "versions": versions(),
         "date": datetime.now(UTC).date().isoformat(),
     }
-    write_atomically(folder / CARD, cards.page("model_card.md.jinja", header(base), found))
+    write_atomically(folder / CARD, cards.page("model_card.md.jinja", header(base, facts), found))
 
 
-def header(base: str) -> str:
-    """The YAML that the Hub reads; whoever publishes the model chooses its licence."""
+def header(base: str, facts: Mapping[str, Any]) -> str:
+    """The YAML that the Hub reads, with the held-out figures; whoever publishes the model chooses its licence."""
+    scores = (facts.get("held_out") or {}).get("scores", ())
+    named = [(score["name"], FIT_LABELS.get(score["name"], score["name"]), score) for score in scores]
     return ModelCardData(
+        model_name=f"Reward model on {shown(base)}",
+        eval_results=[one for told in named for one in cards.measured(_TASK, "Held-out rankings", *told)] or None,
         base_model=hub_name(base),
         library_name="transformers",
-        pipeline_tag="text-classification",
+        pipeline_tag=_TASK,
         tags=["reward-model", "rlaif", "preference", "starling"],
     ).to_yaml()
 
@@ -127,7 +132,7 @@ def weights(folder: Path) -> dict[str, str]:
     return {path.name: sha256(path) for path in sorted(folder.glob("*.safetensors"))}
 
 
-def _held_out(facts: Mapping[str, Any]) -> dict[str, Any] | None:
+def figures_of(facts: Mapping[str, Any]) -> dict[str, Any] | None:
     """The held-out figures in words, and whether they show more than a liking for long answers."""
     told = facts.get("held_out")
     if not told:
@@ -146,15 +151,6 @@ def _in_words(score: Mapping[str, Any]) -> str:
     return figures.share_interval(score) if is_share else figures.number_interval(score)
 
 
-def _settings(settings: FitTable) -> list[dict[str, str]]:
-    """Every setting of `fit` with its value and what it means."""
-    about = {key: field.description or "" for key, field in type(settings).model_fields.items()}
-    return [
-        {"key": key, "value": str(value), "about": about[key]}
-        for key, value in settings.model_dump(mode="json").items()
-    ]
-
-
 def _beyond(models: Counter[str]) -> int:
     return sum(count for _, count in models.most_common()[_MOST_MODELS:])
 
@@ -166,6 +162,6 @@ def hub_name(base: str) -> str | None:
     return None if Path(base).exists() else base
 
 
-def _shown(base: str) -> str:
+def shown(base: str) -> str:
     """MODEL as a reader elsewhere understands it: of a folder its own name only."""
     return hub_name(base) or f"{Path(base).resolve().name} (a folder)"

@@ -6,7 +6,8 @@
 import json
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,18 @@ class Run:
     def report_path(self) -> Path:
         return self.root / "report.html"
 
+    @property
+    def versions(self) -> dict[str, str]:
+        """What the stages ran on, of a package that changed meanwhile all versions; of a run that did not note it,
+        what it was last written by."""
+        entries = self.manifest["stages"].values()
+        starts = [start for entry in entries for start in (entry, *entry.get("resumed", ())) if "versions" in start]
+        found: dict[str, dict[str, None]] = {}
+        for start in starts or [self.manifest]:
+            for name, version in start.get("versions", {}).items():
+                found.setdefault(name, {})[version] = None
+        return {name: " and ".join(seen) for name, seen in found.items()}
+
     def is_done(self, stage: str) -> bool:
         return self.manifest["stages"].get(stage, {}).get("state") == "done"
 
@@ -156,12 +169,16 @@ class Run:
             )
         return self.manifest["stages"][stage]["facts"]
 
-    def started(self, stage: str, *, threads: int = 0, products: str = "") -> None:
-        """Note that a stage is under way, on how many threads, with its matrix products in which dtype; what
-        interrupted attempts have cost, and what they multiplied in, is kept."""
+    def started(
+        self, stage: str, *, threads: int = 0, products: str = "", inputs: Mapping[str, Any] | None = None
+    ) -> None:
+        """Note that a stage is under way: since when, what it reads, in which versions, on how many threads, with its
+        matrix products in which dtype. What interrupted attempts have cost, and what they multiplied in, is kept."""
         before = self.manifest["stages"].get(stage, {})
+        start = {"began": _now(), "versions": versions(), "seed": self.config.run.seed, "inputs": inputs or {}}
         self.manifest["stages"][stage] = {
             "state": "running",
+            **_since_first(before, start),
             "threads": threads,
             "products": sorted({*before.get("products", []), *([products] if products else [])}),
             "seconds": before.get("seconds", 0.0),
@@ -187,6 +204,7 @@ class Run:
         outputs = sorted(path for path in found if path.is_file() and path.suffix != ".pt")
         self.manifest["stages"][stage] = entry | {
             "state": "done",
+            "ended": _now(),
             "facts": without_nan(facts),  # as a later process reads them
             "outputs": {str(path.relative_to(self.root)): sha256(path) for path in outputs},
         }
@@ -267,7 +285,7 @@ class Run:
             self._save()
 
     def _save(self) -> None:
-        self.manifest["versions"] = versions()
+        self.manifest["versions"] = versions()  # of who wrote the manifest last; each stage has its own
         write_json(self.root / "manifest.json", self.manifest)
 
 
@@ -276,6 +294,22 @@ def versions() -> dict[str, str]:
     packages = ("torch", "transformers", "datasets", "pyarrow", "numpy")
     found = {name: metadata.version(name) for name in packages}
     return {"starling": starling.__version__, "python": platform.python_version(), **found}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _since_first(before: Mapping[str, Any], start: dict[str, Any]) -> dict[str, Any]:
+    """How a stage began, as its first start noted it; each later one stands in `resumed` with what it had otherwise.
+
+    Of a stage that an earlier version began, this is the first start that is known.
+    """
+    first = {key: before.get(key, value) for key, value in start.items()}
+    if not before:
+        return first
+    again = {key: value for key, value in start.items() if key == "began" or value != first[key]}
+    return first | {"resumed": [*before.get("resumed", ()), again]}
 
 
 def refuse_file(root: Path) -> None:

@@ -92,9 +92,10 @@ def test_only_the_settings_that_differ_are_listed(pair: list[Run]) -> None:
 
 
 def test_versions_that_differ_are_listed(pair: list[Run]) -> None:
-    pair[1].manifest["versions"]["torch"] = "9.9"
+    own = pair[1].manifest["stages"]["tune"]["versions"]["torch"]
+    pair[1].manifest["stages"]["tune"]["versions"]["torch"] = "9.9"
     (row,) = comparison.compare(pair).numbers["settings"]
-    assert (row["key"], row["values"][1]) == ("version of torch", "9.9")
+    assert (row["key"], row["values"]) == ("version of torch", [own, f"{own} and 9.9"])
 
 
 def test_names_are_as_long_as_it_takes_to_tell_folders_apart(tmp_path: Path) -> None:

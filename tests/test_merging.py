@@ -66,7 +66,12 @@ def test_what_cannot_be_merged_is_one_line(tuned: tuple[Path, Path], tmp_path: P
     (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
     assert cli.main(["export", str(adapter), "--merge", "--out", str(tmp_path / "out")]) == 1
     assert "holds no adapter_model.safetensors" in capsys.readouterr().err
-    wrong = {"--gguf": "not both", "--public": "--merge writes a model", "--dtype=f16": "go with --gguf"}
+    wrong = {
+        "--gguf": "not both",
+        "--public": "goes with --push",
+        "--to=trl": "--merge writes a model",
+        "--dtype=f16": "goes with --gguf",
+    }
     for option, line in wrong.items():
         assert cli.main(["export", str(adapter), "--merge", option, "--out", str(tmp_path / "out")]) == 2
         assert line in capsys.readouterr().err

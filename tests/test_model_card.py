@@ -69,6 +69,11 @@ def test_the_hub_reads_its_header_and_no_licence_is_chosen(saved: Path) -> None:
     assert header["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert {"reward-model", "rlaif", "starling"} <= set(header["tags"])
     assert "license" not in header
+    found = {one.metric_type: one for one in card(saved).data.eval_results}
+    accuracy = found["pair_accuracy"]
+    assert (accuracy.metric_value, accuracy.metric_name) == (0.7312, "Model, all pairs")
+    assert accuracy.metric_args == {"low": 0.7001, "high": 0.7623, "n": 3210}
+    assert card(saved, held_out=[], facts=FACTS | {"held_out": None}).data.eval_results is None
 
 
 def test_a_base_of_the_hub_is_named_and_a_folder_only_by_its_own_name(saved: Path, tmp_path: Path) -> None:

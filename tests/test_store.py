@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,64 @@ def test_time_of_interrupted_attempts_adds_up_and_the_highest_memory_stays(run: 
     found = manifest(run)["stages"]["fit"]
     assert found["seconds"] == pytest.approx(3.75, abs=0.1)
     assert (found["peak_memory_mib"], found["threads"], found["products"]) == (700, 2, ["bfloat16", "float32"])
+
+
+def at(run: Run, monkeypatch: pytest.MonkeyPatch, second: int, torch: str, model: str = "sha256:1") -> None:
+    """`fit` starts at this second, on this version of PyTorch, from this model."""
+    monkeypatch.setattr(store, "versions", lambda: {"starling": "0.2.0", "torch": torch})
+    monkeypatch.setattr(store, "_now", lambda: f"2026-11-28T00:00:{second:02}+00:00")
+    run.started("fit", inputs={"models": {"smollm2": model}})
+
+
+def test_a_stage_has_its_start_and_end_its_versions_seed_and_inputs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    at(run, monkeypatch, 1, "1.0")
+    assert "ended" not in manifest(run)["stages"]["fit"]
+    monkeypatch.setattr(store, "_now", lambda: "2026-11-28T00:00:09+00:00")
+    run.finished("fit", {})
+    monkeypatch.setattr(store, "versions", lambda: {"starling": "0.2.0", "torch": "2.0"})
+    run.started("tune")
+    found = manifest(run)["stages"]["fit"]
+    assert (found["began"], found["ended"]) == ("2026-11-28T00:00:01+00:00", "2026-11-28T00:00:09+00:00")
+    assert (found["versions"], found["seed"]) == ({"starling": "0.2.0", "torch": "1.0"}, 42)
+    assert found["inputs"] == {"models": {"smollm2": "sha256:1"}} and "resumed" not in found
+    assert run.versions == {"starling": "0.2.0", "torch": "1.0 and 2.0"}
+
+
+def test_times_are_utc(run: Run) -> None:
+    finish(run, "prompts")
+    entry = manifest(run)["stages"]["prompts"]
+    began, ended = (datetime.fromisoformat(entry[name]) for name in ("began", "ended"))
+    assert began.utcoffset() == timedelta(0) and timedelta(0) <= ended - began < timedelta(minutes=1)
+    assert abs(datetime.now(UTC) - began) < timedelta(minutes=1)
+
+
+def test_a_stage_that_goes_on_keeps_how_it_began(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    at(run, monkeypatch, 1, "1.0")
+    at(run, monkeypatch, 2, "1.0")
+    at(run, monkeypatch, 3, "2.0", model="sha256:2")
+    run.finished("fit", {})
+    found = manifest(run)["stages"]["fit"]
+    assert (found["began"], found["versions"]["torch"]) == ("2026-11-28T00:00:01+00:00", "1.0")
+    assert found["inputs"] == {"models": {"smollm2": "sha256:1"}}
+    assert found["resumed"] == [
+        {"began": "2026-11-28T00:00:02+00:00"},
+        {"began": "2026-11-28T00:00:03+00:00", "versions": {"starling": "0.2.0", "torch": "2.0"},
+         "inputs": {"models": {"smollm2": "sha256:2"}}},
+    ]  # fmt: skip
+    assert run.versions["torch"] == "1.0 and 2.0"
+
+
+def test_a_run_from_before_stages_noted_all_that_goes_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = {"state": "running", "threads": 2, "seconds": 5.0, "peak_memory_mib": 7}
+    done = old | {"state": "done", "facts": {"count": 3}, "outputs": {}}
+    made = {"format": store.FORMAT, "versions": {"torch": "0.9"}, "stages": {"prompts": done, "fit": old}}
+    (run.root / "manifest.json").write_text(json.dumps(made))
+    again = Run.open(run.root, settings())
+    assert again.facts("prompts") == {"count": 3} and again.versions == {"torch": "0.9"}
+    at(again, monkeypatch, 2, "1.0")
+    again.finished("fit", {})
+    found = Run.read(run.root).manifest["stages"]["fit"]
+    assert (found["began"], found["seconds"], found["versions"]["torch"]) == ("2026-11-28T00:00:02+00:00", 5.0, "1.0")
 
 
 def test_finished_stages_are_borrowed_with_their_files(run: Run, tmp_path: Path) -> None:

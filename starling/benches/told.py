@@ -142,13 +142,13 @@ def table(entries: Sequence[Entry]) -> Table:
         for row in entry["rows"]:
             if row["level"] == 0:
                 name, who = f"{entry['title']}: {row['label']}", entry["judge"] or entry["kind"].replace("_", " ")
-                cells = map(texts.terminal, (name, *_cells(entry["kind"], row), who))
-                found.add_row(*cells, style=_COLOURS.get(row["says"]))
+                written = map(texts.terminal, (name, *cells(entry["kind"], row), who))
+                found.add_row(*written, style=_COLOURS.get(row["says"]))
     return found
 
 
-def _cells(kind: str, row: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    """base, tuned, change, n."""
+def cells(kind: str, row: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """base, tuned, change, n of a row as text."""
     bare = figures.FORMATS[row["kind"]]
     n = figures.number((row["change"] or row["tuned"])["n"])
     whole = figures.FORMATS[f"{row['kind']}_interval"]((row["tuned"] or {}) | {"n": 0})

@@ -61,8 +61,13 @@ def export(
         ),
     ],
     out: Annotated[
-        Path, typer.Option(metavar="DIR", help="What to write, with --gguf a FILE; an earlier export is replaced.")
-    ],
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            show_default="none, with --push alone",
+            help="What to write, with --gguf a FILE; an earlier export is replaced.",
+        ),
+    ] = None,
     to: Annotated[
         str, typer.Option(metavar="FORMAT", help="nectar, trl, unpaired, ultrafeedback, nemo-rl, verl or llamafactory.")
     ] = "",
@@ -79,38 +84,53 @@ def export(
         typer.Option(metavar="CHOICE", show_default="all", help="For formats of pairs: all, adjacent or best_worst."),
     ] = "",
     licence: Annotated[
-        str, typer.Option("--license", metavar="ID", help="What the data card or the file gives as licence.")
+        str, typer.Option("--license", metavar="ID", help="What the card or the file gives as licence.")
     ] = "other",
     push: Annotated[
         str,
         typer.Option(
             metavar="OWNER/NAME",
             show_default="no",
-            help="Also upload to the Hugging Face Hub, private; the token comes from HF_TOKEN.",
+            help="Also upload to the Hugging Face Hub, private; alone: the tuned policy, or a MODEL's folder, as it "
+            "stands. The token comes from HF_TOKEN.",
         ),
     ] = "",
     public: Annotated[bool, typer.Option("--public", help="With --push: open to everybody.")] = False,
 ) -> dict[str, Any]:
-    """Write rankings in another tool's form, with a data card; the policy for llama.cpp; or adapters, merged."""
+    """Write rankings in another tool's form, or a model for llama.cpp or merged; with a card, and to the Hub."""
+    how = _how(to, pairs, gguf=gguf, merge=merge, dtype=dtype, push=push)
+    if public and not push:
+        raise UsageError("export: --public goes with --push")
+    if (out is None) is not (how == "as it stands"):
+        raise UsageError("export: give --out" if out is None else "export: --out goes with --to, --gguf or --merge")
+    if push:
+        from starling import hub
+
+        hub.token(push)
+    if how == "rankings":
+        from starling import export as exports
+
+        assert out is not None, "it was asked for above"
+        return exports.export_and_push(source, to, out, pairs=pairs, licence=licence, push=push, public=public)
+    from starling import model_export
+
+    facts = model_export.export(source, out, how, dtype or "f16", licence) if out else {}
+    return facts | (model_export.push(source, out, how, push, licence=licence, public=public) if push else {})
+
+
+def _how(
+    to: str, pairs: str, *, gguf: bool, merge: bool, dtype: str | None, push: str
+) -> Literal["rankings", "gguf", "merged", "as it stands"]:
+    """What leaves: rankings, or a model and how; refuses options that do not go together."""
     if gguf and merge:
         raise UsageError("export: --gguf or --merge, not both; merge first, then export what that wrote")
-    if (gguf or merge) and (to or pairs or push or public):
+    if dtype and not gguf:
+        raise UsageError("export: --dtype goes with --gguf")
+    if (gguf or merge) and (to or pairs):
         kind = "--gguf" if gguf else "--merge"
-        raise UsageError(f"export: {kind} writes a model; --to, --pairs, --push and --public are for rankings")
-    if merge and (dtype or licence != "other"):
-        raise UsageError("export: --dtype and --license go with --gguf; merged weights keep the base's")
-    if merge:
-        from starling import merging
-
-        return merging.export(source, out)
-    if gguf:
-        from starling import gguf_file
-
-        return gguf_file.export(source, out, dtype or "f16", licence)
-    if not to or dtype:
-        raise UsageError(
-            "export: --dtype goes with --gguf" if to else "export: give --to FORMAT, or --gguf for the policy"
-        )
-    from starling import export as exports
-
-    return exports.export_and_push(source, to, out, pairs=pairs, licence=licence, push=push, public=public)
+        raise UsageError(f"export: {kind} writes a model; --to and --pairs are for rankings")
+    if to:
+        return "rankings"
+    if not (gguf or merge or push) or pairs:
+        raise UsageError("export: give --to FORMAT, --gguf or --merge, or --push alone for a model as it stands")
+    return "gguf" if gguf else "merged" if merge else "as it stands"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from starling import before_after, config, device, differing, digest, page, plots
+from starling import before_after, config, device, differing, digest, page, plots, policy_card
 from starling.before_after import SIDES
 from starling.plots import Plot, Series
 from starling.standing import Standing
@@ -25,10 +25,11 @@ class Gathered(NamedTuple):
 
 
 def run(run: Run) -> dict[str, Any]:
-    """Write the page and its numbers; stages that are not done are said to be so."""
+    """Write the page and its numbers, and the policy's card by them; stages that are not done are said to be so."""
     gathered = gather(run)
     text = _render(gathered.numbers, gathered, ["report.js"])
     page.write(run.report_path, text, gathered.numbers)
+    policy_card.write(run, gathered.numbers)
     return {"path": run.report_path.name, "bytes": len(text.encode()), "numbers": "report.json"}
 
 
@@ -150,7 +151,7 @@ def _made(run: Run) -> dict[str, Any]:
     return {
         "command": f"starling run {name}/config.toml --run {name}-again",
         "config": config.dump(run.config),
-        "versions": run.manifest.get("versions", {}),
+        "versions": run.versions,
         "seed": run.config.run.seed,
         "threads": max((entry.get("threads", 0) for entry in run.manifest["stages"].values()), default=0),
         "products": _products(run),
