@@ -217,7 +217,10 @@ def test_estimate_prints_the_plan_and_writes_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.main(["run", "--estimate"]) == 0
-    assert "60,000 tokens" in capsys.readouterr().out
+    estimated = capsys.readouterr().out
+    assert "60,000 tokens" in estimated
+    assert cli.main(["plan"]) == 0
+    assert capsys.readouterr().out == estimated
     assert cli.main(["run", "--estimate", "--json"]) == 0
     assert any("60,000 tokens" in line for line in json.loads(capsys.readouterr().out)["plan"])
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""The commands of the road: `run`, each stage alone, `report`."""
+"""The commands of the road: `run`, `plan`, each stage alone, `report`."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -52,6 +52,19 @@ def run_road(
         drive.drive(opened, stages)
     summary.print_summary(opened)
     return {stage: opened.facts(stage) for stage in ROAD if opened.is_done(stage)}
+
+
+@command("plan")
+def plan(
+    recipe: ConfigArgument = "",
+    run: RunOption = None,
+    overrides: SetOption = None,
+    borrow: Annotated[
+        Path | None, typer.Option("--from", metavar="RUN", help="A run whose finished stages would be taken over.")
+    ] = None,
+) -> dict[str, Any]:
+    """What `run` would do, ask and cost, and nothing else; the same as `run --estimate`."""
+    return run_road(recipe, run, overrides=overrides, borrow=borrow, estimate=True)
 
 
 def _stage_command(stage: str) -> Callable[..., dict[str, Any]]:
