@@ -35,7 +35,10 @@ def test_where_the_source_ranks_tune_stands_only_with_the_judge_that_chose_its_s
     ):
         by_m = settings(*mine, "evaluate.judge=m")
         assert agreeing.stages_that_agree(by_m, settings(*mine, "evaluate.judge=n")) == others
-        assert agreeing.stages_that_agree(by_m, settings(*mine, "evaluate.judge=m", "evaluate.draws=3"))[-1] == "tune"
+        assert (
+            agreeing.stages_that_agree(by_m, settings(*mine, "evaluate.judge=m", "evaluate.resamples=200"))[-1]
+            == "tune"
+        )
 
 
 def test_the_first_table_that_differs_is_named_with_its_settings() -> None:

@@ -147,6 +147,9 @@ class Told(torch.nn.Module):
     def base_model(self) -> "Told":
         return self
 
+    def get_input_embeddings(self) -> torch.nn.Embedding:
+        return torch.nn.Embedding(512, 1)
+
     def forward(self, input_ids: torch.Tensor, **kwargs: Any) -> SimpleNamespace:
         return SimpleNamespace(last_hidden_state=self.rewards[input_ids][..., None])
 

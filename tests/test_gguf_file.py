@@ -251,9 +251,8 @@ def test_a_number_that_the_file_cannot_hold_is_told(
     ("more", "reason"),
     [
         (["--gguf", "--to", "trl"], "--gguf writes a model"),
-        (["--gguf", "--push", "me/it"], "--gguf writes a model"),
         (["--to", "trl", "--dtype", "f16"], "--dtype goes with --gguf"),
-        ([], "give --to FORMAT, or --gguf"),
+        ([], "give --to FORMAT, --gguf or --merge, or --push alone"),
     ],
 )
 def test_options_that_do_not_go_together_are_told(

@@ -203,8 +203,8 @@ def test_a_panels_table_is_read_once_for_all_its_judges(tmp_path: Path, monkeypa
         {"judge": "a", "ranks": [1.0, 2.0], "reason": ""} | said, {"judge": "b", "ranks": [], "reason": "prose"} | said,
     ]  # fmt: skip
     row = {"prompt": ASKED, "prompt_id": "p", "answers": answers, "judge": "panel of a, b", "panel": panel}
-    path, reading, read = write(tmp_path / "log.jsonl", row, row), sources.rows, []
-    monkeypatch.setattr(sources, "rows", lambda source: (read.append(1) or one for one in reading(source)))
+    path, reading, read = write(tmp_path / "log.jsonl", row, row), sources.located_rows, []
+    monkeypatch.setattr(sources, "located_rows", lambda path: (read.append(1) or one for one in reading(path)))
     logs = judgements.with_members(path)
     assert len(read) == 1 + 2  # the first row tells who sits on the panel
     assert [log.name for log in logs] == [str(path), f"{path}: a", f"{path}: b"]

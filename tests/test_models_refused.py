@@ -42,6 +42,9 @@ def test_a_file_is_no_model(tiny_model: Path) -> None:
 
 def test_a_folder_without_a_tokenizer_says_that_in_a_whole_sentence(tiny_model: Path, tmp_path: Path) -> None:
     shutil.copy(tiny_model / "config.json", tmp_path)
+    with pytest.raises(ModelError, match="the folder holds no tokenizer; save one into it"):
+        models.load_tokenizer(str(tmp_path))
+    (tmp_path / "vocab.txt").write_text("a")  # of no tokenizer that is known: transformers' own words, to their end
     with pytest.raises(ModelError, match=r"cannot be loaded: .*[^:]$"):
         models.load_tokenizer(str(tmp_path))
 

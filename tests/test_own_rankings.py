@@ -243,10 +243,3 @@ def test_a_token_without_an_embedding_is_told(tmp_path: Path, tiny_model: Path) 
     model = models.new_reward_model(str(tiny_model))
     with pytest.raises(ModelError, match=r"writes token 9,999,999, and LlamaModel has embeddings of"):
         packing.hidden_states(model.network.base_model, packing.pack([([9_999_999], [[1]])]))
-
-
-def test_a_folder_without_a_tokenizer_is_told(tmp_path: Path, tiny_model: Path) -> None:
-    for name in ("config.json", "model.safetensors"):
-        shutil.copy2(tiny_model / name, tmp_path / name)
-    with pytest.raises(ModelError, match="the folder holds no tokenizer"):
-        models.load_policy(str(tmp_path))
