@@ -71,10 +71,9 @@ class Rollouts:
             sampled = pool.submit(self._sample, step, heard)
             try:
                 yield
-            except BaseException:  # also Ctrl-C, which would else wait for the sampling
+                self._open = sampled.result()
+            finally:  # also at Ctrl-C, which would else wait for the sampling
                 given_up.set()
-                raise
-            self._open = sampled.result()
 
     def state_dict(self) -> list[Any]:
         """The groups that wait, without what follows from their step."""

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from starling import audit, audit_text, endpoints, figures, judgements
 from starling.before_after import judge_named
-from starling.config import Table
+from starling.config import PanelTable, Table
 from starling.endpoints import Endpoint
 from starling.judges.naming import is_by_reward
 from starling.judges.several import members_named
@@ -102,7 +102,7 @@ def lineage(run: Run | None, facts: Mapping[str, Any]) -> dict[str, Any]:
         "sources": sources(stages["prompts"], facts["sources"]),
         "generators": found,
         "models": models,
-        "hosts": hosts(run, found, facts["judges"]),
+        "hosts": hosts(run, found, facts["judges"], [run.config.rank] if run else ()),
         "judges": [{"name": name, "named": judge_named(name), "count": n} for name, n in facts["judges"].items()],
         "spending": [
             {"stage": stage} | dict(entry)
@@ -131,10 +131,13 @@ def generators(run: Run) -> list[dict[str, Any]]:
     return [_generator(run, one) for one in told.get("generators", [])]
 
 
-def hosts(run: Run | None, answering: Iterable[Mapping[str, Any]], judges: Iterable[str]) -> list[str]:
-    """Where these generators and judges were asked."""
+def hosts(
+    run: Run | None, answering: Iterable[Mapping[str, Any]], judges: Iterable[str], tables: Sequence[PanelTable] = ()
+) -> list[str]:
+    """Where these generators and judges were asked, the judges by name and by the tables of the run that name them."""
     found = {one["host"] for one in answering} | _hosts(judges)
-    found |= set() if run is None else {_host(one) for _, one in endpoints.of_judges(run.config, run.config.rank)}
+    if run is not None:
+        found |= {_host(one) for table in tables for _, one in endpoints.of_judges(run.config, table)}
     return sorted(host for host in found if host)
 
 

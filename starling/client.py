@@ -178,7 +178,7 @@ class Client:
         """
         patience, now = self.endpoint.patience_seconds if self._answered else 0.0, time.monotonic()
         if patience and now - self._answered < patience:
-            if fault.throttled and now - began > LONGEST_REFUSAL_SECONDS:
+            if fault.throttled and self._answered - began > LONGEST_REFUSAL_SECONDS:
                 return False
             if not self._is_down:
                 self._is_down = True

@@ -232,14 +232,15 @@ def load(path: Path, overrides: list[str] | None = None, *, leave_out: str = "")
     data.pop(leave_out, None)
     for override in overrides or []:
         _apply(data, override)
+    named = {override.partition("=")[0].strip() for override in overrides or []}
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
-        named = {override.partition("=")[0].strip() for override in overrides or []}
         raise UsageError(mistakes.explain(error, path, text, Config, named)) from None
     for table, problem in (("sample", _too_few_answers(config)), ("rank", _unrankable(config))):
         if problem:
-            raise UsageError(f"config: [{table}] {problem}{mistakes.line(path, text, [table, *problem.split()[:1]])}")
+            at = mistakes.place(path, text, [table, *problem.split()[:1]], named)
+            raise UsageError(f"config: [{table}] {problem}{at}")
     return config
 
 

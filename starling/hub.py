@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from starling import keys
+from starling import keys, texts
 from starling.errors import CallError, UsageError
 
 TOKEN = "HF_TOKEN"
@@ -55,6 +55,6 @@ def push(files: Mapping[str, Path | str], name: str, stands: Path, *, kind: Kind
         ]
         api.create_commit(name, added, repo_type=kind, commit_message="Export from Starling")
     except (HTTPError, OSError, ValueError, RuntimeError) as error:
-        said = " ".join(str(error).replace(secret, "***").split())[:300]
+        said = texts.passed_on(error, secret, 300)
         raise CallError(f"export: pushing to {name} failed; the export stands in {stands}: {said}") from error
     return address

@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HTTPError  # its HTTP library's own, which one depends on its version
 
 from starling import builtin, endpoints, models, sources
 from starling.agreeing import STAGES
@@ -90,7 +91,7 @@ def _of_data_set(name: str) -> str:
     """The commit of the Hub's data set that is now the newest, or without the network the one in the cache."""
     try:
         return f"commit:{Path(hf_hub_download(name, 'README.md', repo_type='dataset')).parent.name}"
-    except (OSError, ValueError):  # none of that name, no network, no such file; the stage says what matters
+    except (HTTPError, OSError, ValueError):  # none of that name, no network, no such file; the stage says what matters
         return ""
 
 

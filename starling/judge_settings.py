@@ -144,7 +144,8 @@ class RankTable(PanelTable):
     tie_margin: float = Field(0.02, ge=0)
     """Rubric scores closer than this to the best of a level are tied with it."""
     max_unparsed: float = Field(0.2, ge=0, le=1)
-    """Share of prompts without a readable ranking at which the stage stops."""
+    """Share of prompts without a readable ranking at which the stage stops, and of pairs that cannot be judged at which
+    a look of `tune` is not kept."""
     probe_prompts: int = Field(20, ge=0)
     """Prompts that the run's own model also judges, to show its unparsed share and position bias; 0 = none."""
     probe_tokens: int = Field(240, ge=8)

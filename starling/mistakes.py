@@ -18,22 +18,22 @@ def explain(
     """What is wrong first, where it stands, and the nearest known key; `overridden` keys do not stand in the file."""
     first = error.errors()[0]
     where = [str(part) for part in first["loc"]]
-    at = " (--set)" if ".".join(where[:2]) in overridden else line(path, text, where)
+    at = place(path, text, where, overridden)
     key = where[-1]
-    place = f"[{'.'.join(where[:-1])}]" if where[:-1] else "the file"
+    table = f"[{'.'.join(where[:-1])}]" if where[:-1] else "the file"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, _known_keys(where[:-1], config), 1, 0.5)
         hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(_known_keys(where[:-1], config))}"
-        return f"config: {place} has no key {key!r}{hint}{at}{more}"
+        return f"config: {table} has no key {key!r}{hint}{at}{more}"
     if first["type"] == "missing":
-        return f"config: {place} lacks {key!r} ({path}){more}"
+        return f"config: {table} lacks {key!r} ({path}){more}"
     near = difflib.get_close_matches(str(first["input"]), _choices(first), 1, 0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     given = f" = {first['input']!r}"
     whole = len(given) <= LONGEST and "{" not in given  # tables hold more than was written
     shown = given if whole and first["type"] != "unshown" else ""
-    return f"config: {place} {key}{shown}: {first['msg']}{hint}{at}{more}"
+    return f"config: {table} {key}{shown}: {first['msg']}{hint}{at}{more}"
 
 
 def _choices(error: Any) -> list[str]:
@@ -51,6 +51,11 @@ def _known_keys(where: list[str], config: type[BaseModel]) -> list[str]:
             annotation = inside[0]
         model = annotation
     return list(model.model_fields)
+
+
+def place(path: Path, text: str, where: list[str], overridden: AbstractSet[str]) -> str:
+    """Where the table or key at `where` was given: on the command line, or in a line of the file."""
+    return " (--set)" if ".".join(where[:2]) in overridden else line(path, text, where)
 
 
 def line(path: Path, text: str, where: list[str]) -> str:

@@ -58,7 +58,7 @@ def text(run: Run, found: Mapping[str, Any] | None = None, *, licence: str = "",
         "generators": generators,
         "judge": judge_named(facts["rank"]["judge"]),
         "chooser": "the judge of the rankings" if config.chooser is config.rank else "the judge of the test",
-        "hosts": cards.hosts(run, generators, [facts["rank"]["judge"], *([result["judge"]] if result else [])]),
+        "hosts": cards.hosts(run, generators, [facts["rank"]["judge"]], [config.rank, config.evaluate]),
         "versions": run.versions,
         "date": datetime.now(UTC).date().isoformat(),
         "seed": config.run.seed,
@@ -101,7 +101,7 @@ def _measured(result: Mapping[str, Any]) -> Iterator[EvalResult]:
 
 def _settings(config: Config) -> list[dict[str, str]]:
     """The settings of `tune` that its algorithm reads; the card says elsewhere which that is, and what rewards."""
-    others = {"algorithm", "rewards"}.union(*READS.values()) - READS[algorithm_key(config.tune)]
+    others = {"algorithm", "rewards"} | (set().union(*READS.values()) - READS[algorithm_key(config.tune)])
     values = {key: value for key, value in config.tune.settled().items() if key not in others}
     return cards.settings(config.tune, values)
 

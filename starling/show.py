@@ -86,7 +86,7 @@ def _print_run(run: Run) -> None:
     found = digest.digest(run)
     progress.show(Text(f"run {run.root}", style="bold"))
     for line in found["headline"]:
-        progress.show(Text(line))
+        progress.show(terminal(line))
     progress.show(summary.cost_table(found))
     counts = Table("stage", "counted", title="main facts", title_justify="left")
     for step in found["road"]:

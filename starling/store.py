@@ -52,11 +52,13 @@ class Run:
             run._save()
             return run
         run = cls.read(root)
-        if run._holds_nothing():  # its first stage was refused what it named, which may be what has changed
+        if settled(run.config) == settled(config):
+            pass
+        elif run._holds_nothing():  # its first stage was refused what it named, which may be what has changed
             run.manifest["stages"] = {}
             write_atomically(root / "config.toml", configuration.dump(config))
             run.config = config
-        if settled(run.config) != settled(config):
+        else:
             changed = ", ".join(differences(settled(run.config), settled(config)))
             raise UsageError(
                 f"run: {root} was made with other settings ({changed}); choose another --run folder, "
@@ -226,6 +228,8 @@ class Run:
         """
         taken = self._lacking(other, stages)
         other.refuse_damage(taken)
+        for folder in [folder for stage in taken for folder in self.folders(stage)]:
+            shutil.rmtree(folder)  # of an attempt that was broken off
         for name in [folder.name for stage in taken for folder in other.folders(stage)]:
             partial = self.root / f"{name}.partial"
             shutil.rmtree(partial, ignore_errors=True)
@@ -257,8 +261,9 @@ class Run:
         return found
 
     def shares(self, other: "Run", stage: str) -> bool:
-        """Whether both have finished the stage, and with the same files."""
-        return self.is_done(stage) and other.is_done(stage) and self._outputs(stage) == other._outputs(stage)
+        """Whether both have finished the stage, and with the same files but for cards, which tell the day."""
+        both = self.is_done(stage) and other.is_done(stage)
+        return both and _without_cards(self._outputs(stage)) == _without_cards(other._outputs(stage))
 
     def _outputs(self, stage: str) -> dict[str, str]:
         """What the files of a finished stage were when it ended."""
@@ -326,6 +331,10 @@ def _are_stages(stages: Any) -> bool:
         and (entry["state"] != "done" or isinstance(entry.get("facts"), dict))
         for entry in stages.values()
     )
+
+
+def _without_cards(outputs: dict[str, str]) -> dict[str, str]:
+    return {name: digest for name, digest in outputs.items() if not name.endswith("README.md")}
 
 
 def _copy_folder(source: Path, target: Path) -> None:

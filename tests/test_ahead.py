@@ -47,6 +47,7 @@ def test_sampling_ahead_ends_where_the_step_beside_it_is_broken_off(tiny_model: 
         assert begun.wait(10)
         raise KeyboardInterrupt
     so_far = len(heard)
+    assert not found.rollouts.state_dict()
     with found.rollouts.ahead(found.step + 1, heard.append):
         pass
     assert so_far < len(heard) - so_far

@@ -51,16 +51,27 @@ def test_an_endpoint_that_turns_every_call_away_is_waited_for_too(ledger, capsys
 
 def test_a_call_that_is_turned_away_while_others_are_answered_fails_in_the_end(ledger, monkeypatch):
     async def only_small(request, payload):
+        await asyncio.sleep(0.05)  # so that small ones are answered for as long as it is tried
         return await (fails(429) if "large" in str(payload) else echoes)(request, payload)
 
     monkeypatch.setattr(client_module, "LONGEST_REFUSAL_SECONDS", 0.2)
     with Server(always=only_small) as server:
-        client = Client(endpoint(server), ledger)
+        client = Client(endpoint(server, concurrency=2), ledger)
         begun = time.monotonic()
-        *small, large = client.chat([*calls(4), clients.call("large")])
+        large, *small = client.chat([clients.call("large"), *calls(12)])
     assert all(isinstance(reply, Reply) for reply in small)
     assert isinstance(large, Failure)
     assert 0.2 < time.monotonic() - begun < 10
+
+
+def test_no_call_is_given_up_while_an_endpoint_answers_nobody(ledger, monkeypatch):
+    monkeypatch.setattr(client_module, "LONGEST_REFUSAL_SECONDS", 0.1)
+    with Server(echoes, always=fails(429)) as server:
+        client = Client(endpoint(server, concurrency=2, patience_seconds=0.6), ledger)
+        client.chat(calls(1))
+        with pytest.raises(CallError, match=r"too many requests .*; go on later\. What was answered is kept"):
+            client.chat(calls(9))
+    assert client.counts.failures == 0
 
 
 def test_an_endpoint_that_stays_down_ends_everything_after_the_patience_and_keeps_what_was_answered(ledger):

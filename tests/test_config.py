@@ -355,3 +355,5 @@ def test_one_answer_a_prompt_cannot_be_ranked(tmp_path: Path) -> None:
 def test_a_mistake_in_an_override_is_not_laid_to_the_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"learning_rate = -1: .* \(--set\)$"):
         config.load(config.find_recipe("smollm2"), ["fit.learning_rate=-1"])
+    with pytest.raises(UsageError, match=r"ranks only answers that came with their ranks.* \(--set\)$"):
+        config.load(config.find_recipe("smollm2"), ["rank.judge=source"])

@@ -10,11 +10,16 @@ from scripted import item
 from small_road import recipe
 
 from starling import config, models, own_reward
+from starling.config import Config
 from starling.errors import UsageError
 from starling.judges.by_reward import RewardJudge
 from starling.judges.rubric import RubricJudge
 from starling.judges.several import Panel
 from starling.store import Run
+
+
+def refuse(cfg: Config) -> None:
+    own_reward.refuse_settings(cfg, Path("run"))
 
 
 @pytest.fixture
@@ -38,11 +43,11 @@ def test_a_reward_model_that_rewards_as_the_judge_may_not_choose_too(
     tiny_model: Path, tmp_path: Path, other: str
 ) -> None:
     with pytest.raises(UsageError, match=r"^tune: tune.rewards names the judge, and .*/other is a reward model"):
-        own_reward.refuse_settings(settings(tmp_path, tiny_model, rank__judge=other, tune__rewards=["judge"]))
-    own_reward.refuse_settings(settings(tmp_path, tiny_model, rank__judge="rubric", tune__rewards=["judge"]))
-    own_reward.refuse_settings(settings(tmp_path, tiny_model, rank__judge=other))
+        refuse(settings(tmp_path, tiny_model, rank__judge=other, tune__rewards=["judge"]))
+    refuse(settings(tmp_path, tiny_model, rank__judge="rubric", tune__rewards=["judge"]))
+    refuse(settings(tmp_path, tiny_model, rank__judge=other))
     offline = {"tune__algorithm": "dpo", "tune__rewards": ["judge"]}  # which rewards nothing
-    own_reward.refuse_settings(settings(tmp_path, tiny_model, rank__judge=other, **offline))
+    refuse(settings(tmp_path, tiny_model, rank__judge=other, **offline))
 
 
 def test_a_reward_model_that_is_taken_over_may_not_choose_either_wherever_its_copy_lies(
@@ -54,19 +59,22 @@ def test_a_reward_model_that_is_taken_over_may_not_choose_either_wherever_its_co
         for taken in (other, f"{other}/../other", copy):
             cfg = settings(tmp_path, tiny_model, fit__reward_model=taken, **judges)
             with pytest.raises(UsageError, match=r"^tune: rank's judge .*/other is fit.reward_model too: what the"):
-                own_reward.refuse_settings(cfg)
-        own_reward.refuse_settings(settings(tmp_path, tiny_model, fit__reward_model=apart, **judges))
+                refuse(cfg)
+        refuse(settings(tmp_path, tiny_model, fit__reward_model=apart, **judges))
         for changes in ({"tune__rewards": ["rubric"]}, {"tune__algorithm": "dpo"}):  # which it does not reward
-            own_reward.refuse_settings(settings(tmp_path, tiny_model, fit__reward_model=other, **judges, **changes))
+            refuse(settings(tmp_path, tiny_model, fit__reward_model=other, **judges, **changes))
 
 
 def test_where_the_source_ranks_it_is_evaluates_judge_that_may_not_choose(
     tiny_model: Path, tmp_path: Path, other: str
 ) -> None:
     path = recipe(tmp_path / "recipe", tiny_model, fit__reward_model=other, evaluate__judge=other)
-    own_reward.refuse_settings(config.load(path))
+    refuse(config.load(path))
     with pytest.raises(UsageError, match=r"^tune: evaluate's judge .*/other is fit.reward_model .*judge in evaluate$"):
-        own_reward.refuse_settings(config.load(path, ["sample.generators=[]", "rank.judge=source"]))
+        refuse(config.load(path, ["sample.generators=[]", "rank.judge=source"]))
+    own = ["sample.generators=[]", "rank.judge=source", "evaluate.judge=run/fit/model"]  # which is not there yet
+    with pytest.raises(UsageError, match=r"^tune: evaluate's judge run/fit/model is the run's own: what the policy"):
+        refuse(config.load(path, own))
 
 
 @pytest.mark.parametrize(

@@ -42,9 +42,10 @@ def card(run: Run, **more: Any) -> ModelCard:
     return ModelCard(policy_card.text(run, **more))
 
 
-def changed(run: Run, /, **tables: dict[str, Any]) -> Run:
+def changed(run: Run, /, **tables: Any) -> Run:
     own = run.config.model_dump(mode="json")
-    settings = Config.model_validate(own | {name: own[name] | values for name, values in tables.items()})
+    new = {name: own[name] | values if isinstance(values, dict) else values for name, values in tables.items()}
+    settings = Config.model_validate(own | new)
     return Run(run.root, settings, run.manifest)
 
 
@@ -97,6 +98,7 @@ def test_its_tables_are_the_runs_figures(run: Run) -> None:
 def test_only_settings_that_the_algorithm_reads_stand_there(run: Run) -> None:
     text = card(run).text
     assert "| `lam` | 0.5 |" in text and "| `clip` |" not in text and "checkpoint_seconds" not in text
+    assert "| `rewards` |" not in text and "| `algorithm` |" not in text
     text = card(changed(run, tune={"algorithm": "dpo"})).text
     assert "| `beta` | 0.1 |" in text and "| `lam` |" not in text
     assert "None: it learns from the ranks of answers." in text and "was fitted on" not in text
@@ -112,6 +114,27 @@ def test_a_policy_that_was_not_measured_says_so(run: Run) -> None:
     found = card(run)
     assert found.data.eval_results is None
     assert "Nothing was measured yet" in found.text and "win rates" not in found.text
+
+
+def test_whose_weights_they_are_is_said(run: Run) -> None:
+    facts = run.manifest["stages"]["tune"]["facts"]
+    facts["kept_step"] = 3
+    assert "those of step 3: of the looks that may be kept the judge of the rankings liked it best" in card(run).text
+    source = changed(run, rank={"judge": "source"}, sample={"generators": []})
+    assert "the judge of the test liked it best" in card(source).text
+    facts["kept_step"] = 0
+    assert "No step was kept: the weights are the base's" in card(run).text
+
+
+def test_the_hosts_of_those_who_ranked_and_of_those_who_tested_are_named(run: Run) -> None:
+    endpoint = {"model": "m", "urls": ["https://api.example.com/v1"]}
+    own = changed(
+        run,
+        endpoints=[endpoint | {"name": "big"}, endpoint | {"name": "small", "urls": ["https://other.example.com/v1"]}],
+        rank={"judge": "small"},
+        evaluate={"judge": "big"},
+    )
+    assert "came from api.example.com, other.example.com" in card(own).text
 
 
 def test_foreign_text_means_nothing_but_itself(run: Run) -> None:
