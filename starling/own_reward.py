@@ -17,8 +17,8 @@ _WHY = "what the policy is trained to please cannot also choose the step that is
 
 
 def refuse_settings(config: Config, root: Path) -> None:
-    """Stop where the settings alone tell that `tune` would choose its step by what it is rewarded by, be it a model that
-    the run in `root` has yet to make."""
+    """Stop where the settings alone tell that `tune` would choose its step by what it is rewarded by, be it a model
+    that the run in `root` has yet to make."""
     for judge in [one.judge for one in endpoints.judges_of(config.chooser)]:
         if Path(judge).resolve().is_relative_to(root.resolve()):
             raise UsageError(f"tune: {_table(config)}'s judge {judge} is the run's own: {_WHY}; {_how(config)}")
