@@ -75,4 +75,4 @@ def _refuse_unfit_judges(run: Run, stages: list[str]) -> None:
 
     make.refuse_unfit(run.config, run.root, stages)
     if "tune" in stages:
-        own_reward.refuse_settings(run.config, run.root)
+        own_reward.refuse_settings(run.config, run.reward_model_path)

@@ -16,11 +16,11 @@ from starling.tune_settings import as_read, is_online
 _WHY = "what the policy is trained to please cannot also choose the step that is kept"
 
 
-def refuse_settings(config: Config, root: Path) -> None:
-    """Stop where the settings alone tell that `tune` would choose its step by what it is rewarded by, be it a model
-    that the run in `root` has yet to make."""
+def refuse_settings(config: Config, own: Path) -> None:
+    """Stop where the settings alone tell that `tune` would choose its step by what it is rewarded by, be it the run's
+    `own` reward model, which it may still have to make."""
     for judge in [one.judge for one in endpoints.judges_of(config.chooser)]:
-        if Path(judge).resolve().is_relative_to(root.resolve()):
+        if Path(judge).resolve() == own.resolve():
             raise UsageError(f"tune: {_table(config)}'s judge {judge} is the run's own: {_WHY}; {_how(config)}")
     for one in named_judges(config, config.chooser):
         if not one.by_reward:

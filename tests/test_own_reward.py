@@ -19,7 +19,7 @@ from starling.store import Run
 
 
 def refuse(cfg: Config) -> None:
-    own_reward.refuse_settings(cfg, Path("run"))
+    own_reward.refuse_settings(cfg, Path("run/fit/model"))
 
 
 @pytest.fixture
