@@ -6,6 +6,7 @@ from pathlib import Path
 from starling import config, endpoints, progress, trackers
 from starling.agreeing import first_difference
 from starling.at_work import timed
+from starling.borrowing import shares
 from starling.config import Config
 from starling.store import ROAD, Run, is_run
 from starling.tune_settings import is_online
@@ -28,7 +29,7 @@ def settings(recipe: str, run: Path | None, overrides: list[str] | None) -> tupl
 
 def taken_over(agreeing: list[str], opened: Run, other: Run) -> str:
     """Which stages come from another run, and what keeps the next one from it."""
-    taken = [stage for stage in agreeing if opened.shares(other, stage)]
+    taken = [stage for stage in agreeing if shares(opened, other, stage)]
     why = first_difference(opened.config, other.config)
     return f"from {other.root}: {', '.join(taken) or 'nothing'}" + (f"; not the rest, since {why}" if why else "")
 

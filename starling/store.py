@@ -14,12 +14,10 @@ from typing import Any
 
 import starling
 from starling import config as configuration
-from starling import metrics, progress
 from starling.agreeing import STAGES, asked_anew, differences, settled
 from starling.config import Config
 from starling.errors import DataError, UsageError, explained
-from starling.ledger import Ledger
-from starling.writing import replace_folder, sha256, without_nan, write_atomically, write_json
+from starling.writing import sha256, without_nan, write_atomically, write_json
 
 FORMAT = 1
 LEDGER = "calls.sqlite"
@@ -52,13 +50,10 @@ class Run:
             run._save()
             return run
         run = cls.read(root)
-        if settled(run.config) == settled(config):
-            pass
-        elif run._holds_nothing():  # its first stage was refused what it named, which may be what has changed
+        is_other = settled(run.config) != settled(config)
+        if is_other and run._holds_nothing():  # its first stage was refused what it named: perhaps what has changed
             run.manifest["stages"] = {}
-            write_atomically(root / "config.toml", configuration.dump(config))
-            run.config = config
-        else:
+        elif is_other:
             changed = ", ".join(differences(settled(run.config), settled(config)))
             raise UsageError(
                 f"run: {root} was made with other settings ({changed}); choose another --run folder, "
@@ -99,11 +94,8 @@ class Run:
 
     def _holds_nothing(self) -> bool:
         """Whether nothing of its first stage is done, so that nothing follows from its settings."""
-        return (
-            not any(self.is_done(stage) for stage in self.manifest["stages"])
-            and not self.ledger_path.exists()
-            and (set(self.manifest["stages"]) <= {ROAD[0]})
-        )
+        begun = self.manifest["stages"].keys()
+        return begun <= {ROAD[0]} and not self.is_done(ROAD[0]) and not self.ledger_path.exists()
 
     def folders(self, stage: str) -> list[Path]:
         """The folders that a stage writes, if they are there; what `rank` could not rank stands beside its rankings."""
@@ -221,58 +213,20 @@ class Run:
                 for path in (*folder.glob("*.partial"), *aside):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    def borrow(self, other: "Run", stages: list[str]) -> None:
-        """Take finished stages over from another run whose settings agree that far, with their metrics.
-
-        Its paid calls come along whatever the settings: the ledger knows which of them are asked for again.
-        """
-        taken = self._lacking(other, stages)
-        other.refuse_damage(taken)
-        for folder in [folder for stage in taken for folder in self.folders(stage)]:
-            shutil.rmtree(folder)  # of an attempt that was broken off
-        for name in [folder.name for stage in taken for folder in other.folders(stage)]:
-            partial = self.root / f"{name}.partial"
-            shutil.rmtree(partial, ignore_errors=True)
-            with explained(f"copying {other.root / name} to {self.root / name}"):
-                _copy_folder(other.root / name, partial)
-                replace_folder(partial, self.root / name)
-        lines = [line for line in metrics.read(self.metrics_path) if line["stage"] not in taken]
-        lines += [line for line in metrics.read(other.metrics_path) if line["stage"] in taken]
-        if lines:
-            write_atomically(self.metrics_path, "".join(json.dumps(line) + "\n" for line in lines))
-        if other.ledger_path.exists():
-            with Ledger(self.ledger_path) as ledger:
-                ledger.take_over(other.ledger_path)
-        self.manifest["stages"] |= {stage: other.manifest["stages"][stage] for stage in taken}
-        self._reopen([stage for stage in asked_anew(other.config, self.config) if stage in taken])
+    def adopt(self, entries: Mapping[str, dict[str, Any]], anew: Sequence[str]) -> None:
+        """Note stages that another run has finished, once their files stand here; those `anew` go on."""
+        self.manifest["stages"] |= entries
+        self._reopen(anew)
         self._save()
 
-    def _lacking(self, other: "Run", stages: Sequence[str]) -> list[str]:
-        """The stages that only the other run has finished, up to the first that came out otherwise here."""
-        found = []
-        for stage in filter(other.is_done, stages):
-            if not self.is_done(stage):
-                found.append(stage)
-            elif not self.shares(other, stage):
-                progress.say(
-                    f"{other.root}: its {stage} came out otherwise than here, so nothing behind it is taken over"
-                )
-                break
-        return found
-
-    def shares(self, other: "Run", stage: str) -> bool:
-        """Whether both have finished the stage, and with the same files but for cards, which tell the day."""
-        both = self.is_done(stage) and other.is_done(stage)
-        return both and _without_cards(self._outputs(stage)) == _without_cards(other._outputs(stage))
-
-    def _outputs(self, stage: str) -> dict[str, str]:
-        """What the files of a finished stage were when it ended."""
+    def outputs(self, stage: str) -> dict[str, str]:
+        """The SHA-256 of each file of a finished stage, as it was when the stage ended."""
         return self.manifest["stages"][stage].get("outputs", {})
 
     def refuse_damage(self, stages: Sequence[str]) -> None:
         """Stop where a file that one of these finished stages wrote is missing or no longer what it was."""
         outputs = {
-            name: digest for stage in stages if self.is_done(stage) for name, digest in self._outputs(stage).items()
+            name: digest for stage in stages if self.is_done(stage) for name, digest in self.outputs(stage).items()
         }
         damaged = [name for name, digest in outputs.items() if sha256(self.root / name) != digest]
         if damaged:
@@ -331,18 +285,6 @@ def _are_stages(stages: Any) -> bool:
         and (entry["state"] != "done" or isinstance(entry.get("facts"), dict))
         for entry in stages.values()
     )
-
-
-def _without_cards(outputs: dict[str, str]) -> dict[str, str]:
-    return {name: digest for name, digest in outputs.items() if not name.endswith("README.md")}
-
-
-def _copy_folder(source: Path, target: Path) -> None:
-    """Copy a whole folder; its first failure is raised as the system gave it."""
-    try:
-        shutil.copytree(source, target)
-    except shutil.Error as error:
-        raise OSError(error.args[0][0][2]) from error
 
 
 def _is_of_a_cut_start(path: Path, config: str) -> bool:

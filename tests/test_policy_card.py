@@ -10,6 +10,7 @@ import runs
 from huggingface_hub import ModelCard
 
 from starling import digest, policy_card
+from starling.borrowing import borrow
 from starling.config import Config
 from starling.stages import report
 from starling.store import Run
@@ -176,7 +177,7 @@ def test_the_report_writes_it_and_the_run_is_whole_and_lends_it(run: Run, tmp_pa
     again = Run.read(run.root)
     again.refuse_damage(["tune", "evaluate"])
     other = Run.open(tmp_path / "other", run.config)
-    other.borrow(again, list(runs.ALL))
+    borrow(other, again, list(runs.ALL))
     assert (other.policy_path / "README.md").read_text() == written
 
 

@@ -9,6 +9,7 @@ from servers import Server, ranking_judge, replies_with, says, shown_answers
 from small_road import recipe
 
 from starling import audit, config, data_files, judgements, progress, tables
+from starling.borrowing import borrow
 from starling.errors import StopStage
 from starling.judges.rubric import RubricJudge
 from starling.stages import prompts, rank, sample
@@ -31,7 +32,7 @@ def sampled(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 def start(folder: Path, tiny_model: Path, sampled: Run, **changes) -> Run:
     """A run of other settings for `rank` that borrows prompts and answers."""
     run = Run.open(folder / "run", config.load(recipe(folder, tiny_model, **changes)))
-    run.borrow(sampled, ["prompts", "sample"])
+    borrow(run, sampled, ["prompts", "sample"])
     return run
 
 

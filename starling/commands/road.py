@@ -9,6 +9,7 @@ import typer
 from starling import config, drive, progress
 from starling.agreeing import stages_that_agree
 from starling.at_work import alone
+from starling.borrowing import borrow as take_over
 from starling.command import command
 from starling.commands.options import ConfigArgument, EstimateOption, RunOption, SetOption
 from starling.errors import UsageError
@@ -44,7 +45,7 @@ def run_road(
         opened = Run.open(root, settings)
         if other is not None:
             agreeing = stages_that_agree(settings, other.config)
-            opened.borrow(other, agreeing)
+            take_over(opened, other, agreeing)
             progress.say(drive.taken_over(agreeing, opened, other))
         stages = list(ROAD[: ROAD.index(until) + 1])
         if not all(map(opened.is_done, stages)):

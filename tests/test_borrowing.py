@@ -6,6 +6,7 @@ import pytest
 from stored import finish, settings
 
 from starling import metrics
+from starling.borrowing import borrow
 from starling.errors import DataError
 from starling.ledger import Ledger, call_key
 from starling.metrics import Recorder
@@ -22,7 +23,7 @@ def test_finished_stages_are_borrowed_with_their_files(run: Run, tmp_path: Path)
     finish(run, "prompts", count=3)
     run.started("sample")
     other = Run.open(tmp_path / "other", settings("tune.lam=0.25"))
-    other.borrow(run, ["prompts", "sample"])
+    borrow(other, run, ["prompts", "sample"])
     again = Run.read(other.root)
     assert again.is_done("prompts")
     assert not again.is_done("sample")
@@ -36,7 +37,7 @@ def test_the_calls_of_a_run_are_borrowed_whether_its_stages_agree_or_not(run: Ru
             ledger.sent(key, name="judge", model="m", request="{}", draw=0), Reply(text="yes", finished=True)
         )
     other = Run.open(tmp_path / "other", run.config)
-    other.borrow(run, [])
+    borrow(other, run, [])
     with Ledger(other.ledger_path) as ledger:
         assert ledger.get(key) == Reply(text="yes", finished=True)
 
@@ -45,7 +46,7 @@ def test_a_stage_that_is_done_is_not_borrowed_over(run: Run, tmp_path: Path) -> 
     finish(run, "prompts", count=3)
     other = Run.open(tmp_path / "other", settings("tune.lam=0.25"))
     finish(other, "prompts", count=5)
-    other.borrow(run, ["prompts"])
+    borrow(other, run, ["prompts"])
     assert other.facts("prompts") == {"count": 5}
 
 
@@ -55,7 +56,7 @@ def test_cards_tell_the_day_and_make_no_difference(run: Run, tmp_path: Path) -> 
         (one.folder("fit") / "README.md").write_text(f"day {day}")
         finish(one, "fit")
     finish(run, "tune")
-    other.borrow(run, ["fit", "tune"])
+    borrow(other, run, ["fit", "tune"])
     assert other.is_done("tune")
 
 
@@ -71,7 +72,7 @@ def test_nothing_behind_a_stage_that_came_out_otherwise_is_borrowed(
     again.started("prompts")
     again.finished("prompts", {})
     for one in (other, again):
-        one.borrow(run, ["prompts", "sample"])
+        borrow(one, run, ["prompts", "sample"])
     assert other.is_done("sample")
     assert not again.is_done("sample")
     assert f"{run.root}: its prompts came out otherwise than here" in capsys.readouterr().out
@@ -81,13 +82,13 @@ def test_prompts_that_could_not_be_ranked_are_borrowed_with_the_rankings(run: Ru
     run.folder("unranked").joinpath("00000.jsonl").write_text("{}")
     finish(run, "rank")
     other = Run.open(tmp_path / "other", settings("tune.lam=0.25"))
-    other.borrow(run, ["rank"])
+    borrow(other, run, ["rank"])
     assert (other.root / "unranked" / "00000.jsonl").read_text() == "{}"
     begun = Run.open(tmp_path / "begun", settings("tune.lam=0.25"))
     begun.folder("unranked").joinpath("00000.jsonl").write_text("of an attempt that was broken off")
     ranked = Run.open(tmp_path / "ranked", settings())
     finish(ranked, "rank")
-    begun.borrow(ranked, ["rank"])
+    borrow(begun, ranked, ["rank"])
     assert not (begun.root / "unranked").exists()
     (other.root / "unranked" / "00000.jsonl").unlink()
     with pytest.raises(DataError, match=r"first unranked/00000\.jsonl"):
@@ -99,7 +100,7 @@ def test_a_damaged_stage_is_not_borrowed(run: Run, tmp_path: Path) -> None:
     (run.root / "prompts" / "table.txt").unlink()
     other = Run.open(tmp_path / "other", settings("tune.lam=0.25"))
     with pytest.raises(DataError, match="missing or changed"):
-        other.borrow(run, ["prompts"])
+        borrow(other, run, ["prompts"])
     assert not (other.root / "prompts").exists()
 
 
@@ -110,7 +111,7 @@ def test_borrowing_keeps_the_metrics_of_ones_own_stages(run: Run, tmp_path: Path
     other = Run.open(tmp_path / "other", settings("evaluate.resamples=200"))
     finish(other, "fit")
     Recorder(other.metrics_path, "fit").log(1, {"of": 2.0})
-    other.borrow(run, ["fit", "tune"])
+    borrow(other, run, ["fit", "tune"])
     assert [line[f"{line['stage']}/of"] for line in metrics.read(other.metrics_path)] == [2.0, 1.0]
 
 
@@ -120,5 +121,5 @@ def test_metrics_with_a_last_line_that_was_cut_can_be_borrowed(run: Run, tmp_pat
     with run.metrics_path.open("a") as file:
         file.write('{"stage": "tu')
     other = Run.open(tmp_path / "other", settings("tune.lam=0.25"))
-    other.borrow(run, ["fit"])
+    borrow(other, run, ["fit"])
     assert len(metrics.read(other.metrics_path)) == 1
