@@ -26,8 +26,7 @@ from starling.rollout import Group, SamplingSettings, sample_groups
 from starling.store import Run
 from starling.writing import write_atomically
 
-PROMPTS = 100  # of the test split
-DRAWS = 2  # answers of a tuned policy to each; the base gives 16
+DRAWS = 2  # answers of a tuned policy to each prompt; the base gives 16
 SHARES = (0.5, 1.0)  # of the way from the base's weights to the tuned ones
 WHOLE = SamplingSettings(temperature=1.0, top_p=1.0)
 
@@ -51,7 +50,7 @@ def of_run(base: Run, run: Run, origin: Point, spread: float) -> list[Point]:
 
 def of_best(base: Run, folder: Path, spread: float) -> tuple[list[Point], Point]:
     """Best-of-n of 1, 2, ... 16 answers; and the base itself, with its raw reward."""
-    prompts = tables.prompts_of(base, "test")[:PROMPTS]
+    prompts = tables.prompts_of(base, "test")[: measured.PROMPTS]
     model = models.load_policy(base.config.run.model)
     answers = measured.answers_of(base, model, prompts, folder / "frontier.parquet", WHOLE)
     rewards = measured.rewards_of(base, prompts, answers)
@@ -73,7 +72,7 @@ def of_best(base: Run, folder: Path, spread: float) -> tuple[list[Point], Point]
 
 @torch.inference_mode()
 def _between(base: Run, run: Run, share: float, origin: Point, spread: float) -> Point:
-    prompts = tables.prompts_of(base, "test")[:PROMPTS]
+    prompts = tables.prompts_of(base, "test")[: measured.PROMPTS]
     policy = Policy(models.load_policy(base.config.run.model), run.config.tune.layers)
     policy.take_over(models.load_policy(str(run.folder("tune") / "policy")).network)
     policy.sync(share)

@@ -18,6 +18,7 @@ from starling.store import Run
 
 NUMBERS = (1, 2, 4, 8, 16)
 ANSWERS = NUMBERS[-1]
+PROMPTS = 100  # of the test split, where each takes 16 answers
 SHARD = 50  # prompts: the most that an interruption costs
 
 
@@ -58,10 +59,10 @@ def _figures(row: Mapping[str, Any], spread: float) -> dict[str, tuple[float, fl
 def best_of_n(run: Run, folder: Path, spread: float) -> dict[int, list[Case]]:
     """For each n the test cases of the base with the reward model's choice of n, against the base's first answers.
 
-    The base gives 16 answers to each test prompt, as it samples by itself; each counts as often as it would be the
-    choice of n (`best_of.shares`). The reward model is the run's.
+    The base gives 16 answers to each of the first test prompts, as it samples by itself; each counts as often as it
+    would be the choice of n (`best_of.shares`). The reward model is the run's.
     """
-    prompts = tables.prompts_of(run, "test")
+    prompts = tables.prompts_of(run, "test")[:PROMPTS]
     base = models.load_policy(run.config.run.model)
     answers = answers_of(run, base, prompts, folder / "best-of.parquet", own_settings(base.network))
     rewards = rewards_of(run, prompts, answers)

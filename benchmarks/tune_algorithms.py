@@ -140,8 +140,9 @@ def render(rows: Mapping[str, Row], bases: Sequence[Run], tokens: int, settings:
         f"Each algorithm learns from about {tokens:,} answer tokens: rollouts of its own, ranked answers once a pass, "
         "or both; what a critic learns from before is told apart. Chosen on the first run's validation prompts: "
         f"{', '.join(settings) or 'none'}. Win rates are against the base, ties half, pooled over runs, 95 % intervals "
-        "by bootstrap over families; best-of-n is the unbiased estimate from 16 answers, against the base's first. KL "
-        "is at temperature 1, nats an answer, of best-of-n by formula; reward is the gain over the base's, in spreads.",
+        "by bootstrap over families; best-of-n is the unbiased estimate from 16 answers to each of "
+        f"{min(measured.PROMPTS, config.prompts.test)} of the prompts, against the base's first. KL is at temperature "
+        "1, nats an answer, of best-of-n by formula; reward is the gain over the base's, in spreads.",
         "",
         "| algorithm | runs | "
         + " | ".join(COLUMNS.values())
