@@ -156,6 +156,12 @@ def fit(
         return _stage_command("fit")(recipe, run, overrides)
     if out is None or run is not None:
         raise UsageError("fit: --rankings needs --out DIR for the reward model, and no --run")
+    unread = [given for given in overrides or [] if not given.strip().startswith(("fit.", "run.seed", "run.threads"))]
+    if unread:
+        raise UsageError(
+            f"fit: --rankings reads fit.*, run.seed and run.threads of the settings, so --set {unread[0]} would do "
+            "nothing; the model is --model"
+        )
     from starling import own_files
 
     settings = config.load(
