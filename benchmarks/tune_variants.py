@@ -7,7 +7,6 @@ import itertools
 import json
 import math
 import os
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -18,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from starling import metrics, models, rollout, tables
+from starling import data_files, metrics, models, rollout, tables
 from starling.store import Run
 
 SETTINGS = Path(__file__).with_suffix("").with_name("tune_algorithms.toml")
@@ -97,12 +96,13 @@ def run(base: Run, folder: Path, settings: Mapping[str, Any], until: str) -> Run
     command += ["--from", str(base.root), "--until", until]
     for key, value in settings.items():
         command += ["--set", f"tune.{key}={json.dumps(value)}"]
-    command += ["--set", "evaluate.token_budget=0"]
+    command += ["--set", "evaluate.token_budget=0", "--set", "evaluate.draws=1"]
     if until == "evaluate":  # the base's answers are the same whatever was tuned
         answers = folder / "evaluate" / "base.parquet"
         answers.parent.mkdir(parents=True, exist_ok=True)
         if not answers.exists():
-            shutil.copy2(base.root / "evaluate" / "base.parquet", answers)
+            rows = data_files.read_rows(base.root / "evaluate" / "base.parquet")
+            data_files.write_parquet(answers, [row for row in rows if not row["draw"]], tables.CANDIDATES)
     print("$", " ".join(command), file=sys.stderr)
     if subprocess.run(command).returncode:
         print(f"{folder}: did not finish; its line above says why", file=sys.stderr)
