@@ -26,7 +26,7 @@ from starling.rollout import Group, SamplingSettings, sample_groups
 from starling.store import Run
 from starling.writing import write_atomically
 
-DRAWS = 2  # answers of a tuned policy to each prompt; the base gives 16
+DRAWS = 1  # answer of a tuned policy to each prompt; the base gives 16
 SHARES = (0.5, 1.0)  # of the way from the base's weights to the tuned ones
 WHOLE = SamplingSettings(temperature=1.0, top_p=1.0)
 
