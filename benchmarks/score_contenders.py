@@ -22,7 +22,7 @@ DTYPES = {"bf16 weights": torch.bfloat16, "float32": torch.float32}
 
 
 def pipeline(folder: Path, rows: list[dict[str, Any]], batch: int, precision: str) -> Found:
-    """transformers' text-classification pipeline on the conversations, the longest first."""
+    """transformers' text-classification pipeline on the conversations, those of the most tokens first."""
     from transformers import AutoTokenizer
     from transformers import pipeline as make
 
@@ -40,7 +40,8 @@ def pipeline(folder: Path, rows: list[dict[str, Any]], batch: int, precision: st
     def score(some: list[dict[str, Any]]) -> list[list[float]]:
         turns = [[*row["messages"], _said(answer)] for row in some for answer in row["answers"]]
         texts = [tokenizer.apply_chat_template(turn, tokenize=False) for turn in turns]
-        order = sorted(range(len(texts)), key=lambda at: -len(texts[at]))
+        lengths = [length for row in some for length in row["lengths"]]
+        order = sorted(range(len(texts)), key=lambda at: -lengths[at])
         rewards = [0.0] * len(texts)
         for at, found in zip(order, classify([texts[at] for at in order]), strict=True):
             rewards[at] = found["score"]
@@ -82,11 +83,13 @@ def main() -> None:
     torch.set_num_threads(threads())
     lines = (folder / f"{spec['rows']}.jsonl").read_text().splitlines()[: spec["num_rows"]]
     ids = read(folder, spec["rows"])[: spec["num_rows"]]
-    found = CONTENDERS[spec["contender"]](
-        folder, [json.loads(line) for line in lines], spec["batch"], spec["precision"]
-    )
+    rows = [
+        json.loads(line) | {"lengths": [len(text) for text in row.conversations]}
+        for line, row in zip(lines, ids, strict=True)
+    ]
+    found = CONTENDERS[spec["contender"]](folder, rows, spec["batch"], spec["precision"])
     unique = sum(row.unique_tokens for row in ids)
-    lengths = sorted((len(text) for row in ids for text in row.conversations), reverse=True)
+    lengths = sorted((length for row in rows for length in row["lengths"]), reverse=True)
     processed = unique if spec["contender"] == "starling" else padded_tokens(lengths, spec["batch"])
     tokens = {"unique_tokens": unique, "processed_tokens": processed}
     print(json.dumps(spec | found | tokens | {"peak_gigabytes": peak_gigabytes()}))

@@ -178,7 +178,8 @@ def _member_row(said: Mapping[str, Any], best_first: Sequence[int]) -> dict[str,
 def ranking_from_row(row: Mapping[str, Any], where: str) -> Ranking:
     """A ranking from a row in Nectar's form, with `answers` and `ranks` in two lists, or of `chosen` and `rejected`.
 
-    A list `finished` beside the answers says of each whether it came to its end, a single value says it of all.
+    Of a row that has both, the ranked answers count. A list `finished` beside the answers says of each whether it came
+    to its end, a single value says it of all.
     """
     entries: list[Any]
     if _is_pair(row):
@@ -216,7 +217,15 @@ def ranking_from_row(row: Mapping[str, Any], where: str) -> Ranking:
 
 
 def _is_pair(row: Mapping[str, Any]) -> bool:
-    return row.get("chosen") is not None and row.get("rejected") is not None
+    return row.get("chosen") is not None and row.get("rejected") is not None and not _has_ranks(row)
+
+
+def _has_ranks(row: Mapping[str, Any]) -> bool:
+    """Whether a row has answers with ranks, whatever else it has."""
+    answers = row.get("answers")
+    if not isinstance(answers, list):
+        return False
+    return row.get("ranks") is not None or any(isinstance(one, Mapping) and "rank" in one for one in answers)
 
 
 def beside(entries: Sequence[Any], column: str, key: str, row: Mapping[str, Any], where: str) -> list[Any]:

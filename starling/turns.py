@@ -26,10 +26,13 @@ def text_from_messages(messages: Sequence[Message]) -> str:
 def messages_from_text(text: str) -> list[Message]:
     """The turns of a prompt in Nectar's text form, and what stands before them as the system's.
 
-    A text without turns is one user message.
+    That form begins with a turn or ends on an empty one of the assistant. Any other text is one user message, also
+    where it quotes turns.
     """
     head, *pieces = _TURN.split(text)
-    if not pieces:
+    begins = not head.strip() or head.startswith("\n\nSystem: ")
+    waits = pieces[-2:-1] == ["Assistant"] and not pieces[-1].strip()
+    if not pieces or not (begins or waits):
         return [Message(role="user", content=text)]
     turns = [Message(role=_ROLES[name], content=turn) for name, turn in zip(pieces[::2], pieces[1::2], strict=True)]
     waiting = turns[:-1] if not turns[-1]["content"].strip() else turns

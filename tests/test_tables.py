@@ -215,10 +215,13 @@ def test_a_chosen_and_a_rejected_answer_are_a_ranking(row: dict) -> None:
 
 def test_answers_and_ranks_in_two_lists_are_a_ranking() -> None:
     found = tables.ranking_from_row({"prompt": "hi", "answers": ["dry", "wet"], "ranks": [2, 1]}, "here")
-    assert [(answer.answer, rank) for answer, rank in zip(found.answers, found.ranks, strict=True)] == [
-        ("dry", 2),
-        ("wet", 1),
-    ]
+    assert [answer.answer for answer in found.answers] == ["dry", "wet"] and found.ranks == [2, 1]
+
+
+def test_ranked_answers_count_where_a_row_names_a_pair_of_them_too() -> None:
+    row = {"prompt": "hi", "answers": ["a", "b", "c"], "chosen": "a", "rejected": "c"}
+    assert len(tables.ranking_from_row(row | {"ranks": [1, 2, 3]}, "here").answers) == 3
+    assert len(tables.ranking_from_row(row, "here").answers) == 2
 
 
 @pytest.mark.parametrize("ranks", [[1, 2, 0, 0], [1, 2, None, None], [1.0, 2.0, 0.0, 0]], ids=str)

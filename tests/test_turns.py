@@ -9,6 +9,8 @@ from starling import turns
 from starling.errors import DataError
 from starling.records import Message
 
+QUOTED = "Summarise this talk:\n\nHuman: hello\n\nAssistant: hello\n\nHuman: what is rain?"
+
 
 def test_nectars_text_and_messages_are_two_forms_of_one_thing() -> None:
     assert turns.text_from_messages(TURNS) == NECTAR
@@ -24,8 +26,10 @@ def test_nectars_text_and_messages_are_two_forms_of_one_thing() -> None:
         ("Human: what is rain?", [Message(role="user", content="Human: what is rain?")]),
         ("be brief\n\nHuman: what is rain?\n\nAssistant:", [Message(role="system", content="be brief"), *QUESTION]),
         ("\n\nAssistant: hello\n\nHuman: what is rain?", TURNS[1:]),
+        (QUOTED, [Message(role="user", content=QUOTED)]),
+        ("Go on:\n\nAssistant: It", [Message(role="user", content="Go on:\n\nAssistant: It")]),
     ],
-    ids=["plain", "no blank at the end", "no assistant", "no turn", "system", "assistant first"],
+    ids=["plain", "no blank at the end", "no assistant", "no turn", "system", "assistant first", "quoted", "to end"],
 )
 def test_prompt_texts_become_messages(text: str, expected: list[Message]) -> None:
     assert turns.messages_from_text(text) == expected
