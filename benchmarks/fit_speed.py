@@ -1,6 +1,6 @@
 """Time and memory of fitting a reward model: TRL's RewardTrainer on pairs, a padded K-wise loop, and Starling.
 
-    pip install -e '.[interop]'
+    pip install -e '.[test]'
     python benchmarks/fit_speed.py DATA [--out runs/speed] [--at-most N] [--set alpaca_rankings]
 
 Each measurement is a process of its own. Every contender is first swept over batch sizes and precisions on two

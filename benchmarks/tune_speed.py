@@ -1,6 +1,6 @@
 """Time and memory of a step of GRPO: TRL's GRPOTrainer and Starling's loop, and of sampling by `generate`.
 
-    pip install -e '.[interop]'
+    pip install -e '.[test]'
     python benchmarks/tune_speed.py [--out runs/tune-speed] [--at-most N] [--vllm http://HOST:PORT]
 
 Each measurement is a process of its own. TRL is swept over batch sizes and precisions on 32 answers first, once with

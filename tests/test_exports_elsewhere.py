@@ -18,7 +18,7 @@ def table(tmp_path: Path) -> Path:
 
 
 def test_trl_knows_its_pairs_as_conversations_and_can_unpair_them(table: Path, tiny_model: Path) -> None:
-    utilities = pytest.importorskip("trl.data_utils", reason="trl is not installed: pip install '.[interop]'")
+    utilities = pytest.importorskip("trl.data_utils", reason="trl is not installed: pip install '.[test]'")
     from transformers import AutoTokenizer
 
     exported(table, "trl")
@@ -33,7 +33,7 @@ def test_trl_knows_its_pairs_as_conversations_and_can_unpair_them(table: Path, t
 
 @pytest.mark.filterwarnings("ignore")
 def test_trl_fits_a_reward_model_on_its_pairs_with_their_margin(table: Path, tiny_model: Path, tmp_path: Path) -> None:
-    trl = pytest.importorskip("trl", reason="trl is not installed: pip install '.[interop]'")
+    trl = pytest.importorskip("trl", reason="trl is not installed: pip install '.[test]'")
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     exported(table, "trl")
@@ -48,7 +48,7 @@ def test_trl_fits_a_reward_model_on_its_pairs_with_their_margin(table: Path, tin
 
 
 def test_trl_finds_unpaired_rows_conversational(table: Path) -> None:
-    utilities = pytest.importorskip("trl.data_utils", reason="trl is not installed: pip install '.[interop]'")
+    utilities = pytest.importorskip("trl.data_utils", reason="trl is not installed: pip install '.[test]'")
     exported(table, "unpaired")
     assert all(utilities.is_conversational(row) for row in loaded(table)["train"])
 

@@ -169,7 +169,7 @@ def test_extreme_rewards_by_hand(loss) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_pairs_cost_what_trl_makes_of_them(reward_model: Model, tmp_path: Path) -> None:
-    trl = pytest.importorskip("trl", reason="trl is not installed: pip install '.[interop]'")
+    trl = pytest.importorskip("trl", reason="trl is not installed: pip install '.[test]'")
     from datasets import Dataset
 
     answers = [["the rain", "no"], ["town", "the river runs"], ["wet", "dry"]]

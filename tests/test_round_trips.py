@@ -161,7 +161,7 @@ def test_a_base_whose_tokenizer_adds_tokens_scores_the_same_from_text(tiny_model
 
 @pytest.fixture(scope="module")
 def trl() -> Any:
-    return pytest.importorskip("trl", reason="needs the extra `interop`: pip install trl")
+    return pytest.importorskip("trl", reason="trl is not installed: pip install '.[test]'")
 
 
 def quiet(folder: Path) -> dict[str, Any]:

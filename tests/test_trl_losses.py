@@ -12,7 +12,7 @@ from trl_batch import OURS, TRL, B, Batch, T, batch, told
 from starling.losses import masked
 from starling.losses.masked import Loss
 
-trl = pytest.importorskip("trl", reason="TRL is not installed")
+trl = pytest.importorskip("trl", reason="trl is not installed: pip install '.[test]'")
 
 
 class OneProcess:
