@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 from killed import Killed
-from made_rankings import ranking, rankings
+from made_rankings import WORDS, ranking, rankings
 from tolerances import CLOSE, EXACT
 
-from starling import device, heads, metrics, models
+from starling import device, heads, metrics, models, reward
 from starling.config import FitTable
 from starling.errors import DataError
 from starling.examples import Example
@@ -279,3 +279,20 @@ def test_every_comparator_learns_too(tiny_model: Path, tmp_path: Path, loss: str
     lines = metrics.read(tmp_path / "metrics.jsonl")
     assert lines[0]["fit/nll"] == pytest.approx(math.log(6) / 2, abs=0.3)
     assert lines[-1]["fit/nll"] < 0.8 * lines[0]["fit/nll"]
+
+
+def test_a_length_head_takes_length_out_of_the_reward(tiny_model: Path, tmp_path: Path) -> None:
+    lengths = (1, 2, 4, 7)
+    answers = [[" ".join([word] * length) for length in lengths] for word in WORDS]  # the longer, the better
+    told = [ranking(f"p{at}", own, [4, 3, 2, 1]) for at, own in enumerate(answers)]
+    correlation = {}
+    for weight in (0.0, 1.0):
+        folder = tmp_path / str(weight)
+        folder.mkdir()
+        table = FITS.model_copy(update={"epochs": 6, "prompts_per_step": 8, "length_head": weight})
+        fit.fit(table, str(tiny_model), told, [], folder, Recorder(folder / "metrics.jsonl", "fit"), seed=1)
+        judge = reward.load_reward_model(str(folder / "model"))
+        scores = torch.tensor(judge.score([one.messages for one in told], answers))
+        both = torch.stack([scores.flatten(), torch.tensor(lengths).repeat(len(told)).float()])
+        correlation[weight] = torch.corrcoef(both)[0, 1].item()
+    assert correlation[0.0] > 0.8 and abs(correlation[1.0]) < 0.5
