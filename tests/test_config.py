@@ -35,11 +35,21 @@ def test_among_files_a_recipe_is_told_by_its_name(tmp_path: Path, monkeypatch: p
     assert not config.is_recipe("starling-7b")
 
 
-def test_the_recipe_of_the_authors_has_what_they_published_for_the_reward_model() -> None:
-    assert config.load(config.find_recipe("starling-beta")).fit.learning_rate == 1.67e-6
-    table = config.load(config.find_recipe("starling-7b")).fit
-    assert (table.learning_rate, table.warmup, table.schedule, table.epochs) == (1e-5, 0.05, "constant", 1)
+@pytest.mark.parametrize(("recipe", "rate"), [("starling-7b", 1e-5), ("starling-beta", 1.67e-6)])
+def test_the_recipes_of_the_authors_have_what_they_published_for_the_reward_models(recipe: str, rate: float) -> None:
+    table = config.load(config.find_recipe(recipe)).fit
+    assert (table.learning_rate, table.warmup, table.schedule, table.epochs) == (rate, 0.05, "constant", 1)
     assert (table.prompts_per_step, table.max_tokens, table.too_long) == (160, 2000, "left_prompt")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "algorithm", "kl_coef", "rate"),
+    [("starling-7b", "apa", 0.01, 2e-7), ("starling-beta", "ppo", 1e-3, 4e-7)],
+)
+def test_and_what_their_code_tunes_with(recipe: str, algorithm: str, kl_coef: float, rate: float) -> None:
+    table = config.load(config.find_recipe(recipe)).tune
+    assert (table.algorithm, table.kl_coef) == (algorithm, kl_coef)
+    assert table.learning_rate == table.value_learning_rate == rate
 
 
 def test_every_recipe_that_ships_is_valid() -> None:
