@@ -11,6 +11,7 @@ its own, and an `--out` of its own.
 
 import argparse
 import datetime
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -80,8 +81,7 @@ def main() -> None:
     text = render(rows, bases, options.tokens, settings, options.name)
     lines = {name: row.points for name, row in rows.items() if not name.startswith("best of")}
     lines["best of n"] = frontier.mean_points([points for points, _origin in best])
-    picture = results.RESULTS.with_name(f"tune_algorithms_{options.name}.svg")
-    picture.write_text(frontier.draw(lines))
+    results.RESULTS.with_name(picture_name(options.name)).write_text(frontier.draw(lines))
     print(text)
     write(text, options.name)
 
@@ -128,6 +128,11 @@ def _best_rows(
     }
 
 
+def picture_name(section: str) -> str:
+    """The picture's file, with underscores for what a Markdown link does not take."""
+    return f"tune_algorithms_{re.sub(r'[^0-9A-Za-z_.-]+', '_', section)}.svg"
+
+
 def render(rows: Mapping[str, Row], bases: Sequence[Run], tokens: int, settings: Sequence[str], name: str) -> str:
     """The section of docs/results.md."""
     config = bases[0].config
@@ -151,7 +156,7 @@ def render(rows: Mapping[str, Row], bases: Sequence[Run], tokens: int, settings:
         "|---" * (len(COLUMNS) + 9) + "|",
     ]
     lines += [_line(label, row) for label, row in rows.items()]
-    lines += ["", f"![Gain in reward, and the rubric's score, against KL](tune_algorithms_{name}.svg)"]
+    lines += ["", f"![Gain in reward, and the rubric's score, against KL]({picture_name(name)})"]
     return "\n".join(lines)
 
 

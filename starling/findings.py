@@ -222,14 +222,15 @@ def of_gap(policy: Policy, groups: Sequence[Group], cfg: TuneTable) -> Finding:
 
 
 def of_rewards(ranked: Sequence[Sequence[float]], fresh: Sequence[Sequence[float]]) -> Finding:
-    """Whether rewards tell answers apart: over the ranked ones, which fix the scale, and within a prompt's rollouts."""
+    """Whether rewards tell answers apart: over the ranked ones, which fix the scale, and within a prompt's rollouts;
+    where these are all alike for every prompt, no step would learn of answers."""
     values = [value for row in (*ranked, *fresh) for value in row]
     bad = sum(not math.isfinite(value) for value in values)
     told = [value for row in ranked or fresh for value in row]
     spread = _spread(told) if not bad else math.nan
     flat = sum(is_flat(row) for row in fresh)
     state: State = "ok"
-    if bad or not told or is_flat(told):
+    if bad or not told or is_flat(told) or (fresh and flat == len(fresh)):
         state = "stop"
     elif 2 * flat > len(fresh):
         state = "warn"

@@ -99,7 +99,7 @@ class Loop:
                     checkpoint.save(self.state_dict())
 
     def fix_scale(self) -> None:
-        """Fix the reward's scale on the warm-up's ranked answers."""
+        """Fix the reward's scale on the warm-up's ranked answers; refuse rewards that tell none of them apart."""
         indices = range(self.curriculum.num_warm_up_parts)
         answers = sum(len(group.answers) for index in indices for group in self.curriculum.parts[index])
         with progress.track("tune", answers, "answers") as advance:
@@ -114,6 +114,28 @@ class Loop:
             )
         flat = torch.tensor(raw)
         self.scale = self.shaping = Scale(float(flat.mean()), float(flat.std()), len(flat))
+        self._require_differences()
+
+    def _require_differences(self) -> None:
+        """Refuse rewards that tell no two answers to a ranked prompt apart, as they are learnt from: whatever the
+        algorithm, they say nothing of answers. The first pass is looked at too where the warm-up says nothing."""
+        count, warm_up = self.curriculum.num_rewarded_parts, self.curriculum.num_warm_up_parts
+        for chosen in (range(warm_up), *chunks(range(warm_up, count), PARTS_AT_ONCE)):
+            self.ranked.reward(chosen)
+            groups = [group for index in chosen for group in self.curriculum.parts[index]]
+            if not all(map(self._is_flat, groups, self.ranked.rewards_of(chosen))):
+                return
+        every = [group for part in self.curriculum.parts[:count] for group in part]
+        raise StarlingError(
+            f"tune: each of {len(every)} prompts has the same reward for all its ranked answers "
+            f"({sum(len(group.answers) for group in every)} in all) once it is scaled and clipped, first "
+            f"{self.ranked.raw[0][0][0]:g} for prompt {every[0].prompt.id}, so that no answer is told from another; "
+            "refit the reward model, choose other tune.rewards, or look at more prompts (tune.warm_up_prompts)"
+        )
+
+    def _is_flat(self, group: Group, raw: Sequence[float]) -> bool:
+        """Whether a prompt's answers are all rewarded alike; one alone has none to differ from."""
+        return len(raw) > 1 and teach_nothing([group], [raw], self.shaping, self.cfg)
 
     def warm_up(self, advance: progress.Advance) -> None:
         """Teach the critic on the warm-up's ranked answers, before the policy moves."""
@@ -290,6 +312,7 @@ class Loop:
             "tokens": self.tokens,
             "stopped_by": self.stopped_by,
             "flat_steps": self.flat_steps,
+            "gap_told": self._gap_told,
             "scale": list(self.scale),
             "shaping": list(self.shaping),
             "raw": self.ranked.raw,
@@ -305,6 +328,7 @@ class Loop:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step, self.tokens, self.stopped_by = state["step"], state["tokens"], state["stopped_by"]
         self.flat_steps = state["flat_steps"]
+        self._gap_told = state.get("gap_told", False)  # states of before have none
         self.scale, self.shaping = Scale(*state["scale"]), Scale(*state["shaping"])
         self.ranked.raw = dict(state["raw"])
         self.kl_control = self.kl_control._replace(coef=state["kl_coef"])

@@ -87,13 +87,13 @@ def gradient(policy: Policy, batches: Sequence[Batch], algorithm: Algorithm, cfg
             batch = batch._replace(anchor_logprob_BT=logprob_BT.detach())
         loss = algorithm.loss(logprob_BT, batch, cfg, totals)
         found = {_NAMES.get(name, f"{cfg.algorithm}/{name}"): float(value) for name, value in loss.metrics.items()}
-        found["loss/policy"] = float(loss.value.detach())
+        found["loss/policy_avg"] = float(loss.value.detach())
         value = loss.value
         if algorithm.critic:
             critic = _critic_loss(policy, batch, cfg, totals.tokens)
             value = value + critic.value
             share = float(mask_BT.sum()) / totals.tokens
-            found["loss/value"] = float(critic.value.detach())
+            found["loss/value_avg"] = float(critic.value.detach())
             found["value/explained_variance"] = share * float(critic.metrics["explained_variance"])
             if cfg.value_clip:
                 found["val/clipfrac_avg"] = float(critic.metrics["value_clip_fraction"])
@@ -123,11 +123,11 @@ def taken(
         found = gradient(policy, batches, algorithm, cfg)
         gaps.append(found.pop(GAP, None))
         if cfg.value_gate:
-            found["policy/gated"] = float(found["loss/value"] > cfg.value_gate)
+            found["policy/gated"] = float(found["loss/value_avg"] > cfg.value_gate)
             if found["policy/gated"]:
                 policy.top.zero_grad(set_to_none=True)
         found["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(policy.trained.values(), cfg.grad_clip))
-        if not math.isfinite(found["loss/policy"] + found.get("loss/value", 0.0) + found["grad_norm"]):
+        if not math.isfinite(found["loss/policy_avg"] + found.get("loss/value_avg", 0.0) + found["grad_norm"]):
             raise StarlingError(f"tune: step {step}: loss or gradient is not a number; lower tune.learning_rate")
         optimiser.step()
         metrics |= {name: metrics.get(name, 0.0) + value / len(updates) for name, value in found.items()}

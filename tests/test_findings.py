@@ -80,6 +80,7 @@ def test_sampler_and_trainer_agree_unless_another_policy_sampled(policy: Policy,
 REWARDS = {
     "apart": ([[0.0, 1.0]], [[0.0, 1.0], [2.0, 2.0]], "ok"),
     "mostly alike": ([[0.0, 1.0]], [[0.0, 1.0], [2.0, 2.0], [1.0, 1.0]], "warn"),
+    "all alike": ([[0.0, 1.0]], [[0.0, 0.0], [2.0, 2.0], [1.0, 1.0]], "stop"),
     "constant": ([[3.0, 3.0]], [[3.0, 3.0]], "stop"),
     "not a number": ([[0.0, 1.0]], [[math.nan, 1.0]], "stop"),
     "none": ([], [], "stop"),

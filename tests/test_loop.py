@@ -119,7 +119,9 @@ def test_sft_learns_the_best_answer_and_never_sees_the_others(tiny_model: Path, 
     texts = {text for part in found.curriculum.parts for one in part for text in one.texts}
     assert texts == {"a plain in spain the"}  # the longer one, ranked first here
     found.train(Checkpoint(tmp_path / "c.pt", 1e9))
-    nll = [line["tune/loss/policy"] for line in metrics.read(tmp_path / "m.jsonl") if "tune/loss/policy" in line]
+    nll = [
+        line["tune/loss/policy_avg"] for line in metrics.read(tmp_path / "m.jsonl") if "tune/loss/policy_avg" in line
+    ]
     assert nll[-1] < nll[0] / 2
     assert found.tokens == 0
     assert found.facts()["ranked_tokens"] == 4 * sum(

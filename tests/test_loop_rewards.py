@@ -8,15 +8,28 @@ import pytest
 from loops import TEXTS, fresh, loop, settings
 
 from starling import loop as loop_module
-from starling import progress
+from starling import metrics, progress
 from starling.checkpoint import Checkpoint
 from starling.errors import StarlingError
 from starling.experience import Scale, is_flat, teach_nothing
 from starling.generate import Sampled
 from starling.metrics import Recorder
 from starling.records import Prompt
-from starling.rewards import Rewards, Shown
+from starling.rewards import Rewards, Scorer, Shown
 from starling.rollout import Group
+
+
+def by_prompt(shown: Sequence[Shown]) -> list[list[float]]:
+    return [[float(sum(map(ord, prompt.id)))] * len(texts) for prompt, texts, _ends in shown]
+
+
+def rollouts_by_prompt(shown: Sequence[Shown]) -> list[list[float]]:
+    """The ranked answers are told apart by their length."""
+    rows = zip(by_prompt(shown), shown, strict=True)
+    return [
+        [reward + (text in TEXTS) * len(text) for reward, text in zip(row, texts, strict=True)]
+        for row, (_prompt, texts, _ends) in rows
+    ]
 
 
 def test_progress_is_told_while_ranked_answers_are_rewarded(tiny_model: Path, tmp_path: Path, monkeypatch) -> None:
@@ -87,15 +100,97 @@ def test_a_reward_that_is_the_same_for_all_answers_stops_with_a_line(tiny_model:
         found.train(Checkpoint(tmp_path / "c.pt", 1e9))
 
 
-def test_rewards_that_differ_from_prompt_to_prompt_alone_end_tuning(tiny_model: Path, tmp_path: Path, capsys) -> None:
-    def by_prompt(shown: Sequence[Shown]) -> list[list[float]]:
-        return [[float(sum(map(ord, prompt.id)))] * len(texts) for prompt, texts, _ends in shown]
-
-    found = loop(settings(tmp_path, tiny_model, tune__steps=9), Recorder(tmp_path / "m.jsonl", "tune"), score=by_prompt)
+def test_rollouts_whose_rewards_differ_between_prompts_alone_end_tuning(
+    tiny_model: Path, tmp_path: Path, capsys
+) -> None:
+    cfg = settings(tmp_path, tiny_model, tune__steps=9)
+    found = loop(cfg, Recorder(tmp_path / "m.jsonl", "tune"), score=rollouts_by_prompt)
     found.train(Checkpoint(tmp_path / "c.pt", 1e9))
     assert found.facts()["stopped_by"] == "constant_reward"
     shown = capsys.readouterr().out
     assert "all answers to a prompt got the same reward once it is scaled and clipped, first " in shown
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"algorithm": "apa", "steps": 0},
+        {"algorithm": "apa", "reward_baseline": "none"},
+        {"algorithm": "apa", "anchor": "sampling"},
+        {"algorithm": "awr", "steps": 0, "reward_baseline": "none"},
+        {"algorithm": "ppo", "reward_baseline": "none"},
+        {"algorithm": "p3o"},
+        {"algorithm": "grpo"},
+        {"algorithm": "rloo"},
+        {"algorithm": "reinforce_pp"},
+    ],
+    ids=lambda changes: "-".join(map(str, changes.values())),
+)
+def test_rewards_that_differ_between_prompts_alone_stop_over_ranked_answers(
+    changes: dict, tiny_model: Path, tmp_path: Path
+) -> None:
+    cfg = settings(tmp_path, tiny_model, **{f"tune__{key}": value for key, value in changes.items()})
+    found = loop(cfg, Recorder(tmp_path / "m.jsonl", "tune"), score=by_prompt)
+    line = (
+        r"tune: each of 4 prompts has the same reward for all its ranked answers \(8 in all\) once it is scaled and "
+        r"clipped, first \d+ for prompt .+, so that no answer is told from another; refit the reward model, choose "
+        r"other tune\.rewards, or look at more prompts \(tune\.warm_up_prompts\)"
+    )
+    with pytest.raises(StarlingError, match=f"^{line}$"):
+        found.train(Checkpoint(tmp_path / "c.pt", 1e9))
+    assert found.step == 0
+    assert not (tmp_path / "m.jsonl").exists() or metrics.read(tmp_path / "m.jsonl") == []
+
+
+@pytest.mark.parametrize("algorithm", ["dpo", "sft"])
+def test_what_learns_from_ranks_has_no_use_for_rewards(algorithm: str, tiny_model: Path, tmp_path: Path) -> None:
+    cfg = settings(tmp_path, tiny_model, tune__algorithm=algorithm, tune__ranked_epochs=1)
+    found = loop(cfg, Recorder(tmp_path / "m.jsonl", "tune"), score=by_prompt)
+    found.train(Checkpoint(tmp_path / "c.pt", 1e9))
+    assert (found.step, found.facts()["stopped_by"]) == (found.curriculum.num_steps, "steps")
+
+
+def test_ranked_answers_past_the_warm_up_are_looked_at_before_tuning_stops(tiny_model: Path, tmp_path: Path) -> None:
+    asked: list[list[str]] = []
+    cfg = settings(tmp_path, tiny_model, tune__warm_up_prompts=2, tune__updates_per_step=4, tune__steps=0)
+
+    def apart_at(place: int) -> Scorer:
+        ids = [group.prompt.id for part in plain.curriculum.parts for group in part]
+
+        def score(shown: Sequence[Shown]) -> list[list[float]]:
+            asked.append([prompt.id for prompt, _texts, _ends in shown])
+            return [
+                [float(number) + (prompt.id == ids[place]) * len(text) / 100 for text in texts]
+                for prompt, texts, _ends in shown
+                for number in [ids.index(prompt.id) if prompt.id in ids else 0]
+            ]
+
+        return score
+
+    plain = loop(cfg, Recorder(tmp_path / "m.jsonl", "tune"))
+    late = loop(cfg, Recorder(tmp_path / "m.jsonl", "tune"), score=apart_at(3))
+    late.fix_scale()
+    assert list(map(len, asked)) == [2, 2]
+    late.ranked.reward(range(4))
+    assert list(map(len, asked)) == [2, 2]  # each only once
+    asked.clear()
+    loop(cfg, Recorder(tmp_path / "m.jsonl", "tune"), score=apart_at(1)).fix_scale()
+    assert list(map(len, asked)) == [2]
+
+
+def test_ranked_answers_that_a_penalty_tells_apart_are_learnt_from(tiny_model: Path, tmp_path: Path) -> None:
+    cfg = settings(tmp_path, tiny_model, tune__missing_eos_penalty=1.0, tune__steps=0)  # one of each two was cut
+    found = loop(cfg, Recorder(tmp_path / "m.jsonl", "tune"), score=by_prompt)
+    found.train(Checkpoint(tmp_path / "c.pt", 1e9))
+    assert found.facts()["stopped_by"] == "steps"
+
+
+def test_a_ranked_answer_alone_with_its_prompt_is_not_flat(tiny_model: Path, tmp_path: Path) -> None:
+    changes = {"tune__algorithm": "ppo", "tune__rollouts_per_prompt": 1, "tune__reward_baseline": "none"}
+    found = loop(settings(tmp_path, tiny_model, **changes), Recorder(tmp_path / "m.jsonl", "tune"), score=by_prompt)
+    found.curriculum.keep_best()
+    found.fix_scale()
+    assert found.scale.answers == 4
 
 
 @pytest.mark.parametrize(("raw", "flat"), [([0, 0], True), ([5.0, 5.000001], True), ([1e-9, 2e-9], False), ([1], True)])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from killed import Killed
-from loops import fresh, loop, settings
+from loops import TEXTS, fresh, loop, settings
 from safetensors.torch import load_file, save_file
 
 from starling import metrics
@@ -125,6 +125,19 @@ def test_ranked_answers_that_were_rewarded_are_not_rewarded_again_after_an_inter
     assert asked == [3]  # the last look
 
 
+def test_a_gap_that_was_warned_of_is_not_warned_of_again_after_an_interruption(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = settings(tmp_path, tiny_model, tune__algorithm="grpo", tune__logprob_gap_limit=1e-9)
+    with pytest.raises(KeyboardInterrupt):
+        loop(cfg, Killed(tmp_path / "m.jsonl", "tune", 2)).train(Checkpoint(tmp_path / "c.pt", 0))
+    assert "logprob as sampled and as trained differ by" in capsys.readouterr().out
+    found = loop(cfg, Recorder(tmp_path / "m.jsonl", "tune"))
+    found.train(Checkpoint(tmp_path / "c.pt", 0))
+    assert found.step == 3
+    assert "logprob as sampled and as trained differ by" not in capsys.readouterr().out
+
+
 def test_rollouts_that_were_under_way_are_in_the_checkpoint(tiny_model: Path, tmp_path: Path) -> None:
     cfg = settings(tmp_path, tiny_model, tune__algorithm="ppo", tune__overlap=True, tune__steps=4)
     with pytest.raises(KeyboardInterrupt):
@@ -216,9 +229,13 @@ def test_the_trunk_runs_once_for_every_answer(tiny_model: Path, tmp_path: Path, 
     assert sum(sizes) == sum(len(group.prompt_ids) + group.num_tokens for group in groups)
 
 
-def test_rewards_that_differ_between_prompts_teach_where_nothing_is_taken_off(tiny_model: Path, tmp_path: Path) -> None:
+def test_rollouts_that_differ_between_prompts_teach_where_nothing_is_taken_off(
+    tiny_model: Path, tmp_path: Path
+) -> None:
     def by_prompt(shown: Sequence[Shown]) -> list[list[float]]:
-        return [[float(len(prompt.id))] * len(texts) for prompt, texts, _ends in shown]
+        return [
+            [float(len(prompt.id)) + (text in TEXTS) * len(text) for text in texts] for prompt, texts, _ends in shown
+        ]
 
     for number, (changes, ended) in enumerate(
         [

@@ -53,7 +53,7 @@ def test_every_algorithm_tunes_a_policy_that_loads(
     lines = [line for line in metrics.read(root / "metrics.jsonl") if line["stage"] == "tune"]
     assert [line["step"] for line in lines] == list(range(facts["steps"] + 1))
     assert facts["steps"] >= 2
-    assert all("tune/loss/policy" in line for line in lines[1:])
+    assert all("tune/loss/policy_avg" in line for line in lines[1:])
     assert all("tune/validation/win_rate" in line for line in lines)
     policy = AutoModelForCausalLM.from_pretrained(root / "tune/policy")
     assert all(torch.isfinite(weight).all() for weight in policy.parameters())

@@ -28,6 +28,12 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("measured")
 
 
+@pytest.fixture
+def tune_algorithms(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module("tune_algorithms")
+
+
 def table(settings: dict[str, Any]) -> TuneTable:
     return TuneTable.model_validate(
         {key: value for key, value in settings.items() if key not in ("ranked_share", "label")}
@@ -122,3 +128,11 @@ def test_copies_of_the_reward_model_take_no_room_and_hold_the_same(tune_variants
         assert (copies / "model.safetensors").samefile(own / "model.safetensors")
         assert sorted(path.name for path in copies.iterdir()) == ["config.json", "model.safetensors"]
     assert not (copies / "config.json").samefile(own / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [("default", "tune_algorithms_default.svg"), ("a first (part)", "tune_algorithms_a_first_part_.svg")],
+)
+def test_a_picture_of_a_section_has_a_name_that_a_link_takes(section: str, name: str, tune_algorithms: Any) -> None:
+    assert tune_algorithms.picture_name(section) == name

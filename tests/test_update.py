@@ -77,8 +77,8 @@ def test_the_gradient_does_not_depend_on_the_microbatches(
         grads.append({f"{name}, {at}": weight.grad for at, (name, weight) in enumerate(trained)})
         sizes.append(len(batches))
     assert sizes[0] > sizes[1] == 1
-    scale = max(abs(figures[1]["loss/policy"]), 0.05)
-    assert figures[0]["loss/policy"] == pytest.approx(figures[1]["loss/policy"], abs=near * scale)
+    scale = max(abs(figures[1]["loss/policy_avg"]), 0.05)
+    assert figures[0]["loss/policy_avg"] == pytest.approx(figures[1]["loss/policy_avg"], abs=near * scale)
     assert figures[0].keys() == figures[1].keys()
     for name, grad in grads[0].items():
         scale = float(grad.abs().max())
@@ -185,7 +185,7 @@ def test_an_optimiser_step_is_taken_for_each_update_and_metrics_are_their_means(
         return [taken(found.policy, found.optimiser, [batches] * size, found.algorithm, found.cfg, 7) for size in sizes]
 
     (both,), (one, other) = take(2), take(1, 1)
-    assert one["loss/policy"] > other["loss/policy"]
+    assert one["loss/policy_avg"] > other["loss/policy_avg"]
     assert both.pop(GAP) == one.pop(GAP) != other.pop(GAP)  # after the first step another policy is compared
     assert both == {name: pytest.approx((one[name] + other[name]) / 2, rel=1e-6) for name in one}
     assert one["grad_norm"] > 0
@@ -195,7 +195,8 @@ def test_the_critic_learns_the_returns(tiny_model: Path, tmp_path: Path) -> None
     found = made(tmp_path, tiny_model, algorithm="ppo", value_learning_rate=1e-2, value_clip=0.0, learning_rate=1e-6)
     batches = batches_of(found, gathered(found, fresh(found, 4), REWARDS))
     loss = [
-        taken(found.policy, found.optimiser, [batches], found.algorithm, found.cfg, 1)["loss/value"] for _ in range(50)
+        taken(found.policy, found.optimiser, [batches], found.algorithm, found.cfg, 1)["loss/value_avg"]
+        for _ in range(50)
     ]
     assert loss[-1] < loss[0] / 2
     value_BT, mask_BT = pad(found.policy.values(batches[0].experience.features), batches[0].experience.lengths)
@@ -234,9 +235,9 @@ def test_ranked_answers_have_no_gap_and_online_ones_have_names_that_trl_gives(ti
         found = made(tmp_path, tiny_model, algorithm=algorithm)
         batches = batches_of(found, gathered(found, material(found), REWARDS))
         names[algorithm] = set(gradient(found.policy, batches, found.algorithm, found.cfg))
-    assert names["dpo"] == {"loss/policy", "rewards/accuracies", "rewards/margins"}
+    assert names["dpo"] == {"loss/policy_avg", "rewards/accuracies", "rewards/margins"}
     assert names["ppo"] == {
-        "loss/policy", "loss/value", "value/explained_variance", "val/clipfrac_avg", "policy/clipfrac_avg",
+        "loss/policy_avg", "loss/value_avg", "value/explained_variance", "val/clipfrac_avg", "policy/clipfrac_avg",
         "policy/approxkl_avg", "val/ratio", GAP,
     }  # fmt: skip
 
