@@ -67,6 +67,12 @@ def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
+def float32_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processor is one that multiplies bfloat16 no faster, whatever it is."""
+    monkeypatch.setattr(device, "_multiplies_bfloat16", lambda _kind: False)
+
+
+@pytest.fixture
 def bfloat16_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """The processor is one that multiplies bfloat16, whatever it is."""
     from starling import device

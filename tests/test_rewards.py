@@ -127,6 +127,7 @@ def test_the_reward_model_scores_as_it_does_alone(reward_model) -> None:
     assert rows == score_texts(reward_model, [(ASKED, TEXTS, (True,) * 3)], 2048)
 
 
+@pytest.mark.usefixtures("float32_products")
 def test_a_reward_model_of_another_family_and_tokenizer_reads_the_text_in_its_own_template(
     tiny_model: Path, tmp_path: Path
 ) -> None:

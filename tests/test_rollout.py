@@ -139,6 +139,7 @@ def test_rankings_whose_first_answer_is_left_out_have_no_best_one(policy: Model,
     assert "1 of 3 rankings are not learnt from: the answer ranked first is empty, too long, or has a token in" in said
 
 
+@pytest.mark.usefixtures("float32_products")
 def test_an_answer_past_the_reward_models_window_is_read_up_to_there_and_counted(reward_model: Model, capsys) -> None:
     asked = Prompt(id="long", messages=[Message(role="user", content="?")])
     ((long, short),) = score_texts(reward_model, [(asked, ["rain " * 600, "wet"], [True, True])], 2048)
