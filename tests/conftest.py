@@ -69,6 +69,8 @@ def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture
 def float32_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """The processor is one that multiplies bfloat16 no faster, whatever it is."""
+    from starling import device
+
     monkeypatch.setattr(device, "_multiplies_bfloat16", lambda _kind: False)
 
 
