@@ -141,7 +141,7 @@ def render(rows: Mapping[str, Row], bases: Sequence[Run], tokens: int, settings:
     lines = [
         f"`benchmarks/tune_algorithms.py`, {datetime.date.today().isoformat()}, {results.machine()}; judge: "
         f"{bases[0].facts('evaluate')['judge']}; {config.prompts.test} test prompts of {families} families, "
-        f"one answer of each to each; runs: {names}. "
+        f"one answer of each algorithm to each; runs: {names}. "
         f"Each algorithm learns from about {tokens:,} answer tokens: rollouts of its own, ranked answers once a pass, "
         "or both; what a critic learns from before is told apart. Chosen on the first run's validation prompts: "
         f"{', '.join(settings) or 'none'}. Win rates are against the base, ties half, pooled over runs, 95 % intervals "

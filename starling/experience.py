@@ -190,6 +190,11 @@ def teach_nothing(groups: Sequence[Group], raw: Sequence[Sequence[float]], scale
     return float(learnt_N.max() - learnt_N.min()) <= noise
 
 
+def teach_nothing_within(groups: Sequence[Group], raw: Sequence[Sequence[float]], scale: Scale, cfg: TuneTable) -> bool:
+    """Whether they tell no two answers to the same prompt apart, as they are learnt from."""
+    return all(teach_nothing([group], [row], scale, cfg) for group, row in zip(groups, raw, strict=True))
+
+
 def on_last_token(reward_B: Tensor, mask_BT: Tensor) -> Tensor:
     """Each answer's reward on its last counted token, 0 elsewhere: (B,), (B, T) -> (B, T)."""
     last_B1 = mask_BT.sum(1, keepdim=True) - 1

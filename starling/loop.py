@@ -5,16 +5,24 @@ from contextlib import nullcontext
 from itertools import islice
 from typing import Any
 
-import torch
-
 from starling import algorithms, device, progress, samples, schedule, selection, step_metrics, update
 from starling.ahead import Rollouts
 from starling.checkpoint import Checkpoint
 from starling.config import Config
 from starling.curriculum import Curriculum, chunks, count_tokens
 from starling.distributed.vllm import Server
-from starling.errors import DataError, StarlingError
-from starling.experience import Part, Scale, compared, gather, is_flat, shifted, teach_critic, teach_nothing, whitened
+from starling.errors import DataError
+from starling.experience import (
+    Part,
+    Scale,
+    compared,
+    gather,
+    shifted,
+    teach_critic,
+    teach_nothing,
+    teach_nothing_within,
+    whitened,
+)
 from starling.losses.kl_control import KLControl
 from starling.metrics import Recorder
 from starling.models import Model
@@ -25,7 +33,6 @@ from starling.rewards import Rewards
 from starling.rollout import Group, ranked_groups, with_first
 from starling.tune_settings import as_read
 
-PARTS_AT_ONCE = 8  # of ranked answers that are rewarded together, between two notes of progress
 FLAT_STEPS = 3  # in a row whose rewards tell nothing apart: one may be chance, after these tuning ends
 
 
@@ -99,43 +106,8 @@ class Loop:
                     checkpoint.save(self.state_dict())
 
     def fix_scale(self) -> None:
-        """Fix the reward's scale on the warm-up's ranked answers; refuse rewards that tell none of them apart."""
-        indices = range(self.curriculum.num_warm_up_parts)
-        answers = sum(len(group.answers) for index in indices for group in self.curriculum.parts[index])
-        with progress.track("tune", answers, "answers") as advance:
-            for chosen in chunks(indices, PARTS_AT_ONCE):
-                self.ranked.reward(chosen)
-                advance(sum(map(len, self.ranked.rewards_of(chosen))), note="rewards of ranked answers")
-        raw = [reward for row in self.ranked.rewards_of(indices) for reward in row]
-        if is_flat(raw):
-            raise StarlingError(
-                f"tune: all {len(raw)} ranked answers looked at get the same reward; refit the reward model, or "
-                "choose other tune.rewards"
-            )
-        flat = torch.tensor(raw)
-        self.scale = self.shaping = Scale(float(flat.mean()), float(flat.std()), len(flat))
-        self._require_differences()
-
-    def _require_differences(self) -> None:
-        """Refuse rewards that tell no two answers to a ranked prompt apart, as they are learnt from: whatever the
-        algorithm, they say nothing of answers. The first pass is looked at too where the warm-up says nothing."""
-        count, warm_up = self.curriculum.num_rewarded_parts, self.curriculum.num_warm_up_parts
-        for chosen in (range(warm_up), *chunks(range(warm_up, count), PARTS_AT_ONCE)):
-            self.ranked.reward(chosen)
-            groups = [group for index in chosen for group in self.curriculum.parts[index]]
-            if not all(map(self._is_flat, groups, self.ranked.rewards_of(chosen))):
-                return
-        every = [group for part in self.curriculum.parts[:count] for group in part]
-        raise StarlingError(
-            f"tune: each of {len(every)} prompts has the same reward for all its ranked answers "
-            f"({sum(len(group.answers) for group in every)} in all) once it is scaled and clipped, first "
-            f"{self.ranked.raw[0][0][0]:g} for prompt {every[0].prompt.id}, so that no answer is told from another; "
-            "refit the reward model, choose other tune.rewards, or look at more prompts (tune.warm_up_prompts)"
-        )
-
-    def _is_flat(self, group: Group, raw: Sequence[float]) -> bool:
-        """Whether a prompt's answers are all rewarded alike; one alone has none to differ from."""
-        return len(raw) > 1 and teach_nothing([group], [raw], self.shaping, self.cfg)
+        """Fix the reward's scale on the warm-up's ranked answers."""
+        self.scale = self.shaping = self.ranked.scale(self.cfg)
 
     def warm_up(self, advance: progress.Advance) -> None:
         """Teach the critic on the warm-up's ranked answers, before the policy moves."""
@@ -200,8 +172,7 @@ class Loop:
         groups = [group for part in parts for group in part.groups]
         rows = [row for part in parts for row in part.raw]
         within = self.algorithm.within_prompt(self.cfg)
-        apart = [([group], [row]) for group, row in zip(groups, rows, strict=True)] if within else [(groups, rows)]
-        flat = all(teach_nothing(*some, self.shaping, self.cfg) for some in apart)
+        flat = (teach_nothing_within if within else teach_nothing)(groups, rows, self.shaping, self.cfg)
         self.flat_steps = self.flat_steps + 1 if flat else 0
         if self.flat_steps == FLAT_STEPS:
             same = " to a prompt" if within else ""

@@ -225,7 +225,8 @@ def _has_ranks(row: Mapping[str, Any]) -> bool:
     answers = row.get("answers")
     if not isinstance(answers, list):
         return False
-    return row.get("ranks") is not None or any(isinstance(one, Mapping) and "rank" in one for one in answers)
+    told = [one.get("rank") for one in answers if isinstance(one, Mapping)]
+    return any(rank is not None for rank in [row.get("ranks"), *told])
 
 
 def beside(entries: Sequence[Any], column: str, key: str, row: Mapping[str, Any], where: str) -> list[Any]:

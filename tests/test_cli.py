@@ -50,7 +50,7 @@ def with_prompts(small: Path, rows: list[dict]) -> list[object]:
         (["fit", "--out", "x"], "--out goes with --rankings"),
         (["fit", "a", "b"], "one CONFIG, not 2"),
         (["fit", "--rankings", "x.jsonl", "--out", "x", "--held-out", "1"], "is no share"),
-        (["fit", "--rankings", "x.jsonl", "--out", "x", "--set", "run.model=y"], "run.model=y would do nothing"),
+        (["fit", "--rankings", "x.jsonl", "--out", "x", "--set", "run.model=y"], "--set run.model would do nothing"),
         (["rank", "--run", "nowhere"], "there is no run in nowhere"),
         (["report", "nowhere"], "there is no run in nowhere"),
     ],

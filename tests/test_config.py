@@ -46,7 +46,9 @@ def test_the_recipes_of_the_authors_have_what_they_published_for_the_reward_mode
     ("recipe", "algorithm", "kl_coef", "rate"),
     [("starling-7b", "apa", 0.01, 2e-7), ("starling-beta", "ppo", 1e-3, 4e-7)],
 )
-def test_and_what_their_code_tunes_with(recipe: str, algorithm: str, kl_coef: float, rate: float) -> None:
+def test_the_recipes_of_the_authors_tune_with_what_stands_in_their_code(
+    recipe: str, algorithm: str, kl_coef: float, rate: float
+) -> None:
     table = config.load(config.find_recipe(recipe)).tune
     assert (table.algorithm, table.kl_coef) == (algorithm, kl_coef)
     assert table.learning_rate == table.value_learning_rate == rate

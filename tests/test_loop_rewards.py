@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from loops import TEXTS, fresh, loop, settings
 
-from starling import loop as loop_module
-from starling import metrics, progress
+from starling import metrics, progress, ranked
 from starling.checkpoint import Checkpoint
 from starling.errors import StarlingError
 from starling.experience import Scale, is_flat, teach_nothing
@@ -46,7 +45,7 @@ def test_progress_is_told_while_ranked_answers_are_rewarded(tiny_model: Path, tm
         return [[float(len(text)) for text in texts] for _prompt, texts, _ends in shown]
 
     monkeypatch.setattr(progress, "track", track)
-    monkeypatch.setattr(loop_module, "PARTS_AT_ONCE", 1)
+    monkeypatch.setattr(ranked, "PARTS_AT_ONCE", 1)
     cfg = settings(tmp_path, tiny_model, tune__prompts_per_step=2, tune__updates_per_step=1)
     found = loop(cfg, Recorder(tmp_path / "metrics.jsonl", "tune"), score=score)
     found.fix_scale()

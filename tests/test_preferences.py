@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from test_tables import QUESTION
 
 from starling import tables
 from starling.errors import DataError
@@ -114,3 +115,41 @@ def test_blanks_around_a_turn_make_no_other_conversation() -> None:
 def test_what_is_no_answer_to_one_conversation_is_named(given: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=rf"^mine:3: .*{message}"):
         tables.ranking_from_row(given, "mine:3")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "what is rain?", "chosen": "wet", "rejected": "dry"},
+        {
+            "chosen": [*QUESTION, {"role": "assistant", "content": "wet"}],
+            "rejected": [*QUESTION, {"role": "assistant", "content": "dry"}],
+        },
+        {
+            "prompt": QUESTION,
+            "chosen": [{"role": "assistant", "content": "wet"}],
+            "rejected": [{"role": "assistant", "content": "dry"}],
+        },
+        {
+            "prompt": "what is rain?",
+            "chosen": [{"role": "assistant", "content": "wet"}],
+            "rejected": [{"role": "assistant", "content": "dry"}],
+        },
+    ],
+    ids=["texts", "whole conversations", "messages", "mixed"],
+)
+def test_a_chosen_and_a_rejected_answer_are_a_ranking(row: dict) -> None:
+    found = tables.ranking_from_row(row, "here")
+    assert found.messages == QUESTION
+    assert [(answer.answer, rank) for answer, rank in zip(found.answers, found.ranks, strict=True)] == [
+        ("wet", 1),
+        ("dry", 2),
+    ]
+
+
+def test_ranked_answers_count_where_a_row_names_a_pair_of_them_too() -> None:
+    row = {"prompt": "hi", "answers": ["a", "b", "c"], "chosen": "a", "rejected": "c"}
+    assert len(tables.ranking_from_row(row | {"ranks": [1, 2, 3]}, "here").answers) == 3
+    assert len(tables.ranking_from_row(row, "here").answers) == 2
+    unranked = row | {"answers": [{"answer": text, "rank": None} for text in "abc"]}
+    assert len(tables.ranking_from_row(unranked, "here").answers) == 2

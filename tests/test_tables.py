@@ -183,45 +183,9 @@ def test_a_row_of_nectar_itself_is_a_ranking() -> None:
     assert (found.source, found.orders, found.agreement) == ("lmsys", (), None)
 
 
-@pytest.mark.parametrize(
-    "row",
-    [
-        {"prompt": "what is rain?", "chosen": "wet", "rejected": "dry"},
-        {
-            "chosen": [*QUESTION, {"role": "assistant", "content": "wet"}],
-            "rejected": [*QUESTION, {"role": "assistant", "content": "dry"}],
-        },
-        {
-            "prompt": QUESTION,
-            "chosen": [{"role": "assistant", "content": "wet"}],
-            "rejected": [{"role": "assistant", "content": "dry"}],
-        },
-        {
-            "prompt": "what is rain?",
-            "chosen": [{"role": "assistant", "content": "wet"}],
-            "rejected": [{"role": "assistant", "content": "dry"}],
-        },
-    ],
-    ids=["texts", "whole conversations", "messages", "mixed"],
-)
-def test_a_chosen_and_a_rejected_answer_are_a_ranking(row: dict) -> None:
-    found = tables.ranking_from_row(row, "here")
-    assert found.messages == QUESTION
-    assert [(answer.answer, rank) for answer, rank in zip(found.answers, found.ranks, strict=True)] == [
-        ("wet", 1),
-        ("dry", 2),
-    ]
-
-
 def test_answers_and_ranks_in_two_lists_are_a_ranking() -> None:
     found = tables.ranking_from_row({"prompt": "hi", "answers": ["dry", "wet"], "ranks": [2, 1]}, "here")
     assert [answer.answer for answer in found.answers] == ["dry", "wet"] and found.ranks == [2, 1]
-
-
-def test_ranked_answers_count_where_a_row_names_a_pair_of_them_too() -> None:
-    row = {"prompt": "hi", "answers": ["a", "b", "c"], "chosen": "a", "rejected": "c"}
-    assert len(tables.ranking_from_row(row | {"ranks": [1, 2, 3]}, "here").answers) == 3
-    assert len(tables.ranking_from_row(row, "here").answers) == 2
 
 
 @pytest.mark.parametrize("ranks", [[1, 2, 0, 0], [1, 2, None, None], [1.0, 2.0, 0.0, 0]], ids=str)

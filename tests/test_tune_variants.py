@@ -1,6 +1,7 @@
 """benchmarks/tune_algorithms.py: equal tokens for all, and what best-of-n counts as."""
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,24 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.fixture
-def tune_variants(monkeypatch: pytest.MonkeyPatch) -> Any:
+def benchmark_module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
     monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module("tune_variants")
+    return importlib.import_module
 
 
 @pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module("measured")
+def tune_variants(benchmark_module: Callable[[str], Any]) -> Any:
+    return benchmark_module("tune_variants")
 
 
 @pytest.fixture
-def tune_algorithms(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module("tune_algorithms")
+def measured(benchmark_module: Callable[[str], Any]) -> Any:
+    return benchmark_module("measured")
+
+
+@pytest.fixture
+def tune_algorithms(benchmark_module: Callable[[str], Any]) -> Any:
+    return benchmark_module("tune_algorithms")
 
 
 def table(settings: dict[str, Any]) -> TuneTable:

@@ -156,7 +156,8 @@ def fit(
         return _stage_command("fit")(recipe, run, overrides)
     if out is None or run is not None:
         raise UsageError("fit: --rankings needs --out DIR for the reward model, and no --run")
-    unread = [given for given in overrides or [] if not given.strip().startswith(("fit.", "run.seed", "run.threads"))]
+    keys = [given.partition("=")[0].strip() for given in overrides or []]  # a value may be nobody's business
+    unread = [key for key in keys if not key.startswith("fit.") and key not in ("run.seed", "run.threads")]
     if unread:
         raise UsageError(
             f"fit: --rankings reads fit.*, run.seed and run.threads of the settings, so --set {unread[0]} would do "
