@@ -1,4 +1,4 @@
-"""Attention within packed blocks: piece by piece, as matrix products whose scores stay in the cache."""
+"""Attention within packed blocks: PyTorch's fused kernel for processors, on some rows of one span at a time."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,8 +7,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-ROWS = 64  # queries at a time; the scores of many more leave the cache
+ROWS = 128  # queries at a time: what they must not see of their own is looked at for nothing, so a long span is cut
+_FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 class Span(NamedTuple):
@@ -37,50 +40,45 @@ class Piece(NamedTuple):
 class BlockAttention(torch.autograd.Function):
     """softmax(scale q k^T) v within the blocks: query (1, heads, T, D), key, value (1, key heads, T, D) -> as query.
 
-    The products with the values and those of the gradient are in `low`, as matrix products under autocast are; the
-    scores and the softmax are in float32. Kept is what was given: backward makes its copies in float32 and the scores
-    again, these piece by piece, so that memory grows with T.
+    The inputs are rounded to `low`, and so is the output; scores and softmax are in float32, and so is all that
+    backward computes, since the kernel takes less time for it than in bfloat16. Kept are the rounded inputs, the output
+    and a number for each row: backward makes the scores again, so that memory grows with T.
     """
 
     @staticmethod
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, blocks: Sequence[Block], scale: float, low: torch.dtype
     ) -> Tensor:
-        query_GTRD, key_GTD, value_GTD = _copies(query, key, value, scale, low)
-        out_GTRD = query_GTRD.new_empty(query_GTRD.shape, dtype=low)
+        query_GRTD, key_GTD, value_GTD = _by_key_head(query.to(low), key.shape[1]), key[0].to(low), value[0].to(low)
+        out = torch.empty_like(query, dtype=low)
+        out_GRTD = _by_key_head(out, key.shape[1])
+        mass_GRT = query_GRTD.new_empty(query_GRTD.shape[:-1], dtype=torch.promote_types(low, torch.float32))
         for piece in _pieces(blocks):
-            weight = _weights(query_GTRD, key_GTD, piece).to(low)
-            torch.bmm(weight, _joined(value_GTD, piece), out=out_GTRD[:, piece.rows].flatten(1, 2))
-        ctx.save_for_backward(query, key, value)
-        ctx.blocks, ctx.scale, ctx.low = blocks, scale, low
-        return out_GTRD.transpose(1, 2).reshape(query.shape)
+            rows = query_GRTD[:, :, piece.rows]
+            keys, values = (_seen(tensor, piece, rows) for tensor in (key_GTD, value_GTD))
+            found = _FORWARD(rows, keys, values, attn_mask=_mask(rows, keys), scale=scale)
+            out_GRTD[:, :, piece.rows], mass_GRT[:, :, piece.rows] = found
+        ctx.save_for_backward(query_GRTD, key_GTD, value_GTD, out, mass_GRT)
+        ctx.blocks, ctx.scale, ctx.dtypes = blocks, scale, (query.dtype, key.dtype, value.dtype)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value = given = ctx.saved_tensors
-        low = ctx.low
-        query_GTRD, key_GTD, value_GTD = _copies(query, key, value, ctx.scale, low)
-        grad_GTRD = _by_key_head(grads[0], len(key_GTD), low)
-        low_query_GTRD, low_key_GTD = query_GTRD.to(low), key_GTD.to(low)
-        to_query_GTRD = torch.empty_like(low_query_GTRD)
-        to_key_GTD, to_value_GTD = torch.zeros_like(key_GTD), torch.zeros_like(key_GTD)
+        *rounded, out, mass_GRT = ctx.saved_tensors
+        query_GRTD, key_GTD, value_GTD = (_laid_out(tensor, mass_GRT.dtype) for tensor in rounded)
+        grad_GRTD, out_GRTD = (_by_key_head(_laid_out(x, mass_GRT.dtype), len(key_GTD)) for x in (grads[0], out))
+        to_query_GRTD = torch.empty_like(query_GRTD)
+        to_key_GTD, to_value_GTD = torch.zeros_like(key_GTD), torch.zeros_like(value_GTD)
         for piece in _pieces(ctx.blocks):
-            weight = _weights(query_GTRD, key_GTD, piece).to(low)
-            grad = grad_GTRD[:, piece.rows].flatten(1, 2)
-            _add(to_value_GTD, piece, torch.bmm(weight.transpose(1, 2), grad))
-            to_weight = torch.bmm(grad, _joined(value_GTD, piece).transpose(1, 2))
-            to_score = torch._softmax_backward_data(to_weight, weight, -1, low)
-            torch.bmm(to_score, _joined(low_key_GTD, piece), out=to_query_GTRD[:, piece.rows].flatten(1, 2))
-            _add(to_key_GTD, piece, torch.bmm(to_score.transpose(1, 2), low_query_GTRD[:, piece.rows].flatten(1, 2)))
-        to_query = to_query_GTRD.mul_(ctx.scale).transpose(1, 2).reshape(grads[0].shape)
-        found = (to_query, to_key_GTD[None], to_value_GTD[None])
-        return *(grad.to(tensor.dtype) for grad, tensor in zip(found, given, strict=True)), None, None, None
-
-
-def _copies(query: Tensor, key: Tensor, value: Tensor, scale: float, low: torch.dtype) -> tuple[Tensor, ...]:
-    """What the products read: scaled queries and keys in float32, values in `low`; those that share a key together."""
-    query_GTRD = _by_key_head(query, key.shape[1], torch.float32).mul_(scale)
-    return query_GTRD, key[0].float().contiguous(), value[0].to(low).contiguous()
+            rows, grad, output, mass = (x[:, :, piece.rows] for x in (query_GRTD, grad_GRTD, out_GRTD, mass_GRT))
+            keys, values = (_seen(tensor, piece, rows) for tensor in (key_GTD, value_GTD))
+            to_query_GRTD[:, :, piece.rows], to_keys, to_values = _BACKWARD(
+                grad, rows, keys, values, output, mass, 0.0, False, attn_mask=_mask(rows, keys), scale=ctx.scale
+            )
+            _add(to_key_GTD, piece, to_keys)
+            _add(to_value_GTD, piece, to_values)
+        found = (to_query_GRTD.flatten(0, 1)[None], to_key_GTD[None], to_value_GTD[None])
+        return *(grad.to(dtype) for grad, dtype in zip(found, ctx.dtypes, strict=True)), None, None, None
 
 
 def _pieces(blocks: Sequence[Block]) -> Iterator[Piece]:
@@ -92,38 +90,38 @@ def _pieces(blocks: Sequence[Block]) -> Iterator[Piece]:
                 yield Piece(seen, slice(span.start, last), slice(first, last))
 
 
-def _weights(query_GTRD: Tensor, key_GTD: Tensor, piece: Piece) -> Tensor:
-    """The softmax of a piece's scores (key heads, rows x R, keys), in float32 under autocast too."""
-    key = _joined(key_GTD, piece)
-    with torch.autocast(key.device.type, enabled=False):
-        score = torch.bmm(query_GTRD[:, piece.rows].flatten(1, 2), key.transpose(1, 2))
-    rows = piece.rows.stop - piece.rows.start
-    causal = score.unflatten(1, (rows, -1))[..., key.shape[1] - rows :]
-    causal += _later(rows, causal.device)
-    return torch.softmax(score, -1)
+def _laid_out(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """In the order of its axes, head by head: the kernel's backward pass is slower where they are interleaved."""
+    return tensor.to(dtype, memory_format=torch.contiguous_format)
 
 
-def _joined(tensor_GTD: Tensor, piece: Piece) -> Tensor:
-    if piece.seen.start == piece.seen.stop:
-        return tensor_GTD[:, piece.own]
-    return torch.cat([tensor_GTD[:, piece.seen], tensor_GTD[:, piece.own]], 1)
+def _by_key_head(tensor: Tensor, key_heads: int) -> Tensor:
+    """(1, heads, T, ...) -> a view (key heads, R, T, ...), R heads sharing a key."""
+    return tensor[0].unflatten(0, (key_heads, -1))
 
 
-def _add(total_GTD: Tensor, piece: Piece, part: Tensor) -> None:
+def _seen(tensor_GTD: Tensor, piece: Piece, rows_GRTD: Tensor) -> Tensor:
+    """What the rows of a piece see of the keys or values, for each of the R heads that share it without a copy."""
+    own = tensor_GTD[:, piece.own]
+    seen = own if piece.seen.start == piece.seen.stop else torch.cat([tensor_GTD[:, piece.seen], own], 1)
+    return seen[:, None].expand(-1, rows_GRTD.shape[1], -1, -1)
+
+
+def _mask(rows_GRTD: Tensor, keys_GRTD: Tensor) -> Tensor:
+    """Additive mask (1, 1, rows, keys): of the last keys, which are the rows' own, -inf for those that come later."""
+    rows, keys = rows_GRTD.shape[2], keys_GRTD.shape[2]
+    return functional.pad(_later(rows, rows_GRTD.dtype), (keys - rows, 0))[None, None]
+
+
+def _add(total_GTD: Tensor, piece: Piece, part_GRTD: Tensor) -> None:
+    part_GTD = part_GRTD.sum(1)
     seen = piece.seen.stop - piece.seen.start
     if seen:
-        total_GTD[:, piece.seen] += part[:, :seen]
-    total_GTD[:, piece.own] += part[:, seen:]
-
-
-def _by_key_head(tensor: Tensor, key_heads: int, dtype: torch.dtype) -> Tensor:
-    """(1, heads, T, D) -> a copy (key heads, T, R, D): the R heads that share a key lie side by side."""
-    parted = tensor[0].unflatten(0, (key_heads, -1)).transpose(1, 2)
-    return parted.new_empty(parted.shape, dtype=dtype).copy_(parted)
+        total_GTD[:, piece.seen] += part_GTD[:, :seen]
+    total_GTD[:, piece.own] += part_GTD[:, seen:]
 
 
 @lru_cache(maxsize=ROWS)
-def _later(rows: int, device: torch.device) -> Tensor:
-    """Additive mask (rows, 1, rows): -inf for the tokens that come later."""
-    with torch.inference_mode(False):  # a mask that was first made while scoring must serve training too
-        return torch.full((rows, rows), -torch.inf, device=device).triu(1)[:, None]
+def _later(rows: int, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):  # what was first made while scoring must serve training too
+        return torch.full((rows, rows), -torch.inf, dtype=dtype).triu(1)

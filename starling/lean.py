@@ -36,7 +36,7 @@ def _lean(family: type, way: type) -> type:
 
 
 class LeanNorm(nn.Module):
-    """An RMS norm that keeps its input alone."""
+    """An RMS norm that keeps its input, and of each row what it was multiplied by."""
 
     weight: nn.Parameter
     variance_epsilon: float
@@ -74,32 +74,28 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, low: torch.dtype | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.eps = eps
         found = x.new_empty(x.shape, dtype=low or torch.promote_types(x.dtype, weight.dtype))
-        for rows, out in _some_rows(x, found):
-            unit, _ = _unit(rows, eps)
-            out.copy_(weight * unit.to(x.dtype))
+        scales = x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
+        for rows, out, scale in _some_rows(x, found, scales):
+            exact = rows.float()
+            torch.rsqrt(exact.pow(2).mean(-1, keepdim=True) + eps, out=scale)
+            out.copy_(weight * (exact * scale).to(x.dtype))
+        ctx.save_for_backward(x, weight, scales)
         return found
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        of_x, terms = x.new_empty(x.shape), x.new_empty(x.shape, dtype=torch.float32)
-        for rows, grad, out, term in _some_rows(x, grads[0], of_x, terms):
-            unit, scale = _unit(rows, ctx.eps)
-            torch.mul(grad, unit, out=term)
-            grad = grad.float() * weight
-            out.copy_((grad - unit.mul_((grad * unit).mean(-1, keepdim=True))).mul_(scale))
-        of_weight = terms.flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
-        return of_x if ctx.needs_input_grad[0] else None, of_weight, None, None
-
-
-def _unit(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """x / sqrt(mean(x^2) + eps) over the last axis in float32, and what x was multiplied by."""
-    exact = x.float()
-    scale = torch.rsqrt(exact.pow(2).mean(-1, keepdim=True) + eps)
-    return exact * scale, scale
+        x, weight, scales = ctx.saved_tensors
+        exact_weight = weight.float()
+        of_x, of_weight = x.new_empty(x.shape), torch.zeros_like(exact_weight)
+        for rows, grad, out, scale in _some_rows(x, grads[0], of_x, scales):
+            unit = rows.float() * scale
+            term = grad * unit
+            of_weight += term.sum(0)
+            mean = (term @ exact_weight).div_(len(weight)).unsqueeze(-1)
+            out.copy_((grad * exact_weight).addcmul_(unit, mean, value=-1).mul_(scale))
+        found = of_x, of_weight.to(weight.dtype)
+        return *(one if needed else None for one, needed in zip(found, ctx.needs_input_grad, strict=False)), None, None
 
 
 def _some_rows(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -107,7 +103,7 @@ def _some_rows(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     tensor are views."""
     width = tensors[0].shape[-1]
     rows = max(_CACHED // width, 1) if tensors[0].device.type == "cpu" else max(tensors[0].numel() // width, 1)
-    return zip(*(tensor.reshape(-1, width).split(rows) for tensor in tensors), strict=True)
+    return zip(*(tensor.flatten(0, -2).split(rows) for tensor in tensors), strict=True)
 
 
 class _GatedDown(torch.autograd.Function):

@@ -98,12 +98,12 @@ def test_autocast_around_it_changes_nothing() -> None:
     assert torch.equal(within, alone)
 
 
-def test_only_inputs_are_kept_for_backward() -> None:
+def test_inputs_output_and_a_number_a_row_are_kept_for_backward() -> None:
     kept: list[int] = []
     given = inputs(3 * ROWS)
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda t: t):
-        BlockAttention.apply(*given, laid_out((ROWS, [ROWS, ROWS])), SCALE, torch.float32)
-    assert sum(kept) == sum(tensor.numel() for tensor in given)
+        found = BlockAttention.apply(*given, laid_out((ROWS, [ROWS, ROWS])), SCALE, torch.float32)
+    assert sum(kept) == sum(tensor.numel() for tensor in given) + found.numel() + HEADS * 3 * ROWS
 
 
 def test_what_was_first_made_while_scoring_serves_training() -> None:
