@@ -53,13 +53,16 @@ def loop(
     score: Scorer | None = None,
     ranks: Sequence[float] = (1.0, 2.0),
     server: Server | None = None,
+    policy: Policy | None = None,
 ) -> Loop:
-    """Rewards are those of `score`, or of a reward model; `server` samples, or this process."""
+    """Rewards are those of `score`, or of a reward model; `server` samples, or this process; the policy is in float32
+    if none is given."""
     prompts = [tables.prompt_from_row(row, "here") for row in prompt_rows()]
     train, validation = ([p for p in prompts if p.split == split] for split in ("train", "validation"))
     torch.manual_seed(5)
     lora = Lora(cfg.tune.lora_rank, cfg.tune.lora_alpha, 11) if cfg.tune.lora_rank else None
-    policy = Policy(models.load_policy(cfg.run.model, torch.float32), cfg.tune.layers, lora=lora)
+    if policy is None:
+        policy = Policy(models.load_policy(cfg.run.model, torch.float32), cfg.tune.layers, lora=lora)
     scorer = score or by_model(reward_model(cfg.run.model, head), cfg.tune.microbatch_tokens)
     watch = Watch(cfg, validation, RubricJudge(tie_margin=0.02))
     rankings = [ranking(prompt, ranks) for prompt in train]

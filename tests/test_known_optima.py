@@ -216,3 +216,50 @@ def test_the_kl_in_the_reward_stops_ppo_at_the_reference_tilted_by_reward_over_c
 
     found = ends_at(logits, loss, steps=200, rate=5.0)
     assert found.tolist() == pytest.approx(tilted(INITIAL, PAYS / coef).tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize("updates", [1, 8], ids=["one update", "eight updates"])
+@pytest.mark.parametrize("lam", [0.5, 2.0])
+def test_apa_anchored_at_what_sampled_ends_at_the_reference_tilted_by_reward_over_coefficient(
+    lam: float, updates: int
+) -> None:
+    # A = r - coef log(pi_old / pi_ref) less its mean: all 0 there, so that the target is pi_old, whose normaliser is 1;
+    # were each target reached, log pi would be (1 - coef / lam) log pi_old + (r + coef log pi_ref) / lam + const
+    coef = 0.5
+    logits = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    one = torch.ones(1, 1, dtype=torch.bool)
+    for _ in range(150):
+        old = logits.detach().log_softmax(-1)
+        reward = kl.in_reward(PAYS[None], old[None], INITIAL.log()[None], torch.ones(1, 3).bool(), coef)[0]
+        better = reward - (old.exp() * reward).sum()
+
+        def loss(old: Tensor = old, better: Tensor = better) -> Tensor:
+            rows = [
+                apa_loss(*(part[v].view(1, 1) for part in (logits.log_softmax(-1), old, better)), one, lam=lam).value
+                for v in range(3)
+            ]
+            return (old.exp() * torch.stack(rows)).sum()
+
+        ends_at(logits, loss, steps=updates, rate=lam / updates)
+    found = logits.detach().softmax(-1)
+    assert found.tolist() == pytest.approx(tilted(INITIAL, PAYS / coef).tolist(), abs=1e-6)
+
+
+def test_listwise_dpo_on_a_plackett_luce_judge_ends_at_the_reference_tilted_by_reward_over_beta() -> None:
+    reward, beta = torch.tensor([0.3, -0.2, 0.6], dtype=torch.float64), 0.5
+    logits = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    orders = list(itertools.permutations(range(3)))
+    weight = reward.exp().tolist()
+    chance = [
+        math.prod(weight[arm] / sum(weight[rest] for rest in order[place:]) for place, arm in enumerate(order))
+        for order in orders
+    ]
+
+    def loss() -> Tensor:
+        logprob = logits.log_softmax(-1)
+        rows = [dpo_loss(logprob[None, list(o)], INITIAL.log()[None, list(o)], beta=beta).value for o in orders]
+        return (torch.tensor(chance, dtype=torch.float64) * torch.stack(rows)).sum()
+
+    assert sum(chance) == pytest.approx(1.0, abs=1e-12)
+    found = ends_at(logits, loss, steps=80, rate=5.0)
+    assert found.tolist() == pytest.approx(tilted(INITIAL, reward / beta).tolist(), abs=1e-6)

@@ -5,12 +5,14 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from loops import loop, settings
+from loops import fresh, loop, settings
+from transformers import AutoModelForCausalLM
 
-from starling import update
+from starling import metrics, update
 from starling.checkpoint import Checkpoint
 from starling.config import Config
 from starling.metrics import Recorder
+from starling.policy import initial_policy
 
 
 class Step(NamedTuple):
@@ -97,3 +99,45 @@ def test_rates_fall_to_0_in_a_line(tiny_model: Path, tmp_path: Path, monkeypatch
     assert [step.rates for step in steps] == [
         pytest.approx([left * 1e-3, left * 4e-3]) for left in (1.0, 0.75, 0.5, 0.25)
     ]
+
+
+@pytest.mark.parametrize(("target", "error"), [(1e-3, 0.2), (1e3, -0.2)], ids=["far below", "far above"])
+def test_a_kl_far_from_its_target_moves_the_coefficient_the_way_that_the_target_asks_for(
+    target: float, error: float, tiny_model: Path, tmp_path: Path
+) -> None:
+    changes = {"tune__algorithm": "ppo", "tune__kl_control": "adaptive", "tune__kl_target": target}
+    cfg = settings(tmp_path, tiny_model, tune__steps=1, tune__kl_horizon=40, **changes)
+    found = loop(cfg, Recorder(tmp_path / "m.jsonl", "tune"))
+    with torch.no_grad():
+        for weight in found.policy.trained.values():
+            weight += 0.05 * torch.randn_like(weight)
+    found.policy.sync()
+    found.train(Checkpoint(tmp_path / "c.pt", 1e9))
+    assert 0.01 < metrics.read(tmp_path / "m.jsonl")[-1]["tune/objective/kl"] < 100
+    assert found.kl_control.coef == pytest.approx(found.cfg.kl_coef * (1 + error * 8 / 40))  # of eight answers
+
+
+def test_at_a_temperature_what_samples_and_what_trains_give_a_token_the_same_probability(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    # with overlap old logprobs are the sampler's own, so that ratio and KL too tell where the two part
+    changes = {"tune__algorithm": "grpo", "tune__temperature": 0.7, "tune__overlap": True, "tune__steps": 1}
+    cfg = settings(tmp_path, tiny_model, tune__updates_per_step=1, **changes)
+    found = loop(cfg, Recorder(tmp_path / "m.jsonl", "tune"), policy=initial_policy(cfg))
+    found.train(Checkpoint(tmp_path / "c.pt", 1e9))
+    line = metrics.read(tmp_path / "m.jsonl")[-1]
+    assert line["tune/sampling/sampling_logp_difference/mean"] < 0.05  # bfloat16
+    assert line["tune/val/ratio"] == pytest.approx(1.0, abs=0.05)
+    assert line["tune/policy/approxkl_avg"] < 5e-3
+
+
+def test_a_loop_samples_at_its_temperature(tiny_model: Path, tmp_path: Path) -> None:
+    cfg = settings(tmp_path, tiny_model, tune__temperature=0.7)
+    network = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    for group in fresh(loop(cfg, Recorder(tmp_path / "m.jsonl", "tune")), 4):
+        for answer in group.answers:
+            with torch.no_grad():
+                logits_1TV = network(torch.tensor([[*group.prompt_ids, *answer.ids]])).logits
+            logprob_TV = (logits_1TV[0, len(group.prompt_ids) - 1 : -1] / 0.7).log_softmax(-1)
+            expected = logprob_TV.gather(1, torch.tensor(answer.ids)[:, None])[:, 0]
+            assert answer.logprobs == pytest.approx(expected.tolist(), abs=1e-4)

@@ -1,15 +1,21 @@
 """tune: the stage, by the command that people use."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
-from small_road import recipe
+from small_road import content, recipe
 from transformers import AutoModelForCausalLM
 
 from starling import cli, metrics
+from starling.checkpoint import Checkpoint
 from starling.store import ROAD
 
 SETTINGS = {
@@ -37,10 +43,22 @@ def fitted(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return small, folder / "run"
 
 
-def tune(fitted: tuple[Path, Path], root: Path, *changes: str) -> int:
+def command(fitted: tuple[Path, Path], root: Path, *changes: str) -> list[str]:
     small, before = fitted
     sets = [word for change in changes for word in ("--set", change)]
-    return cli.main(["run", str(small), "--run", str(root), "--from", str(before), "--until", "tune", *sets])
+    return ["run", str(small), "--run", str(root), "--from", str(before), "--until", "tune", *sets]
+
+
+def tune(fitted: tuple[Path, Path], root: Path, *changes: str) -> int:
+    return cli.main(command(fitted, root, *changes))
+
+
+def last_step(root: Path) -> int:
+    return max((line["step"] for line in metrics.read(root / "metrics.jsonl") if line["stage"] == "tune"), default=0)
+
+
+def facts_of(root: Path) -> dict:
+    return json.loads((root / "manifest.json").read_text())["stages"]["tune"]["facts"]
 
 
 @pytest.mark.parametrize("changes", SETTINGS.values(), ids=SETTINGS)
@@ -49,7 +67,7 @@ def test_every_algorithm_tunes_a_policy_that_loads(
 ) -> None:
     root = tmp_path / "run"
     assert tune(fitted, root, *changes) == 0
-    facts = json.loads((root / "manifest.json").read_text())["stages"]["tune"]["facts"]
+    facts = facts_of(root)
     lines = [line for line in metrics.read(root / "metrics.jsonl") if line["stage"] == "tune"]
     assert [line["step"] for line in lines] == list(range(facts["steps"] + 1))
     assert facts["steps"] >= 2
@@ -58,6 +76,38 @@ def test_every_algorithm_tunes_a_policy_that_loads(
     policy = AutoModelForCausalLM.from_pretrained(root / "tune/policy")
     assert all(torch.isfinite(weight).all() for weight in policy.parameters())
     assert (root / "tune/adapter/adapter_config.json").exists() == ("tune.lora_rank=2" in changes)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs kill -9")
+def test_after_kill_9_the_same_command_leaves_what_it_would_have_left(
+    fitted: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    trained, save = {}, Checkpoint.save
+
+    def noted(checkpoint: Checkpoint, state: dict) -> None:
+        parts = [*state["top"].items(), *state["critic"].items()]
+        trained[checkpoint.path.parents[1]] = {name: weight.clone() for name, weight in parts}
+        save(checkpoint, state)
+
+    monkeypatch.setattr(Checkpoint, "save", noted)
+    changes = ('tune.algorithm="ppo"', "tune.steps=8", 'tune.rewards="rubric"', "tune.validate_every=2")
+    assert tune(fitted, whole, *changes) == 0
+    with (tmp_path / "said").open("w") as said:
+        words = [sys.executable, "-m", "starling", *command(fitted, cut, *changes)]
+        process = subprocess.Popen(words, stdout=said, stderr=said)
+        while last_step(cut) < 3:  # its checkpoint may not be there yet, that of the step before is
+            assert process.poll() is None, (tmp_path / "said").read_text()
+            time.sleep(0.005)
+        process.kill()
+        assert process.wait(10) == -signal.SIGKILL
+    assert (cut / "tune/checkpoint.pt").exists()
+    assert 3 <= last_step(cut) < 8
+    assert tune(fitted, cut, *changes) == 0
+    torch.testing.assert_close(trained[cut], trained[whole], rtol=0, atol=0)
+    assert content(cut / "tune") == content(whole / "tune")
+    assert (cut / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert facts_of(cut) == facts_of(whole)
 
 
 def test_a_reward_model_that_is_there_already_is_tested_and_rewards_without_any_fitting(
@@ -120,7 +170,7 @@ def test_where_no_look_is_better_the_base_itself_is_kept_and_told(
 ) -> None:
     root = tmp_path / "run"
     assert tune(fitted, root, "tune.learning_rate=1e-12", "tune.steps=1", "tune.ranked_prompts=0") == 0
-    assert json.loads((root / "manifest.json").read_text())["stages"]["tune"]["facts"]["kept_step"] == 0
+    assert facts_of(root)["kept_step"] == 0
     assert "so the base itself is kept\n" in capsys.readouterr().out
 
 
