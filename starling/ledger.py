@@ -91,10 +91,11 @@ def read_spent(path: Path) -> list[Spent]:
     if not path.exists():
         return []
     try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:
-            if db.execute("PRAGMA user_version").fetchone()[0] < ledger_tables.VERSION:
-                return []
-            return [Spent(*row) for row in db.execute(_SPENT)]
+        with (
+            closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db,
+            closing(ledger_tables.up_to_date(db, path)) as current,
+        ):
+            return [Spent(*row) for row in current.execute(_SPENT)]
     except sqlite3.Error as error:
         raise DataError(f"{path}: cannot be read as a ledger of calls: {error}") from error
 

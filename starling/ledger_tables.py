@@ -56,6 +56,16 @@ def create_or_check(db: sqlite3.Connection, path: Path) -> None:
         )
 
 
+def up_to_date(db: sqlite3.Connection, path: Path) -> sqlite3.Connection:
+    """The same ledger in the present version, to read: itself, or a copy in memory where its file is an older one."""
+    if db.execute("PRAGMA user_version").fetchone()[0] == VERSION:
+        return db
+    copy = sqlite3.connect(":memory:")
+    db.backup(copy)
+    create_or_check(copy, path)
+    return copy
+
+
 def read_calls(path: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
     """The calls of these keys as a ledger has them, with every attempt; the file is only read, and may be in use.
 

@@ -121,9 +121,10 @@ def write(folder: Path, notes: Sequence[Mapping[str, str]]) -> None:
         data_files.write_jsonl(folder / FILE, notes)
 
 
-def tell(notes: Sequence[Mapping[str, str]]) -> None:
-    """Print what the list comes to; nothing where there is nothing to tell."""
-    for line in [*lines(notes), f"each of them is listed in {FILE}"] if notes else ():
+def write_and_tell(folder: Path, notes: Sequence[Mapping[str, str]]) -> None:
+    """The same, and print what it comes to and where it is; nothing where there is nothing to tell."""
+    write(folder, notes)
+    for line in [*lines(notes), f"each of them is listed in {folder / FILE}"] if notes else ():
         progress.say(f"fit: {line}")
 
 

@@ -75,9 +75,12 @@ def test_a_ledger_of_the_first_version_is_read_on_and_its_tokens_count(tmp_path:
             db.execute(f"ALTER TABLE attempts DROP COLUMN {column}")
         db.execute("PRAGMA user_version = 1")
     db.close()
-    assert read_spent(path) == []
+    before = path.read_bytes()
+    (read,) = read_spent(path)
+    assert path.read_bytes() == before
     with Ledger(path) as opened:
         assert opened.get(KEY).text == "yes"
         (spent,) = opened.spent()
+    assert read == spent
     assert (spent.name, spent.calls, spent.prompt_tokens, spent.completion_tokens) == ("judge", 1, 5, 2)
     assert read_spent(path) == [spent]

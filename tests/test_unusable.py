@@ -84,18 +84,18 @@ def test_the_list_names_prompt_and_row(tmp_path: Path, capsys: pytest.CaptureFix
         unusable.note(replace(told, where="mine.jsonl:2"), "ranking", "not a ranking", "no rank"),
         unusable.note(told, "ranking", "fewer than two answers"),
     ]
-    unusable.write(tmp_path, notes)
-    unusable.tell(notes)
+    unusable.write_and_tell(tmp_path, notes)
     assert data_files.read_rows(tmp_path / unusable.FILE) == [
         {"prompt_id": "p", "where": "mine.jsonl:2", "what": "ranking", "reason": "not a ranking", "detail": "no rank"},
         {"prompt_id": "p", "where": "mine.jsonl:7", "what": "ranking", "reason": "fewer than two answers"},
     ]
-    assert "fit: 1 ranking left out: fewer than two answers" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "fit: 1 ranking left out: fewer than two answers" in said
+    assert f"listed in {tmp_path / unusable.FILE}" in said
 
 
 def test_where_all_is_well_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    unusable.write(tmp_path, [])
-    unusable.tell([])
+    unusable.write_and_tell(tmp_path, [])
     assert (list(tmp_path.iterdir()), capsys.readouterr().out) == ([], "")
 
 

@@ -92,8 +92,7 @@ def fit(
     examples, notes = examples_of(model, rankings, too_long=cfg.too_long, max_tokens=cfg.max_tokens)
     tests, of_tests = examples_of(model, held_out, too_long=cfg.too_long, max_tokens=cfg.max_tokens)
     notes += of_tests
-    unusable.write(folder, [*unread, *notes])
-    unusable.tell([*unread, *notes])
+    unusable.write_and_tell(folder, [*unread, *notes])
     if not examples:
         raise DataError(f"fit: none of {len(rankings)} rankings can be used: {unusable.reasons(notes)}")
     if not tests and (cfg.keep == "best" or cfg.patience):
@@ -146,8 +145,7 @@ def take(cfg: FitTable, held_out: Sequence[Ranking], folder: Path) -> dict[str, 
     """Make a reward model that is there already the run's own, file by file, and report on `held_out`."""
     model = models.load_reward_model(cfg.reward_model)
     tests, notes = examples_of(model, held_out, too_long=cfg.too_long, max_tokens=cfg.max_tokens)
-    unusable.write(folder, notes)
-    unusable.tell(notes)
+    unusable.write_and_tell(folder, notes)
     scored = accuracy.score(model, tests, cfg.microbatch_tokens)
     scale = reward_scale.read(model.network.config)
 
