@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn import functional
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from starling.attention import Rule
 
+TILE = 128  # queries and keys that the kernel takes or skips together
 Lengths = tuple[tuple[int, ...], ...]
 Sees = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -55,7 +57,25 @@ def sees(lengths: Lengths, window: int, device: torch.device) -> Sees:
 def _block_mask(lengths: Lengths, window: int, device: torch.device) -> BlockMask:
     tokens = sum(map(sum, lengths))
     with torch.inference_mode(False):  # a mask that was first made while scoring must serve training too
-        return create_block_mask(sees(lengths, window, device), None, None, tokens, tokens, device=device)
+        rule = sees(lengths, window, device)
+        seen_QK = _seen_in_tiles(rule, tokens, device)
+        whole_QK = seen_QK == TILE * TILE
+        part, whole = _listed((seen_QK > 0) & ~whole_QK), _listed(whole_QK)
+        return BlockMask.from_kv_blocks(*part, *whole, BLOCK_SIZE=TILE, mask_mod=rule, seq_lengths=(tokens, tokens))
+
+
+def _seen_in_tiles(rule: Sees, tokens: int, device: torch.device) -> Tensor:
+    """How many pairs of query and key see each other in each tile; one row of tiles at a time, never all pairs."""
+    every, nothing = torch.arange(tokens, device=device), torch.zeros((), dtype=torch.int64, device=device)
+    rows = [rule(nothing, nothing, part[:, None], every).sum(0) for part in every.split(TILE)]
+    seen_QT = functional.pad(torch.stack(rows), (0, -tokens % TILE))
+    return seen_QT.unflatten(1, (-1, TILE)).sum(-1)
+
+
+def _listed(chosen_QK: Tensor) -> tuple[Tensor, Tensor]:
+    """For each row of tiles how many are chosen, and which, these first."""
+    order = chosen_QK.int().argsort(dim=-1, descending=True, stable=True)
+    return chosen_QK.sum(-1).int()[None, None], order.int()[None, None]
 
 
 @lru_cache(maxsize=8)

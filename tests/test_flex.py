@@ -1,10 +1,13 @@
 """Packed attention as one kernel: its mask against the rule written out, its call on CPU; a GPU is not needed."""
 
+from typing import Any
+
 import pytest
 import torch
 from packed_groups import DOCUMENTED, GROUPS, Groups, dense_mask
 from tolerances import CLOSE
-from torch.nn.attention.flex_attention import create_mask
+from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask, create_mask
 
 from starling import flex
 from starling.attention import Rule
@@ -31,6 +34,49 @@ def test_the_kernel_gives_what_the_blocks_give_one_by_one(groups: Groups, rule: 
     key, value = torch.randn(2, 1, 2, packed.num_tokens, 8)
     found = flex.attend(packed.lengths, query, key, value, rule)
     assert torch.allclose(found, packed.attend(torch.nn.Identity(), query, key, value, rule), atol=CLOSE)
+
+
+LONG = ((70, 200, 128), (256, 300, 1), (128,), (3, 2))  # tiles seen whole, in part and not at all
+
+
+@pytest.mark.parametrize("window", [0, 300])
+def test_tiles_are_those_that_all_pairs_at_once_give(window: int) -> None:
+    tokens = sum(map(sum, LONG))
+    whole = create_block_mask(flex.sees(LONG, window, CPU), None, None, tokens, tokens, CPU)
+    found = flex._block_mask(LONG, window, CPU)
+    for mine, oracle in (
+        (found.kv_num_blocks, whole.kv_num_blocks),
+        (found.full_kv_num_blocks, whole.full_kv_num_blocks),
+    ):
+        assert torch.equal(mine, oracle)
+        assert mine.sum() > 0
+    assert torch.equal(found.to_dense(), whole.to_dense())
+    query, key, value = torch.randn(3, 1, 2, tokens, 8)
+    rule, packed = Rule(0.5, window=window or None), pack([([0] * one, [[0] * n for n in rest]) for one, *rest in LONG])
+    expected = packed.attend(torch.nn.Identity(), query, key, value, rule)
+    assert torch.allclose(flex.attend(LONG, query, key, value, rule), expected, atol=CLOSE)
+
+
+def test_no_more_than_a_row_of_tiles_is_looked_at_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    flex._block_mask.cache_clear()
+    asked: list[int] = []
+    inner = flex.sees
+
+    def noted(*given: Any) -> flex.Sees:
+        rule = inner(*given)
+
+        def counting(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            seen = rule(batch, head, query, key)
+            asked.append(seen.numel())
+            return seen
+
+        return counting
+
+    monkeypatch.setattr(flex, "sees", noted)
+    flex._block_mask(LONG, 0, CPU)
+    tokens = sum(map(sum, LONG))
+    assert max(asked) == flex.TILE * tokens < tokens**2 / 8
+    assert sum(asked) == tokens**2
 
 
 def test_the_mask_is_made_once_for_all_layers() -> None:
