@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from starling import chat, gguf_file, models
 from starling.errors import StarlingError
+from starling.policy import Policy
 from starling.records import Message
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
@@ -79,13 +80,31 @@ def smollm2() -> str:
         pytest.skip(f"the model cannot be fetched: {error}")
 
 
-@pytest.mark.parametrize(("dtype", "close"), [("f32", 0.001), ("bf16", 0.3), ("f16", 0.05)])
-def test_the_built_in_model_answers_the_same_in_llama_cpp(
-    dtype: Any, close: float, smollm2: str, tmp_path: Path
+@pytest.fixture(scope="module")
+def tuned(smollm2: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The built-in model as `tune` leaves it: its last blocks moved, saved from the network that samples."""
+    policy = Policy(models.load_policy(smollm2, torch.bfloat16), 6)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in policy.trained.values():
+            weight += 0.1 * weight.std() * torch.randn_like(weight)
+    policy.sync()
+    folder = tmp_path_factory.mktemp("tuned")
+    policy.save(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("model", "dtype", "close"),
+    [("smollm2", "f32", 0.001), ("smollm2", "bf16", 0.3), ("smollm2", "f16", 0.05), ("tuned", "f32", 0.001)],
+)
+def test_the_built_in_model_answers_the_same_in_llama_cpp_before_and_after_tuning(
+    model: str, dtype: Any, close: float, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    gguf_file.export(Path(smollm2), tmp_path / "m.gguf", dtype, "other")
-    tokenizer = models.load_tokenizer(smollm2)
-    network = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32).eval()
+    folder = request.getfixturevalue(model)
+    gguf_file.export(Path(folder), tmp_path / "m.gguf", dtype, "other")
+    tokenizer = models.load_tokenizer(folder)
+    network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.no_grad():
         for weight in network.parameters():  # as in the file; what is left is llama.cpp's rounding of activations
             weight.copy_(weight.to(ROUNDED[dtype]) if weight.dim() > 1 else weight)
