@@ -110,7 +110,7 @@ def _seen(tensor_GTD: Tensor, piece: Piece, rows_GRTD: Tensor) -> Tensor:
 def _mask(rows_GRTD: Tensor, keys_GRTD: Tensor) -> Tensor:
     """Additive mask (1, 1, rows, keys): of the last keys, which are the rows' own, -inf for those that come later."""
     rows, keys = rows_GRTD.shape[2], keys_GRTD.shape[2]
-    return functional.pad(_later(rows, rows_GRTD.dtype), (keys - rows, 0))[None, None]
+    return functional.pad(_later(rows, rows_GRTD.dtype, rows_GRTD.device), (keys - rows, 0))[None, None]
 
 
 def _add(total_GTD: Tensor, piece: Piece, part_GRTD: Tensor) -> None:
@@ -122,6 +122,6 @@ def _add(total_GTD: Tensor, piece: Piece, part_GRTD: Tensor) -> None:
 
 
 @lru_cache(maxsize=ROWS)
-def _later(rows: int, dtype: torch.dtype) -> Tensor:
+def _later(rows: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(False):  # what was first made while scoring must serve training too
-        return torch.full((rows, rows), -torch.inf, dtype=dtype).triu(1)
+        return torch.full((rows, rows), -torch.inf, dtype=dtype, device=device).triu(1)
