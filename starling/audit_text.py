@@ -188,7 +188,8 @@ def _print_audit(found: Mapping[str, Any]) -> None:
         progress.show(_places(position))
         for sentence in position_lines(position):
             progress.show(Text(sentence))
-    progress.show(_table_of(("figure", _VALUE, "note"), lines(found), ""))
+    if listed := lines(found):
+        progress.show(_table_of(("figure", _VALUE, "note"), listed, ""))
     if found["models"]:
         progress.show(_models(found))
     if found["missing"]:
@@ -207,18 +208,21 @@ def _places(position: Mapping[str, Any]) -> Table:
     return table
 
 
-def _models(found: Mapping[str, Any]) -> Table:
+def _models(found: Mapping[str, Any]) -> Table | Text:
+    """Those with enough ranks in a table; where none has, that alone."""
+    placed = [row for row in found["models"] if row["all"]["n"] >= FEW]
+    left = found["models"][len(placed) :]
+    few = f"{_count(len(left), 'model')} with fewer than {FEW} ranks, {sum(row['all']['n'] for row in left):,} in all"
+    if not placed:
+        return Text(f"Of models nothing can be said: {few}.")
     known = found["good_natured"]["n"] > 0
     table = _table("model", "mean rank (95 % interval)", *(["good-natured", "not good-natured"] if known else []), "n")
     table.title = "Models, best first; 1 is the best rank"
     table.columns[0].min_width = 16
-    placed = [row for row in found["models"] if row["all"]["n"] >= FEW]
     for model, rank, good, other, n in model_rows(placed):
         table.add_row(texts.terminal(model), rank, *((good, other) if known else ()), n)
-    left = found["models"][len(placed) :]
     if left:
-        count = sum(row["all"]["n"] for row in left)
-        table.caption = f"and {_count(len(left), 'model')} with fewer than {FEW} ranks, {count:,} in all"
+        table.caption = f"and {few}"
     return table
 
 

@@ -41,6 +41,14 @@ def test_what_cannot_be_had_is_said_with_the_reason(tmp_path: Path, capsys) -> N
     assert "100 % (no interval), n = 1" in text
 
 
+def test_of_a_log_that_is_too_short_for_any_figure_no_empty_table_is_shown(tmp_path: Path, capsys) -> None:
+    answers = [{"answer": "x", "rank": 1, "model": "m"}, {"answer": "y", "rank": 2, "model": "n"}]
+    short = write(tmp_path / "short.jsonl", {"prompt": "Which?", "answers": answers})
+    text = audited(capsys, short)
+    assert "Of models nothing can be said: 2 models with fewer than 10 ranks, 2 in all." in text
+    assert "\u2500" not in text  # the line under a table's head
+
+
 def test_several_logs_stand_side_by_side_and_against_each_other(log: Path, tmp_path: Path, capsys) -> None:
     other = write(tmp_path / "other.jsonl", shown(BACK))
     found = json.loads(audited(capsys, log, other, "--json"))
