@@ -42,7 +42,7 @@ class BlockAttention(torch.autograd.Function):
 
     The inputs are rounded to `low`, and so is the output; scores and softmax are in float32, and so is all that
     backward computes, since the kernel takes less time for it than in bfloat16. Kept are the rounded inputs, the output
-    and a number for each row: backward makes the scores again, so that memory grows with T.
+    and the log of each row's sum of exponentials: backward makes the scores again, so that memory grows with T.
     """
 
     @staticmethod
@@ -52,28 +52,30 @@ class BlockAttention(torch.autograd.Function):
         query_GRTD, key_GTD, value_GTD = _by_key_head(query.to(low), key.shape[1]), key[0].to(low), value[0].to(low)
         out = torch.empty_like(query, dtype=low)
         out_GRTD = _by_key_head(out, key.shape[1])
-        mass_GRT = query_GRTD.new_empty(query_GRTD.shape[:-1], dtype=torch.promote_types(low, torch.float32))
+        logsumexp_GRT = query_GRTD.new_empty(query_GRTD.shape[:-1], dtype=torch.promote_types(low, torch.float32))
         for piece in _pieces(blocks):
             rows = query_GRTD[:, :, piece.rows]
             keys, values = (_seen(tensor, piece, rows) for tensor in (key_GTD, value_GTD))
             found = _FORWARD(rows, keys, values, attn_mask=_mask(rows, keys), scale=scale)
-            out_GRTD[:, :, piece.rows], mass_GRT[:, :, piece.rows] = found
-        ctx.save_for_backward(query_GRTD, key_GTD, value_GTD, out, mass_GRT)
+            out_GRTD[:, :, piece.rows], logsumexp_GRT[:, :, piece.rows] = found
+        ctx.save_for_backward(query_GRTD, key_GTD, value_GTD, out, logsumexp_GRT)
         ctx.blocks, ctx.scale, ctx.dtypes = blocks, scale, (query.dtype, key.dtype, value.dtype)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        *rounded, out, mass_GRT = ctx.saved_tensors
-        query_GRTD, key_GTD, value_GTD = (_laid_out(tensor, mass_GRT.dtype) for tensor in rounded)
-        grad_GRTD, out_GRTD = (_by_key_head(_laid_out(x, mass_GRT.dtype), len(key_GTD)) for x in (grads[0], out))
+        *rounded, out, logsumexp_GRT = ctx.saved_tensors
+        query_GRTD, key_GTD, value_GTD = (_laid_out(tensor, logsumexp_GRT.dtype) for tensor in rounded)
+        grad_GRTD, out_GRTD = (_by_key_head(_laid_out(x, logsumexp_GRT.dtype), len(key_GTD)) for x in (grads[0], out))
         to_query_GRTD = torch.empty_like(query_GRTD)
         to_key_GTD, to_value_GTD = torch.zeros_like(key_GTD), torch.zeros_like(value_GTD)
         for piece in _pieces(ctx.blocks):
-            rows, grad, output, mass = (x[:, :, piece.rows] for x in (query_GRTD, grad_GRTD, out_GRTD, mass_GRT))
+            rows, grad, output, logsumexp = (
+                x[:, :, piece.rows] for x in (query_GRTD, grad_GRTD, out_GRTD, logsumexp_GRT)
+            )
             keys, values = (_seen(tensor, piece, rows) for tensor in (key_GTD, value_GTD))
             to_query_GRTD[:, :, piece.rows], to_keys, to_values = _BACKWARD(
-                grad, rows, keys, values, output, mass, 0.0, False, attn_mask=_mask(rows, keys), scale=ctx.scale
+                grad, rows, keys, values, output, logsumexp, 0.0, False, attn_mask=_mask(rows, keys), scale=ctx.scale
             )
             _add(to_key_GTD, piece, to_keys)
             _add(to_value_GTD, piece, to_values)
@@ -121,7 +123,7 @@ def _add(total_GTD: Tensor, piece: Piece, part_GRTD: Tensor) -> None:
     total_GTD[:, piece.own] += part_GTD[:, seen:]
 
 
-@lru_cache(maxsize=ROWS)
+@lru_cache(maxsize=2 * ROWS)  # of every number of rows, forward and backward
 def _later(rows: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(False):  # what was first made while scoring must serve training too
         return torch.full((rows, rows), -torch.inf, dtype=dtype, device=device).triu(1)

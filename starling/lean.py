@@ -94,8 +94,7 @@ class _RMSNorm(torch.autograd.Function):
             of_weight += term.sum(0)
             mean = (term @ exact_weight).div_(len(weight)).unsqueeze(-1)
             out.copy_((grad * exact_weight).addcmul_(unit, mean, value=-1).mul_(scale))
-        found = of_x, of_weight.to(weight.dtype)
-        return *(one if needed else None for one, needed in zip(found, ctx.needs_input_grad, strict=False)), None, None
+        return of_x, of_weight.to(weight.dtype), None, None
 
 
 def _some_rows(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -5,6 +5,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import builtin_model
 import gguf_models
 import pytest
 import torch
@@ -12,7 +13,6 @@ from llama_server import serving
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from starling import chat, gguf_file, models
-from starling.errors import StarlingError
 from starling.policy import Policy
 from starling.records import Message
 
@@ -74,10 +74,7 @@ def compare(network: Any, url: str, ids: list[int], tokens: int, close: float) -
 
 @pytest.fixture(scope="module")
 def smollm2() -> str:
-    try:
-        return models.resolve("smollm2")
-    except StarlingError as error:
-        pytest.skip(f"the model cannot be fetched: {error}")
+    return builtin_model.fetched()
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,14 @@ import importlib.util
 import json
 from pathlib import Path
 
+import builtin_model
 import pytest
 from harness_results import results, write
 
-from starling import builtin, cli
+from starling import cli
 from starling.benches import harness, lm_eval
 from starling.benches.asked import Asked
-from starling.errors import StarlingError, UsageError
+from starling.errors import UsageError
 
 CAPITALS = {
     "France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Germany": "Berlin", "Japan": "Tokyo", "Egypt": "Cairo",
@@ -154,10 +155,7 @@ def test_the_real_harness_tells_a_loss_as_plainly_as_a_gain(
 ) -> None:
     """The built-in model knows capitals, one without training does not."""
     pytest.importorskip("lm_eval", reason="needs the extra `lm-eval`: pip install 'lm-eval[hf]'")
-    try:
-        builtin.path()
-    except StarlingError as error:
-        pytest.skip(f"the model cannot be fetched: {error}")
+    builtin_model.fetched()
     own, out = own_task(tmp_path / "tasks"), tmp_path / "out"
     asked = ["--tasks", "capitals", "--tasks-from", str(own)]
     assert (

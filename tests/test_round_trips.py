@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import builtin_model
 import pytest
 import torch
 import vllm_process
@@ -25,7 +26,6 @@ from transformers import (
 
 import starling
 from starling import models
-from starling.errors import StarlingError
 
 SAME = 1e-4  # the scores of this tiny model have a spread of about 5
 WORDS = ("rain", "spain", "stays", "mainly", "plain", "what", "name", "river", "that", "runs", "through", "the", "town")
@@ -247,10 +247,7 @@ def test_rewardbench_gives_the_same_rewards(folder: Path, ours: list[float]) -> 
 def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A reward model on smollm2: the tiny model's attention heads are smaller than vLLM takes."""
     vllm_process.require()
-    try:
-        return new_reward_model("smollm2", tmp_path_factory.mktemp("real") / "reward")
-    except StarlingError as error:
-        pytest.skip(f"the model cannot be fetched: {error}")
+    return new_reward_model(builtin_model.fetched(), tmp_path_factory.mktemp("real") / "reward")
 
 
 @pytest.fixture(scope="module")

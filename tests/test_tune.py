@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from starling import cli, metrics
 from starling.checkpoint import Checkpoint
-from starling.store import ROAD
+from starling.store import ROAD, Run
 
 SETTINGS = {
     "apa at the sampling policy": ('tune.anchor="sampling"', 'tune.kl_control="adaptive"'),
@@ -58,7 +58,7 @@ def last_step(root: Path) -> int:
 
 
 def facts_of(root: Path) -> dict:
-    return json.loads((root / "manifest.json").read_text())["stages"]["tune"]["facts"]
+    return Run.read(root).facts("tune")
 
 
 @pytest.mark.parametrize("changes", SETTINGS.values(), ids=SETTINGS)

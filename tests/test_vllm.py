@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import builtin_model
 import pytest
 import torch
 import vllm_process
@@ -17,7 +18,7 @@ from starling import chat, metrics, models
 from starling.adapters import Lora
 from starling.checkpoint import Checkpoint
 from starling.distributed.vllm import Server
-from starling.errors import CallError, StarlingError, UsageError
+from starling.errors import CallError, UsageError
 from starling.generate import Request, Sampled, generate, stop_ids
 from starling.metrics import Recorder
 from starling.packing import pack
@@ -315,10 +316,7 @@ def test_a_sampler_with_other_weights_than_the_policys_is_warned_about(
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where vLLM serves smollm2 with adapters."""
     vllm_process.require()
-    try:
-        folder = models.resolve("smollm2")
-    except StarlingError as error:
-        pytest.skip(f"the model cannot be fetched: {error}")
+    folder = builtin_model.fetched()
     log = tmp_path_factory.mktemp("vllm") / "log.txt"
     options = ["--dtype", "bfloat16", "--enable-lora", "--max-lora-rank", "8", "--logprobs-mode", "processed_logprobs"]
     options += ["--max-model-len", "1024", "--max-num-seqs", "32"]
