@@ -14,7 +14,6 @@ from starling.models import Model
 from starling.prepacked import prepacked
 
 CLOSING = "the server is closing"
-FIRST_TOKENS = 256  # room of a slot beyond the first prompt; it grows with the answers
 Result = TypeVar("Result")
 
 
@@ -132,9 +131,7 @@ class Engine:
         """In the thread: leave, join, draw."""
         assert self._model is not None
         if self._sampling is None:
-            longest = max(len(job.request.prompt) for job in fresh.values()) if fresh else 0
-            stop = stop_ids(self._model.network)
-            self._sampling = Sampling(self._model.network, stop, self._slots, longest + FIRST_TOKENS)
+            self._sampling = Sampling(self._model.network, stop_ids(self._model.network), self._slots)
         self._sampling.drop(left)
         if fresh:
             requests = {key: job.request for key, job in fresh.items()}

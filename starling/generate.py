@@ -91,17 +91,14 @@ class _Asked:
 class Sampling:
     """Answers under way in at most `slots` slots, one token each a step; others may join, or leave, between steps.
 
-    `length` is how many tokens a slot holds at first; where an answer becomes longer, all slots grow. `model` is a
-    causal LM whose attention `packing.enable` has routed. With `trunk` the last token of an answer comes with what is
-    kept of it (`_trunk_kept`).
+    `model` is a causal LM whose attention `packing.enable` has routed. With `trunk` the last token of an answer comes
+    with what is kept of it (`_trunk_kept`).
     """
 
-    def __init__(
-        self, model: PreTrainedModel, stop: frozenset[int], slots: int, length: int, *, trunk: bool = False
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, stop: frozenset[int], slots: int, *, trunk: bool = False) -> None:
         self._model = model
         self._stop = stop
-        self._cache = Slots(model, slots, length, trunk=trunk)
+        self._cache = Slots(model, slots, trunk=trunk)
         self._asked: dict[int, _Asked] = {}
         self._beginnings: dict[tuple[int, ...], Store] = {}
         self._tokens = torch.empty(0, dtype=torch.long, device=model.device)  # drawn and not yet taken in, in row order
@@ -124,7 +121,8 @@ class Sampling:
     ) -> None:
         """Begin the answers to requests, by key; `length_of` says how much of each prompt is a shared beginning."""
         self._take_in()
-        self._require(max(len(request.prompt) - length_of[request.prompt] for request in requests.values()) + 1)
+        own = max(len(request.prompt) - length_of[request.prompt] for request in requests.values())
+        self._cache.make_room(max(own, self._cache.longest) + 1)
         prompts = [request.prompt for request in requests.values()]
         fresh = _prefill(self._model, self._cache, prompts, length_of, self._beginnings)
         self._logits = torch.cat([self._logits, fresh]) if self._cache.rows else fresh
@@ -167,13 +165,9 @@ class Sampling:
     def _take_in(self) -> None:
         """Have the model read the tokens that were drawn last."""
         if len(self._tokens):
-            self._require(int(self._cache.lengths[: len(self)].max()) + 1)
+            self._cache.make_room(self._cache.longest + 1)
             self._logits = _decode(self._model, self._cache, self._tokens)
             self._tokens = self._tokens[:0]
-
-    def _require(self, length: int) -> None:
-        if length > self._cache.length:
-            self._cache.grow(max(length, 2 * self._cache.length))
 
 
 def generate(
@@ -195,8 +189,7 @@ def generate(
         return answers
     pending = deque(sorted(range(len(requests)), key=lambda index: requests[index].prompt))  # those alike together
     length_of = shared(request.prompt for request in requests)
-    own = max(len(prompt) - length for prompt, length in length_of.items())
-    sampling = Sampling(model, stop, min(slots, len(requests)), own + max_new_tokens, trunk=trunk_blocks > 0)
+    sampling = Sampling(model, stop, min(slots, len(requests)), trunk=trunk_blocks > 0)
     caps = dict.fromkeys(pending, max_new_tokens)
     with prepacked(model), _trunk_kept(model, trunk_blocks):
         while pending or len(sampling):

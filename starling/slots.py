@@ -15,6 +15,9 @@ from transformers.modeling_utils import PreTrainedModel
 from starling.attention import Rule, written_out
 from starling.packing import Span
 
+_ROOM = 32  # positions that a row has beyond what is needed, so that it is not made longer at every step
+_ROOM_SHARE = 8  # or this part of what is needed, where that is more
+
 
 def key_shape(config: Any) -> tuple[int, int]:
     """Heads and width of a token's key in one block of a model; its value has as many."""
@@ -23,26 +26,26 @@ def key_shape(config: Any) -> tuple[int, int]:
 
 
 class Store:
-    """Keys and values of `rows` rows of at most `length` tokens, in every layer.
+    """Keys and values of `rows` rows of at most `length` tokens: of each layer a tensor.
 
-    Keys lie with their positions last, (layers, rows, heads, width, positions), as the product with a query reads them;
-    values as they come, (layers, rows, heads, positions, width). With `trunk` also what a block of the model puts out,
-    (rows, positions, H).
+    Keys lie with their positions last, (rows, heads, width, length), as the product with a query reads them; values as
+    they come, (rows, heads, length, width). With `trunk` also what a block of the model puts out, (rows, length, H).
     """
 
     def __init__(self, model: PreTrainedModel, rows: int, length: int, *, trunk: bool = False) -> None:
         config = model.config
         heads, width = key_shape(config)
-        shape = (config.num_hidden_layers, rows, heads)
-        self.keys: Tensor = torch.zeros((*shape, width, length), dtype=model.dtype, device=model.device)
-        self.values: Tensor = torch.zeros((*shape, length, width), dtype=model.dtype, device=model.device)
-        self.trunk = self.values.new_zeros((rows, length, config.hidden_size)) if trunk else None
+        where: Any = {"dtype": model.dtype, "device": model.device}
+        layers = range(config.num_hidden_layers)
+        self.keys = [torch.zeros(rows, heads, width, length, **where) for _ in layers]
+        self.values = [torch.zeros(rows, heads, length, width, **where) for _ in layers]
+        self.trunk = torch.zeros(rows, length, config.hidden_size, **where) if trunk else None
 
     def file(self, layer: int, rows: Sequence[int], key: Tensor, value: Tensor) -> None:
         """Put the first tokens' keys and values, (heads, T, width) each, into the rows."""
         count = key.shape[1]
-        self.keys[layer, rows, ..., :count] = key.to(self.keys.dtype).transpose(-1, -2)
-        self.values[layer, rows, :, :count] = value.to(self.values.dtype)
+        self.keys[layer][rows, ..., :count] = key.to(self.keys[layer].dtype).transpose(-1, -2)
+        self.values[layer][rows, :, :count] = value.to(self.values[layer].dtype)
 
     def file_trunk(self, rows: Sequence[int], trunk_TH: Tensor) -> None:
         """Put the block's output for the first tokens into the rows."""
@@ -52,19 +55,15 @@ class Store:
     @property
     def length(self) -> int:
         """The most tokens that a row can hold."""
-        return self.values.shape[3]
+        return self.values[0].shape[2]
 
-    def grow(self, length: int) -> None:
-        """Make room for `length` tokens a row; what is held stays."""
-        held, (*shape, width, _) = self.length, self.keys.shape
-        keys, values = self.keys, self.values
-        self.keys = keys.new_zeros((*shape, width, length))
-        self.values = values.new_zeros((*shape, length, width))
-        self.keys[..., :held], self.values[..., :held, :] = keys, values
+    def resize(self, length: int) -> None:
+        """Let a row hold `length` tokens; the first ones that it holds stay."""
+        for layer, values in enumerate(self.values):  # one at a time: hardly any memory is held twice
+            self.keys[layer] = _resized(self.keys[layer], length, 3)
+            self.values[layer] = _resized(values, length, 2)
         if self.trunk is not None:
-            trunk = self.trunk
-            self.trunk = trunk.new_zeros((len(trunk), length, trunk.shape[2]))
-            self.trunk[:, :held] = trunk
+            self.trunk = _resized(self.trunk, length, 1)
 
 
 class Slots(Store):
@@ -74,13 +73,25 @@ class Slots(Store):
     is None.
     """
 
-    def __init__(self, model: PreTrainedModel, size: int, length: int, *, trunk: bool = False) -> None:
-        super().__init__(model, size, length, trunk=trunk)
+    def __init__(self, model: PreTrainedModel, size: int, *, trunk: bool = False) -> None:
+        super().__init__(model, size, 0, trunk=trunk)
         self.size = size
         self.rows: list[int] = []
         self.begins: list[Store | None] = []
         self.lengths = torch.zeros(size, dtype=torch.long, device=model.device)
         self.before = torch.zeros(size, dtype=torch.long, device=model.device)
+
+    @property
+    def longest(self) -> int:
+        """The most tokens that a row holds of its own; 0 without rows."""
+        return int(self.lengths[: len(self.rows)].max()) if self.rows else 0
+
+    def make_room(self, length: int) -> None:
+        """Let a row hold `length` tokens and a few more, not many: a product reads them all, and is slowed by a copy
+        where it is to read a part."""
+        enough = length + max(_ROOM, length // _ROOM_SHARE)
+        if not length <= self.length <= 2 * enough:
+            self.resize(enough)
 
     def retain(self, keep: list[int], tokens: Tensor) -> Tensor:
         """Drop the rows that are not in `keep`, closing gaps with the last rows; returns the tokens in row order."""
@@ -89,8 +100,9 @@ class Slots(Store):
         order = list(range(len(keep)))
         for gap, mover in zip(gaps, movers, strict=True):
             used = int(self.lengths[mover])
-            self.keys[:, gap, ..., :used] = self.keys[:, mover, ..., :used]
-            self.values[:, gap, :, :used] = self.values[:, mover, :, :used]
+            for keys, values in zip(self.keys, self.values, strict=True):
+                keys[gap, ..., :used] = keys[mover, ..., :used]
+                values[gap, :, :used] = values[mover, :, :used]
             if self.trunk is not None:
                 self.trunk[gap, :used] = self.trunk[mover, :used]
             self.lengths[gap], self.before[gap] = self.lengths[mover], self.before[mover]
@@ -150,12 +162,11 @@ class Decoding:
         rows = len(slots.rows)
         self._slots = slots
         self._own = slots.lengths[:rows]
-        self._length = int(self._own.max()) + 1
         distinct = {id(store): store for store in slots.begins if store is not None}
         self._beginnings = [(store, _rows_of(slots.begins, store)) for store in distinct.values()]
         self._shared = max((store.length for store in distinct.values()), default=0)
         self._before = slots.before[:rows, None]
-        at = torch.arange(self._shared + self._length, device=self._own.device)
+        at = torch.arange(self._shared + slots.length, device=self._own.device)
         self._position_BT = torch.where(at < self._shared, at, at - self._shared + self._before)
         own = at - self._shared <= self._own[:, None]
         self._seen_BT = torch.where(at < self._shared, at < self._before, own)
@@ -170,27 +181,27 @@ class Decoding:
         """Query (B, heads, 1, D), key and value (B, key heads, 1, D) -> (B, 1, heads, D)."""
         rows, heads, _, width = key.shape
         layer = module.layer_idx
-        keys, values = self._slots.keys[layer, :rows], self._slots.values[layer, :rows]
+        keys, values = self._slots.keys[layer][:rows], self._slots.values[layer][:rows]
         index = torch.arange(rows, device=key.device)
         keys[index, :, :, self._own] = key[:, :, 0]
         values[index, :, self._own] = value[:, :, 0]
         grouped = query.view(rows, heads, -1, width)
         # twice as fast on CPU as SDPA of one query
-        score = grouped @ keys[..., : self._length]
+        score = grouped @ keys
         if self._beginnings:
             score = torch.cat([self._to_beginnings(layer, grouped), score], -1)
         weight = self._weights(score, rule).to(values.dtype)
-        out = weight[..., self._shared :] @ values[:, :, : self._length]
+        out = weight[..., self._shared :] @ values
         for store, of_rows in self._beginnings:
             asked = weight[of_rows, ..., : store.length].transpose(0, 1)
-            out[of_rows] += _together(asked, store.values[layer, 0])
+            out[of_rows] += _together(asked, store.values[layer][0])
         return out.reshape(rows, 1, -1, width)
 
     def _to_beginnings(self, layer: int, query: Tensor) -> Tensor:
         """The products of each row's queries with the keys of its beginning: (B, key heads, R, longest beginning)."""
         found = query.new_zeros((*query.shape[:3], self._shared))
         for store, rows in self._beginnings:
-            found[rows, ..., : store.length] = _together(query[rows].transpose(0, 1), store.keys[layer, 0])
+            found[rows, ..., : store.length] = _together(query[rows].transpose(0, 1), store.keys[layer][0])
         return found
 
     def _weights(self, score: Tensor, rule: Rule) -> Tensor:
@@ -214,3 +225,12 @@ def _together(asked: Tensor, shared: Tensor) -> Tensor:
     """What all rows ask of the same keys or values, in one product: (heads, B, R, N), (heads, N, M) ->
     (B, heads, R, M)."""
     return (asked.flatten(1, 2) @ shared).unflatten(1, asked.shape[1:3]).transpose(0, 1)
+
+
+def _resized(tensor: Tensor, length: int, axis: int) -> Tensor:
+    """The same with `length` positions on that axis, zeros where there were none."""
+    shape = list(tensor.shape)
+    held, shape[axis] = min(length, shape[axis]), length
+    found = tensor.new_zeros(shape)
+    found.narrow(axis, 0, held).copy_(tensor.narrow(axis, 0, held))
+    return found

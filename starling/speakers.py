@@ -203,7 +203,7 @@ class LocalVoice:
         cap = min(ANSWER_TOKENS, packing.window(network.config) // 2)
         prompt = self._fitting(messages, packing.window(network.config) - cap)
         request = Request(prompt=prompt, seed=secrets.randbits(63), **own_settings(network))
-        sampling = Sampling(network, stop_ids(network), 1, len(prompt) + cap)
+        sampling = Sampling(network, stop_ids(network), 1)
         sampling.admit({0: request}, {0: cap}, {prompt: 0})
         pieces = Pieces(tokenizer)
         while len(sampling):

@@ -61,7 +61,7 @@ def test_answers_are_those_of_generate_whoever_else_is_asked_and_whenever(model:
 def test_an_answer_longer_than_the_first_room_makes_the_slots_grow(model: Model) -> None:
     request = Request(prompt=(5, 6), seed=11, temperature=2.0)
     expected = generate(model.network, [request], max_new_tokens=400, stop=frozenset())[0].ids
-    assert len(expected) == 400  # beyond FIRST_TOKENS
+    assert len(expected) == 400  # far beyond the room that it begins with
     without_end = models.Model(model.network, model.tokenizer)
 
     async def work() -> None:

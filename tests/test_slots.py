@@ -30,7 +30,8 @@ def test_decoding_sees_beginning_and_own_tokens_as_one_row(rule: Rule) -> None:
     # rows: own tokens after a beginning of 5, own alone, own after a beginning of 2, after that of 5 again
     begins = {5: Store(MODEL, 1, 5), 2: Store(MODEL, 1, 2)}
     held = {tokens: random(tokens) for tokens in begins}
-    slots = Slots(MODEL, 4, 8)
+    slots = Slots(MODEL, 4)
+    slots.make_room(4)
     whole = []
     for tokens, store in begins.items():
         store.file(0, [0], *held[tokens])
@@ -54,7 +55,8 @@ def test_decoding_sees_beginning_and_own_tokens_as_one_row(rule: Rule) -> None:
 
 
 def test_rows_that_stay_keep_what_they_hold_and_begin_with() -> None:
-    slots, store = Slots(MODEL, 3, 2), Store(MODEL, 1, 1)
+    slots, store = Slots(MODEL, 3), Store(MODEL, 1, 1)
+    slots.resize(2)
     slots.rows, slots.begins = [10, 11, 12], [None, None, store]
     slots.lengths[:], slots.before[:] = torch.tensor([1, 2, 2]), torch.tensor([0, 0, 1])
     for row in range(3):
@@ -62,15 +64,20 @@ def test_rows_that_stay_keep_what_they_hold_and_begin_with() -> None:
     tokens = slots.retain([1, 2], torch.tensor([7, 8, 9]))
     assert (slots.rows, slots.begins, tokens.tolist()) == ([12, 11], [store, None], [9, 8])
     assert (slots.lengths[:2].tolist(), slots.before[:2].tolist()) == ([2, 2], [1, 0])
-    assert slots.values[0, :2, 0, 0, 0].tolist() == slots.keys[0, :2, 0, 0, 0].tolist() == [2.0, 1.0]
+    assert slots.values[0][:2, 0, 1, 0].tolist() == slots.keys[0][:2, 0, 0, 1].tolist() == [2.0, 1.0]
 
 
-def test_rows_that_grow_keep_what_they_hold() -> None:
-    slots = Slots(MODEL, 2, 3)
+def test_rows_keep_what_they_hold_while_their_room_follows_what_is_needed() -> None:
+    slots = Slots(MODEL, 2)
+    lengths = []
     key, value = random(3)
-    slots.file(0, [1], key, value)
-    slots.grow(7)
-    assert (slots.length, slots.keys.shape[-1], slots.values.shape[-2]) == (7, 7, 7)
-    assert torch.equal(slots.keys[0, 1, ..., :3], key.transpose(-1, -2))
-    assert torch.equal(slots.values[0, 1, :, :3], value)
-    assert not slots.keys[..., 3:].any()
+    for needed in (3, 4, 36, 300, 200, 20, 3):
+        slots.make_room(needed)
+        if not lengths:
+            slots.file(0, [1], key, value)
+        lengths.append(slots.length)
+        assert torch.equal(slots.keys[0][1, ..., :3], key.transpose(-1, -2))
+        assert torch.equal(slots.values[0][1, :, :3], value)
+        assert not slots.keys[0][..., 3:].any()
+    # 32 more than needed, or an eighth; shorter again once twice what is needed would do
+    assert lengths == [35, 35, 68, 337, 337, 52, 52]
