@@ -62,14 +62,14 @@ def as_tables(given: Any, key: str) -> Any:
 
 
 class RunTable(Table):
-    may_change = frozenset({"budget_usd", "trackers"})
+    may_change = frozenset({"threads", "budget_usd", "trackers"})
 
     model: str = "smollm2"
     """MODEL that policy and reward model both start from."""
     seed: int = Field(42, ge=0, lt=2**63)
     """Every random choice of the run follows from it."""
     threads: int = Field(0, ge=0, le=1024)
-    """CPU threads; 0 = all cores that this process may use."""
+    """CPU threads; 0 = all cores that this process may use; with other threads the last bits of a result differ."""
     budget_usd: float = Field(0.0, ge=0)
     """Dollars for calls to endpoints, over all attempts at the run; no call leaves that could pass it; 0 = no limit."""
     trackers: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()

@@ -17,6 +17,7 @@ def settings(*overrides: str) -> Config:
         ("sample.slots=3", ["prompts"]),
         ("prompts.train=3", []),
         ("run.seed=3", []),
+        ("run.threads=1", list(agreeing.STAGES)),
         ("evaluate.answer_tokens=90", ["prompts", "sample", "rank", "fit"]),  # by which tune has chosen its step
         ("evaluate.draws=3", ["prompts", "sample", "rank", "fit"]),
         ("evaluate.token_budget=99000", ["prompts", "sample", "rank", "fit"]),
