@@ -167,7 +167,7 @@ def value(case: Mapping[str, Any], side: str, key: str) -> float | None:
 
 def _held_out_sentence(rate: Mapping[str, Any]) -> str:
     said = figures.share_interval(rate)
-    never = "On checks that no ranking, fit or selection ever used"
+    never = "On checks that no ranking, fit or selection ever used,"
     return {
         "better": f"{never} it is better: it wins in {said}.",
         "worse": f"{never} it is worse: it wins only in {said}.",

@@ -27,6 +27,7 @@ NOUNS = {
 KEPT_BASE = (
     "The tuned model is the base model itself: the judge liked none of what tuning came to better, or it lost too much."
 )
+SAME_ANSWERS = "So it gives the base's answers, and in no comparison is either better."
 FIT_LABELS = {
     "pair_accuracy": "Model, all pairs",
     "pair_accuracy_length_only": "Longer wins, all pairs",
@@ -105,7 +106,11 @@ def result_of(
         "judge_named": before_after.judge_named(facts["judge"]),
         "headline": [
             *([KEPT_BASE] if kept_base else []),
-            *before_after.headline(scores, facts["judge"], explained),
+            *(
+                [f"{SAME_ANSWERS} Judge: {before_after.judge_named(facts['judge'])}."]
+                if kept_base and set(outcomes) <= {"same"}
+                else before_after.headline(scores, facts["judge"], explained)
+            ),
             *([facts["caution"]] if "caution" in facts else []),
         ],
         "tone": before_after.tone(scores["win_rate"]),
