@@ -83,23 +83,12 @@ def fit(
     `folder/checkpoint.pt` stays, for whoever calls to remove once it has noted the facts.
     Rows of the files that are no rankings go first in the list of what is left out.
     """
-    unread = origin.unread
-    unusable.write(folder, unread)  # at once: what follows may refuse the rest
+    unusable.write(folder, origin.unread)  # at once: what follows may refuse the rest
     model = models.new_reward_model(base, seed=device.seed_for(seed, "fit", "head"))
     packing.tell_dropout(model.network.config, "fit")
     if models.is_reward_model(base):
         progress.say(f"fit: {base} is a reward model; its head is trained on")
-    examples, notes = examples_of(model, rankings, too_long=cfg.too_long, max_tokens=cfg.max_tokens)
-    tests, of_tests = examples_of(model, held_out, too_long=cfg.too_long, max_tokens=cfg.max_tokens)
-    notes += of_tests
-    unusable.write_and_tell(folder, [*unread, *notes])
-    if not examples:
-        raise DataError(f"fit: none of {len(rankings)} rankings can be used: {unusable.reasons(notes)}")
-    if not tests and (cfg.keep == "best" or cfg.patience):
-        raise DataError(
-            "fit: fit.keep = best and fit.patience look at held-out rankings, of which there are none; "
-            'hold some out, or set fit.keep = "last" and fit.patience = 0'
-        )
+    examples, tests, notes = _read(cfg, model, rankings, held_out, folder, origin)
     repeats = unusable.tell_repeats([example.ranking for example in examples])
     plan = plan_steps(cfg, examples, seed)
     if not plan:
@@ -118,7 +107,7 @@ def fit(
     scored = accuracy.score(model, tests, cfg.microbatch_tokens)
     facts = {
         "rankings": len(examples),
-        "unread": len(unread),
+        "unread": len(origin.unread),
         **unusable.tally(notes),
         "prompt_in_answers": repeats,
         "steps": steps,
@@ -139,6 +128,24 @@ def fit(
 
     fill_folder(folder / "model", write)
     return facts
+
+
+def _read(
+    cfg: FitTable, model: Model, rankings: Sequence[Ranking], held_out: Sequence[Ranking], folder: Path, origin: Origin
+) -> tuple[list[Example], list[Example], list[dict[str, str]]]:
+    """What is trained on, what is held out, and notes of what neither could take, which are listed and told too."""
+    examples, notes = examples_of(model, rankings, too_long=cfg.too_long, max_tokens=cfg.max_tokens)
+    tests, of_tests = examples_of(model, held_out, too_long=cfg.too_long, max_tokens=cfg.max_tokens)
+    notes += of_tests
+    unusable.write_and_tell(folder, [*origin.unread, *notes])
+    if not examples:
+        raise DataError(f"fit: none of {len(rankings)} rankings can be used: {unusable.reasons(notes)}")
+    if not tests and (cfg.keep == "best" or cfg.patience):
+        raise DataError(
+            "fit: fit.keep = best and fit.patience look at held-out rankings, of which there are none; "
+            'hold some out, or set fit.keep = "last" and fit.patience = 0'
+        )
+    return examples, tests, notes
 
 
 def take(cfg: FitTable, held_out: Sequence[Ranking], folder: Path) -> dict[str, Any]:

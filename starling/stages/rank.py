@@ -4,7 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import zip_longest
-from typing import Any
+from typing import Any, NamedTuple
+
+import pyarrow as pa
 
 from starling import audit, concord, data_files, judgements, models, panel_rows, progress, streams, tables
 from starling.concord import Concord
@@ -24,6 +26,35 @@ from starling.spending import of_stage, report
 from starling.store import Run
 from starling.streams import Item
 from starling.tally import Tally
+
+
+class _Rows(NamedTuple):
+    """Of one shard, the rows of `rank/` and of `unranked/`."""
+
+    ranked: list[dict[str, Any]]
+    unranked: list[dict[str, Any]]
+
+
+class _Shard:
+    """The two files of one shard; where that of its rankings stands the shard is done."""
+
+    def __init__(self, run: Run, number: int) -> None:
+        self.path = run.folder("rank") / f"{number:05d}.parquet"
+        self._unranked = run.root / "unranked" / f"{number:05d}.jsonl"
+
+    @property
+    def stands(self) -> bool:
+        return self.path.exists()
+
+    def read(self) -> _Rows:
+        kept = data_files.read_rows(self._unranked) if self._unranked.exists() else []
+        return _Rows(data_files.read_rows(self.path), kept)
+
+    def write(self, rows: _Rows, schema: pa.Schema) -> None:
+        self._unranked.unlink(missing_ok=True)  # of a call that ended before the shard's table stood
+        if rows.unranked:
+            data_files.write_jsonl(self._unranked, rows.unranked)
+        data_files.write_parquet(self.path, rows.ranked, schema)  # last
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -57,25 +88,20 @@ def run(run: Run) -> dict[str, Any]:
         members = judge.members if isinstance(judge, Panel) else ()
         panel = Concord(members, [one.cfg.first_repeats for one in named]) if members else None
         for number, items in enumerate(answers.shards(cfg.shard_prompts)):
-            path = run.folder("rank") / f"{number:05d}.parquet"
-            kept = run.root / "unranked" / f"{number:05d}.jsonl"
+            shard = _Shard(run, number)
             planned = sum(_planned(named, len(of_prompt)) for _, of_prompt in items)
-            if path.exists():
-                ranked, unranked = data_files.read_rows(path), data_files.read_rows(kept) if kept.exists() else []
-                _refuse_others(run, path.name, ranked, judge)
-                _count(ranked, unranked, tally, panel)
+            if shard.stands:
+                rows = shard.read()
+                _refuse_others(run, shard.path.name, rows.ranked, judge)
+                _count(rows, tally, panel)
                 advance(planned, found=True)
                 continue
             done = 0
-            ranked, unranked = _judge(judge, items)
+            rows = _judge(judge, items)
             advance(max(planned - done, 0))
-            _count(ranked, unranked, tally, panel)
+            _count(rows, tally, panel)
             _refuse_unparsed(run, tally.reasons, len(answers), judge.name)
-            kept.unlink(missing_ok=True)  # of a call that ended before the shard's table stood
-            if unranked:
-                data_files.write_jsonl(kept, unranked)
-            schema = tables.PANEL_RANKINGS if panel else tables.RANKINGS
-            data_files.write_parquet(path, ranked, schema)  # last: where it stands the shard is done
+            shard.write(rows, tables.PANEL_RANKINGS if panel else tables.RANKINGS)
         spending = of_stage(run.config, ledger, clients_of(judge))
     report("rank", spending)
     told_apart: dict[str, Any] = {"panel": panel.facts([one.asking() for one in named])} if panel else {}
@@ -118,16 +144,13 @@ def _refuse_others(run: Run, shard: str, ranked: Sequence[dict[str, Any]], judge
         )
 
 
-def _count(
-    ranked: Sequence[dict[str, Any]], unranked: Sequence[dict[str, Any]], tally: Tally, panel: Concord | None
-) -> None:
-    tally.add(ranked, unranked)
+def _count(rows: _Rows, tally: Tally, panel: Concord | None) -> None:
+    tally.add(*rows)
     if panel:
-        panel.add(ranked, unranked)
+        panel.add(*rows)
 
 
-def _judge(judge: Judge, items: Sequence[Item]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The rows of `rank/` and of `unranked/` for one shard."""
+def _judge(judge: Judge, items: Sequence[Item]) -> _Rows:
     judged = list(zip(items, judge.rank(items), strict=True))
     ranked = [
         tables.ranking_row(_ranking(prompt, answers, verdict, judge))
@@ -135,7 +158,7 @@ def _judge(judge: Judge, items: Sequence[Item]) -> tuple[list[dict[str, Any]], l
         if verdict.ranks is not None
     ]
     unranked = [_unranked(prompt, verdict, judge) for (prompt, _), verdict in judged if verdict.ranks is None]
-    return ranked, unranked
+    return _Rows(ranked, unranked)
 
 
 def _entries(judge: Judge, verdict: Judged) -> list[dict[str, Any]]:
