@@ -27,7 +27,7 @@ NOUNS = {
 KEPT_BASE = (
     "The tuned model is the base model itself: the judge liked none of what tuning came to better, or it lost too much."
 )
-SAME_ANSWERS = "So it gives the base's answers, and in no comparison is either better."
+NEITHER = "In no comparison is either better."
 FIT_LABELS = {
     "pair_accuracy": "Model, all pairs",
     "pair_accuracy_length_only": "Longer wins, all pairs",
@@ -101,16 +101,13 @@ def result_of(
     held_out = [
         before_after.outcome(case["held_out_verdict"]) for case in cases if case["held_out_verdict"] is not None
     ]
+    judge, all_same = before_after.judge_named(facts["judge"]), kept_base and set(outcomes) == {"same"}
     return {
         "judge": facts["judge"],
-        "judge_named": before_after.judge_named(facts["judge"]),
+        "judge_named": judge,
         "headline": [
             *([KEPT_BASE] if kept_base else []),
-            *(
-                [f"{SAME_ANSWERS} Judge: {before_after.judge_named(facts['judge'])}."]
-                if kept_base and set(outcomes) <= {"same"}
-                else before_after.headline(scores, facts["judge"], explained)
-            ),
+            *([f"{NEITHER} Judge: {judge}."] if all_same else before_after.headline(scores, facts["judge"], explained)),
             *([facts["caution"]] if "caution" in facts else []),
         ],
         "tone": before_after.tone(scores["win_rate"]),

@@ -8,7 +8,6 @@ import runs
 
 from starling import digest
 from starling.at_work import alone
-from starling.digest import read_cases
 from starling.store import Run
 
 
@@ -86,10 +85,10 @@ def test_where_the_base_itself_was_kept_that_is_said_first(run: Run) -> None:
 
 
 def test_where_base_and_tuned_never_differ_the_headline_counts_no_wins(run: Run) -> None:
-    cases = [{**case, "verdict": 0.5} for case in read_cases(run)]
+    cases = [{**case, "verdict": 0.5} for case in digest.read_cases(run)]
     config, facts = run.config, run.manifest["stages"]["evaluate"]["facts"]
     alike = digest.result_of(facts, cases, config, kept_base=True)["headline"]
-    assert alike == [digest.KEPT_BASE, f"{digest.SAME_ANSWERS} Judge: rubric, a program, not an LLM."]
+    assert alike == [digest.KEPT_BASE, f"{digest.NEITHER} Judge: rubric, a program, not an LLM."]
     by_chance = digest.result_of(facts, cases, config, kept_base=False)["headline"]
     assert by_chance == digest.digest(run)["headline"]
 
