@@ -13,7 +13,6 @@ from llama_server import serving
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from starling import chat, gguf_file, models
-from starling.policy import Policy
 from starling.records import Message
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
@@ -79,16 +78,7 @@ def smollm2() -> str:
 
 @pytest.fixture(scope="module")
 def tuned(smollm2: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The built-in model as `tune` leaves it: its last blocks moved, saved from the network that samples."""
-    policy = Policy(models.load_policy(smollm2, torch.bfloat16), 6)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for weight in policy.trained.values():
-            weight += 0.1 * weight.std() * torch.randn_like(weight)
-    policy.sync()
-    folder = tmp_path_factory.mktemp("tuned")
-    policy.save(folder)
-    return str(folder)
+    return builtin_model.tuned(tmp_path_factory.mktemp("tuned"))
 
 
 @pytest.mark.parametrize(
