@@ -20,7 +20,7 @@ LAYERS = (0, 4)  # blocks that are trained; 0 = all
 PRECISIONS = ("bf16 weights", "autocast") if FAST_BFLOAT16 else ("float32",)
 TRL_BATCHES = (8, 16, 32)
 GENERATE_BATCHES = (32, 64)
-MICROBATCH_TOKENS = (1024, 4096)
+MICROBATCH_TOKENS = (512, 1024, 2048, 4096)
 SWEPT = {"prompts": 8, "steps": 1}
 FULL = {"prompts": 16, "steps": 2}
 
@@ -48,31 +48,16 @@ def missing(done: list[Spec], url: str | None = None) -> list[Spec]:
 
 
 def table(done: list[Spec]) -> str:
-    """The best of each contender, what the targets speak of, and everything that was measured."""
+    """Each of our settings beside the best of the others, what is aimed at, and everything that was measured."""
     full = [found for found in done if found["prompts"] == FULL["prompts"]]
-    best = {
-        (name, layers): min(
-            (found for found in full if (found["contender"], found["layers"]) == (name, layers)), key=_seconds
-        )
-        for name, layers in [("trl", 0), ("trl", 4), ("starling", 0), ("starling", 4), ("generate", 0)]
-    }
-    ours, ours_top = best["starling", 0], best["starling", 4]
-    theirs, theirs_top = best["trl", 0], best["trl", 4]
+    ours = [found for found in full if found["contender"] == "starling"]
+    trl = {layers: _best(full, "trl", layers) for layers in LAYERS}
     lines = [
-        "| | target | measured |",
-        "|---|---|---|",
-        f"| TRL's step, all blocks / ours | 2x | {_seconds(theirs) / _seconds(ours):.2f}x |",
-        f"| TRL's step, all blocks / ours, last 4 | 4x | {_seconds(theirs) / _seconds(ours_top):.2f}x |",
-        f"| TRL's step, last 4 / ours, last 4 | 2x | {_seconds(theirs_top) / _seconds(ours_top):.2f}x |",
-        f"| our tokens a second / those of `generate` | 2x | {_rate(ours) / _rate(best['generate', 0]):.2f}x |",
-        f"| our peak / TRL's, all blocks | 0.6x | {ours['peak_gigabytes'] / theirs['peak_gigabytes']:.2f}x |",
-        f"| our peak / TRL's, last 4 | 0.6x | {ours_top['peak_gigabytes'] / theirs_top['peak_gigabytes']:.2f}x |",
-        *(
-            f"| our tokens a second / those of vLLM | 1x | {_rate(ours) / _rate(found):.2f}x, last 4 blocks "
-            f"{_rate(ours_top) / _rate(found):.2f}x |"
-            for found in full
-            if found["contender"] == "vllm"
-        ),
+        "| blocks | tokens of a microbatch | TRL's step, all blocks / ours | TRL's step, same blocks / ours "
+        "| our peak / TRL's, same blocks | our tokens/s / those of `generate` | those of vLLM |",
+        "|---|---|---|---|---|---|---|",
+        *(_beside(found, trl, full) for found in ours),
+        "| aimed at | | 2x, of the last four blocks 4x | 2x | .6x | 2x | 1x |",
         "",
         "| | blocks | batch, precision | answers | seconds a step | of it sampling | tokens/s sampled | peak GiB |",
         "|---|---|---|---|---|---|---|---|",
@@ -84,6 +69,26 @@ def table(done: list[Spec]) -> str:
         for found in done
     ]
     return "\n".join(lines) + f"\n\n{json.dumps(done)}"
+
+
+def _beside(own: Spec, trl: dict[int, Spec], full: list[Spec]) -> str:
+    """A line of the table: one of our settings against the others."""
+    same = trl[own["layers"]]
+    ratios = [_seconds(trl[0]) / _seconds(own), _seconds(same) / _seconds(own)]
+    ratios.append(own["peak_gigabytes"] / same["peak_gigabytes"])
+    ratios += [_rate(own) / _rate(_best(full, name, 0)) for name in ("generate", "vllm") if _has(full, name)]
+    cells = [str(own["layers"] or "all"), str(own["batch"]), *(f"{ratio:.2f}x" for ratio in ratios)]
+    if not _has(full, "vllm"):
+        cells.append("not measured")
+    return f"| {' | '.join(cells)} |"
+
+
+def _has(full: list[Spec], contender: str) -> bool:
+    return any(found["contender"] == contender for found in full)
+
+
+def _best(full: list[Spec], contender: str, layers: int) -> Spec:
+    return min((one for one in full if (one["contender"], one["layers"]) == (contender, layers)), key=_seconds)
 
 
 def _spec(contender: str, batch: int, *, layers: int, precision: str = PRECISIONS[0], **more: Any) -> Spec:
