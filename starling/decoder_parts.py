@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,6 +57,27 @@ def reference_of(decoder: Any, layers: int) -> PreTrainedModel:
         if isinstance(layer, nn.Linear):
             copied.to(layer.weight.dtype)
     return reference
+
+
+def rounded_of(decoder: Any, top: Any) -> PreTrainedModel:
+    """A float32 top as it is multiplied with where the decoder has fewer bits: its linear layers read the decoder's own
+    weights, which `copy_top_into` rounds as autocast would; all else are the top's. Gradients go to the top's."""
+    rounded: Any = copy.deepcopy(top, {id(weight): weight for weight in top.parameters()})
+    blocks = decoder.layers[len(decoder.layers) - len(top.layers) :]
+    for ours, trained, layer in zip(*(part.modules() for part in (rounded.layers, top.layers, blocks)), strict=True):
+        if isinstance(layer, nn.Linear):
+            for name, weight in layer.named_parameters(recurse=False):
+                read = nn.Parameter(weight.data)
+                read.register_post_accumulate_grad_hook(partial(_hand_over, getattr(trained, name)))
+                setattr(ours, name, read)
+    return rounded
+
+
+def _hand_over(trained: Tensor, read: Tensor) -> None:
+    """Add the gradient of what was read to that of the weight it was rounded from."""
+    grad, read.grad = read.grad, None
+    assert grad is not None
+    trained.grad = grad.to(trained.dtype) if trained.grad is None else trained.grad.add_(grad)
 
 
 @torch.no_grad()

@@ -43,11 +43,11 @@ def of_tune(
     """Bytes of each part at the fullest moment: an update, with all that stays in memory beside it.
 
     n trained blocks of W weights: trained, gradient and AdamW's two moments 16 W, the best weights so far 4 W, all
-    float32; the reference and the copies that an update multiplies with 2 W each in bfloat16, the reference 4 W where
-    LoRA shares it; where products are in float32 the reference 4 W and no copies. Policy and reward model have 2 or 4
-    bytes a weight by that, too. The rest follows from tokens: activations of the trained
-    blocks of a microbatch, or of the largest group of answers where that is more; logits of some rows; features of
-    the warm-up and of a step; keys and values of the answers under way. With LoRA what is trained are the adapters.
+    float32; in bfloat16 the reference 2 W, 4 W where LoRA shares it, and with LoRA or overlap 2 W for copies that
+    an update multiplies with; where products are in float32 the reference 4 W and no copies. Policy and reward
+    model have 2 or 4 bytes a weight by that, too. The rest follows from tokens: activations of the trained blocks
+    of a microbatch, or of the largest group of answers where that is more; logits of some rows; features of the
+    warm-up and of a step; keys and values of the answers under way. With LoRA what is trained are the adapters.
     Without `rankings` all ranked answers reach `sample.max_new_tokens`; without `reward_model` it is as large as the
     policy. `judges` are the models in this process that look at the steps, and whether each is a reward model, which
     judges in float32.
@@ -74,13 +74,14 @@ def of_tune(
     sampled = cfg.prompts_per_step * cfg.rollouts_per_prompt * an_answer
     answer_tokens = max(cfg.max_new_tokens if algorithm.online else 0, config.evaluate.answer_tokens)
     size = device.product_dtype().itemsize
-    copies = 2 if size == 2 and cfg.lora_rank else 0
+    reference = 4 if cfg.lora_rank else size
+    copies = 2 if size == 2 and (cfg.lora_rank or cfg.overlap) else 0
     cached = SLOTS * (PROMPT_TOKENS + answer_tokens)
     return {
         "program": PROGRAM,
         "policy": size * whole,
         "trained weights, gradient, AdamW": 16 * trained,
-        "reference, best weights, copies": (4 + copies) * top + 4 * trained,
+        "reference, best weights, copies": (reference + copies) * top + 4 * trained,
         "reward model": size * (_whole(reward_model) if reward_model else whole) if rewarded else 0,
         "judges": sum(
             4 * _whole(judge) if by_reward else size * _whole(judge, head=True) for judge, by_reward in judges

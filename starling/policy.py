@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers.modeling_utils import PreTrainedModel
 
 from starling import adapters, decoder_parts, device, heads, models, packing
 from starling.adapters import Lora
@@ -40,12 +41,16 @@ class Features(NamedTuple):
 class Policy:
     """A causal LM whose last `layers` blocks and final norm are trained in float32; the LM head stays.
 
-    With `lora` only adapters on those blocks are trained; the reference's weights are then the ones beside them.
+    With `lora` only adapters on those blocks are trained; the reference's weights are then the ones beside them. Else,
+    where the network has fewer bits, an update multiplies with the network's own weights, unless they are kept `apart`:
+    so that the network can sample while the trained weights move.
 
     All logprobs are those of the distribution at `temperature`, the one that rollouts are sampled from.
     """
 
-    def __init__(self, model: Model, layers: int, temperature: float = 1.0, lora: Lora | None = None) -> None:
+    def __init__(
+        self, model: Model, layers: int, temperature: float = 1.0, lora: Lora | None = None, *, apart: bool = False
+    ) -> None:
         self.network = model.network.requires_grad_(False)
         self.tokenizer = model.tokenizer
         self.temperature = temperature
@@ -59,6 +64,10 @@ class Policy:
             self._reference = decoder_parts.top_of(decoder, layers).requires_grad_(False)
             self.top = adapters.adapted(self._reference, lora)
         self.trained = decoder_parts.trainable(self.top)
+        is_exact = self.network.dtype == torch.float32
+        self._rounded = self.top if apart or lora or is_exact else decoder_parts.rounded_of(decoder, self.top)
+        self._steps = 0
+        self._synced = self._moves()
         tokens = [token % self.network.config.vocab_size for token in range(PROBE_TOKENS)]
         decoder_parts.require_apart(decoder, self._trunk, self._reference, packing.pack([(tokens, [])]))
         self.critic = ValueHead(self.network.config.hidden_size).to(self.network.device)
@@ -83,7 +92,7 @@ class Policy:
     def logprobs(self, packed: Packed, features: Features) -> Tensor:
         """The policy's logprob of every answer token, in packed order: (N,)."""
         with self._autocast():
-            hidden_TH = packing.hidden_states(self.top, packed, features.trunk_1TH)
+            hidden_TH = packing.hidden_states(self._multiplied(), packed, features.trunk_1TH)
         return self._logprobs(hidden_TH[predicting_positions(packed)], packed, self.temperature)
 
     def ref_logprobs(self, packed: Packed, features: Features, temperature: float) -> Tensor:
@@ -114,6 +123,7 @@ class Policy:
     def sync(self, share: float = 1.0) -> None:
         """Write the trained blocks into the network that samples: `share` of their weights, the rest as at first."""
         decoder_parts.copy_top_into(self.network.get_decoder(), self.top, self._reference, share)
+        self._synced = self._moves() if share == 1.0 else -1
 
     @property
     def has_adapters(self) -> bool:
@@ -122,6 +132,10 @@ class Policy:
     def weights(self) -> dict[str, Tensor]:
         """The trained weights as they are now, by name."""
         return {name: weight.detach() for name, weight in self.trained.items()}
+
+    def note_step(self) -> None:
+        """Hear that an optimiser has taken a step: a fused one leaves no trace on the weights."""
+        self._steps += 1
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Write these values over the trained weights."""
@@ -167,6 +181,16 @@ class Policy:
     def _through_trunk(self, packed: Packed) -> Tensor:
         return packing.hidden_states(self._trunk, packed)[None]
 
+    def _multiplied(self) -> PreTrainedModel:
+        """The top as it is multiplied with, where that is rounded as the trained weights are now."""
+        if self._rounded is not self.top and self._synced != self._moves():
+            self.sync()
+        return self._rounded
+
+    def _moves(self) -> int:
+        """Another number than before wherever a trained weight has been written to."""
+        return self._steps + sum(weight._version for weight in self.trained.values())
+
     def _autocast(self) -> torch.autocast:
         return device.autocast(self.network.device, self.network.dtype)
 
@@ -191,7 +215,8 @@ def initial_policy(config: Config) -> Policy:
     cfg = config.tune
     seed = device.seed_for(config.run.seed, "tune", "lora")
     lora = Lora(cfg.lora_rank, cfg.lora_alpha, seed) if cfg.lora_rank else None
-    return Policy(models.load_policy(config.run.model), cfg.layers, as_read(cfg).temperature, lora)
+    network = models.load_policy(config.run.model)
+    return Policy(network, cfg.layers, as_read(cfg).temperature, lora, apart=cfg.overlap)
 
 
 def predicting_positions(packed: Packed) -> list[int]:

@@ -6,11 +6,12 @@ import pytest
 import torch
 from tolerances import CLOSE
 
-from starling import decoder_parts, models, packing
+from starling import decoder_parts, models, packing, update
 from starling.adapters import Lora, plain_weights
 from starling.generate import Request, generate
 from starling.packing import pack
 from starling.policy import Policy, answer_tokens, pad, predicting_positions
+from starling.tune_settings import TuneTable
 
 #           p p p a a b b b q q c d d
 DOCUMENTED = [([1, 2, 3], [[4, 5], [6, 7, 8]]), ([9, 10], [[11], [12, 13]])]
@@ -76,6 +77,50 @@ def test_the_reference_takes_half_the_memory_of_a_copy_in_float32_and_says_the_s
     features = policy.features(packed)
     policy._reference = exact
     assert all(torch.equal(*pair) for pair in zip(policy.features(packed), features, strict=True))
+
+
+@pytest.mark.parametrize("layers", [2, 0])
+def test_an_update_reads_the_networks_own_weights_and_moves_the_policy_as_copies_of_them_would(
+    layers: int, tiny_model: Path
+) -> None:
+    own, copied = (
+        Policy(models.load_policy(str(tiny_model), torch.bfloat16), layers, apart=apart) for apart in (False, True)
+    )
+    read = {weight.data_ptr() for weight in own._rounded.parameters()} - {w.data_ptr() for w in own.top.parameters()}
+    assert len(read) == 7 * (layers or 4)
+    assert read <= {weight.data_ptr() for weight in own.network.parameters()}
+    packed = pack(GROUPS)
+    found = []
+    for policy in (own, copied):
+        features = policy.features(packed)
+        optimiser = update.optimiser(policy, TuneTable(learning_rate=0.01))
+        logprobs = []
+        for _ in range(2):
+            for part in (slice(0, 4), slice(4, None)):  # two microbatches
+                logprobs.append(policy.logprobs(packed, features))
+                logprobs[-1][part].square().sum().backward()
+            optimiser.step()
+        found.append(
+            [
+                *(row.detach() for row in logprobs),
+                *(w.grad for w in policy.trained.values()),
+                *policy.weights().values(),
+            ]
+        )
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+    assert not torch.equal(found[0][0], found[0][2])  # the step is followed
+    assert all(weight.grad is None for weight in own._rounded.parameters() if weight.data_ptr() in read)
+
+
+def test_a_network_that_samples_meanwhile_stays_as_it_is_till_it_is_synced(tiny_model: Path) -> None:
+    policy = Policy(models.load_policy(str(tiny_model), torch.bfloat16), 2, apart=True)
+    before = {name: weight.clone() for name, weight in policy.network.state_dict().items()}
+    move(policy)
+    packed = pack(GROUPS)
+    policy.logprobs(packed, policy.features(packed)).sum().backward()
+    assert all(torch.equal(before[name], weight) for name, weight in policy.network.state_dict().items())
+    policy.sync()
+    assert any(not torch.equal(before[name], weight) for name, weight in policy.network.state_dict().items())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -174,7 +174,7 @@ def _assess(prompt: Prompt, answer: Candidate) -> Assessment:
     return rubric.assess(prompt, answer.answer, finished=answer.finished)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _drift(config: Config, tuned: PreTrainedModel, cases: Sequence[Case]) -> dict[str, float | None]:
     """How far the tuned policy moved: its KL to the base, nats an answer, over the whole vocabulary at each token that
     it said, and on how many answers; logprob of the reference answers before and after, and how many there are."""
