@@ -105,7 +105,7 @@ def copy_top_into(decoder: Any, top: Any, initial: Any, share: float) -> None:
     old, first = dict(place.named_parameters()), dict(initial.named_parameters())
     with torch.no_grad():
         for name, new in adapters.plain_weights(top):
-            old[name].copy_(torch.lerp(first[name].to(new.dtype), new, share))
+            old[name].copy_(new if share == 1.0 else torch.lerp(first[name].to(new.dtype), new, share))
 
 
 def _slice(decoder: Any, layers: slice, norm: nn.Module) -> PreTrainedModel:

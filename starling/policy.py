@@ -66,8 +66,6 @@ class Policy:
         self.trained = decoder_parts.trainable(self.top)
         is_exact = self.network.dtype == torch.float32
         self._rounded = self.top if apart or lora or is_exact else decoder_parts.rounded_of(decoder, self.top)
-        self._steps = 0
-        self._synced = self._moves()
         tokens = [token % self.network.config.vocab_size for token in range(PROBE_TOKENS)]
         decoder_parts.require_apart(decoder, self._trunk, self._reference, packing.pack([(tokens, [])]))
         self.critic = ValueHead(self.network.config.hidden_size).to(self.network.device)
@@ -123,7 +121,6 @@ class Policy:
     def sync(self, share: float = 1.0) -> None:
         """Write the trained blocks into the network that samples: `share` of their weights, the rest as at first."""
         decoder_parts.copy_top_into(self.network.get_decoder(), self.top, self._reference, share)
-        self._synced = self._moves() if share == 1.0 else -1
 
     @property
     def has_adapters(self) -> bool:
@@ -132,10 +129,6 @@ class Policy:
     def weights(self) -> dict[str, Tensor]:
         """The trained weights as they are now, by name."""
         return {name: weight.detach() for name, weight in self.trained.items()}
-
-    def note_step(self) -> None:
-        """Hear that an optimiser has taken a step: a fused one leaves no trace on the weights."""
-        self._steps += 1
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Write these values over the trained weights."""
@@ -182,14 +175,10 @@ class Policy:
         return packing.hidden_states(self._trunk, packed)[None]
 
     def _multiplied(self) -> PreTrainedModel:
-        """The top as it is multiplied with, where that is rounded as the trained weights are now."""
-        if self._rounded is not self.top and self._synced != self._moves():
+        """The top as it is multiplied with, rounded anew: a fused optimiser leaves no trace on the weights it moves."""
+        if self._rounded is not self.top:
             self.sync()
         return self._rounded
-
-    def _moves(self) -> int:
-        """Another number than before wherever a trained weight has been written to."""
-        return self._steps + sum(weight._version for weight in self.trained.values())
 
     def _autocast(self) -> torch.autocast:
         return device.autocast(self.network.device, self.network.dtype)

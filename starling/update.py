@@ -29,7 +29,7 @@ GAP = "sampling/sampling_logp_difference/mean"
 
 def optimiser(policy: Policy, cfg: TuneTable) -> torch.optim.AdamW:
     """AdamW over policy and critic, at the rates of the start."""
-    found = torch.optim.AdamW(
+    return torch.optim.AdamW(
         [
             {"params": list(policy.trained.values()), "lr": cfg.learning_rate},
             {"params": list(policy.critic.parameters()), "lr": cfg.value_learning_rate},
@@ -38,8 +38,6 @@ def optimiser(policy: Policy, cfg: TuneTable) -> torch.optim.AdamW:
         weight_decay=0.0,
         fused=True,
     )
-    found.register_step_post_hook(lambda *_: policy.note_step())
-    return found
 
 
 @torch.no_grad()

@@ -1,7 +1,5 @@
 """A real vLLM serves what `tune` leaves: the same ids, greedy tokens and logprobs as in transformers."""
 
-import json
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +24,10 @@ CLOSE = 0.001
 
 def answered(url: str, prompt: str) -> Any:
     """vLLM's greedy answer to a message, with the ids of both and the logprob of each token."""
-    body = {
-        "model": "tuned", "messages": [{"role": "user", "content": prompt}], "temperature": 0.0,
-        "max_tokens": NEW_TOKENS, "logprobs": True, "return_token_ids": True,
-    }  # fmt: skip
-    request = urllib.request.Request(
-        f"{url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=300) as reply:
-        return json.load(reply)
+    return vllm_process.posted(
+        f"{url}/v1/chat/completions", model="tuned", messages=[{"role": "user", "content": prompt}], temperature=0.0,
+        max_tokens=NEW_TOKENS, logprobs=True, return_token_ids=True,
+    )  # fmt: skip
 
 
 def test_the_tuned_policy_answers_in_vllm_as_in_transformers(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -265,16 +264,12 @@ def vllm(real: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-def posted(url: str, **body: Any) -> dict[str, Any]:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=120) as reply:
-        return json.load(reply)
-
-
 @pytest.mark.heavy
 @pytest.mark.timeout(600)
 def test_vllm_classifies_conversations_with_the_same_rewards(vllm: str, real_rewards: list[float]) -> None:
-    found = [posted(f"{vllm}/classify", model="reward", messages=turns)["data"][0] for turns in CONVERSATIONS]
+    found = [
+        vllm_process.posted(f"{vllm}/classify", model="reward", messages=turns)["data"][0] for turns in CONVERSATIONS
+    ]
     assert [one["probs"][0] for one in found] == pytest.approx(real_rewards, abs=SAME)
     assert {one["label"] for one in found} == {"reward"}
 
@@ -284,7 +279,7 @@ def test_vllm_classifies_conversations_with_the_same_rewards(vllm: str, real_rew
 def test_vllm_classifies_texts_with_the_same_rewards(vllm: str, real: Path, real_rewards: list[float]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(real)
     texts = [tokenizer.apply_chat_template(turns, tokenize=False) for turns in CONVERSATIONS]
-    found = posted(f"{vllm}/classify", model="reward", input=texts)["data"]
+    found = vllm_process.posted(f"{vllm}/classify", model="reward", input=texts)["data"]
     assert [one["probs"][0] for one in found] == pytest.approx(real_rewards, abs=SAME)
 
 
@@ -296,5 +291,5 @@ def test_vllm_scores_prompt_and_answer_with_the_same_rewards(vllm: str, real: Pa
     texts = [tokenizer.apply_chat_template(turns, tokenize=False) for turns in CONVERSATIONS]
     asked = [tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True) for turns in PROMPTS]
     added = [text.removeprefix(prompt) for text, prompt in zip(texts, asked, strict=True)]
-    found = posted(f"{vllm}/score", model="reward", text_1=asked, text_2=added)["data"]
+    found = vllm_process.posted(f"{vllm}/score", model="reward", text_1=asked, text_2=added)["data"]
     assert [one["score"] for one in found] == pytest.approx(real_rewards, abs=SAME)

@@ -1,5 +1,6 @@
 """A real vLLM server in a process of its own, for as long as a test needs it."""
 
+import json
 import os
 import socket
 import subprocess
@@ -8,6 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import pytest
@@ -47,3 +49,10 @@ def serving(model: Path | str, noise: Path, *options: str, wait_seconds: int, **
     finally:
         process.terminate()
         process.wait(60)
+
+
+def posted(url: str, **body: Any) -> Any:
+    """What the server says to a JSON body."""
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=300) as reply:
+        return json.load(reply)
