@@ -42,10 +42,12 @@ def drive(run: Run, stages: list[str]) -> None:
         if endpoints.local_judges(run.config, pending):
             _refuse_unfit_judges(run, pending)
         trackers.refuse_missing(run.config.run.trackers)
-        if "tune" in pending and is_online(run.config.tune.algorithm):
-            from starling import rewards  # loads PyTorch
+        if "tune" in pending:
+            from starling import findings, rewards  # load PyTorch
 
-            rewards.refuse_unready(run.config.tune.rewards)
+            findings.refuse_too_large(run.config)
+            if is_online(run.config.tune.algorithm):
+                rewards.refuse_unready(run.config.tune.rewards)
         if "evaluate" in pending and run.config.evaluate.benchmarks:
             from starling import run_benchmarks  # loads PyTorch
 

@@ -55,6 +55,11 @@ def refuse(findings: Sequence[Finding]) -> None:
         raise StarlingError(f"tune: {'. '.join(stops)}")
 
 
+def refuse_too_large(config: Config) -> None:
+    """Stop before anything is sampled or ranked where the settings ask for what fits at no length of prompts."""
+    refuse([found for found in (of_memory(config), of_answers(config)) if found.state == "stop"])
+
+
 def of_memory(config: Config, rankings: RankingTokens | None = None) -> Finding:
     """The estimate against what is free; only what no memory of this machine could hold says stop. Where the length of
     the ranked answers is not known yet, they add nothing to that."""
@@ -66,7 +71,7 @@ def of_memory(config: Config, rankings: RankingTokens | None = None) -> Finding:
     parts = memory.of_tune(config, network, rankings, reward_model, judges)
     least = memory.of_tune(config, network, rankings or RankingTokens(0, 0), reward_model, judges)
     there = memory.available()
-    need, text = sum(parts.values()), f"tune takes about {memory.said(parts)}"
+    need, text = sum(parts.values()), f"takes about {memory.said(parts)}"
     figures: dict[str, Any] = {"bytes": need, "parts": parts}
     if there is None:
         return Finding(name="memory", state="ok", text=f"{text}; what is free is not known here", figures=figures)
@@ -77,10 +82,25 @@ def of_memory(config: Config, rankings: RankingTokens | None = None) -> Finding:
         name="memory",
         state="stop" if too_much else "warn" if need > free else "ok",
         text=f"{text}, {memory.gib(free)} of {memory.gib(total)} are free",
-        fix=f"lower tune.microbatch_tokens ({config.tune.microbatch_tokens:,}; all answers to a prompt stay together), "
-        f"{_fewer(config.tune)}, or {'take a smaller model' if too_much else 'end other programs'}",
+        fix=f"{_smaller(config, parts)}, or {'take a smaller model' if too_much else 'end other programs'}",
         figures=figures,
     )
+
+
+def _smaller(config: Config, parts: Mapping[str, int]) -> str:
+    """Which settings lower the largest of what there is for each token, and how to train less."""
+    cfg = config.tune
+    whole = f"tune.microbatch_tokens ({cfg.microbatch_tokens:,}; all answers to a prompt stay together)"
+    of_tokens = {
+        "activations of a microbatch": whole,
+        "logits": whole,
+        "features of the warm-up": f"tune.warm_up_prompts ({cfg.warm_up_prompts:,})",
+        "features of a step": f"tune.prompts_per_step ({cfg.prompts_per_step:,})",
+        "trunk states from sampling": f"tune.prompts_per_step ({cfg.prompts_per_step:,})",
+        "keys and values while sampling": f"tune.max_new_tokens ({cfg.max_new_tokens:,}) and evaluate.answer_tokens "
+        f"({config.evaluate.answer_tokens:,})",
+    }
+    return f"lower {of_tokens[max(of_tokens, key=parts.__getitem__)]}, {_fewer(cfg)}"
 
 
 def _fewer(cfg: TuneTable) -> str:
@@ -88,6 +108,20 @@ def _fewer(cfg: TuneTable) -> str:
     if cfg.lora_rank:
         return f"lower tune.lora_rank ({cfg.lora_rank})"
     return f"{f'lower tune.layers ({cfg.layers})' if cfg.layers else 'set tune.layers (now all)'} or set tune.lora_rank"
+
+
+def of_answers(config: Config) -> Finding:
+    """Whether an answer as long as it may become leaves room for any prompt."""
+    window = packing.window(models.load_config(config.run.model))
+    rollout = config.tune.max_new_tokens if is_online(config.tune.algorithm) else 0
+    most = max(rollout, config.evaluate.answer_tokens)
+    return Finding(
+        name="answers",
+        state="ok" if most < window else "stop",
+        text=f"answers of {most:,} tokens leave no room for a prompt in the model's {window:,}",
+        fix=f"lower {'tune.max_new_tokens' if most == rollout else 'evaluate.answer_tokens'}",
+        figures={"window": window, "longest": most},
+    )
 
 
 def of_window(policy: Policy, prompts: Sequence[Prompt], config: Config) -> Finding:

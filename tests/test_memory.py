@@ -171,6 +171,19 @@ def test_what_no_memory_of_the_machine_holds_stops(tiny_model: Path, tmp_path: P
     assert "set tune.layers (now all) or set tune.lora_rank" in findings.of_memory(whole).fix
 
 
+@pytest.mark.parametrize(
+    ("change", "lower"),
+    [
+        ({"tune__microbatch_tokens": 10**9}, "tune.microbatch_tokens (1,000,000,000; all answers to a prompt stay"),
+        ({"tune__prompts_per_step": 10**9}, "tune.prompts_per_step (1,000,000,000)"),
+        ({"tune__warm_up_prompts": 10**9}, "tune.warm_up_prompts (1,000,000,000)"),
+        ({"evaluate__answer_tokens": 10**9}, "tune.max_new_tokens (8) and evaluate.answer_tokens (1,000,000,000)"),
+    ],
+)
+def test_what_takes_most_is_what_should_be_lowered(change: dict, lower: str, tiny_model: Path, tmp_path: Path) -> None:
+    assert findings.of_memory(config.load(recipe(tmp_path, tiny_model, **change))).fix.startswith(f"lower {lower}")
+
+
 def test_where_there_is_a_gpu_its_memory_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "default", lambda: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (5, 8))

@@ -234,3 +234,12 @@ def test_bad_input_is_one_line(
     told = capsys.readouterr().err
     assert line in told
     assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("change", ["tune.layers=5", "tune.max_new_tokens=512", "tune.prompts_per_step=1000000000"])
+def test_what_cannot_be_tuned_is_refused_before_a_stage_is_run(
+    change: str, fitted: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["run", str(fitted[0]), "--run", str(tmp_path / "run"), "--set", change]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not any(Run.read(tmp_path / "run").is_done(stage) for stage in ROAD)
