@@ -212,7 +212,7 @@ def _fit(facts: Mapping[str, Any], lines: list[dict[str, Any]]) -> dict[str, Any
         ],
         "calibration_error": held_out.get("calibration_error"),
         "reliability": [{"stated": p, "observed": y, "n": n} for p, y, n in held_out.get("reliability", [])],
-        "unusable": sum(facts.get("unusable", {}).values()),
+        "unusable": [{"reason": why, "count": count} for why, count in facts.get("unusable", {}).items()],
     }
 
 

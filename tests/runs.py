@@ -154,7 +154,7 @@ def _fit(run: Run) -> dict[str, Any]:
         _log(run, line | ({"fit/held_out_pair_accuracy": 0.71} if step == 3 else {}))
     names = ("pair_accuracy", "pair_accuracy_length_only", "top1_agreement")
     return {
-        "rankings": 120, "unusable": {}, "steps": 3, "tokens": 47_915,
+        "rankings": 120, "unusable": {"all answers are tied": 9}, "steps": 3, "tokens": 47_915,
         "held_out": {
             "scores": [_score(name, 0.8, 0.7, 0.9, 370) for name in names], "calibration_error": 0.123,
             "reliability": [[0.3, 0.2, 40], [0.7, 0.8, 60]],
