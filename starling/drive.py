@@ -42,6 +42,10 @@ def drive(run: Run, stages: list[str]) -> None:
         if endpoints.local_judges(run.config, pending):
             _refuse_unfit_judges(run, pending)
         trackers.refuse_missing(run.config.run.trackers)
+        if "fit" in pending:
+            from starling import trainable  # loads PyTorch
+
+            trainable.refuse_unready(run.config.fit, run.config.run.model)
         if "tune" in pending:
             from starling import findings, rewards  # load PyTorch
 

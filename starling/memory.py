@@ -53,7 +53,7 @@ def of_tune(
     judges in float32.
     """
     cfg, algorithm = as_read(config.tune), algorithms.chosen(config.tune)
-    model = _without_weights(network)
+    model = without_weights(network)
     whole, top, adapters = _weights(model, cfg.layers, cfg.lora_rank)
     trained = adapters if cfg.lora_rank else top
     hidden, blocks = network.hidden_size, cfg.layers or network.num_hidden_layers
@@ -96,6 +96,12 @@ def of_tune(
     }
 
 
+def without_weights(network: PretrainedConfig, kind: Any = AutoModelForCausalLM) -> Any:
+    """The model as it is built, in no memory."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return kind.from_config(network)
+
+
 def available() -> tuple[int, int] | None:
     """Free bytes and all bytes of the GPU where there is one, else those that this process may have, with the limit of
     its container; None where unknown."""
@@ -135,15 +141,9 @@ def gib(size: int) -> str:
     return f"{size / 2**30:.1f} GiB"
 
 
-def _without_weights(network: PretrainedConfig, kind: Any = AutoModelForCausalLM) -> Any:
-    """The model as it is built, in no memory."""
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        return kind.from_config(network)
-
-
 def _whole(network: PretrainedConfig, *, head: bool = False) -> int:
     """All weights of a model, with the head that writes or below it."""
-    built = _without_weights(network, AutoModelForCausalLM if head else AutoModel)
+    built = without_weights(network, AutoModelForCausalLM if head else AutoModel)
     return sum(weight.numel() for weight in built.parameters())
 
 

@@ -6,10 +6,13 @@ from typing import Any
 
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
+from transformers import AutoModel
 
-from starling import adapters, decoder_parts, device
+from starling import adapters, decoder_parts, device, memory, models
 from starling.config import FitTable
 from starling.errors import explained
+
+_KEY = "fit.layers"
 
 
 class Trainable:
@@ -45,12 +48,18 @@ class Trainable:
             self._adapted = None
 
 
+def refuse_unready(cfg: FitTable, base: str) -> None:
+    """Stop before anything is ranked where `base` has no such last blocks as `fit.layers` asks for."""
+    if cfg.layers and not cfg.reward_model:
+        decoder_parts.last_blocks(memory.without_weights(models.load_config(base), AutoModel), cfg.layers, _KEY)
+
+
 def _freeze(network: Any, layers: int) -> None:
     """Train all weights, or only the last `layers` blocks with final norm and head."""
     if layers == 0:
         return
-    decoder, key = network.base_model, "fit.layers"
-    parts = [*decoder_parts.last_blocks(decoder, layers, key), decoder_parts.final_norm(decoder, key)]
+    decoder = network.base_model
+    parts = [*decoder_parts.last_blocks(decoder, layers, _KEY), decoder_parts.final_norm(decoder, _KEY)]
     network.requires_grad_(False)
     for part in [*parts, network.score]:
         part.requires_grad_(True)
@@ -61,7 +70,7 @@ def _adapt(network: Any, cfg: FitTable, seed: int) -> PeftModel:
 
     W x becomes W x + (alpha / rank) B A x with B = 0 at first (Hu et al. 2021, arXiv:2106.09685, section 4.1).
     """
-    blocks = decoder_parts.last_blocks(network.base_model, cfg.layers, "fit.layers")
+    blocks = decoder_parts.last_blocks(network.base_model, cfg.layers, _KEY)
     targets = adapters.linear_layers(network, blocks)
     # For sequence classifiers PEFT itself trains and saves the head.
     lora = LoraConfig(task_type="SEQ_CLS", r=cfg.lora_rank, lora_alpha=cfg.lora_alpha, target_modules=targets)

@@ -236,8 +236,10 @@ def test_bad_input_is_one_line(
     assert told.count("\n") == 1
 
 
-@pytest.mark.parametrize("change", ["tune.layers=5", "tune.max_new_tokens=512", "tune.prompts_per_step=1000000000"])
-def test_what_cannot_be_tuned_is_refused_before_a_stage_is_run(
+@pytest.mark.parametrize(
+    "change", ["fit.layers=5", "tune.layers=5", "tune.max_new_tokens=512", "tune.prompts_per_step=1000000000"]
+)
+def test_what_cannot_be_trained_is_refused_before_a_stage_is_run(
     change: str, fitted: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["run", str(fitted[0]), "--run", str(tmp_path / "run"), "--set", change]) == 1
