@@ -57,7 +57,15 @@ def refuse(findings: Sequence[Finding]) -> None:
 
 def refuse_too_large(config: Config) -> None:
     """Stop before anything is sampled or ranked where the settings ask for what fits at no length of prompts."""
-    refuse([found for found in (of_memory(config), of_answers(config)) if found.state == "stop"])
+    found = of_memory(config)
+    refuse([found] if found.state == "stop" else [])
+    window = packing.window(models.load_config(config.run.model))
+    lengths = {"tune.max_new_tokens": _rollout_tokens(config), "evaluate.answer_tokens": config.evaluate.answer_tokens}
+    if too_long := [f"{key} ({length:,})" for key, length in lengths.items() if length >= window]:
+        named = " and ".join(too_long)
+        raise StarlingError(
+            f"tune: answers so long leave no room for a prompt in the window of {window:,}; lower {named}"
+        )
 
 
 def of_memory(config: Config, rankings: RankingTokens | None = None) -> Finding:
@@ -88,19 +96,18 @@ def of_memory(config: Config, rankings: RankingTokens | None = None) -> Finding:
 
 
 def _smaller(config: Config, parts: Mapping[str, int]) -> str:
-    """Which settings lower the largest of what there is for each token, and how to train less."""
-    cfg = config.tune
+    """Which settings lower the largest of what grows with tokens, and how to train less."""
+    cfg, answer_tokens = config.tune, config.evaluate.answer_tokens
+    cached = f"tune.max_new_tokens ({cfg.max_new_tokens:,}) and evaluate.answer_tokens ({answer_tokens:,})"
     whole = f"tune.microbatch_tokens ({cfg.microbatch_tokens:,}; all answers to a prompt stay together)"
-    of_tokens = {
-        "activations of a microbatch": whole,
-        "logits": whole,
-        "features of the warm-up": f"tune.warm_up_prompts ({cfg.warm_up_prompts:,})",
-        "features of a step": f"tune.prompts_per_step ({cfg.prompts_per_step:,})",
-        "trunk states from sampling": f"tune.prompts_per_step ({cfg.prompts_per_step:,})",
-        "keys and values while sampling": f"tune.max_new_tokens ({cfg.max_new_tokens:,}) and evaluate.answer_tokens "
-        f"({config.evaluate.answer_tokens:,})",
+    grows = {
+        whole: parts["activations of a microbatch"],
+        f"tune.warm_up_prompts ({cfg.warm_up_prompts:,})": parts["features of the warm-up"],
+        f"tune.prompts_per_step ({cfg.prompts_per_step:,})": parts["features of a step"]
+        + parts["trunk states from sampling"],
+        cached: parts["keys and values while sampling"],
     }
-    return f"lower {of_tokens[max(of_tokens, key=parts.__getitem__)]}, {_fewer(cfg)}"
+    return f"lower {max(grows, key=grows.__getitem__)}, {_fewer(cfg)}"
 
 
 def _fewer(cfg: TuneTable) -> str:
@@ -108,20 +115,6 @@ def _fewer(cfg: TuneTable) -> str:
     if cfg.lora_rank:
         return f"lower tune.lora_rank ({cfg.lora_rank})"
     return f"{f'lower tune.layers ({cfg.layers})' if cfg.layers else 'set tune.layers (now all)'} or set tune.lora_rank"
-
-
-def of_answers(config: Config) -> Finding:
-    """Whether an answer as long as it may become leaves room for any prompt."""
-    window = packing.window(models.load_config(config.run.model))
-    rollout = config.tune.max_new_tokens if is_online(config.tune.algorithm) else 0
-    most = max(rollout, config.evaluate.answer_tokens)
-    return Finding(
-        name="answers",
-        state="ok" if most < window else "stop",
-        text=f"answers of {most:,} tokens leave no room for a prompt in the model's {window:,}",
-        fix=f"lower {'tune.max_new_tokens' if most == rollout else 'evaluate.answer_tokens'}",
-        figures={"window": window, "longest": most},
-    )
 
 
 def of_window(policy: Policy, prompts: Sequence[Prompt], config: Config) -> Finding:
@@ -170,9 +163,11 @@ def of_reward_window(
 
 def _answer_tokens(prompt: Prompt, config: Config) -> int:
     """How long the policy's answers to a prompt may become: those to train prompts are rollouts, if there are any."""
-    if prompt.split == "train":
-        return config.tune.max_new_tokens if is_online(config.tune.algorithm) else 0
-    return config.evaluate.answer_tokens
+    return _rollout_tokens(config) if prompt.split == "train" else config.evaluate.answer_tokens
+
+
+def _rollout_tokens(config: Config) -> int:
+    return config.tune.max_new_tokens if is_online(config.tune.algorithm) else 0
 
 
 def _of_lengths(name: str, text: str, fix: str, **figures: int) -> Finding:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, PretrainedConfig
 
-from starling import algorithms, decoder_parts, device, slots
+from starling import algorithms, decoder_parts, device, models, slots
 from starling.config import Config
 from starling.heads import ValueHead, has_linear_logits
 from starling.losses.logprobs import ROWS
@@ -53,7 +53,7 @@ def of_tune(
     judges in float32.
     """
     cfg, algorithm = as_read(config.tune), algorithms.chosen(config.tune)
-    model = without_weights(network)
+    model = models.without_weights(network)
     whole, top, adapters = _weights(model, cfg.layers, cfg.lora_rank)
     trained = adapters if cfg.lora_rank else top
     hidden, blocks = network.hidden_size, cfg.layers or network.num_hidden_layers
@@ -94,12 +94,6 @@ def of_tune(
         "trunk states from sampling": sampled * size * hidden,
         "keys and values while sampling": cached * network.num_hidden_layers * keys * 2 * size,
     }
-
-
-def without_weights(network: PretrainedConfig, kind: Any = AutoModelForCausalLM) -> Any:
-    """The model as it is built, in no memory."""
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        return kind.from_config(network)
 
 
 def available() -> tuple[int, int] | None:
@@ -143,7 +137,7 @@ def gib(size: int) -> str:
 
 def _whole(network: PretrainedConfig, *, head: bool = False) -> int:
     """All weights of a model, with the head that writes or below it."""
-    built = without_weights(network, AutoModelForCausalLM if head else AutoModel)
+    built = models.without_weights(network, AutoModelForCausalLM if head else AutoModel)
     return sum(weight.numel() for weight in built.parameters())
 
 

@@ -93,6 +93,12 @@ def load_config(name: str) -> PretrainedConfig:
     return _load(AutoConfig, name)
 
 
+def without_weights(config: PretrainedConfig, kind: Any = AutoModelForCausalLM) -> Any:
+    """The model as it is built, in no memory."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return kind.from_config(config)
+
+
 def is_reward_model(name: str) -> bool:
     """Whether MODEL's `config.json` tells of a head that classifies or scores, rather than of one that writes; the
     built-in model writes, which nothing has to be fetched for."""

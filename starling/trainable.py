@@ -8,7 +8,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import AutoModel
 
-from starling import adapters, decoder_parts, device, memory, models
+from starling import adapters, decoder_parts, device, models
 from starling.config import FitTable
 from starling.errors import explained
 
@@ -51,7 +51,7 @@ class Trainable:
 def refuse_unready(cfg: FitTable, base: str) -> None:
     """Stop before anything is ranked where `base` has no such last blocks as `fit.layers` asks for."""
     if cfg.layers and not cfg.reward_model:
-        decoder_parts.last_blocks(memory.without_weights(models.load_config(base), AutoModel), cfg.layers, _KEY)
+        decoder_parts.last_blocks(models.without_weights(models.load_config(base), AutoModel), cfg.layers, _KEY)
 
 
 def _freeze(network: Any, layers: int) -> None:

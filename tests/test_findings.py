@@ -139,26 +139,28 @@ def test_a_prompt_that_leaves_no_room_is_named(policy: Policy, settings: Config)
 
 
 @pytest.mark.parametrize(
-    ("changes", "fix"),
+    ("changes", "named"),
     [
         ({"tune__max_new_tokens": 511, "evaluate__answer_tokens": 511}, ""),
-        ({"tune__max_new_tokens": 512}, "lower tune.max_new_tokens"),
-        ({"evaluate__answer_tokens": 512}, "lower evaluate.answer_tokens"),
+        ({"tune__max_new_tokens": 512}, "lower tune.max_new_tokens (512)"),
+        ({"evaluate__answer_tokens": 512}, "lower evaluate.answer_tokens (512)"),
+        (
+            {"tune__max_new_tokens": 512, "evaluate__answer_tokens": 600},
+            "lower tune.max_new_tokens (512) and evaluate.answer_tokens (600)",
+        ),
         ({"tune__max_new_tokens": 512, "tune__algorithm": "dpo"}, ""),
     ],
 )
 def test_answers_that_leave_room_for_no_prompt_stop_before_anything_is_sampled(
-    changes: dict, fix: str, tiny_model: Path, tmp_path: Path
+    changes: dict, named: str, tiny_model: Path, tmp_path: Path
 ) -> None:
     settings = config.load(recipe(tmp_path, tiny_model, **changes))
-    if not fix:
+    if not named:
         findings.refuse_too_large(settings)
         return
-    with pytest.raises(
-        StarlingError, match="answers of 512 tokens leave no room for a prompt in the model's 512"
-    ) as it:
+    with pytest.raises(StarlingError, match="no room for a prompt in the window of 512;") as refused:
         findings.refuse_too_large(settings)
-    assert str(it.value).endswith(fix)
+    assert str(refused.value).endswith(f"; {named}")
 
 
 @pytest.mark.parametrize(
