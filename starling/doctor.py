@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from starling import device, findings, models, progress, rewards, rollout, tables, texts
+from starling.agreeing import first_difference, stages_that_agree
 from starling.config import Config
 from starling.distributed import vllm
 from starling.errors import CallError, StarlingError, Unfit
@@ -20,6 +21,7 @@ from starling.store import Run, is_run
 from starling.tune_settings import is_online
 
 PROMPTS = 8  # that are answered, and whose ranked answers are looked at
+LOOKED_AT = ("prompts", "sample", "rank", "fit")  # the stages before `tune`, whose results stand as they are
 LONGEST = 4  # rankings by characters, of which the most tokens are taken
 PLAIN = ("Yes.", 'The first line.\n\n- a second one, with "quotes"', "1 + 1 = 2")  # answers where none is ranked yet
 _COLOURS = {"ok": "green", "warn": "yellow", "stop": "red"}
@@ -30,6 +32,8 @@ def examine(config: Config, run: Run | None) -> list[Finding]:
     cfg = config.tune
     device.setup(config.run.threads, config.run.seed)
     found = [findings.of_memory(config)]  # before anything is loaded
+    if run is not None:
+        _tell_other_settings(config, run)
     policy = initial_policy(config)
     prompts, rankings, longest = _read(run)
     every = [*prompts, *(tables.prompts_of(run, "validation", "test") if run and run.is_done("prompts") else ())]
@@ -76,6 +80,17 @@ def report(found: Sequence[Finding]) -> dict[str, Any]:
     if stops:
         raise Unfit(f"doctor: {len(stops)} of {len(found)} checks say stop: {', '.join(stops)}", result)
     return result
+
+
+def _tell_other_settings(config: Config, run: Run) -> None:
+    """Say which stages the run did with other settings than these: what they left is looked at all the same."""
+    agreeing = stages_that_agree(config, run.config)
+    other = [stage for stage in LOOKED_AT if run.is_done(stage) and stage not in agreeing]
+    if other:
+        progress.say(
+            f"doctor: {run.root} did {', '.join(other)} with other settings ({first_difference(config, run.config)}); "
+            "what that left is looked at as it is"
+        )
 
 
 def _lengths(groups: Sequence[Group]) -> list[int]:

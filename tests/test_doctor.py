@@ -48,6 +48,23 @@ def test_a_run_is_examined_and_left_as_it_was(fitted: Path, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(
+    ("change", "told_of"),
+    [
+        ("fit.layers=1", "{} did fit with other settings (fit.layers: 0 -> 1); what that left is looked at as it is"),
+        ("rank.tie_margin=0.5", "{} did rank, fit with other settings (rank.tie_margin: "),
+        ("tune.lam=3.0", ""),
+    ],
+)
+def test_a_stage_that_was_done_with_other_settings_is_told(
+    change: str, told_of: str, fitted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, _, told = asked(str(fitted), "--set", change, capsys=capsys)
+    said = " ".join(told.split())
+    assert told_of.format(fitted) in said
+    assert ("other settings" in said) == bool(told_of)
+
+
+@pytest.mark.parametrize(
     ("change", "name", "text"),
     [
         ('tune.rewards="rewarding:always_one"', "reward spread", "standard deviation 0"),

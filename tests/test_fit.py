@@ -380,7 +380,10 @@ def test_dropout_of_attention_is_left_off_and_told(
 
 @pytest.mark.parametrize(
     ("told", "message"),
-    [([], "none of 0 rankings can be used: there are none"), (["tied"], "none of 1 .*: all answers are tied")],
+    [
+        ([], "none of 0 rankings to train on can be used: there are none"),
+        (["tied"], "none of 1 .*: all answers are tied"),
+    ],
     ids=["none", "tied"],
 )
 def test_nothing_to_learn_from_is_a_plain_error(tiny_model: Path, tmp_path: Path, told: list, message: str) -> None:

@@ -24,7 +24,10 @@ def test_fit_and_score_on_files_of_ones_own(
     printed = capsys.readouterr()
     facts = json.loads(printed.out)
     assert (facts["rankings"], facts["unusable"]) == (3, {"fewer than two answers": 3})  # twins teach nothing
-    assert "reward model in" in printed.err
+    said = " ".join(printed.err.split())
+    listed = tmp_path / "rm" / "unusable.jsonl"
+    assert said.endswith(f"fit: reward model in {tmp_path / 'rm'}, what was left out in {listed}")
+    assert len(listed.read_text().splitlines()) == 6  # of each pair the copy, and then the ranking
 
     rewards = tmp_path / "rewards.jsonl"
     assert cli.main(["score", "--model", str(tmp_path / "rm"), "--in", str(one), "--out", str(rewards), "--json"]) == 0

@@ -24,7 +24,7 @@ from starling.errors import DataError, ModelError, StarlingError, UsageError
         ([{"question": "a", "reply": "b"}], "rankings.jsonl:1: a ranking needs .*found: question, reply"),
         (
             [{"prompt": "a?", "answers": [{"answer": "b", "rank": 1}]}],
-            "none of 1 rankings can be used.*fewer than two answers",
+            "none of 1 rankings to train on can be used.*fewer than two answers",
         ),
         ([{"prompt": " ", "chosen": "a", "rejected": "b"}], "rankings.jsonl:1: the user's message is empty"),
         ([{"prompt": "rain " * 600, "chosen": "a", "rejected": "b"}], "takes .* tokens, fit.max_tokens .* allows 512"),

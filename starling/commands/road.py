@@ -163,7 +163,7 @@ def fit(
             f"fit: --rankings reads fit.*, run.seed and run.threads of the settings, so --set {unread[0]} would do "
             "nothing; the model is --model"
         )
-    from starling import own_files
+    from starling import own_files, unusable
 
     settings = config.load(
         config.find_recipe(recipe or config.DEFAULT_RECIPE), overrides, leave_out="" if recipe else "fit"
@@ -171,7 +171,9 @@ def fit(
     more = [Path(name) for name in files or [] if name not in configs]
     facts = own_files.fit(settings, [*rankings, *more], model, out, held_out)
     right = f", what it gets right in {out / 'fit.json'}" if facts["held_out"] else ""
-    progress.say(f"fit: reward model in {out}{right}")
+    listed = out / unusable.FILE
+    left_out = f", what was left out in {listed}" if listed.is_file() else ""
+    progress.say(f"fit: reward model in {out}{right}{left_out}")
     return facts
 
 

@@ -139,7 +139,7 @@ def _read(
     notes += of_tests
     unusable.write_and_tell(folder, [*origin.unread, *notes])
     if not examples:
-        raise DataError(f"fit: none of {len(rankings)} rankings can be used: {unusable.reasons(notes)}")
+        raise DataError(f"fit: none of {len(rankings)} rankings to train on can be used: {unusable.reasons(notes)}")
     if not tests and (cfg.keep == "best" or cfg.patience):
         raise DataError(
             "fit: fit.keep = best and fit.patience look at held-out rankings, of which there are none; "
